@@ -1,0 +1,1 @@
+"""The search: study file, workers, progress, export and the command line."""

@@ -1,0 +1,141 @@
+"""`hpo export-best`: the winner, retrained on all that is not held out, tested once on what is, as a bundle."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import platform
+import uuid
+from contextlib import closing
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from hpo.bundle import INFO, RECIPE, TEST, WEIGHTS, new_folder
+from hpo.errors import HpoError
+from hpo.study import PACKAGES, best_trial, check_settings, count_test_use, recipe_of
+from storage.artifacts import fetch_file
+from trainer.backbones import build_model, load_weights, save_weights
+from trainer.device import choose_device
+from trainer.fit import confusion_of, fit
+from trainer.metrics import summary
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from optuna.trial import FrozenTrial
+
+    from hpo.study import OpenStudy
+    from hpo.study_file import StudyFile
+    from trainer.backbones import Classifier
+    from trainer.data import Data
+    from trainer.recipe import Recipe
+
+
+def export_best(
+    file: StudyFile, opened: OpenStudy, folder: Path, *, retrain: bool, say: Callable[[str], None]
+) -> dict[str, Any]:
+    """Write the bundle of a study's winner; returns its bundle.json.
+
+    The retraining follows the winning trial: same recipe, seed and schedule, ended at the trial's best epoch, with
+    the validation images added to the training images. Nothing judges it on the way, so nothing is chosen on the test
+    images; each look at them is counted in the study.
+
+    Args:
+        file: of the study.
+        opened: the study in its storage.
+        folder: to be made; must not exist.
+        retrain: False takes the trial's own weights, which never saw the validation images.
+        say: takes lines on how it goes.
+
+    Raises:
+        HpoError: no trial is complete, the study has other settings, or the folder cannot be written.
+        StorageError: the trial's own weights are not here.
+    """
+    from hpo.worker import WEIGHTS_NAME
+
+    trial = best_trial(opened.study)
+    if trial is None:
+        raise HpoError(f"export: no trial is complete yet; `hpo status {file.path.name}` shows how far the search is")
+    recipe, data, device = recipe_of(trial, file), file.data.load(file.folder / "pixels"), choose_device()
+    check_settings(opened.study, file, data)
+    with new_folder(folder) as temporary:
+        say(f"trial {trial.number} has won with a validation macro-F1 of {trial.value:.4f}")
+        if retrain:
+            model = _retrain(file, trial, recipe, data, device, say)
+        else:
+            model = build_model(recipe, len(data.index.classes), file.space.parts, pretrained=False)
+            fetch_file(opened.artifacts, opened.storage, trial, WEIGHTS_NAME, temporary / WEIGHTS)
+            load_weights(model, temporary / WEIGHTS)
+            model = model.to(device).eval()
+        save_weights(model, temporary / WEIGHTS)
+        test, uses = None, 0
+        if len(data.split.test):
+            now = datetime.now(UTC).isoformat(timespec="seconds")
+            uses = count_test_use(opened.study, str(uuid.uuid4()), now)
+            matrix = confusion_of(
+                model,
+                data.pixels(recipe.image_size),
+                torch.from_numpy(data.index.labels),
+                data.split.test,
+                recipe.batch_size,
+                device,
+            )
+            test = summary(matrix, data.index.classes)
+            _write_test_files(temporary / TEST, folder, data)
+        info = {
+            "classes": list(data.index.classes),
+            "preprocessing": {"image_size": recipe.image_size, **model.preprocessing()},
+            "study": file.name,
+            "trial": trial.number,
+            "retrained": retrain,
+            "epochs": trial.user_attrs["best_epoch"],
+            "seeds": {"training": recipe.seed, "split": file.data.seed, "search": file.seed},
+            "versions": {"python": platform.python_version(), **{name: version(name) for name in ("hpo", *PACKAGES)}},
+            "data_digest": data.index.digest,
+            "split_digest": data.split.digest,
+            "metrics": {"valid_macro_f1": trial.value, "test": test},
+            "test_uses": uses,
+        }
+        recipe.write(temporary / RECIPE)
+        (temporary / INFO).write_text(json.dumps(info, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    return info
+
+
+def _retrain(
+    file: StudyFile, trial: FrozenTrial, recipe: Recipe, data: Data, device: torch.device, say: Callable[[str], None]
+) -> Classifier:
+    images = np.sort(np.concatenate([data.split.train, data.split.valid]))
+    last = int(trial.user_attrs["best_epoch"])
+    epochs = fit(
+        recipe,
+        data,
+        train=images,
+        valid=None,
+        parts=file.space.parts,
+        device=device,
+        weights=file.weights,
+        plateau=[score for _, score in sorted(trial.intermediate_values.items())],
+    )
+    say(f"retraining on {len(images)} images, training and validation, for {last} of {recipe.epochs} epochs")
+    with closing(epochs):
+        for epoch in epochs:
+            say(f"epoch {epoch.number}: train loss {epoch.train_loss:.4f}, {epoch.seconds:.1f} s")
+            if epoch.number == last:
+                return epoch.model
+    raise AssertionError("the best epoch is one of the recipe's epochs")
+
+
+def _write_test_files(file: Path, folder: Path, data: Data) -> None:
+    """The held-out images with their classes, relative to where the bundle will be: `hpo predict` reads it."""
+    with file.open("w", encoding="utf-8", newline="") as opened:
+        writer = csv.writer(opened)
+        writer.writerow(["path", "label"])
+        for image in data.split.test:
+            path = os.path.relpath(data.index.root / data.index.paths[image], folder.absolute())
+            writer.writerow([path, data.index.classes[data.index.labels[image]]])

@@ -1,0 +1,105 @@
+"""What `hpo search` shows while it runs: a live table in a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Self
+
+from rich.console import Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from hpo.stopwatch import duration
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from rich.console import Console, RenderableType
+
+    from hpo.status import Snapshot
+
+
+class Progress:
+    """Shows one snapshot after another; `with` brackets the time in which it owns the screen."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._live = Live(console=console, auto_refresh=False) if console.is_terminal else None
+        self._told: set[int] | None = None  # places whose end has been told, as plain lines
+
+    def __enter__(self) -> Self:
+        if self._live:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live:
+            self._live.stop()
+
+    def say(self, line: str) -> None:
+        """Show a line that stays."""
+        self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    def show(self, snapshot: Snapshot) -> None:
+        """Show how things stand."""
+        if self._live:
+            self._live.update(render(snapshot), refresh=True)
+        else:
+            self._tell_ends(snapshot)
+
+    def _tell_ends(self, snapshot: Snapshot) -> None:
+        ended = {place.number: place for place in snapshot.places if place.state in ("complete", "pruned", "failed")}
+        if self._told is None:
+            self._told = set(ended)  # of earlier searches
+        for number in sorted(ended.keys() - self._told):
+            place = ended[number]
+            score = "" if place.best is None else f", macro-F1 {place.best:.4f}"
+            best = f"; best {snapshot.best.macro_f1:.4f} (trial {snapshot.best.number})" if snapshot.best else ""
+            why = f": {place.reason}" if place.reason else ""
+            self.say(f"trial {place.trial} {place.state}{score}, {duration(place.seconds)}{best}{why}")
+        self._told |= set(ended)
+
+
+def render(snapshot: Snapshot) -> RenderableType:
+    """A row for each worker that is there, and how much of the budget is used."""
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for heading in ("worker", "device", "trial", "epoch", "macro-F1", "best", "time"):
+        table.add_column(heading, justify="left" if heading in ("worker", "device") else "right")
+    for worker in snapshot.present:
+        place = snapshot.place_of(worker)
+        cells = ["-"] * 5
+        if place:
+            cells = [
+                "-" if place.trial is None else str(place.trial),
+                f"{place.epoch}/{place.epochs}" if place.epochs else "-",
+                "-" if place.macro_f1 is None else f"{place.macro_f1:.4f}",
+                "-" if place.best is None else f"{place.best:.4f}",
+                duration(place.seconds),
+            ]
+        late = f" (no beat for {duration(worker.beat_seconds_ago)})" if worker.beat_seconds_ago > 30 else ""
+        table.add_row(f"{worker.host}:{worker.pid}{late}", worker.device, *cells)
+    counts = ", ".join(f"{count} {state}" for state, count in snapshot.counts.items() if count)
+    best = (
+        f"best macro-F1 {snapshot.best.macro_f1:.4f} (trial {snapshot.best.number})"
+        if snapshot.best
+        else "no trial is complete yet"
+    )
+    return Group(table, _budget(snapshot), Text(f"{counts or 'no trials yet'}; {best}"))
+
+
+def _budget(snapshot: Snapshot) -> Table:
+    """A bar for each limit of the budget."""
+    table = Table.grid(padding=(0, 2, 0, 0))
+    limits, used = snapshot.limits, snapshot.used
+    for name, limit, spent in (
+        ("trials", limits.trials, used.trials),
+        ("hours", limits.hours, used.hours),
+        ("GPU hours", limits.gpu_hours, used.gpu_hours),
+    ):
+        if limit is not None:
+            amount = f"{spent} of {limit}" if name == "trials" else f"{spent:.2f} of {limit:g}"
+            table.add_row(name, ProgressBar(total=limit, completed=min(spent, limit), width=40), amount)
+    return table

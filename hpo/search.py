@@ -1,0 +1,182 @@
+"""`hpo search`: check everything, create or resume the study, run workers to the end of the budget, tell the result."""
+
+from __future__ import annotations
+
+import signal
+import time
+from typing import TYPE_CHECKING
+
+from hpo.errors import HpoError
+from hpo.launcher import STOP_SECONDS, launch, stop
+from hpo.status import take_snapshot
+from hpo.stopwatch import duration
+from hpo.study import create_study, default_trial, load_study
+from storage.lease import bury
+from trainer.recipe import show, used_fields
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from types import FrameType
+
+    from hpo.launcher import Launched
+    from hpo.progress import Progress
+    from hpo.status import Snapshot
+    from hpo.study import OpenStudy
+    from hpo.study_file import StudyFile
+    from trainer.data import Data
+
+POLL_SECONDS = 1.0
+HEADINGS = {
+    "training": "training",
+    "data": "waiting for data",
+    "storage": "storage",
+    "start_up": "start-up",
+    "between": "between trials",
+    "idle": "waiting for the last trials",
+}
+
+
+def check(file: StudyFile, progress: Progress) -> Data:
+    """Find what could fail later before anything is begun, and make ready what all workers need; returns the images.
+
+    Raises:
+        DataError, RecipeError, WeightsError: what was found.
+    """
+    from trainer.backbones import check_backbones
+
+    data = file.data.load(file.folder / "pixels")
+    progress.say(
+        f"{len(data.index.paths)} images of {len(data.index.classes)} classes in {file.data.path}: "
+        f"{len(data.split.train)} to train, {len(data.split.valid)} to validate, {len(data.split.test)} held out"
+    )
+    if data.index.ignored:
+        examples = ", ".join(data.index.ignored[:3])
+        progress.say(f"{len(data.index.ignored)} files are passed over, being no images by their ending: {examples}")
+    check_backbones(file.space, len(data.index.classes), file.weights)
+    for size in file.space.listed_values("image_size"):
+        data.pixels(size)
+    return data
+
+
+def search(
+    file: StudyFile,
+    url: str,
+    data: Data,
+    progress: Progress,
+    *,
+    command: Sequence[str],
+    workers: int,
+    gpus: Sequence[str],
+) -> int:
+    """Create or resume the study and run workers to the end of its budget, or until a signal; returns the exit code.
+
+    Args:
+        file: what to search.
+        url: of the storage.
+        data: what `check` returned.
+        progress: takes what there is to show.
+        command: that starts a worker on this study.
+        workers: how many.
+        gpus: that they may use; empty for the CPU.
+
+    Raises:
+        HpoError: every worker failed, or the study was begun with other settings.
+        StorageError: the database cannot be used.
+    """
+    create_study(file, url, data)
+    opened = load_study(file, url)
+    begun = time.monotonic()
+    signals: list[int] = []
+
+    def on_signal(number: int, _frame: FrameType | None) -> None:
+        signals.append(number)
+
+    previous = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    launched = launch(command, workers, gpus)
+    try:
+        failures = _watch(file, url, opened, launched, signals, progress)
+    finally:
+        stop(launched, at_once=True)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+    snapshot = take_snapshot(file, url, opened)
+    if signals:
+        done = snapshot.counts
+        progress.say(
+            f"stopped: {done['complete'] + done['pruned'] + done['failed']} trials are done, {done['waiting']} went"
+            " back to the queue; the same command resumes"
+        )
+        return 130 if signals[0] == signal.SIGINT else 143
+    if failures and not snapshot.finished:
+        raise HpoError("; ".join(dict.fromkeys(failures)))
+    for failure in dict.fromkeys(failures):
+        progress.say(f"a worker failed on the way: {failure}")
+    for line in summary_lines(file, snapshot, opened, {worker.name for worker in launched}, time.monotonic() - begun):
+        progress.say(line)
+    return 0
+
+
+def _watch(
+    file: StudyFile,
+    url: str,
+    opened: OpenStudy,
+    launched: Sequence[Launched],
+    signals: Sequence[int],
+    progress: Progress,
+) -> list[str]:
+    """Show the search until the last worker has ended; returns why workers failed."""
+    failures: list[str] = []
+    watched = list(launched)
+    asked_at: float | None = None
+    with progress:
+        while watched:
+            if signals and asked_at is None:
+                progress.say("stopping: each trial goes back to the queue (Ctrl-C again ends at once)")
+                stop(watched)
+                asked_at = time.monotonic()
+            elif asked_at is not None and (len(signals) > 1 or time.monotonic() - asked_at > STOP_SECONDS):
+                stop(watched, at_once=True)
+            for worker in [worker for worker in watched if worker.process.poll() is not None]:
+                watched.remove(worker)
+                code = worker.process.returncode
+                if code < 0:  # killed: it had no time to say so itself
+                    bury(opened.storage.engine, worker.name)
+                if code != 0 and not signals:
+                    cause = f"a worker was ended by signal {-code}" if code < 0 else worker.last_words()
+                    failures.append(cause.removeprefix("hpo: "))
+                worker.output.close()
+            progress.show(take_snapshot(file, url, opened))
+            time.sleep(POLL_SECONDS if watched else 0)
+    return failures
+
+
+def summary_lines(
+    file: StudyFile, snapshot: Snapshot, opened: OpenStudy, names: set[str], wall_seconds: float
+) -> list[str]:
+    """The winner, its recipe, the time spent, and the next command."""
+    counts = ", ".join(f"{snapshot.counts[state]} {state}" for state in ("complete", "pruned", "failed"))
+    lines = ["", f"{snapshot.used.trials} trials: {counts}"]
+    if snapshot.best is None:
+        return [*lines, f"no trial is complete; `hpo logs {file.path.name} 0` shows what the first one printed"]
+    lines.append(f"winner: trial {snapshot.best.number}, validation macro-F1 {snapshot.best.macro_f1:.4f}")
+    default = default_trial(opened.study)
+    if default and default.number != snapshot.best.number and default.value is not None:
+        lines.append(f"the default recipe (trial {default.number}) reached {default.value:.4f}")
+    lines.append("its recipe:")
+    lines += [f"  {name} = {show(value)}" for name, value in used_fields(snapshot.best.recipe).items()]
+    totals = dict.fromkeys(HEADINGS, 0.0)
+    for worker in snapshot.workers:
+        if worker.id in names:
+            for heading in HEADINGS:
+                totals[heading] += worker.seconds.get(heading, 0.0)
+    if all_seconds := sum(totals.values()):
+        shares = ", ".join(
+            f"{HEADINGS[heading]} {100 * seconds / all_seconds:.1f} %" for heading, seconds in totals.items()
+        )
+        lines.append(
+            f"time: {duration(wall_seconds)} with {len(names)} workers ({totals['start_up'] / len(names):.1f} s"
+            f" start-up a worker); of all workers' time: {shares}"
+        )
+    lines.append("the winner of many flatters itself on the images that chose it; this tests it on the held-out ones:")
+    lines.append(f"  hpo export-best {file.path} -o {file.path.parent / 'bundle'}")
+    return lines

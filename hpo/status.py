@@ -1,0 +1,101 @@
+"""What a search has done so far and who is at it: one snapshot, for people and as JSON."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from hpo.study import best_trial, recipe_of
+from storage import lease
+from storage.database import public_url
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from hpo.study import OpenStudy
+    from hpo.study_file import StudyFile
+    from storage.lease import Limits, PlaceRow, Used, WorkerRow
+    from trainer.recipe import Recipe
+
+STATES = ("complete", "pruned", "failed", "running", "waiting")
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best complete trial so far."""
+
+    number: int
+    macro_f1: float
+    recipe: Recipe
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A search at one moment, as the storage tells it."""
+
+    study: str
+    storage: str
+    limits: Limits
+    used: Used
+    places: Sequence[PlaceRow]
+    workers: Sequence[WorkerRow]
+    best: Best | None
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Trials by state; they add up to the places of the budget that are taken."""
+        states = [place.state for place in self.places]
+        return {state: states.count(state) for state in STATES}
+
+    @property
+    def finished(self) -> bool:
+        """Whether the budget is used up and nothing runs or waits."""
+        return not self.used.within(self.limits) and not self.counts["running"] and not self.counts["waiting"]
+
+    @property
+    def present(self) -> list[WorkerRow]:
+        """The workers that have not left."""
+        return [worker for worker in self.workers if not worker.gone]
+
+    def place_of(self, worker: WorkerRow) -> PlaceRow | None:
+        """What a worker is doing."""
+        return next((row for row in self.places if row.worker == worker.id and row.state == "running"), None)
+
+    def as_json(self) -> dict[str, Any]:
+        """The snapshot as `hpo status --json` prints it."""
+        workers = []
+        for worker in self.present:
+            place = self.place_of(worker)
+            workers.append(
+                {
+                    "host": worker.host,
+                    "pid": worker.pid,
+                    "device": worker.device,
+                    "trial": place.trial if place else None,
+                    "epoch": place.epoch if place else None,
+                    "beat_seconds_ago": round(worker.beat_seconds_ago, 1),
+                }
+            )
+        return {
+            "study": self.study,
+            "storage": self.storage,
+            "trials": self.counts,
+            "budget": {**asdict(self.limits), "used": asdict(self.used)},
+            "best": self.best and asdict(self.best),
+            "workers": workers,
+        }
+
+
+def take_snapshot(file: StudyFile, url: str, opened: OpenStudy) -> Snapshot:
+    """Look at a study once."""
+    best = best_trial(opened.study)
+    with opened.storage.engine.connect() as connection:
+        return Snapshot(
+            study=file.name,
+            storage=public_url(url),
+            limits=file.limits,
+            used=lease.used(connection, opened.study_id),
+            places=lease.places(connection, opened.study_id),
+            workers=lease.workers(connection, opened.study_id),
+            best=Best(best.number, best.value or 0.0, recipe_of(best, file)) if best else None,
+        )

@@ -1,0 +1,216 @@
+"""The study in the storage: created once, loaded by all, held to its settings."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import optuna
+from optuna.trial import FixedTrial, TrialState
+
+from hpo.errors import HpoError
+from storage.artifacts import FolderArtifactStore, remove_files
+from storage.database import connect, initialize
+from storage.embedded import embedded_postgres
+from trainer.space import suggest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from optuna.pruners import BasePruner
+    from optuna.samplers import BaseSampler
+    from optuna.storages import RDBStorage
+    from optuna.trial import FrozenTrial
+
+    from hpo.study_file import StudyFile
+    from trainer.data import Data
+    from trainer.recipe import Recipe
+
+SETTINGS_KEY = "hpo:settings"
+DEFAULT_KEY = "hpo:default_recipe"
+TEST_USE_KEY = "hpo:test_use:"  # followed by anything unique; its value is the time
+PACKAGES = ("albumentations", "numpy", "optuna", "timm", "torch")  # whose major version can change a training
+STARTUP_TRIALS = 10  # random before TPE models anything, and unpruned before the median means anything
+
+
+@dataclass(frozen=True)
+class OpenStudy:
+    """A study with the storage it lives in.
+
+    Attributes:
+        study: Optuna's.
+        storage: Optuna's; its `engine` reaches our own tables.
+        study_id: Optuna's number of it.
+        artifacts: files of its trials.
+    """
+
+    study: optuna.Study
+    storage: RDBStorage
+    study_id: int
+    artifacts: FolderArtifactStore
+
+
+@contextmanager
+def storage_url(file: StudyFile, given: str | None) -> Iterator[str]:
+    """The URL of the study's Postgres: the given one, else the study file's, else that of the embedded one, started.
+
+    Raises:
+        StorageError: the embedded Postgres cannot be started.
+    """
+    if url := given or file.storage:
+        yield url
+    else:
+        with embedded_postgres(file.folder) as url:
+            yield url
+
+
+def create_study(file: StudyFile, url: str, data: Data) -> None:
+    """Make the tables and the study where they do not exist yet; safe to repeat, safe in parallel.
+
+    The first trial of a new study is the default recipe, so that the search can be compared with not searching.
+
+    Raises:
+        StorageError: the database cannot be used.
+        HpoError: the study exists with other settings.
+    """
+    initialize(url)
+    storage = connect(url)
+    try:
+        storage.create_new_study([optuna.study.StudyDirection.MAXIMIZE], file.name)
+        created = True
+    except optuna.exceptions.DuplicatedStudyError:
+        created = False
+    study = optuna.load_study(study_name=file.name, storage=storage)
+    if created:
+        study.enqueue_trial(file.space.default_parameters(), user_attrs={DEFAULT_KEY: True})
+        study.set_user_attr(SETTINGS_KEY, settings(file, data))
+    check_settings(study, file, data)
+
+
+def load_study(file: StudyFile, url: str) -> OpenStudy:
+    """Load the study of a study file.
+
+    Raises:
+        StorageError: the database cannot be used or is not initialised.
+        HpoError: it holds no such study.
+    """
+    storage = connect(url)
+    try:
+        study = optuna.load_study(study_name=file.name, storage=storage)
+    except KeyError:
+        raise HpoError(f'study: "{file.name}" is not in this storage; `hpo init {file.path.name}` creates it') from None
+    study_id = storage.get_study_id_from_name(file.name)
+    return OpenStudy(study, storage, study_id, FolderArtifactStore(file.folder / "artifacts"))
+
+
+def settings(file: StudyFile, data: Data) -> dict[str, Any]:
+    """What must stay as it is while a study lives, since its trials could not be compared otherwise."""
+    return {
+        "recipe": file.space.as_dict(),
+        "data": {
+            "valid": file.data.valid,
+            "test": file.data.test,
+            "seed": file.data.seed,
+            "group": file.data.group,
+            "group_pattern": file.data.group_pattern,
+        },
+        "images": {"count": len(data.index.paths), "digest": data.index.digest, "split_digest": data.split.digest},
+        "major versions": {package: version(package).split(".")[0] for package in PACKAGES},
+    }
+
+
+def check_settings(study: optuna.Study, file: StudyFile, data: Data) -> None:
+    """Compare the study's settings with those of this study file, these images and this machine.
+
+    Raises:
+        HpoError: they differ; the text names each difference.
+    """
+    kept = study.user_attrs.get(SETTINGS_KEY)
+    if kept is None:
+        raise HpoError(f'study: "{file.name}" was not created by hpo; give another [study] name')
+    here = json.loads(json.dumps(settings(file, data)))
+    differences = [
+        f"{table}.{key} was {json.dumps(kept.get(table, {}).get(key))}, is now {json.dumps(value)}"
+        for table, values in here.items()
+        for key, value in values.items()
+        if kept.get(table, {}).get(key) != value
+    ]
+    if differences:
+        raise HpoError(
+            f'study: "{file.name}" was begun with other settings, and its trials could not be compared: '
+            f"{'; '.join(differences)}. Put that back, or give the study another name in [study] name"
+        )
+
+
+def make_sampler(file: StudyFile, place: int) -> BaseSampler:
+    """The sampler for one place in the budget, with a seed of its own: workers that begin together differ."""
+    seed = int(np.random.SeedSequence((file.seed, place)).generate_state(1)[0])
+    if file.sampler == "random":
+        return optuna.samplers.RandomSampler(seed)
+    with warnings.catch_warnings():
+        # `group` samples the fields of a condition jointly where they occur; Optuna calls it experimental.
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        return optuna.samplers.TPESampler(
+            n_startup_trials=STARTUP_TRIALS, multivariate=True, group=True, constant_liar=True, seed=seed
+        )
+
+
+def make_pruner(file: StudyFile) -> BasePruner:
+    """The pruner that the study file names; no trial is judged in the first quarter of its epochs."""
+    epochs = int(max(file.space.values("epochs")))
+    match file.pruner:
+        case "median":
+            return optuna.pruners.MedianPruner(n_startup_trials=STARTUP_TRIALS // 2, n_warmup_steps=epochs // 4)
+        case "hyperband":
+            return optuna.pruners.HyperbandPruner(
+                min_resource=max(1, epochs // 9), max_resource=epochs, reduction_factor=3
+            )
+        case _:
+            return optuna.pruners.NopPruner()
+
+
+def list_studies(url: str) -> list[dict[str, Any]]:
+    """Name, number of trials and best macro-F1 of each study in a storage, by name."""
+    storage = connect(url)
+    return [
+        {
+            "name": summary.study_name,
+            "trials": summary.n_trials,
+            "best_macro_f1": summary.best_trial.value if summary.best_trial else None,
+        }
+        for summary in sorted(optuna.get_all_study_summaries(storage), key=lambda summary: summary.study_name)
+    ]
+
+
+def delete_study(opened: OpenStudy) -> None:
+    """Delete a study with its trials, our own rows and its files, for good."""
+    remove_files(opened.artifacts, opened.storage, opened.study)
+    opened.storage.delete_study(opened.study_id)
+
+
+def best_trial(study: optuna.Study) -> FrozenTrial | None:
+    """The complete trial with the highest validation macro-F1, the earliest of equals; None before the first."""
+    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    return max(complete, key=lambda trial: (trial.value or 0.0, -trial.number), default=None)
+
+
+def default_trial(study: optuna.Study) -> FrozenTrial | None:
+    """The trial of the default recipe, if it is complete."""
+    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    return next((trial for trial in complete if DEFAULT_KEY in trial.user_attrs), None)
+
+
+def recipe_of(trial: FrozenTrial, file: StudyFile) -> Recipe:
+    """The recipe that a trial of this study was trained by."""
+    return suggest(FixedTrial(trial.params), file.space)
+
+
+def count_test_use(study: optuna.Study, key: str, time: str) -> int:
+    """Note that the test split is looked at once more; returns how often it has been, this time included."""
+    study.set_user_attr(TEST_USE_KEY + key, time)
+    return sum(name.startswith(TEST_USE_KEY) for name in study.user_attrs)

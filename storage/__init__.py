@@ -1,0 +1,1 @@
+"""What lasts: Postgres, the lease on a running trial, artifacts. No torch, no training."""

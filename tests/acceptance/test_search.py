@@ -1,0 +1,313 @@
+"""`hpo search` as a user runs it."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import optuna
+import pytest
+
+from storage.database import connect
+from storage.lease import places
+from tests.conftest import ROOT, paint
+
+pytestmark = pytest.mark.acceptance
+
+STUDY = """
+[study]
+name = "{name}"
+pruner = "none"
+[data]
+path = "photos"
+[budget]
+trials = {trials}
+[recipe]
+backbone = ["test_resnet", "test_efficientnet"]
+pretrained = false
+image_size = 32
+epochs = {epochs}
+batch_size = 8
+learning_rate = {{ low = 1e-3, high = 1e-2, log = true }}
+{more}
+"""
+
+
+def write_study(folder, *, name="colours", trials=4, epochs=2, more=""):
+    """Write a study file for the photos; returns its path."""
+    file = folder / "study.toml"
+    file.write_text(STUDY.format(name=name, trials=trials, epochs=epochs, more=more))
+    return file
+
+
+def start_search(folder, database, *arguments):
+    """Start `hpo search` and come back at once."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "hpo", "search", "study.toml", *arguments],
+        cwd=folder,
+        env={**os.environ, "HPO_STORAGE": database},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def wait_for(condition, seconds=60):
+    """Wait until the condition gives something true; returns that."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if found := condition():
+            return found
+        time.sleep(0.2)
+    raise AssertionError(f"not within {seconds} s")
+
+
+def status(hpo, **variables):
+    """What `hpo status --json` says."""
+    done = hpo("status", "study.toml", "--json", **variables)
+    return json.loads(done.stdout) if done.returncode == 0 else None
+
+
+def test_demo_searches_prunes_exports_and_predicts(hpo, tmp_path):
+    """The demo, with a smaller budget, ends with a tested bundle and predictions, on its own Postgres."""
+    done = hpo("demo", "demo", "--trials", 12, "--epochs", 4, timeout=400)
+    assert done.returncode == 0, done.stdout + done.stderr
+    counts = json.loads(hpo("status", "demo/study.toml", "--json").stdout)
+    assert sum(counts["trials"].values()) == counts["budget"]["used"]["trials"] == 12
+    assert counts["trials"]["pruned"] >= 2
+    assert counts["trials"]["failed"] == counts["trials"]["running"] == counts["trials"]["waiting"] == 0
+    assert "password" not in counts["storage"]
+
+    info = json.loads((tmp_path / "demo/bundle/bundle.json").read_text())
+    assert info["classes"] == [str(digit) for digit in range(10)]
+    assert info["test_uses"] == 1
+    assert info["metrics"]["test"]["macro_f1"] > 0.8
+    assert f"test macro-F1 {info['metrics']['test']['macro_f1']:.4f}" in done.stdout
+    with (tmp_path / "demo/predictions.csv").open() as file:
+        predictions = list(csv.DictReader(file))
+    assert len(predictions) == info["metrics"]["test"]["images"]
+    right = sum(f"/digits/{row['predicted']}/" in row["path"] for row in predictions)
+    assert right / len(predictions) == pytest.approx(info["metrics"]["test"]["accuracy"])
+    assert sum(float(predictions[0][name]) for name in info["classes"]) == pytest.approx(1, abs=1e-4)
+
+    between = re.search(r"between trials ([\d.]+) %", done.stdout)
+    assert between, done.stdout
+    assert float(between[1]) <= 2
+
+    again = hpo("demo", "demo", "--trials", 12, "--epochs", 4)
+    assert again.returncode == 0, again.stderr
+    assert "trials: " in again.stdout
+
+    def finished_by_process():
+        with_pids = "SELECT worker, count(*) FROM hpo.place WHERE ended IS NOT NULL GROUP BY worker"
+        program = (
+            "import sys, pathlib; from sqlalchemy import text; from storage.database import connect;"
+            " from storage.embedded import embedded_postgres\n"
+            "with embedded_postgres(pathlib.Path('demo/.hpo')) as url:\n"
+            f"    print(connect(url).engine.connect().execute(text({with_pids!r})).all())"
+        )
+        done = hpo(program=("-c", program))
+        assert done.returncode == 0, done.stderr
+        return done.stdout.count("',")
+
+    assert finished_by_process() == 2
+
+
+def test_ctrl_c_hands_trials_back_and_the_same_command_resumes(hpo, tmp_path, photos, database):
+    """Ctrl-C ends with 130 and running trials in the queue; the same command ends with exactly the budget."""
+    write_study(tmp_path, trials=3, epochs=60)
+    search = start_search(tmp_path, database, "--workers", "2")
+    wait_for(lambda: (now := status(hpo, HPO_STORAGE=database)) and any(w["epoch"] for w in now["workers"]))
+    search.send_signal(signal.SIGINT)
+    out, err = search.communicate(timeout=60)
+    assert search.returncode == 130, err
+    assert "the same command resumes" in out
+    now = status(hpo, HPO_STORAGE=database)
+    assert now["trials"]["waiting"] == 2
+    assert now["trials"]["running"] == 0
+    assert now["workers"] == []
+
+    done = hpo("search", "study.toml", "--workers", 2, HPO_STORAGE=database)
+    assert done.returncode == 0, done.stderr
+    now = status(hpo, HPO_STORAGE=database)
+    assert now["trials"] == {"complete": 3, "pruned": 0, "failed": 0, "running": 0, "waiting": 0}
+    assert now["budget"]["used"]["trials"] == 3
+    study = optuna.load_study(study_name="colours", storage=connect(database))
+    repeated = [trial for trial in study.trials if "repeats" in trial.user_attrs]
+    assert len(repeated) == 2
+    for trial in repeated:
+        assert trial.params == study.trials[trial.user_attrs["repeats"]].params
+
+
+def test_a_killed_workers_trial_is_run_again_by_the_other(hpo, tmp_path, photos, database):
+    """Kill -9 of a worker costs no place of the budget: the other runs its trial again."""
+    write_study(tmp_path, trials=3, epochs=20)
+    search = start_search(tmp_path, database, "--workers", "2")
+    busy = wait_for(
+        lambda: (now := status(hpo, HPO_STORAGE=database)) and [w for w in now["workers"] if w["trial"] is not None]
+    )
+    os.kill(busy[0]["pid"], signal.SIGKILL)
+    out, err = search.communicate(timeout=120)
+    assert search.returncode == 0, err
+    assert "a worker was ended by signal 9" in out
+    storage = connect(database)
+    with storage.engine.connect() as connection:
+        rows = places(connection, storage.get_study_id_from_name("colours"))
+    assert [row.state for row in rows] == ["complete"] * 3
+    assert status(hpo, HPO_STORAGE=database)["budget"]["used"]["trials"] == 3
+
+
+def test_a_search_that_cannot_succeed_stops_with_the_reason(hpo, tmp_path, photos, database):
+    """Five first trials that fail for one reason end the search with that reason."""
+    (tmp_path / "own.py").write_text(
+        "from hpo.cli import main\n"
+        "from trainer.parts import Parts\n"
+        "def broken(logits, labels):\n"
+        "    raise RuntimeError(f'no loss for {len(labels)} labels')\n"
+        "if __name__ == '__main__':\n"
+        "    main(parts=Parts(losses={'broken': broken}))\n"
+    )
+    write_study(tmp_path, trials=50, more='loss = "broken"')
+    done = hpo("search", "study.toml", "--workers", 1, program=("own.py",), HPO_STORAGE=database)
+    assert done.returncode == 1
+    assert "the first 5 trials failed for the same reason: RuntimeError: no loss for 8 labels" in done.stderr
+    assert done.stderr.count("\n") == 1
+    now = json.loads(hpo("status", "study.toml", "--json", program=("own.py",), HPO_STORAGE=database).stdout)
+    assert now["trials"]["failed"] == now["budget"]["used"]["trials"] == 5
+    logs = hpo("logs", "study.toml", 0, program=("own.py",), HPO_STORAGE=database)
+    assert "Traceback" in logs.stdout
+    assert logs.stdout.endswith("trial 0 is fail: RuntimeError: no loss for 8 labels\n")
+
+
+def test_two_inits_at_once_make_one_study_which_list_shows_and_delete_deletes(hpo, tmp_path, photos, database):
+    """`hpo init` is safe in parallel; `hpo list` shows the study, `hpo delete` asks and then deletes it."""
+    write_study(tmp_path, name="색깔 study")
+    inits = [
+        subprocess.Popen(
+            [sys.executable, "-m", "hpo", "init", "study.toml"],
+            cwd=tmp_path,
+            env={**os.environ, "HPO_STORAGE": database},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(3)
+    ]
+    errors = [init.communicate(timeout=60)[1] for init in inits]
+    assert [init.returncode for init in inits] == [0] * 3, errors
+    study = optuna.load_study(study_name="색깔 study", storage=connect(database))
+    assert len(study.trials) == 1  # the default recipe, waiting, once
+
+    listed = json.loads(hpo("list", "study.toml", "--json", HPO_STORAGE=database).stdout)
+    assert listed == [{"name": "색깔 study", "trials": 1, "best_macro_f1": None}]
+    unanswered = hpo("delete", "study.toml", HPO_STORAGE=database)
+    assert unanswered.returncode == 1
+    assert "nothing was deleted" in unanswered.stdout
+    assert hpo("delete", "study.toml", "--yes", HPO_STORAGE=database).returncode == 0
+    assert json.loads(hpo("list", "--json", HPO_STORAGE=database).stdout) == []
+
+
+def test_a_changed_study_file_is_refused_with_the_key_and_the_way_on(hpo, tmp_path, photos, database):
+    """What trials depend on cannot change in a live study; what they do not depend on can."""
+    write_study(tmp_path)
+    assert hpo("init", "study.toml", HPO_STORAGE=database).returncode == 0
+    file = tmp_path / "study.toml"
+    file.write_text(
+        file.read_text().replace('"test_efficientnet"', '"test_convnext"').replace("trials = 4", "trials = 9")
+    )
+    changed = hpo("search", "study.toml", HPO_STORAGE=database)
+    assert changed.returncode == 1
+    assert 'recipe.backbone was ["test_resnet", "test_efficientnet"], is now ["test_resnet", "test_convnext"]' in (
+        changed.stderr
+    )
+    assert "give the study another name" in changed.stderr
+    assert "trials" not in changed.stderr.split("otherwise:")[-1] or "budget" not in changed.stderr
+    file.write_text(file.read_text().replace('"test_convnext"', '"test_efficientnet"'))
+    assert hpo("init", "study.toml", HPO_STORAGE=database).returncode == 0
+
+
+def test_a_worker_with_other_images_or_versions_does_not_join(hpo, tmp_path, photos, database):
+    """A worker whose images or major versions differ from the study's says so and ends with 1."""
+    write_study(tmp_path)
+    assert hpo("init", "study.toml", HPO_STORAGE=database).returncode == 0
+    paint(photos / "red" / "new.png", (200, 60, 60), 99)
+    other_images = hpo("worker", "study.toml", HPO_STORAGE=database)
+    assert other_images.returncode == 1
+    assert "images.digest was" in other_images.stderr
+    (photos / "red" / "new.png").unlink()
+
+    study = optuna.load_study(study_name="colours", storage=connect(database))
+    kept = study.user_attrs["hpo:settings"]
+    study.set_user_attr("hpo:settings", {**kept, "major versions": {**kept["major versions"], "torch": "1"}})
+    other_version = hpo("worker", "study.toml", HPO_STORAGE=database)
+    assert other_version.returncode == 1
+    assert 'major versions.torch was "1"' in other_version.stderr
+
+
+def test_commands_that_only_look_import_no_torch(hpo, tmp_path, photos, database):
+    """`init`, `status`, `list` and `--help` import no torch; `predict` on a CPU opens no GPU."""
+    write_study(tmp_path)
+    program = (
+        "import sys\nfrom hpo.cli import main\n"
+        "try:\n    main(sys.argv[1:])\n"
+        "except SystemExit as end:\n    assert not end.code, end.code\n"
+        "assert 'torch' not in sys.modules, 'torch was imported'\n"
+    )
+    for arguments in (("--help",), ("init", "study.toml"), ("status", "study.toml"), ("list", "study.toml")):
+        done = hpo(*arguments, program=("-c", program), HPO_STORAGE=database)
+        assert done.returncode == 0, (arguments, done.stderr)
+
+
+def test_groups_example_keeps_each_person_on_one_side(hpo, tmp_path, database):
+    """The example with a CSV of persons is searched and exported; no person is on both sides of the test split."""
+    shutil.copy(ROOT / "examples/groups.toml", tmp_path)
+    with (tmp_path / "images.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["path", "label", "person"])
+        for number in range(48):
+            label, colour = (("mask", (200, 60, 60)), ("none", (60, 60, 200)))[number % 2]
+            paint(tmp_path / "사람 사진" / f"{number}.PNG", colour, number)
+            writer.writerow([f"사람 사진/{number}.PNG", label, f"person {number // 4}"])
+    done = hpo("search", "groups.toml", "--workers", 2, HPO_STORAGE=database)
+    assert done.returncode == 0, done.stderr
+    done = hpo("export-best", "groups.toml", "-o", "bundle", HPO_STORAGE=database)
+    assert done.returncode == 0, done.stderr
+    with (tmp_path / "bundle/test.csv").open() as file:
+        held_out = [int(row["path"].split("/")[-1].removesuffix(".PNG")) for row in csv.DictReader(file)]
+    persons = {number // 4 for number in held_out}
+    assert len(held_out) == 4 * len(persons) == 12
+
+    done = hpo("predict", "bundle", "bundle/test.csv", "-o", "predictions.csv", "--json")
+    info = json.loads((tmp_path / "bundle/bundle.json").read_text())
+    assert json.loads(done.stdout)["metrics"] == info["metrics"]["test"]
+    own_weights = hpo("export-best", "groups.toml", "-o", "own", "--no-retrain", HPO_STORAGE=database)
+    assert own_weights.returncode == 0, own_weights.stderr
+    assert json.loads((tmp_path / "own/bundle.json").read_text())["test_uses"] == 2
+    assert "exists already" in hpo("export-best", "groups.toml", "-o", "own", HPO_STORAGE=database).stderr
+
+
+def test_own_loss_example_searches_with_a_function_of_ones_own(hpo, tmp_path, photos, database):
+    """The example's loss of one's own is searched beside a built-in one, by workers that run the same script."""
+    for name in ("own_loss.py", "own_loss.toml"):
+        shutil.copy(ROOT / "examples" / name, tmp_path)
+    done = hpo("search", "own_loss.toml", "--workers", 2, program=("own_loss.py",), HPO_STORAGE=database)
+    assert done.returncode == 0, done.stderr
+    study = optuna.load_study(study_name="own_loss", storage=connect(database))
+    assert len(study.trials) == 4
+    assert {trial.params["loss"] for trial in study.trials} <= {"cross_entropy", "squared_error"}
+    done = hpo("search", "own_loss.toml", HPO_STORAGE=database)
+    assert done.returncode == 1
+    assert 'recipe.loss: "squared_error" is not known' in done.stderr
+
+
+def test_notebook_example_runs_without_the_service(hpo, tmp_path, photos):
+    """The objective runs in a plain Optuna study."""
+    done = hpo(program=(str(ROOT / "examples/notebook.py"),))
+    assert done.returncode == 0, done.stderr
+    assert 0 <= float(done.stdout.split()[0]) <= 1

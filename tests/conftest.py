@@ -1,0 +1,81 @@
+"""What tests of all tiers share."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from PIL import Image
+from sqlalchemy import create_engine, text
+
+from storage.database import parse_url
+from storage.embedded import embedded_postgres
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+ROOT = Path(__file__).parent.parent
+STORAGE_VARIABLES = ("HPO_STORAGE", "HPO_STORAGE_FILE", "PGPASSFILE", "PGPASSWORD")
+
+
+def paint(file: Path, colour: tuple[int, int, int], seed: int) -> None:
+    """Write a small noisy image of one colour: classes of such images are easy to learn."""
+    noise = np.random.default_rng(seed).integers(-30, 30, (16, 16, 3))
+    file.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray((np.array(colour) + noise).clip(0, 255).astype(np.uint8)).save(file)
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """A folder of three classes with twelve images each."""
+    for name, colour in {"red": (200, 60, 60), "green": (60, 200, 60), "blue": (60, 60, 200)}.items():
+        for number in range(12):
+            paint(tmp_path / "photos" / name / f"{number}.png", colour, number)
+    return tmp_path / "photos"
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a Postgres of this test run."""
+    with embedded_postgres(tmp_path_factory.mktemp("postgres")) as url:
+        yield url
+
+
+@pytest.fixture
+def database(postgres: str, request: pytest.FixtureRequest) -> Iterator[str]:
+    """The URL of an empty database of this test."""
+    name = f"test_{abs(hash(request.node.nodeid))}"
+    engine = create_engine(postgres, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.execute(text(f"CREATE DATABASE {name}"))
+    yield parse_url(postgres).set(database=name).render_as_string(hide_password=False)
+    with engine.connect() as connection:
+        connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
+    engine.dispose()
+
+
+@pytest.fixture
+def hpo(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs the real command line in the test's folder, with no storage but what the test gives."""
+
+    def run(
+        *arguments: object, timeout: float = 180, program: tuple[str, ...] = ("-m", "hpo"), **variables: str
+    ) -> subprocess.CompletedProcess[str]:
+        environment = {name: value for name, value in os.environ.items() if name not in STORAGE_VARIABLES}
+        return subprocess.run(
+            [sys.executable, *program, *map(str, arguments)],
+            cwd=tmp_path,
+            env={**environment, **variables},
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+            stdin=subprocess.DEVNULL,
+        )
+
+    return run

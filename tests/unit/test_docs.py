@@ -1,0 +1,120 @@
+"""What is written about the product is true."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import tomllib
+
+import pytest
+
+from hpo.cli import parser
+from hpo.study_file import DataSettings, StudyFile, read_study_file
+from storage.lease import Limits
+from tests.conftest import ROOT
+from trainer.backbones import backbone_problem
+from trainer.recipe import DEFAULTS, RULES, show
+from trainer.space import DEFAULT_SPACE
+
+pytestmark = pytest.mark.unit
+
+README = (ROOT / "README.md").read_text()
+
+
+def commands():
+    """Each command of the command line with its parser."""
+    [subparsers] = [a for a in parser()._actions if isinstance(a, argparse._SubParsersAction)]
+    return subparsers.choices
+
+
+def test_the_tree_in_the_readme_exists_and_is_complete():
+    """Every file that the README's tree names exists, and every module is in it."""
+    tree = README.split("## The tree")[1].split("## ")[0]
+    folder, named = ROOT, set()
+    for line in tree.splitlines():
+        if match := re.match(r"^ {4}( {4})?(\S+)", line):
+            indented, name = match.groups()
+            path = (folder if indented else ROOT) / name
+            assert path.exists(), f"the README names {name}"
+            if name.endswith("/") and not indented:
+                folder = path
+            named.add(path)
+    for package in ("hpo", "trainer", "storage"):
+        for module in (ROOT / package).glob("*.py"):
+            if not module.name.startswith("__"):
+                assert module in named, f"{module} is not in the README's tree"
+
+
+def test_every_command_and_option_is_documented():
+    """docs/cli.md has a section for each command, which names each of its options."""
+    page = (ROOT / "docs/cli.md").read_text()
+    sections = {section.split()[0]: section for section in page.split("## hpo ")[1:]}
+    assert set(sections) == set(commands())
+    for name, command in commands().items():
+        for action in command._actions:
+            for option in action.option_strings:
+                if option not in ("-h", "--help", "--storage"):
+                    assert f"`{option}" in sections[name], f"{name} {option}"
+    assert "--storage URL" in page
+
+
+def test_no_section_documents_an_option_that_does_not_exist():
+    """Every option in docs/cli.md exists."""
+    known = {option for command in commands().values() for a in command._actions for option in a.option_strings}
+    used = set(re.findall(r"`(--[a-z-]+)", (ROOT / "docs/cli.md").read_text()))
+    assert used <= known | {"--help"}
+
+
+def test_every_key_of_a_study_file_is_documented_with_its_default_and_range():
+    """docs/study-file.md has a line for each key, with the defaults and ranges that the code has."""
+    page = (ROOT / "docs/study-file.md").read_text()
+    rows = {match[1]: match[0] for match in re.finditer(r"^\| `(\w+)` \|.*$", page, re.MULTILINE)}
+    for name, rule in RULES.items():
+        row = rows[name]
+        assert f"| `{show(DEFAULTS[name])}` |" in row
+        if rule.choices:
+            assert all(f"`{choice}`" in row for choice in rule.choices)
+        elif rule.low is not None:
+            assert f"{rule.low:g} to {rule.high:g}" in row
+        searched = DEFAULT_SPACE.get(name)
+        if isinstance(searched, list):
+            assert f"[{', '.join(map(show, searched))}]" in row
+        elif searched:
+            assert f"{{ {', '.join(f'{key} = {show(value)}' for key, value in searched.items())} }}" in row
+        else:
+            assert "| fixed |" in row
+        assert rule.meaning in row
+    others = {*DataSettings.__dataclass_fields__, *Limits.__dataclass_fields__, *StudyFile.__dataclass_fields__}
+    for key in others - {"path", "data", "limits", "space"}:
+        assert key in rows, key
+
+
+def test_the_notebook_in_the_readme_is_the_example():
+    """The ten lines in the README are those of examples/notebook.py, which a test runs."""
+    code = re.search(r"```python\n(.*?)```", README, re.DOTALL)[1]
+    assert code in (ROOT / "examples/notebook.py").read_text()
+
+
+def test_the_study_file_in_the_readme_is_good(tmp_path):
+    """The README's study file, both parts together, has no mistake, and its backbones exist."""
+    blocks = re.findall(r"(?:^ {4}.*\n|^\n)+", README, re.MULTILINE)
+    text = "\n".join(block for block in blocks if "[data]" in block or "[recipe]" in block)
+    tomllib.loads(text)
+    (tmp_path / "study.toml").write_text(text)
+    file = read_study_file(tmp_path / "study.toml")
+    assert file.limits == Limits(trials=100, gpu_hours=12)
+    assert [backbone_problem(name, 224) for name in file.space.values("backbone")] == [None, None]
+
+
+def test_the_fine_tuning_example_names_backbones_that_exist():
+    """The example with nothing but its data is a complete study of backbones that timm has."""
+    file = read_study_file(ROOT / "examples/fine_tuning.toml")
+    assert [backbone_problem(name, 224) for name in file.space.values("backbone")] == [None] * 3
+    assert file.name == "fine_tuning"
+
+
+def test_links_in_the_documents_lead_somewhere():
+    """Every relative link of README, docs and CONTRIBUTING leads to a file."""
+    for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/*.md")):
+        for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+            assert target.startswith("https://") or (page.parent / target).exists(), f"{page.name}: {target}"

@@ -1,0 +1,114 @@
+"""What a search shows while it runs."""
+
+from __future__ import annotations
+
+import io
+from datetime import UTC, datetime
+
+import pytest
+from rich.console import Console
+
+from hpo.progress import Progress, render
+from hpo.status import Best, Snapshot
+from hpo.stopwatch import Stopwatch, TimedTrial, duration
+from storage.lease import Limits, PlaceRow, Used, WorkerRow
+from trainer.recipe import Recipe
+
+pytestmark = pytest.mark.unit
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def place(number, state, **more):
+    """A place with what matters here."""
+    values = {"worker": None, "trial": number, "reason": None, "epoch": 0, "epochs": None, "macro_f1": None}
+    return PlaceRow(number=number, state=state, **{**values, "best": None, "seconds": 65.0, "ended": None, **more})
+
+
+def snapshot(*places):
+    """A search of 10 trials with one worker."""
+    worker = WorkerRow("w1", "host", 42, "cpu", NOW, 2.0, gone=False, alive_seconds=100.0)
+    used = Used(len(places), 0.5, 1.0)
+    return Snapshot("s", "postgresql://db/x", Limits(trials=10), used, places, [worker], Best(0, 0.9, Recipe()))
+
+
+def printed(shown):
+    """What a console prints of it."""
+    console = Console(file=io.StringIO(), width=120)
+    console.print(shown)
+    return console.file.getvalue()
+
+
+def test_the_table_shows_each_worker_and_the_budget():
+    """A running trial's epoch, last and best macro-F1 and time, the budget and the best so far are shown."""
+    running = place(1, "running", worker="w1", epoch=3, epochs=9, macro_f1=0.5, best=0.75)
+    text = printed(render(snapshot(place(0, "complete", best=0.9), running)))
+    assert "host:42" in text
+    for cell in ("3/9", "0.5000", "0.7500", "1 min 05 s", "2 of 10", "1 complete, 1 running", "0.9000 (trial 0)"):
+        assert cell in text
+
+
+def test_without_a_terminal_each_end_is_told_once():
+    """Where stdout is no terminal, each trial that ends is one line, and those of earlier searches are none."""
+    console = Console(file=io.StringIO(), width=40)
+    with Progress(console) as progress:
+        progress.show(snapshot(place(0, "complete", best=0.9)))
+        progress.show(snapshot(place(0, "complete", best=0.9), place(1, "running")))
+        for _ in range(2):
+            progress.show(snapshot(place(0, "complete", best=0.9), place(1, "failed", reason="OSError: no")))
+    assert console.file.getvalue() == "trial 1 failed, 1 min 05 s; best 0.9000 (trial 0): OSError: no\n"
+
+
+def test_json_has_the_documented_form():
+    """`hpo status --json` has study, storage, trials by state, budget, best and workers."""
+    running = place(1, "running", worker="w1", epoch=3)
+    shown = snapshot(place(0, "complete"), running).as_json()
+    assert set(shown) == {"study", "storage", "trials", "budget", "best", "workers"}
+    assert shown["trials"] == {"complete": 1, "pruned": 0, "failed": 0, "running": 1, "waiting": 0}
+    assert shown["budget"]["used"] == {"trials": 2, "hours": 0.5, "gpu_hours": 1.0}
+    assert shown["best"]["recipe"]["loss"] == "cross_entropy"
+    assert shown["workers"] == [
+        {"host": "host", "pid": 42, "device": "cpu", "trial": 1, "epoch": 3, "beat_seconds_ago": 2.0}
+    ]
+
+
+def test_a_search_is_finished_when_nothing_is_left_to_do():
+    """A used-up budget with a place that waits or runs is no finished search."""
+    ended = [place(number, "complete") for number in range(9)]
+    assert snapshot(*ended, place(9, "failed")).finished
+    assert not snapshot(*ended, place(9, "waiting")).finished
+    assert not snapshot(*ended, place(9, "running")).finished
+    assert not snapshot(*ended).finished
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.4, "0 s"), (59.6, "1 min 00 s"), (125, "2 min 05 s"), (11_220, "3 h 07 min")]
+)
+def test_durations_read_well(seconds, text):
+    """A time span has two units at most."""
+    assert duration(seconds) == text
+
+
+def test_a_trials_calls_are_claimed_for_the_storage():
+    """Time in a trial's methods counts as storage, and what is claimed by nobody as between."""
+
+    class SlowTrial:
+        number = 3
+
+        def report(self, value, step):
+            """Take as long as a far database."""
+            import time
+
+            time.sleep(0.05)
+            return value, step
+
+    import time
+
+    watch = Stopwatch(time.perf_counter())
+    trial = TimedTrial(SlowTrial(), watch)
+    assert trial.number == 3
+    assert trial.report(1, step=2) == (1, 2)
+    time.sleep(0.02)
+    seconds = watch.seconds()
+    assert seconds["storage"] >= 0.05
+    assert seconds["between"] >= 0.02

@@ -1,0 +1,106 @@
+"""Study files: what they say, and what is said of their mistakes."""
+
+from __future__ import annotations
+
+import pytest
+
+from hpo.errors import StudyFileError
+from hpo.study_file import read_study_file
+from storage.lease import Limits
+from trainer.space import DEFAULT_SPACE
+
+pytestmark = pytest.mark.unit
+
+
+@pytest.fixture
+def read(tmp_path):
+    """Writes a study file and reads it."""
+
+    def write_and_read(text):
+        (tmp_path / "my study.toml").write_text(text, encoding="utf-8")
+        return read_study_file(tmp_path / "my study.toml")
+
+    return write_and_read
+
+
+def test_the_path_of_the_images_is_a_complete_study_file(read, tmp_path):
+    """With `[data] path` alone the study has a name, a budget and the default space."""
+    file = read('[data]\npath = "../photos"')
+    assert file.name == "my study"
+    assert file.data.path == tmp_path.parent / "photos"
+    assert file.limits == Limits(trials=100)
+    assert file.space.as_dict()["loss"] == DEFAULT_SPACE["loss"]
+    assert file.storage is None
+    assert file.folder == tmp_path / ".hpo"
+
+
+def test_a_limit_replaces_the_default_budget(read):
+    """A study with a budget of GPU hours has no limit of trials."""
+    assert read('[data]\npath = "a"\n[budget]\ngpu_hours = 2').limits == Limits(gpu_hours=2)
+
+
+def test_every_key_arrives_where_it_belongs(read, tmp_path):
+    """Every key of a study file is read."""
+    (tmp_path / "weights").mkdir()
+    file = read(
+        """
+[study]
+name = "얼굴"
+storage = "postgresql://me@db/hpo"
+sampler = "random"
+pruner = "hyperband"
+seed = 3
+retries = 0
+weights = "weights"
+[data]
+path = "images.csv"
+valid = 0.25
+test = 0
+seed = 4
+group = "person"
+[budget]
+trials = 7
+hours = 1.5
+gpu_hours = 9
+[recipe]
+epochs = 5
+"""
+    )
+    assert (file.name, file.storage, file.sampler, file.pruner, file.seed, file.retries) == (
+        "얼굴",
+        "postgresql://me@db/hpo",
+        "random",
+        "hyperband",
+        3,
+        0,
+    )
+    assert file.weights == tmp_path / "weights"
+    assert (file.data.valid, file.data.test, file.data.seed, file.data.group) == (0.25, 0, 4, "person")
+    assert file.limits == Limits(trials=7, hours=1.5, gpu_hours=9)
+    assert file.space.values("epochs") == (5,)
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ('path = "a"', "[path]: there is no such table"),
+        ('data = "a"', "data: is not a table"),
+        ('[dta]\npath = "a"', '[dta]: there is no such table; did you mean "data"?'),
+        ('[data]\npath = "a"\nvalid = 0.6\ntest = 0.5', "leave nothing to train on"),
+        ('[data]\npath = "a"\nvalid = 0', "data.valid: 0 leaves nothing to judge"),
+        ('[data]\npath = "a"\ngroup_pattern = "("', "is no regular expression"),
+        ('[data]\npath = "a"\ngroup_pattern = "a"', "has 0 groups in ( ); it needs one"),
+        ('[data]\npath = "a"\ngroup = "g"\ngroup_pattern = "(a)"', "cannot stand beside group_pattern"),
+        ('[study]\nstorage = "mysql://a/b"\n[data]\npath = "a"', "study.storage: mysql:// is no Postgres"),
+        ('[study]\nweights = "nowhere"\n[data]\npath = "a"', "study.weights:"),
+        ('[study]\nseed = true\n[data]\npath = "a"', "study.seed: true is not a whole number"),
+        ("[data]\npath = 3", "data.path: 3 is not a text"),
+        ('[data]\npath = "a"\n[recipe.loss]\nlow = 1', "recipe.loss: takes a value or a list, no range"),
+    ],
+)
+def test_each_mistake_is_one_line_with_its_key(read, text, complaint):
+    """A mistake in a study file is a line that starts with the file's name and has the key."""
+    with pytest.raises(StudyFileError) as caught:
+        read(text)
+    assert any(complaint in line for line in str(caught.value).splitlines()), str(caught.value)
+    assert all(line.startswith("my study.toml: ") for line in str(caught.value).splitlines())

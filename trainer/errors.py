@@ -1,0 +1,25 @@
+"""Failures that are foreseen: one line that names what failed and what to do next."""
+
+
+class TrainerError(Exception):
+    """A foreseen failure of a training; its text is one line for the user."""
+
+
+class RecipeError(TrainerError):
+    """A recipe or a search space that cannot be used; `problems` holds one line for each mistake."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("; ".join(problems))
+        self.problems = problems
+
+
+class DataError(TrainerError):
+    """Images or a manifest that cannot be used as they are."""
+
+
+class WeightsError(TrainerError):
+    """Pretrained weights that cannot be had."""
+
+
+class NonFiniteLossError(TrainerError):
+    """The loss became NaN or infinite."""

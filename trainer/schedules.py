@@ -1,0 +1,78 @@
+"""Learning-rate schedules by name, all from PyTorch, moved once a step and once an epoch."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from torch.optim.lr_scheduler import LambdaLR, LinearLR, LRScheduler, OneCycleLR, ReduceLROnPlateau
+
+if TYPE_CHECKING:
+    from torch.optim import Optimizer
+
+    from trainer.recipe import Recipe
+
+STEPS_AT = (0.5, 0.75)  # shares of the training after which "step" divides the rate by 10 (He et al. 2016)
+STEP_FACTOR = 0.1
+PLATEAU_FACTOR = 0.3
+PLATEAU_PATIENCE = 2  # epochs without a better macro-F1
+ONE_CYCLE_RISE = 0.3  # share of the training in which the rate rises (Smith & Topin 2018)
+WARMUP_START = 0.01  # of the full learning rate
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """What moves the learning rate of an optimiser."""
+
+    each_step: LRScheduler | None
+    each_epoch: ReduceLROnPlateau | None
+
+    def after_step(self) -> None:
+        """Move on by one optimiser step."""
+        if self.each_step is not None:
+            self.each_step.step()
+
+    def after_epoch(self, macro_f1: float) -> None:
+        """Take in the validation macro-F1 of an epoch."""
+        if self.each_epoch is not None:
+            self.each_epoch.step(macro_f1)
+
+
+def make_schedule(recipe: Recipe, optimizer: Optimizer, steps: int) -> Schedule:
+    """Build the recipe's schedule for a training of `steps` optimiser steps in all.
+
+    The rate rises linearly over the first `warmup` of the steps, to the recipe's learning rate; the rest follows
+    the named curve from its start. One-cycle brings a rise of its own and takes no other.
+    """
+    warmup = round(steps * recipe.warmup)
+    if recipe.schedule == "one_cycle":
+        cycle = OneCycleLR(optimizer, recipe.learning_rate, total_steps=steps + 1, pct_start=ONE_CYCLE_RISE)
+        return Schedule(each_step=cycle, each_epoch=None)
+    if recipe.schedule == "plateau":
+        rise = LinearLR(optimizer, WARMUP_START, total_iters=warmup) if warmup else None
+        plateau = ReduceLROnPlateau(
+            optimizer, mode="max", factor=PLATEAU_FACTOR, patience=PLATEAU_PATIENCE, threshold=1e-4
+        )
+        return Schedule(each_step=rise, each_epoch=plateau)
+    curve = {"constant": _constant, "step": _step, "cosine": _cosine}[recipe.schedule]
+
+    def factor(step: int) -> float:
+        if step < warmup:
+            return WARMUP_START + (1 - WARMUP_START) * step / warmup
+        return curve((step - warmup) / max(1, steps - warmup))
+
+    return Schedule(each_step=LambdaLR(optimizer, factor), each_epoch=None)
+
+
+def _constant(_done: float) -> float:
+    return 1.0
+
+
+def _step(done: float) -> float:
+    return STEP_FACTOR ** sum(done >= share for share in STEPS_AT)
+
+
+def _cosine(done: float) -> float:
+    """Loshchilov & Hutter 2017, "SGDR", equation 5 with one period and a rate of 0 at the end."""
+    return (1 + math.cos(math.pi * min(1.0, done))) / 2

@@ -1,0 +1,189 @@
+"""Which fields of the recipe vary, and how. A value fixes a field, a list chooses, a range table searches."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from trainer.errors import RecipeError
+from trainer.parts import Parts
+from trainer.recipe import DEFAULTS, RULES, Recipe, recipe_from, show, unknown_problem, value_problem, whole_to_float
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from optuna.trial import BaseTrial
+
+# What is searched where the study file says nothing. Ranges for fine-tuning after Quick-Tune (Arango et al.,
+# ICLR 2024, table 1): learning rate 1e-5 to 1e-2, weight decay 1e-5 to 0.1; gamma after Lin et al. 2017, table 1b.
+DEFAULT_SPACE: dict[str, Any] = {
+    "backbone": ["resnet50.a1_in1k", "convnext_tiny.fb_in22k", "efficientnet_b0.ra_in1k"],
+    "optimizer": ["adamw", "sgd"],
+    "learning_rate": {"low": 1e-5, "high": 1e-2, "log": True},
+    "weight_decay": {"low": 1e-5, "high": 0.1, "log": True},
+    "schedule": ["cosine", "step", "plateau", "one_cycle"],
+    "warmup": [0.0, 0.05, 0.1],
+    "loss": ["cross_entropy", "label_smoothing", "focal", "soft_f1"],
+    "focal_gamma": {"low": 0.5, "high": 5.0},
+    "label_smoothing": [0.05, 0.1, 0.2],
+    "class_weights": ["none", "balanced"],
+    "sampler": ["shuffle", "balanced"],
+    "augment": ["none", "flip", "light", "medium", "heavy"],
+    "ema": [False, True],
+}
+
+
+@dataclass(frozen=True)
+class Range:
+    """All numbers from low to high, both included; whole numbers where the field is one."""
+
+    low: float
+    high: float
+    log: bool = False
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One of these values."""
+
+    values: tuple[str | bool | int | float, ...]
+
+
+class Space:
+    """The search space: for each field of the recipe a value, a choice or a range.
+
+    Args:
+        fields: field -> value | list | {"low", "high"[, "log"]}; a field that is not given is searched as in
+            `DEFAULT_SPACE`, or has the recipe's default.
+        parts: functions of one's own, whose names become usable.
+
+    Raises:
+        RecipeError: unknown fields, names or impossible ranges, all of them at once.
+    """
+
+    def __init__(self, fields: Mapping[str, Any], parts: Parts | None = None) -> None:
+        self.parts = parts or Parts()
+        problems = [unknown_problem(name, DEFAULTS) for name in fields if name not in DEFAULTS]
+        self.fields: dict[str, Any] = {}
+        for name, default in DEFAULTS.items():
+            entry = _parse(name, fields.get(name, DEFAULT_SPACE.get(name, default)))
+            self.fields[name] = entry
+            problems += _problems(name, entry, self.parts.names(name))
+        if problems:
+            raise RecipeError(problems)
+
+    def values(self, name: str) -> tuple[Any, ...]:
+        """All values that a field can have; for a range its two ends."""
+        entry = self.fields[name]
+        match entry:
+            case Choice(values):
+                return values
+            case Range(low, high):
+                return (low, high)
+            case _:
+                return (entry,)
+
+    def listed_values(self, name: str) -> tuple[Any, ...]:
+        """All values that a field can have where they are written one by one; nothing for a range."""
+        return () if isinstance(self.fields[name], Range) else self.values(name)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The space as a study file writes it, complete; JSON can hold it."""
+        written: dict[str, Any] = {}
+        for name, entry in self.fields.items():
+            match entry:
+                case Choice(values):
+                    written[name] = list(values)
+                case Range():
+                    written[name] = asdict(entry)
+                case _:
+                    written[name] = entry
+        return written
+
+    def default_parameters(self) -> dict[str, Any]:
+        """The searched fields at the recipe's defaults, or as near as the space allows: a search's first trial."""
+        nearest: dict[str, Any] = {}
+        for name, entry in self.fields.items():
+            match entry:
+                case Choice(values):
+                    nearest[name] = DEFAULTS[name] if DEFAULTS[name] in values else values[0]
+                case Range(low, high):
+                    nearest[name] = min(max(DEFAULTS[name], low), high)
+        return nearest
+
+
+def suggest(trial: BaseTrial, space: Space) -> Recipe:
+    """Ask the trial for the fields that vary, and only for those that this recipe uses.
+
+    A conditional field (`focal_gamma` without the focal loss) keeps its fixed value or the recipe's default.
+    """
+    chosen: dict[str, Any] = {}
+    for name, entry in space.fields.items():
+        rule = RULES[name]
+        # A recipe's fields are in such an order that a condition's field comes before those that depend on it.
+        used = rule.only_if is None or chosen[rule.only_if[0]] in rule.only_if[1]
+        match entry:
+            case Choice(values):
+                chosen[name] = trial.suggest_categorical(name, values) if used else DEFAULTS[name]
+            case Range() if not used:
+                chosen[name] = DEFAULTS[name]
+            case Range(low, high, log) if isinstance(DEFAULTS[name], int):
+                chosen[name] = trial.suggest_int(name, int(low), int(high), log=log)
+            case Range(low, high, log):
+                chosen[name] = trial.suggest_float(name, low, high, log=log)
+            case _:
+                chosen[name] = entry
+    return recipe_from(chosen)
+
+
+def _parse(name: str, written: Any) -> Any:
+    if isinstance(written, list | tuple):
+        return Choice(tuple(whole_to_float(name, value) for value in written))
+    if isinstance(written, dict):
+        return written if _range_problems(name, written) else Range(**written)
+    return whole_to_float(name, written)
+
+
+def _problems(name: str, entry: Any, names: tuple[str, ...]) -> list[str]:
+    match entry:
+        case Choice(()):
+            return [f"{name}: an empty list leaves nothing to choose"]
+        case Choice(values):
+            found = [value_problem(name, value, names) for value in values]
+            doubles = sorted({show(value) for value in values if values.count(value) > 1})
+            found += [f"{name}: {', '.join(doubles)} is listed more than once"] if doubles else []
+        case Range(low, high):
+            number = int if isinstance(DEFAULTS[name], int) else float
+            found = [value_problem(name, number(end), names) for end in (low, high)]
+        case dict():
+            found = list(_range_problems(name, entry))
+        case _:
+            found = [value_problem(name, entry, names)]
+    return [problem for problem in found if problem]
+
+
+def _range_problems(name: str, table: dict[str, Any]) -> list[str]:
+    """What keeps this table from being a range of the field; empty where nothing does."""
+    if isinstance(DEFAULTS[name], bool | str):
+        return [f"{name}: takes a value or a list, no range"]
+    problems = [
+        unknown_problem(f"{name}.{key}", (f"{name}.{k}" for k in ("low", "high", "log")))
+        for key in table
+        if key not in ("low", "high", "log")
+    ]
+    problems += [f"{name}: a range needs {key}" for key in ("low", "high") if key not in table]
+    if problems:
+        return problems
+    low, high, log = table["low"], table["high"], table.get("log", False)
+    whole = isinstance(DEFAULTS[name], int)
+    for key, end in (("low", low), ("high", high)):
+        if type(end) is not int and (whole or type(end) is not float or not math.isfinite(end)):
+            problems.append(f"{name}.{key}: {show(end)} is not {'a whole' if whole else 'a finite'} number")
+    if not isinstance(log, bool):
+        problems.append(f"{name}.log: {show(log)} is not true or false")
+    if not problems and low > high:
+        problems.append(f"{name}: low = {low} is above high = {high}")
+    if not problems and log and low <= 0:
+        problems.append(f"{name}: a logarithmic range starts above 0, not at low = {low}")
+    return problems
