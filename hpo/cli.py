@@ -57,6 +57,14 @@ def run(options: argparse.Namespace) -> int:
     except (HpoError, StorageError, TrainerError) as error:
         print(f"hpo: {error}", file=sys.stderr)
         return EXIT_FAILED
+    except Exception as error:
+        from storage.database import OUTAGES
+
+        if not isinstance(error, OUTAGES):
+            raise
+        cause = " ".join(str(error.__cause__ or error).split())
+        print(f"hpo: storage: the database stopped answering; the same command goes on later: {cause}", file=sys.stderr)
+        return EXIT_FAILED
 
 
 def parser() -> argparse.ArgumentParser:

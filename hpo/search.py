@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from hpo.errors import HpoError
@@ -11,6 +12,7 @@ from hpo.launcher import STOP_SECONDS, launch, stop
 from hpo.status import take_snapshot
 from hpo.stopwatch import duration
 from hpo.study import create_study, default_trial, load_study
+from storage.database import OUTAGES
 from storage.lease import bury
 from trainer.recipe import show, used_fields
 
@@ -92,11 +94,12 @@ def search(
         signals.append(number)
 
     previous = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
-    launched = launch(command, workers, gpus)
+    finished = take_snapshot(file, url, opened).finished
+    launched = [] if finished else launch(command, workers, gpus)
     try:
         failures = _watch(file, url, opened, launched, signals, progress)
     finally:
-        stop(launched, at_once=True)
+        stop(launched)
         for number, handler in previous.items():
             signal.signal(number, handler)
     snapshot = take_snapshot(file, url, opened)
@@ -145,7 +148,8 @@ def _watch(
                     cause = f"a worker was ended by signal {-code}" if code < 0 else worker.last_words()
                     failures.append(cause.removeprefix("hpo: "))
                 worker.output.close()
-            progress.show(take_snapshot(file, url, opened))
+            with suppress(*OUTAGES):  # the workers wait or fail by themselves; the next look may succeed
+                progress.show(take_snapshot(file, url, opened))
             time.sleep(POLL_SECONDS if watched else 0)
     return failures
 

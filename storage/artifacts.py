@@ -33,16 +33,17 @@ class FolderArtifactStore:
 
     def write(self, artifact_id: str, content_body: BinaryIO) -> None:
         """Write an artifact: temporary file, fsync, rename."""
-        self._folder.mkdir(parents=True, exist_ok=True)
         temporary = self._folder / f"{artifact_id}.{os.getpid()}.tmp"
         try:
+            self._folder.mkdir(parents=True, exist_ok=True)
             with temporary.open("wb") as file:
                 shutil.copyfileobj(content_body, file)
                 file.flush()
                 os.fsync(file.fileno())
             temporary.rename(self._folder / artifact_id)
         except OSError as error:
-            temporary.unlink(missing_ok=True)
+            with suppress(OSError):
+                temporary.unlink()
             raise StorageError(f"artifacts: {self._folder} cannot be written to: {error.strerror}") from error
 
     def remove(self, artifact_id: str) -> None:

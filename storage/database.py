@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import optuna
 from sqlalchemy import create_engine, text
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, OperationalError, ProgrammingError
+from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError, ProgrammingError
 
 from storage.errors import StorageError
 
@@ -16,10 +17,9 @@ if TYPE_CHECKING:
 
     from sqlalchemy.engine import Connection
 
-from contextlib import contextmanager
-
 DRIVER = "postgresql+psycopg2"
 CONNECT_TIMEOUT = 10  # seconds
+OUTAGES = (DBAPIError, optuna.exceptions.StorageInternalError)  # of a database that stops answering midway
 INIT_LOCK = 4_761_001  # of pg_advisory_lock: any number that others are unlikely to take
 
 # `place` is a place in the budget: one trial of it, however often it has to be started. `worker` is a process.

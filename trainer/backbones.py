@@ -74,14 +74,22 @@ def build_model(
         raise RecipeError([problem])
     arguments: dict[str, Any] = {"num_classes": classes, **_size_argument(recipe.backbone, recipe.image_size)}
     if pretrained:
-        arguments["pretrained"] = True
-        if file := _local_weights(recipe.backbone, weights):
-            arguments["pretrained_cfg_overlay"] = {"file": str(file)}
+        file = _local_weights(recipe.backbone, weights)
+        overlay = {"pretrained_cfg_overlay": {"file": str(file)}} if file else {}
+        random_state = torch.get_rng_state()
         try:
-            model = timm.create_model(recipe.backbone, **arguments)
+            model = timm.create_model(recipe.backbone, pretrained=True, **overlay, **arguments)
         # Whatever the hub client, the file system or the unpickler raise: the user needs the one line.
         except Exception as error:
             raise WeightsError(_weights_line(recipe.backbone, weights, error)) from error
+        if file:
+            # Beside a new head timm takes what it knows from a file and leaves the rest, be it all of another model.
+            torch.set_rng_state(random_state)
+            untrained = timm.create_model(recipe.backbone, **arguments).state_dict()
+            if all(torch.equal(value, untrained[key]) for key, value in model.state_dict().items()):
+                raise WeightsError(
+                    f"weights: {file} has no weights of {recipe.backbone}; put those of this model there"
+                )
     else:
         model = timm.create_model(recipe.backbone, **arguments)
     config = timm.data.resolve_model_data_config(model)
@@ -116,7 +124,7 @@ def backbone_problem(name: str, size: int) -> str | None:
     if not timm.is_model(name):
         known = difflib.get_close_matches(architecture, timm.list_models(), n=1, cutoff=0.5)
         return f'backbone: timm has no "{name}"' + (f'; did you mean "{known[0]}"?' if known else "")
-    if get_pretrained_cfg(name) is None:
+    if not _has_tag(name):
         tags = [tagged for tagged in timm.list_pretrained() if tagged.startswith(f"{architecture}.")]
         return f'backbone: timm has no weights "{name}"; it has {", ".join(tags) or "none for this model"}'
     try:
@@ -147,6 +155,14 @@ def _size_argument(name: str, size: int) -> dict[str, int]:
     """Models with a fixed input size are built for another one only when told so."""
     config = get_pretrained_cfg(name)
     return {"img_size": size} if config is not None and config.fixed_input_size else {}
+
+
+def _has_tag(name: str) -> bool:
+    """Whether timm knows the weights that a model's name asks for; a name without a tag asks for the usual ones."""
+    try:
+        return get_pretrained_cfg(name) is not None
+    except RuntimeError:  # a tag that this model does not have
+        return False
 
 
 def _local_weights(name: str, folder: Path | None) -> Path | None:

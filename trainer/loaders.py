@@ -106,6 +106,7 @@ def train_batches(
         collate_fn=_as_it_is,
         num_workers=loaders,
         persistent_workers=loaders > 0,
+        multiprocessing_context="fork" if loaders else None,  # policies and functions of one's own need no pickling
         pin_memory=device.type == "cuda",
     )
     return TrainBatches(loader, sampler)
