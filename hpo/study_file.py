@@ -35,7 +35,7 @@ class DataSettings:
         valid: share of the images that judges the trials.
         test: share of the images that the search never sees.
         seed: of the split.
-        group: column of the CSV whose images stay on one side of the split.
+        group: column of the CSV whose images stay on one side of the split; "group" where there is one.
         group_pattern: regular expression whose one group does so, searched in an image's path.
     """
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import difflib
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import timm
 import torch
+from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+from huggingface_hub.errors import EntryNotFoundError
 from safetensors.torch import load_file, save
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import get_pretrained_cfg
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
     from trainer.recipe import Recipe
     from trainer.space import Space
 
+HUB_SECONDS = 10.0  # in which the hub has to answer
 WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 
 
@@ -78,6 +82,8 @@ def build_model(
         overlay = {"pretrained_cfg_overlay": {"file": str(file)}} if file else {}
         random_state = torch.get_rng_state()
         try:
+            if not file:
+                _reach_hub(recipe.backbone)
             model = timm.create_model(recipe.backbone, pretrained=True, **overlay, **arguments)
         # Whatever the hub client, the file system or the unpickler raise: the user needs the one line.
         except Exception as error:
@@ -169,6 +175,15 @@ def _local_weights(name: str, folder: Path | None) -> Path | None:
     if folder is None:
         return None
     return next((file for suffix in WEIGHT_SUFFIXES if (file := folder / f"{name}{suffix}").is_file()), None)
+
+
+def _reach_hub(name: str) -> None:
+    """Ask the hub once for weights that are not here yet; its client would try for most of a minute."""
+    repository = get_pretrained_cfg(name).hf_hub_id
+    names = ("model.safetensors", "pytorch_model.bin")
+    if repository and not any(try_to_load_from_cache(repository, file) for file in names):
+        with suppress(EntryNotFoundError):  # it answers, and timm knows other names to ask for
+            get_hf_file_metadata(hf_hub_url(repository, names[0]), timeout=HUB_SECONDS)
 
 
 def _weights_line(name: str, folder: Path | None, error: Exception) -> str:

@@ -70,7 +70,8 @@ class Index:
 def read_index(path: Path, *, group: str | None = None, group_pattern: str | None = None) -> Index:
     r"""List the images of a folder with one folder a class, or of a CSV with the columns path,label[,group].
 
-    group: the CSV's column that names the group of each image (a person, a patient, a scene).
+    group: the CSV's column that names the group of each image (a person, a patient, a scene); a column "group" does so
+        by itself.
     group_pattern: a regular expression with one capture group, searched in the path; what it captures is the group:
         r"person(\d+)" puts "cat/person7_a.jpg" and "dog/person7_b.jpg" into one.
 
@@ -171,7 +172,6 @@ def _walk(folder: Path, above: tuple[tuple[int, int], ...]) -> Iterator[Path]:
 
 def _read_csv(path: Path, group: str | None) -> tuple[list[str], list[str], list[str]]:
     """Paths, labels and group names (the path itself where there is no group column)."""
-    columns = ["path", "label", *([] if group is None else [group])]
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file, strict=True)
@@ -183,6 +183,9 @@ def _read_csv(path: Path, group: str | None) -> tuple[list[str], list[str], list
         raise DataError(f"{str(path)!r} line {reader.line_num}: {error}; correct the line") from error
     except OSError as error:
         raise DataError(f"{str(path)!r} cannot be read: {error.strerror}; allow it") from error
+    if group is None and "group" in header:
+        group = "group"
+    columns = ["path", "label", *([] if group is None else [group])]
     if missing := [column for column in columns if column not in header]:
         raise DataError(
             f"{str(path)!r} has no column {_some(missing)}, but {_some(header)}; name them, with commas between"

@@ -150,6 +150,15 @@ def test_weights_that_cannot_be_loaded(refused, study, photos, tmp_path):
     assert "test_resnet.safetensors cannot be loaded into test_resnet" in refused("search", study(text))
 
 
+def test_weights_that_cannot_be_fetched(refused, study, photos):
+    """Where the hub cannot be reached, the first trial does not start, and the line names three ways on."""
+    line = refused(
+        "search", study(GOOD.replace("pretrained = false", "")), HF_ENDPOINT="http://localhost:1", HF_HOME="hf"
+    )
+    assert "the pretrained weights of test_resnet cannot be fetched from the hub" in line
+    assert "put test_resnet.safetensors into a folder and name it in [study] weights, or set pretrained = false" in line
+
+
 def test_a_database_that_cannot_be_used(refused, study, photos, database):
     """An unreachable database, a wrong password and missing tables are one line without the password."""
     study()

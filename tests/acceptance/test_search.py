@@ -286,6 +286,12 @@ def test_groups_example_keeps_each_person_on_one_side(hpo, tmp_path, database):
     done = hpo("predict", "bundle", "bundle/test.csv", "-o", "predictions.csv", "--json")
     info = json.loads((tmp_path / "bundle/bundle.json").read_text())
     assert json.loads(done.stdout)["metrics"] == info["metrics"]["test"]
+    unwritable = hpo("predict", "bundle", "bundle/test.csv", "-o", "/proc/predictions.csv")
+    assert unwritable.returncode == 1
+    assert unwritable.stderr.startswith("hpo: predict: /proc/predictions.csv cannot be written")
+    unwritable = hpo("export-best", "groups.toml", "-o", "/proc/bundle", HPO_STORAGE=database)
+    assert unwritable.returncode == 1
+    assert unwritable.stderr.startswith("hpo: /proc/bundle: cannot be written")
     own_weights = hpo("export-best", "groups.toml", "-o", "own", "--no-retrain", HPO_STORAGE=database)
     assert own_weights.returncode == 0, own_weights.stderr
     assert json.loads((tmp_path / "own/bundle.json").read_text())["test_uses"] == 2

@@ -533,3 +533,18 @@ def test_broken_images_are_found_by_pixels(tmp_path):
     message = _refusal(data.pixels, 8)
     assert message.startswith("1 of 6 images cannot be read: ")
     assert "a/1.png': the file is empty; remove or replace them" in message
+
+
+def test_a_column_called_group_is_the_group_by_itself(tmp_path: Path) -> None:
+    """A CSV with a column `group` keeps its groups whole, without being told so."""
+    rows = []
+    for number in range(24):
+        name = f"{number}.png"
+        Image.new("L", (4, 4), number).save(tmp_path / name)
+        rows.append(f"{name},{'ab'[number % 2]},person {number // 4}")
+    (tmp_path / "images.csv").write_text("\n".join(["path,label,group", *rows]))
+    index = read_index(tmp_path / "images.csv")
+    assert len(set(index.groups.tolist())) == 6
+    parts = split(index, valid=0.25, test=0.25, seed=0)
+    sides = [set(index.groups[part].tolist()) for part in (parts.train, parts.valid, parts.test)]
+    assert sum(map(len, sides)) == 6
