@@ -1,0 +1,81 @@
+"""What the tests of the training share: small images, models that train in milliseconds, a recipe for them."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from trainer.data import load_data
+from trainer.parts import Parts
+from trainer.recipe import Recipe
+
+SIDE = 16  # pixels
+
+
+@pytest.fixture
+def one_thread():
+    """One thread of torch: the order of its sums is then the same on every machine."""
+    import torch  # not above: most tests of the search need no torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def write_colours(tmp_path_factory):
+    """A function that writes noisy images, each a little red, green or blue, into one folder a class."""
+
+    def write(images, tint=25, side=SIDE):
+        folder = tmp_path_factory.mktemp("colours")
+        random = np.random.default_rng(1)
+        for channel, (name, count) in enumerate(images.items()):
+            (folder / name).mkdir()
+            for number in range(count):
+                noisy = random.normal(110, 45, (side, side, 3))
+                noisy[..., channel] += tint
+                pixels = noisy.clip(0, 255).astype(np.uint8)
+                Image.fromarray(pixels).save(folder / name / f"{number}.png")
+        return folder
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def colours(write_colours, tmp_path_factory):
+    """Three classes of 24 images, 16 pixels a side, memory-mapped: 36 to train, 18 to validate, 18 to test."""
+    folder = write_colours({"red": 24, "green": 24, "blue": 24})
+    return load_data(folder, valid=0.25, test=0.25, cache=tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture
+def parts():
+    """Models of one's own: `linear`, and `dropout`, which draws random numbers at each step."""
+    from torch import nn
+
+    def linear(classes, side):
+        return nn.Sequential(nn.Flatten(), nn.Linear(3 * side * side, classes))
+
+    def dropout(classes, side):
+        return nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(3 * side * side, classes))
+
+    return Parts(backbones={"linear": linear, "dropout": dropout})
+
+
+@pytest.fixture(scope="session")
+def make_recipe():
+    """A function that makes a recipe for two quick epochs of the linear model, with these changes."""
+
+    def make(**changes):
+        quick = {
+            "backbone": "linear",
+            "pretrained": False,
+            "image_size": SIDE,
+            "epochs": 2,
+            "batch_size": 8,
+            "learning_rate": 1e-3,
+            "augment": "none",
+        }
+        return Recipe(**(quick | changes))
+
+    return make

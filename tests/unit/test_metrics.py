@@ -1,0 +1,126 @@
+"""The metrics, compared with scikit-learn's."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from sklearn import metrics as reference
+
+from trainer.metrics import accuracy, class_f1, confusion_matrix, macro_f1, macro_precision, macro_recall, summary
+
+pytestmark = pytest.mark.unit
+
+CLASSES = 6
+
+
+def _case(seed):
+    """Labels and predictions in which some classes are never seen, never predicted, or neither."""
+    random = np.random.default_rng(seed)
+    seen = random.choice(CLASSES, random.integers(1, CLASSES + 1), replace=False)
+    named = random.choice(CLASSES, random.integers(1, CLASSES + 1), replace=False)
+    images = random.integers(1, 60)
+    labels = random.choice(seen, images)
+    right = random.random(images) < random.random()
+    return labels, np.where(right, labels, random.choice(named, images))
+
+
+def _matrix(labels, predicted):
+    return confusion_matrix(torch.from_numpy(labels), torch.from_numpy(predicted), CLASSES)
+
+
+CASES = range(40)
+
+
+@pytest.mark.parametrize("seed", CASES)
+def test_confusion_matrix(seed):
+    """Rows are true classes and columns predicted ones, as whole numbers."""
+    labels, predicted = _case(seed)
+    matrix = _matrix(labels, predicted)
+    assert matrix.dtype == torch.int64
+    np.testing.assert_array_equal(
+        matrix.numpy(), reference.confusion_matrix(labels, predicted, labels=np.arange(CLASSES))
+    )
+
+
+@pytest.mark.parametrize("seed", CASES)
+def test_scores(seed):
+    """Macro-F1, precision, recall and accuracy are scikit-learn's, whichever classes are absent."""
+    labels, predicted = _case(seed)
+    matrix = _matrix(labels, predicted)
+    options = {"average": "macro", "zero_division": 0}
+    assert macro_f1(matrix) == pytest.approx(reference.f1_score(labels, predicted, **options), abs=1e-12)
+    assert macro_precision(matrix) == pytest.approx(reference.precision_score(labels, predicted, **options), abs=1e-12)
+    assert macro_recall(matrix) == pytest.approx(reference.recall_score(labels, predicted, **options), abs=1e-12)
+    assert accuracy(matrix) == reference.accuracy_score(labels, predicted)
+
+
+@pytest.mark.parametrize("seed", CASES)
+def test_class_f1(seed):
+    """The F1 of each class that occurs is scikit-learn's, and a class that does not occur has none."""
+    labels, predicted = _case(seed)
+    scores = class_f1(_matrix(labels, predicted)).numpy()
+    occurring = np.union1d(labels, predicted)
+    expected = np.full(CLASSES, np.nan)
+    expected[occurring] = reference.f1_score(labels, predicted, labels=occurring, average=None, zero_division=0)
+    np.testing.assert_allclose(scores, expected, rtol=1e-12)
+
+
+def test_cases_have_absent_classes():
+    """The cases above hold classes that are neither seen nor predicted, only seen, and only predicted."""
+    kinds = set()
+    for seed in CASES:
+        labels, predicted = _case(seed)
+        kinds |= {(c in labels, c in predicted) for c in range(CLASSES)}
+    assert len(kinds) == 4
+
+
+def test_a_class_that_is_never_right():
+    """A class that is only predicted, or never predicted, counts 0 in macro-F1; one that does not occur not at all."""
+    matrix = torch.tensor([[4, 0, 0, 0], [0, 0, 2, 0], [0, 0, 0, 0], [0, 0, 0, 0]])
+    assert macro_f1(matrix) == pytest.approx(1 / 3)
+    assert macro_precision(matrix) == pytest.approx(1 / 3)
+    assert macro_recall(matrix) == pytest.approx(1 / 3)
+
+
+def test_perfect_and_worst():
+    """All right is 1 and all wrong is 0, in every metric."""
+    for matrix, expected in ((torch.eye(3, dtype=torch.int64) * 5, 1.0), (torch.tensor([[0, 3], [2, 0]]), 0.0)):
+        scores = [score(matrix) for score in (macro_f1, macro_precision, macro_recall, accuracy)]
+        assert scores == [expected] * 4
+
+
+def test_batches_add_up():
+    """The matrices of batches add up to that of all images; their macro-F1 values do not average to it."""
+    random = np.random.default_rng(5)
+    labels, predicted = random.integers(0, CLASSES, 100), random.integers(0, CLASSES, 100)
+    batches = [_matrix(labels[start : start + 8], predicted[start : start + 8]) for start in range(0, 100, 8)]
+    whole = _matrix(labels, predicted)
+    assert torch.equal(sum(batches), whole)
+    assert abs(np.mean([macro_f1(batch) for batch in batches]) - macro_f1(whole)) > 0.01
+
+
+def test_many_images():
+    """Counts of millions of images lose no image."""
+    matrix = torch.tensor([[2**30, 1], [0, 2**30]])
+    assert accuracy(matrix) == 2**31 / (2**31 + 1)
+    assert 1 - macro_f1(matrix) == pytest.approx(2**-31, rel=1e-3)
+
+
+def test_summary():
+    """The summary holds all metrics, and F1 and images of each class by name, as plain JSON."""
+    matrix = torch.tensor([[8, 2, 0], [1, 9, 0], [0, 0, 0]])
+    made = summary(matrix, ("cat", "dog", "owl"))
+    assert json.loads(json.dumps(made, allow_nan=False)) == made
+    assert made == {
+        "macro_f1": macro_f1(matrix),
+        "accuracy": 0.85,
+        "macro_precision": macro_precision(matrix),
+        "macro_recall": macro_recall(matrix),
+        "images": 20,
+        "per_class": {
+            "cat": {"f1": pytest.approx(16 / 19), "images": 10},
+            "dog": {"f1": pytest.approx(18 / 21), "images": 10},
+            "owl": {"f1": 0.0, "images": 0},
+        },
+    }

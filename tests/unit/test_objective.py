@@ -1,0 +1,198 @@
+"""The objective: a trial from the search space to its score, in a study of plain Optuna."""
+
+import dataclasses
+import os
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import optuna
+import pytest
+import torch
+
+from trainer.backbones import build_model, load_weights
+from trainer.data import Data
+from trainer.errors import NonFiniteLossError
+from trainer.fit import confusion_of
+from trainer.metrics import macro_f1
+from trainer.objective import objective
+from trainer.parts import Parts
+from trainer.space import Space, suggest
+
+pytestmark = [pytest.mark.unit, pytest.mark.usefixtures("one_thread")]
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def space(parts):
+    """Four quick epochs, with two models, a range and two policies to search."""
+    return Space(
+        {
+            "backbone": ["linear", "dropout"],
+            "pretrained": False,
+            "image_size": 16,
+            "epochs": 4,
+            "batch_size": 8,
+            "learning_rate": {"low": 1e-5, "high": 1e-3, "log": True},
+            "augment": ["none", "flip"],
+        },
+        parts,
+    )
+
+
+def _study(pruner=None):
+    sampler = optuna.samplers.RandomSampler(seed=5)
+    return optuna.create_study(direction="maximize", sampler=sampler, pruner=pruner or optuna.pruners.NopPruner())
+
+
+NOTEBOOK = """
+    import sys
+    import optuna
+    from torch import nn
+    from trainer.data import load_data
+    from trainer.objective import objective
+    from trainer.parts import Parts
+    from trainer.space import Space
+
+    data = load_data(sys.argv[1], valid=0.25, test=0.25)
+    own = Parts(backbones={"mine": lambda classes, side: nn.Sequential(nn.Flatten(), nn.Linear(3 * side**2, classes))})
+    space = Space({"backbone": "mine", "pretrained": False, "image_size": 16, "epochs": 3}, own)
+    study = optuna.create_study(direction="maximize", pruner=optuna.pruners.MedianPruner(n_startup_trials=2))
+    study.optimize(lambda trial: objective(trial, space, data), n_trials=6)
+    print(study.best_value)
+
+    assert all(trial.state.is_finished() for trial in study.trials)
+    assert not {"hpo", "storage", "psycopg2"} & sys.modules.keys()
+"""
+
+
+def test_notebook(colours):
+    """Ten lines of a notebook search with plain Optuna and its pruner, without the command line and its database."""
+    command = [sys.executable, "-W", "error", "-c", textwrap.dedent(NOTEBOOK), str(colours.index.root)]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, env=os.environ | {"OMP_NUM_THREADS": "1"}
+    )
+    assert done.returncode == 0, done.stderr
+    assert 0 < float(done.stdout) <= 1
+
+
+def test_value(colours, space):
+    """The value is the best macro-F1 of the epochs, all of which are reported, and `best_epoch` says which it was."""
+    study = _study()
+    study.optimize(lambda trial: objective(trial, space, colours, device=CPU), n_trials=5)
+    assert len({trial.value for trial in study.trials}) > 1
+    for trial in study.trials:
+        assert list(trial.intermediate_values) == [1, 2, 3, 4]
+        assert trial.value == max(trial.intermediate_values.values())
+        first_best = min(e for e, score in trial.intermediate_values.items() if score == trial.value)
+        assert trial.user_attrs == {"best_epoch": first_best}
+
+
+def test_best_weights(colours, space, tmp_path):
+    """The file of the best weights gives the trial's value again."""
+    study = _study()
+    for number in range(6):
+        trial = study.ask()
+        file = tmp_path / f"{number}.safetensors"
+        value = objective(trial, space, colours, device=CPU, best_weights=file)
+        recipe = suggest(optuna.trial.FixedTrial(trial.params), space)
+        model = build_model(recipe, 3, space.parts, pretrained=False)
+        load_weights(model, file)
+        labels = torch.from_numpy(colours.index.labels)
+        matrix = confusion_of(model.eval(), colours.pixels(16), labels, colours.split.valid, 5, CPU)
+        assert macro_f1(matrix) == value
+        study.tell(trial, value)
+    assert any(trial.user_attrs["best_epoch"] < 4 for trial in study.trials)
+
+
+def test_repeated_trial(colours, space):
+    """A trial with the parameters of another has its value."""
+    study = _study()
+    trial = study.ask()
+    value = objective(trial, space, colours, device=CPU)
+    assert objective(optuna.trial.FixedTrial(trial.params), space, colours, device=CPU) == value
+
+
+def test_pruned(colours, space, tmp_path):
+    """A pruner that wants no more of a trial ends it after the epoch that it has judged; its best weights are kept."""
+    study = _study(optuna.pruners.ThresholdPruner(lower=1.1, n_warmup_steps=2))
+    trial, steps = study.ask(), []
+    with pytest.raises(optuna.TrialPruned):
+        objective(
+            trial,
+            space,
+            colours,
+            device=CPU,
+            best_weights=tmp_path / "best.safetensors",
+            on_step=lambda: steps.append(1),
+        )
+    assert list(study.trials[0].intermediate_values) == [1, 2]
+    assert len(steps) == 2 * (36 // 8)
+    assert (tmp_path / "best.safetensors").stat().st_size > 0
+
+
+def test_last_epoch_is_not_pruned(colours, space):
+    """After the last epoch there is nothing to save: the trial is complete, whatever the pruner says."""
+    study = _study(optuna.pruners.ThresholdPruner(lower=1.1, n_warmup_steps=4))
+    value = objective(study.ask(), space, colours, device=CPU)
+    assert 0 < value <= 1
+
+
+def test_on_epoch(colours, space):
+    """`on_epoch` sees each epoch before it is reported."""
+    study, seen = _study(), []
+    trial = study.ask()
+
+    def watch(epoch):
+        seen.append((epoch.number, list(study.trials[0].intermediate_values), epoch.macro_f1))
+
+    value = objective(trial, space, colours, device=CPU, on_epoch=watch)
+    assert [number for number, _, _ in seen] == [1, 2, 3, 4]
+    assert [reported for _, reported, _ in seen] == [[], [1], [1, 2], [1, 2, 3]]
+    assert max(score for _, _, score in seen) == value
+
+
+def test_on_step(colours, space):
+    """What `on_step` raises ends the trial."""
+
+    def stop():
+        raise InterruptedError("the disk is full")
+
+    with pytest.raises(InterruptedError, match="the disk is full"):
+        objective(_study().ask(), space, colours, device=CPU, on_step=stop)
+
+
+def test_own_parts(colours, parts):
+    """The space's own functions reach the training, and its failures come out as they are."""
+    own = Parts(backbones=parts.backbones, losses={"broken": lambda logits, _: logits.sum() * float("nan")})
+    fields = {"backbone": "linear", "image_size": 16, "epochs": 1, "loss": "broken", "augment": "none"}
+    with pytest.raises(NonFiniteLossError):
+        objective(_study().ask(), Space(fields, own), colours, device=CPU)
+
+
+def _changed(data, part):
+    """The data with other pixels and other labels in one part."""
+    pixels, labels = data.pixels(16).copy(), data.index.labels.copy()
+    pixels[part] = 255 - pixels[part]
+    labels[part] = (labels[part] + 1) % 3
+    changed = Data(dataclasses.replace(data.index, labels=labels), data.split, None)
+    changed._pixels[16] = pixels
+    return changed
+
+
+def test_test_part_is_never_looked_at(colours, space, tmp_path):
+    """Other pixels and labels in the test part change nothing in a trial; in the other parts they do."""
+    results = {}
+    for name, part in {"same": np.array([], np.int64), **vars(colours.split)}.items():
+        if name == "digest":
+            continue
+        study = _study()
+        trial = study.ask()
+        file = tmp_path / f"{name}.safetensors"
+        objective(trial, space, _changed(colours, part), device=CPU, best_weights=file)
+        results[name] = (study.trials[0].intermediate_values, study.trials[0].user_attrs, file.read_bytes())
+    assert results["test"] == results["same"]
+    assert results["valid"][0] != results["same"][0]
+    assert results["train"][2] != results["same"][2]
