@@ -3,27 +3,23 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import signal
 import sys
-import threading
 import time
-import uuid
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
+
+from hpo import commands
+from hpo.commands import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from hpo.study_file import StudyFile
     from trainer.parts import Parts
 
 THREADS = "of torch on a CPU; beside a GPU, processes that augment; default: all cores"
 STARTED = time.perf_counter()  # the start-up of a worker counts from here
-
-EXIT_DONE, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED, EXIT_TERMINATED = 0, 1, 2, 130, 143
 
 
 def main(arguments: Sequence[str] | None = None, *, parts: Parts | None = None) -> NoReturn:
@@ -36,6 +32,7 @@ def main(arguments: Sequence[str] | None = None, *, parts: Parts | None = None) 
     """
     options = parser().parse_args(arguments)
     options.parts, options.script = parts, sys.argv[0] if parts else None
+    options.started, options.cuda_visible_devices = STARTED, os.environ.get("CUDA_VISIBLE_DEVICES")
     try:
         sys.exit(run(options))
     except KeyboardInterrupt:
@@ -52,6 +49,8 @@ def run(options: argparse.Namespace) -> int:
     from trainer.errors import TrainerError
 
     try:
+        if "storage" in options:
+            options.url = _storage(options)
         command: Callable[[argparse.Namespace], int] = options.command
         return command(options)
     except (HpoError, StorageError, TrainerError) as error:
@@ -74,10 +73,10 @@ def parser() -> argparse.ArgumentParser:
         description="Hyperparameter search for image classification, on every GPU you point at one Postgres.",
     )
     root.add_argument("--version", action="version", version=f"hpo {version('hpo')}")
-    commands = root.add_subparsers(metavar="COMMAND", required=True)
+    subparsers = root.add_subparsers(metavar="COMMAND", required=True)
 
     def add(name: str, command: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
-        added = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+        added = subparsers.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
         added.set_defaults(command=command)
         return added
 
@@ -87,37 +86,41 @@ def parser() -> argparse.ArgumentParser:
         _add_storage(added)
         return added
 
-    added = add_for_study("search", _search, "check, create or resume the study, and search to the end of the budget")
+    added = add_for_study(
+        "search", commands.run_search, "check, create or resume the study, and search to the end of the budget"
+    )
     added.add_argument(
         "--workers", type=_positive, metavar="N", help="processes; default: one a GPU, on a CPU one a core, at most 4"
     )
-    add_for_study("init", _init, "create the tables and the study, nothing else; safe to repeat")
-    added = add_for_study("worker", _worker, "run one worker on the first visible GPU, or on the CPU")
+    add_for_study("init", commands.run_init, "create the tables and the study, nothing else; safe to repeat")
+    added = add_for_study("worker", commands.run_worker, "run one worker on the first visible GPU, or on the CPU")
     added.add_argument("--name", default=None, help="of the worker; default: made up")
     added.add_argument("--threads", type=_positive, metavar="N", default=os.cpu_count() or 1, help=THREADS)
-    added = add_for_study("status", _status, "show counts, the best so far, the budget used, and the workers")
+    added = add_for_study(
+        "status", commands.run_status, "show counts, the best so far, the budget used, and the workers"
+    )
     added.add_argument("--json", action="store_true", help="as JSON")
     added = add_for_study(
-        "export-best", _export_best, "retrain the winner, test it on the held-out images, write a bundle"
+        "export-best", commands.run_export_best, "retrain the winner, test it on the held-out images, write a bundle"
     )
     added.add_argument(
         "-o", "--output", metavar="DIR", type=Path, required=True, help="folder of the bundle, to be made"
     )
     added.add_argument("--no-retrain", action="store_true", help="take the winning trial's own weights")
-    added = add("predict", _predict, "write classes and probabilities of images to a CSV")
+    added = add("predict", commands.run_predict, "write classes and probabilities of images to a CSV")
     added.add_argument("bundle", metavar="BUNDLE", type=Path, help="folder that export-best wrote")
     added.add_argument(
         "images", metavar="IMAGES", nargs="+", help="folders, image files, patterns, or a CSV with a column path"
     )
     added.add_argument("-o", "--output", metavar="FILE.csv", type=Path, required=True, help="where to write")
     added.add_argument("--json", action="store_true", help="metrics as JSON")
-    added = add_for_study("logs", _logs, "show what a trial printed, wherever it ran")
+    added = add_for_study("logs", commands.run_logs, "show what a trial printed, wherever it ran")
     added.add_argument("trial", metavar="TRIAL", type=int, help="number of the trial")
-    added = add("list", _list, "list the studies of a storage")
+    added = add("list", commands.run_list, "list the studies of a storage")
     added.add_argument("study", metavar="STUDY", type=Path, nargs="?", help="a study file whose storage is meant")
     _add_storage(added)
     added.add_argument("--json", action="store_true", help="as JSON")
-    added = add_for_study("delete", _delete, "delete the study with its trials and files, after asking")
+    added = add_for_study("delete", commands.run_delete, "delete the study with its trials and files, after asking")
     added.add_argument("--yes", action="store_true", help="do not ask")
     added = add("demo", _demo, "search, export and test on scikit-learn's digits, in minutes on a CPU")
     added.add_argument(
@@ -170,217 +173,6 @@ def _storage(options: argparse.Namespace) -> str | None:
     return None
 
 
-def _file(options: argparse.Namespace) -> StudyFile:
-    from hpo.study_file import read_study_file
-
-    _quiet_optuna()
-    return read_study_file(options.study, options.parts)
-
-
-def _quiet_optuna() -> None:
-    import optuna
-
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-
-
-def _search(options: argparse.Namespace) -> int:
-    from rich.console import Console
-
-    from hpo.launcher import own_command, visible_gpus
-    from hpo.progress import Progress
-    from hpo.search import check, search
-    from hpo.study import storage_url
-
-    file, given = _file(options), _storage(options)
-    gpus = visible_gpus(os.environ.get("CUDA_VISIBLE_DEVICES"))
-    command = [*own_command(options.script), "worker", str(file.path)]
-    if options.storage:
-        command += ["--storage", options.storage]
-    workers = options.workers or len(gpus) or min(4, os.cpu_count() or 1)
-    progress = Progress(Console())
-    data = check(file, progress)
-    with storage_url(file, given) as url:
-        return search(file, url, data, progress, command=command, workers=workers, gpus=gpus)
-
-
-def _init(options: argparse.Namespace) -> int:
-    from hpo.study import create_study, storage_url
-    from storage.database import public_url
-
-    file = _file(options)
-    data = file.data.load(file.folder / "pixels")
-    with storage_url(file, _storage(options)) as url:
-        create_study(file, url, data)
-        print(f'the study "{file.name}" is ready in {public_url(url)}')
-    return EXIT_DONE
-
-
-def _worker(options: argparse.Namespace) -> int:
-    stop = threading.Event()
-    received: list[int] = []
-
-    def on_signal(number: int, _frame: Any) -> None:
-        if signal.SIGINT in received and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        received.append(number)
-        stop.set()
-
-    signal.signal(signal.SIGTERM, on_signal)
-    signal.signal(signal.SIGINT, on_signal)
-
-    file = _file(options)
-    import torch
-
-    from hpo.stopwatch import Stopwatch
-    from hpo.study import check_settings, load_study, storage_url
-    from hpo.worker import Worker
-
-    torch.set_num_threads(options.threads)
-    with storage_url(file, _storage(options)) as url:
-        opened, data = load_study(file, url), file.data.load(file.folder / "pixels")
-        check_settings(opened.study, file, data)
-        worker = Worker(
-            file,
-            opened,
-            data,
-            name=options.name or str(uuid.uuid4()),
-            loaders=min(8, options.threads) if torch.cuda.is_available() else 0,
-            watch=Stopwatch(STARTED),
-            stop=stop,
-        )
-        worker.run()
-    if not received:
-        return EXIT_DONE
-    return EXIT_INTERRUPTED if received[0] == signal.SIGINT else EXIT_TERMINATED
-
-
-def _status(options: argparse.Namespace) -> int:
-    from rich.console import Console
-
-    from hpo.progress import render
-    from hpo.status import take_snapshot
-    from hpo.study import load_study, storage_url
-
-    file = _file(options)
-    with storage_url(file, _storage(options)) as url:
-        snapshot = take_snapshot(file, url, load_study(file, url))
-    if options.json:
-        print(json.dumps(snapshot.as_json(), indent=2, ensure_ascii=False))
-    else:
-        Console().print(render(snapshot))
-    return EXIT_DONE
-
-
-def _export_best(options: argparse.Namespace) -> int:
-    from hpo.export import export_best
-    from hpo.study import load_study, storage_url
-
-    file = _file(options)
-    with storage_url(file, _storage(options)) as url:
-        info = export_best(
-            file,
-            load_study(file, url),
-            options.output,
-            retrain=not options.no_retrain,
-            say=lambda line: print(line, flush=True),
-        )
-    if test := info["metrics"]["test"]:
-        print(
-            f"test macro-F1 {test['macro_f1']:.4f}, accuracy {test['accuracy']:.4f}, on {test['images']} images that"
-            f" the search never saw (use {info['test_uses']} of the test split)"
-        )
-        print(f"  hpo predict {options.output} {options.output / 'test.csv'} -o predictions.csv")
-    print(f"written: {options.output}")
-    return EXIT_DONE
-
-
-def _predict(options: argparse.Namespace) -> int:
-    from hpo.bundle import read_bundle
-    from hpo.prediction import find_images, predict_to_csv
-    from trainer.parts import Parts
-
-    bundle = read_bundle(options.bundle)
-    images = find_images(options.images, bundle.classes)
-    metrics = predict_to_csv(bundle, images, options.output, options.parts or Parts())
-    if options.json:
-        print(json.dumps({"images": len(images.files), "metrics": metrics}, indent=2, ensure_ascii=False))
-        return EXIT_DONE
-    print(f"{len(images.files)} images -> {options.output}")
-    if metrics:
-        print(f"macro-F1 {metrics['macro_f1']:.4f}, accuracy {metrics['accuracy']:.4f}, by the classes that are known")
-        for name, of_class in metrics["per_class"].items():
-            print(f"  {name}: F1 {of_class['f1']:.4f}, {of_class['images']} images")
-    return EXIT_DONE
-
-
-def _logs(options: argparse.Namespace) -> int:
-    from hpo.errors import HpoError
-    from hpo.study import load_study, storage_url
-    from storage import logs
-
-    file = _file(options)
-    with storage_url(file, _storage(options)) as url:
-        opened = load_study(file, url)
-        with opened.storage.engine.connect() as connection:
-            lines = logs.read(connection, opened.study_id, options.trial)
-        trials = opened.study.get_trials(deepcopy=False)
-        if not 0 <= options.trial < len(trials):
-            raise HpoError(f'logs: "{file.name}" has no trial {options.trial}; it has {len(trials)}, the first is 0')
-    trial = trials[options.trial]
-    for at, line in lines:
-        print(f"{at:%Y-%m-%d %H:%M:%S}  {line}")
-    why = f": {trial.user_attrs['reason']}" if "reason" in trial.user_attrs else ""
-    print(f"trial {trial.number} is {trial.state.name.lower()}{why}")
-    return EXIT_DONE
-
-
-def _list(options: argparse.Namespace) -> int:
-    from hpo.errors import HpoError
-    from hpo.study import list_studies, storage_url
-
-    given = _storage(options)
-    if options.study:
-        with storage_url(_file(options), given) as url:
-            studies = list_studies(url)
-    elif given:
-        _quiet_optuna()
-        studies = list_studies(given)
-    else:
-        raise HpoError("list: name a study file, or give --storage, to say which storage is meant")
-    if options.json:
-        print(json.dumps(studies, indent=2, ensure_ascii=False))
-        return EXIT_DONE
-    for study in studies:
-        best = "none complete" if study["best_macro_f1"] is None else f"best macro-F1 {study['best_macro_f1']:.4f}"
-        print(f"{study['name']}: {study['trials']} trials, {best}")
-    if not studies:
-        print("no studies")
-    return EXIT_DONE
-
-
-def _delete(options: argparse.Namespace) -> int:
-    from hpo.study import delete_study, load_study, storage_url
-
-    file = _file(options)
-    with storage_url(file, _storage(options)) as url:
-        opened = load_study(file, url)
-        count = len(opened.study.get_trials(deepcopy=False))
-        if not options.yes and not _agrees(f'delete the study "{file.name}" with its {count} trials and their files?'):
-            print("nothing was deleted")
-            return EXIT_FAILED
-        delete_study(opened)
-    print(f'the study "{file.name}" is deleted')
-    return EXIT_DONE
-
-
-def _agrees(question: str) -> bool:
-    try:
-        return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
-    except EOFError:
-        print("(nobody answers; --yes does not ask)")
-        return False
-
-
 def _demo(options: argparse.Namespace) -> int:
     from hpo.demo import write_demo
 
@@ -393,7 +185,8 @@ def _demo(options: argparse.Namespace) -> int:
     for step in steps:
         print(f"$ hpo {' '.join(step)}", flush=True)
         step_options = parser().parse_args(step)
-        step_options.parts, step_options.script = options.parts, options.script
+        for name in ("parts", "script", "started", "cuda_visible_devices"):
+            setattr(step_options, name, getattr(options, name))
         if code := run(step_options):
             return code
         print()

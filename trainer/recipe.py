@@ -36,6 +36,11 @@ class Rule:
     open_choices: bool = False  # a function of one's own may add a name
     only_if: tuple[str, tuple[Any, ...]] | None = None  # (other field, its values for which this one is used)
 
+    @property
+    def limits(self) -> str:
+        """The range of numbers as a text."""
+        return " to ".join(f"{end:g}" if isinstance(end, float) else str(end) for end in (self.low, self.high))
+
 
 def _field(default: Any, meaning: str, **rule: Any) -> Any:
     return field(default=default, metadata={"rule": Rule(meaning, **rule)})
@@ -178,7 +183,7 @@ def value_problem(name: str, value: Any, choices: Iterable[str]) -> str | None:
     if isinstance(value, float) and not math.isfinite(value):
         return f"{name}: {show(value)} is not a finite number"
     if rule.low is not None and rule.high is not None and not rule.low <= value <= rule.high:
-        return f"{name}: {show(value)} is outside {rule.low:g} to {rule.high:g}"
+        return f"{name}: {show(value)} is outside {rule.limits}"
     return None
 
 

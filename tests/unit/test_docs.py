@@ -75,7 +75,7 @@ def test_every_key_of_a_study_file_is_documented_with_its_default_and_range():
         if rule.choices:
             assert all(f"`{choice}`" in row for choice in rule.choices)
         elif rule.low is not None:
-            assert f"{rule.low:g} to {rule.high:g}" in row
+            assert f"| {rule.limits} |" in row
         searched = DEFAULT_SPACE.get(name)
         if isinstance(searched, list):
             assert f"[{', '.join(map(show, searched))}]" in row

@@ -1,0 +1,236 @@
+"""What each command does with its options: call, print, exit code. Imports what it needs, and no more, when called."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+import uuid
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import argparse
+
+    from hpo.study_file import StudyFile
+
+EXIT_DONE, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED, EXIT_TERMINATED = 0, 1, 2, 130, 143
+
+
+def _file(options: argparse.Namespace) -> StudyFile:
+    from hpo.study_file import read_study_file
+
+    _quiet_optuna()
+    return read_study_file(options.study, options.parts)
+
+
+def _quiet_optuna() -> None:
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+
+def run_search(options: argparse.Namespace) -> int:
+    """`hpo search`: check, create or resume, search to the end of the budget."""
+    from rich.console import Console
+
+    from hpo.launcher import own_command, visible_gpus
+    from hpo.progress import Progress
+    from hpo.search import check, search
+    from hpo.study import storage_url
+
+    file = _file(options)
+    gpus = visible_gpus(options.cuda_visible_devices)
+    command = [*own_command(options.script), "worker", str(file.path)]
+    if options.storage:
+        command += ["--storage", options.storage]
+    workers = options.workers or len(gpus) or min(4, os.cpu_count() or 1)
+    progress = Progress(Console())
+    data = check(file, progress)
+    with storage_url(file, options.url) as url:
+        return search(file, url, data, progress, command=command, workers=workers, gpus=gpus)
+
+
+def run_init(options: argparse.Namespace) -> int:
+    """`hpo init`: tables and study."""
+    from hpo.study import create_study, storage_url
+    from storage.database import public_url
+
+    file = _file(options)
+    data = file.data.load(file.folder / "pixels")
+    with storage_url(file, options.url) as url:
+        create_study(file, url, data)
+        print(f'the study "{file.name}" is ready in {public_url(url)}')
+    return EXIT_DONE
+
+
+def run_worker(options: argparse.Namespace) -> int:
+    """`hpo worker`: one worker in this process; signals hand its trial back."""
+    stop = threading.Event()
+    received: list[int] = []
+
+    def on_signal(number: int, _frame: Any) -> None:
+        if signal.SIGINT in received and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        received.append(number)
+        stop.set()
+
+    signal.signal(signal.SIGTERM, on_signal)
+    signal.signal(signal.SIGINT, on_signal)
+
+    file = _file(options)
+    import torch
+
+    from hpo.stopwatch import Stopwatch
+    from hpo.study import check_settings, load_study, storage_url
+    from hpo.worker import Worker
+
+    torch.set_num_threads(options.threads)
+    with storage_url(file, options.url) as url:
+        opened, data = load_study(file, url), file.data.load(file.folder / "pixels")
+        check_settings(opened.study, file, data)
+        worker = Worker(
+            file,
+            opened,
+            data,
+            name=options.name or str(uuid.uuid4()),
+            loaders=min(8, options.threads) if torch.cuda.is_available() else 0,
+            watch=Stopwatch(options.started),
+            stop=stop,
+        )
+        worker.run()
+    if not received:
+        return EXIT_DONE
+    return EXIT_INTERRUPTED if received[0] == signal.SIGINT else EXIT_TERMINATED
+
+
+def run_status(options: argparse.Namespace) -> int:
+    """`hpo status`: one snapshot."""
+    from rich.console import Console
+
+    from hpo.progress import render
+    from hpo.status import take_snapshot
+    from hpo.study import load_study, storage_url
+
+    file = _file(options)
+    with storage_url(file, options.url) as url:
+        snapshot = take_snapshot(file, url, load_study(file, url))
+    if options.json:
+        print(json.dumps(snapshot.as_json(), indent=2, ensure_ascii=False))
+    else:
+        Console().print(render(snapshot))
+    return EXIT_DONE
+
+
+def run_export_best(options: argparse.Namespace) -> int:
+    """`hpo export-best`: the winner as a bundle."""
+    from hpo.export import export_best
+    from hpo.study import load_study, storage_url
+
+    file = _file(options)
+    with storage_url(file, options.url) as url:
+        info = export_best(
+            file,
+            load_study(file, url),
+            options.output,
+            retrain=not options.no_retrain,
+            say=lambda line: print(line, flush=True),
+        )
+    if test := info["metrics"]["test"]:
+        print(
+            f"test macro-F1 {test['macro_f1']:.4f}, accuracy {test['accuracy']:.4f}, on {test['images']} images that"
+            f" the search never saw (use {info['test_uses']} of the test split)"
+        )
+        print(f"  hpo predict {options.output} {options.output / 'test.csv'} -o predictions.csv")
+    print(f"written: {options.output}")
+    return EXIT_DONE
+
+
+def run_predict(options: argparse.Namespace) -> int:
+    """`hpo predict`: classes and probabilities to a CSV."""
+    from hpo.bundle import read_bundle
+    from hpo.prediction import find_images, predict_to_csv
+    from trainer.parts import Parts
+
+    bundle = read_bundle(options.bundle)
+    images = find_images(options.images, bundle.classes)
+    metrics = predict_to_csv(bundle, images, options.output, options.parts or Parts())
+    if options.json:
+        print(json.dumps({"images": len(images.files), "metrics": metrics}, indent=2, ensure_ascii=False))
+        return EXIT_DONE
+    print(f"{len(images.files)} images -> {options.output}")
+    if metrics:
+        print(f"macro-F1 {metrics['macro_f1']:.4f}, accuracy {metrics['accuracy']:.4f}, by the classes that are known")
+        for name, of_class in metrics["per_class"].items():
+            print(f"  {name}: F1 {of_class['f1']:.4f}, {of_class['images']} images")
+    return EXIT_DONE
+
+
+def run_logs(options: argparse.Namespace) -> int:
+    """`hpo logs`: what a trial printed, and how it ended."""
+    from hpo.errors import HpoError
+    from hpo.study import load_study, storage_url
+    from storage import logs
+
+    file = _file(options)
+    with storage_url(file, options.url) as url:
+        opened = load_study(file, url)
+        with opened.storage.engine.connect() as connection:
+            lines = logs.read(connection, opened.study_id, options.trial)
+        trials = opened.study.get_trials(deepcopy=False)
+        if not 0 <= options.trial < len(trials):
+            raise HpoError(f'logs: "{file.name}" has no trial {options.trial}; it has {len(trials)}, the first is 0')
+    trial = trials[options.trial]
+    for at, line in lines:
+        print(f"{at:%Y-%m-%d %H:%M:%S}  {line}")
+    why = f": {trial.user_attrs['reason']}" if "reason" in trial.user_attrs else ""
+    print(f"trial {trial.number} is {trial.state.name.lower()}{why}")
+    return EXIT_DONE
+
+
+def run_list(options: argparse.Namespace) -> int:
+    """`hpo list`: the studies of a storage."""
+    from hpo.errors import HpoError
+    from hpo.study import list_studies, storage_url
+
+    if options.study:
+        with storage_url(_file(options), options.url) as url:
+            studies = list_studies(url)
+    elif options.url:
+        _quiet_optuna()
+        studies = list_studies(options.url)
+    else:
+        raise HpoError("list: name a study file, or give --storage, to say which storage is meant")
+    if options.json:
+        print(json.dumps(studies, indent=2, ensure_ascii=False))
+        return EXIT_DONE
+    for study in studies:
+        best = "none complete" if study["best_macro_f1"] is None else f"best macro-F1 {study['best_macro_f1']:.4f}"
+        print(f"{study['name']}: {study['trials']} trials, {best}")
+    if not studies:
+        print("no studies")
+    return EXIT_DONE
+
+
+def run_delete(options: argparse.Namespace) -> int:
+    """`hpo delete`: a study with all that is its own."""
+    from hpo.study import delete_study, load_study, storage_url
+
+    file = _file(options)
+    with storage_url(file, options.url) as url:
+        opened = load_study(file, url)
+        count = len(opened.study.get_trials(deepcopy=False))
+        if not options.yes and not _agrees(f'delete the study "{file.name}" with its {count} trials and their files?'):
+            print("nothing was deleted")
+            return EXIT_FAILED
+        delete_study(opened)
+    print(f'the study "{file.name}" is deleted')
+    return EXIT_DONE
+
+
+def _agrees(question: str) -> bool:
+    try:
+        return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
+    except EOFError:
+        print("(nobody answers; --yes does not ask)")
+        return False
