@@ -15,7 +15,7 @@ from optuna.trial import FixedTrial, TrialState
 
 from hpo.errors import HpoError
 from storage.artifacts import FolderArtifactStore, remove_files
-from storage.database import connect, initialize
+from storage.database import connect, initialize, one_at_a_time
 from storage.embedded import embedded_postgres
 from trainer.space import suggest
 
@@ -80,15 +80,15 @@ def create_study(file: StudyFile, url: str, data: Data) -> None:
     """
     initialize(url)
     storage = connect(url)
-    try:
-        storage.create_new_study([optuna.study.StudyDirection.MAXIMIZE], file.name)
-        created = True
-    except optuna.exceptions.DuplicatedStudyError:
-        created = False
-    study = optuna.load_study(study_name=file.name, storage=storage)
-    if created:
-        study.enqueue_trial(file.space.default_parameters(), user_attrs={DEFAULT_KEY: True})
-        study.set_user_attr(SETTINGS_KEY, settings(file, data))
+    with one_at_a_time(url):
+        study = optuna.create_study(study_name=file.name, storage=storage, direction="maximize", load_if_exists=True)
+        # The settings come last: without them and without a result the making was broken off, and goes on here.
+        if SETTINGS_KEY not in study.user_attrs:
+            trials = study.get_trials(deepcopy=False)
+            if not trials:
+                study.enqueue_trial(file.space.default_parameters(), user_attrs={DEFAULT_KEY: True})
+            if all(trial.state is TrialState.WAITING for trial in trials):
+                study.set_user_attr(SETTINGS_KEY, settings(file, data))
     check_settings(study, file, data)
 
 

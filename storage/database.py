@@ -102,7 +102,7 @@ def initialize(url: str) -> None:
     Raises:
         StorageError: the database cannot be reached, or refuses.
     """
-    with _foreseen(url), _init_lock(url) as connection:
+    with _foreseen(url), one_at_a_time(url) as connection:
         with _silent_optuna():
             optuna.storages.RDBStorage(_rendered(url), engine_kwargs=_engine_settings()).engine.dispose()
         connection.execute(text(SCHEMA))
@@ -129,8 +129,11 @@ def connect(url: str) -> optuna.storages.RDBStorage:
 
 
 @contextmanager
-def _init_lock(url: str) -> Iterator[Connection]:
-    """One at a time on this database, whatever host it comes from; the lock ends with its connection."""
+def one_at_a_time(url: str) -> Iterator[Connection]:
+    """Let one block at a time run on this database, whatever host it comes from; yields the connection that locks.
+
+    The lock ends with its connection, and so with its process.
+    """
     engine = create_engine(parse_url(url), **_engine_settings())
     try:
         with engine.connect() as connection:

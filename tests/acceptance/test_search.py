@@ -15,7 +15,7 @@ import time
 import optuna
 import pytest
 
-from storage.database import connect
+from storage.database import connect, initialize
 from storage.lease import places
 from tests.conftest import ROOT, paint
 
@@ -211,6 +211,23 @@ def test_two_inits_at_once_make_one_study_which_list_shows_and_delete_deletes(hp
     assert "nothing was deleted" in unanswered.stdout
     assert hpo("delete", "study.toml", "--yes", HPO_STORAGE=database).returncode == 0
     assert json.loads(hpo("list", "--json", HPO_STORAGE=database).stdout) == []
+
+
+def test_a_study_that_was_broken_off_while_it_was_made_is_made_by_the_next_init(hpo, tmp_path, photos, database):
+    """A study without settings and results is completed; one with results of somebody else's is left alone."""
+    write_study(tmp_path)
+    initialize(database)
+    half_made = optuna.create_study(study_name="colours", storage=connect(database), direction="maximize")
+    assert hpo("init", "study.toml", HPO_STORAGE=database).returncode == 0
+    half_made = optuna.load_study(study_name="colours", storage=connect(database))
+    assert [trial.state.name for trial in half_made.trials] == ["WAITING"]
+
+    write_study(tmp_path, name="somebody's")
+    others = optuna.create_study(study_name="somebody's", storage=connect(database), direction="maximize")
+    others.tell(others.ask(), 0.5)
+    refused = hpo("init", "study.toml", HPO_STORAGE=database)
+    assert refused.returncode == 1
+    assert "was not created by hpo; give another [study] name" in refused.stderr
 
 
 def test_a_changed_study_file_is_refused_with_the_key_and_the_way_on(hpo, tmp_path, photos, database):
