@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 import time
 from importlib.metadata import version
@@ -11,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from hpo import commands
-from hpo.commands import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE
+from hpo.errors import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_TERMINATED, EXIT_USAGE, HpoError
+from hpo.launcher import cores
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -33,6 +35,7 @@ def main(arguments: Sequence[str] | None = None, *, parts: Parts | None = None) 
     options = parser().parse_args(arguments)
     options.parts, options.script = parts, sys.argv[0] if parts else None
     options.started, options.cuda_visible_devices = STARTED, os.environ.get("CUDA_VISIBLE_DEVICES")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(EXIT_TERMINATED))  # so that what was begun is cleaned up
     try:
         sys.exit(run(options))
     except KeyboardInterrupt:
@@ -44,7 +47,6 @@ def main(arguments: Sequence[str] | None = None, *, parts: Parts | None = None) 
 
 def run(options: argparse.Namespace) -> int:
     """Call the command; a foreseen failure becomes its line on stderr."""
-    from hpo.errors import HpoError
     from storage.errors import StorageError
     from trainer.errors import TrainerError
 
@@ -95,7 +97,8 @@ def parser() -> argparse.ArgumentParser:
     add_for_study("init", commands.run_init, "create the tables and the study, nothing else; safe to repeat")
     added = add_for_study("worker", commands.run_worker, "run one worker on the first visible GPU, or on the CPU")
     added.add_argument("--name", default=None, help="of the worker; default: made up")
-    added.add_argument("--threads", type=_positive, metavar="N", default=os.cpu_count() or 1, help=THREADS)
+    added.add_argument("--threads", type=_positive, metavar="N", default=cores(), help=THREADS)
+    added.add_argument("--parent", type=int, metavar="PID", help="end when this is no longer the parent process")
     added = add_for_study(
         "status", commands.run_status, "show counts, the best so far, the budget used, and the workers"
     )
@@ -151,7 +154,6 @@ def _positive(text: str) -> int:
 
 def _storage(options: argparse.Namespace) -> str | None:
     """The URL that the user gives, in the order of the documentation; None where none is given."""
-    from hpo.errors import HpoError
     from storage.database import parse_url
 
     if options.storage:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
+import shlex
 import signal
 import threading
 import uuid
 from typing import TYPE_CHECKING, Any
 
+from hpo.errors import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_TERMINATED, HpoError
+
 if TYPE_CHECKING:
     import argparse
 
     from hpo.study_file import StudyFile
-
-EXIT_DONE, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED, EXIT_TERMINATED = 0, 1, 2, 130, 143
 
 
 def _file(options: argparse.Namespace) -> StudyFile:
@@ -34,18 +34,21 @@ def run_search(options: argparse.Namespace) -> int:
     """`hpo search`: check, create or resume, search to the end of the budget."""
     from rich.console import Console
 
-    from hpo.launcher import own_command, visible_gpus
+    from hpo.launcher import cores, own_command, visible_gpus
     from hpo.progress import Progress
     from hpo.search import check, search
     from hpo.study import storage_url
+    from storage.database import ping
 
     file = _file(options)
     gpus = visible_gpus(options.cuda_visible_devices)
     command = [*own_command(options.script), "worker", str(file.path)]
     if options.storage:
         command += ["--storage", options.storage]
-    workers = options.workers or len(gpus) or min(4, os.cpu_count() or 1)
+    workers = options.workers or len(gpus) or min(4, cores())
     progress = Progress(Console())
+    if url := options.url or file.storage:
+        ping(url)  # before the long checks; the embedded one is started after them, where nothing is wrong
     data = check(file, progress)
     with storage_url(file, options.url) as url:
         return search(file, url, data, progress, command=command, workers=workers, gpus=gpus)
@@ -86,7 +89,7 @@ def run_worker(options: argparse.Namespace) -> int:
     from hpo.worker import Worker
 
     torch.set_num_threads(options.threads)
-    with storage_url(file, options.url) as url:
+    with storage_url(file, options.url, create=False) as url:
         opened, data = load_study(file, url), file.data.load(file.folder / "pixels")
         check_settings(opened.study, file, data)
         worker = Worker(
@@ -97,6 +100,7 @@ def run_worker(options: argparse.Namespace) -> int:
             loaders=min(8, options.threads) if torch.cuda.is_available() else 0,
             watch=Stopwatch(options.started),
             stop=stop,
+            parent=options.parent,
         )
         worker.run()
     if not received:
@@ -113,7 +117,7 @@ def run_status(options: argparse.Namespace) -> int:
     from hpo.study import load_study, storage_url
 
     file = _file(options)
-    with storage_url(file, options.url) as url:
+    with storage_url(file, options.url, create=False) as url:
         snapshot = take_snapshot(file, url, load_study(file, url))
     if options.json:
         print(json.dumps(snapshot.as_json(), indent=2, ensure_ascii=False))
@@ -128,7 +132,7 @@ def run_export_best(options: argparse.Namespace) -> int:
     from hpo.study import load_study, storage_url
 
     file = _file(options)
-    with storage_url(file, options.url) as url:
+    with storage_url(file, options.url, create=False) as url:
         info = export_best(
             file,
             load_study(file, url),
@@ -141,7 +145,8 @@ def run_export_best(options: argparse.Namespace) -> int:
             f"test macro-F1 {test['macro_f1']:.4f}, accuracy {test['accuracy']:.4f}, on {test['images']} images that"
             f" the search never saw (use {info['test_uses']} of the test split)"
         )
-        print(f"  hpo predict {options.output} {options.output / 'test.csv'} -o predictions.csv")
+        shown = shlex.join(["hpo", "predict", str(options.output), str(options.output / "test.csv")])
+        print(f"  {shown} -o predictions.csv")
     print(f"written: {options.output}")
     return EXIT_DONE
 
@@ -168,12 +173,11 @@ def run_predict(options: argparse.Namespace) -> int:
 
 def run_logs(options: argparse.Namespace) -> int:
     """`hpo logs`: what a trial printed, and how it ended."""
-    from hpo.errors import HpoError
     from hpo.study import load_study, storage_url
     from storage import logs
 
     file = _file(options)
-    with storage_url(file, options.url) as url:
+    with storage_url(file, options.url, create=False) as url:
         opened = load_study(file, url)
         with opened.storage.engine.connect() as connection:
             lines = logs.read(connection, opened.study_id, options.trial)
@@ -190,11 +194,10 @@ def run_logs(options: argparse.Namespace) -> int:
 
 def run_list(options: argparse.Namespace) -> int:
     """`hpo list`: the studies of a storage."""
-    from hpo.errors import HpoError
     from hpo.study import list_studies, storage_url
 
     if options.study:
-        with storage_url(_file(options), options.url) as url:
+        with storage_url(_file(options), options.url, create=False) as url:
             studies = list_studies(url)
     elif options.url:
         _quiet_optuna()
@@ -214,11 +217,12 @@ def run_list(options: argparse.Namespace) -> int:
 
 def run_delete(options: argparse.Namespace) -> int:
     """`hpo delete`: a study with all that is its own."""
-    from hpo.study import delete_study, load_study, storage_url
+    from hpo.study import delete_study, load_study, refuse_if_at_work, storage_url
 
     file = _file(options)
-    with storage_url(file, options.url) as url:
+    with storage_url(file, options.url, create=False) as url:
         opened = load_study(file, url)
+        refuse_if_at_work(opened)
         count = len(opened.study.get_trials(deepcopy=False))
         if not options.yes and not _agrees(f'delete the study "{file.name}" with its {count} trials and their files?'):
             print("nothing was deleted")

@@ -1,4 +1,6 @@
-"""Failures that are foreseen: one line that names what failed and what to do next."""
+"""How a command ends: exit codes, and failures that are foreseen, with what to do next."""
+
+EXIT_DONE, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED, EXIT_TERMINATED = 0, 1, 2, 130, 143
 
 
 class HpoError(Exception):

@@ -17,6 +17,7 @@ import torch
 
 from hpo.bundle import INFO, RECIPE, TEST, WEIGHTS, new_folder
 from hpo.errors import HpoError
+from hpo.launcher import cores
 from hpo.study import PACKAGES, best_trial, check_settings, count_test_use, recipe_of
 from storage.artifacts import fetch_file
 from trainer.backbones import build_model, load_weights, save_weights
@@ -62,8 +63,9 @@ def export_best(
     trial = best_trial(opened.study)
     if trial is None:
         raise HpoError(f"export: no trial is complete yet; `hpo status {file.path.name}` shows how far the search is")
-    recipe, data, device = recipe_of(trial, file), file.data.load(file.folder / "pixels"), choose_device()
+    data, device = file.data.load(file.folder / "pixels"), choose_device()
     check_settings(opened.study, file, data)
+    recipe = recipe_of(trial, opened.study, file.space.parts)
     with new_folder(folder) as temporary:
         say(f"trial {trial.number} has won with a validation macro-F1 of {trial.value:.4f}")
         if retrain:
@@ -120,6 +122,7 @@ def _retrain(
         parts=file.space.parts,
         device=device,
         weights=file.weights,
+        loaders=min(8, cores()) if device.type == "cuda" else 0,
         plateau=[score for _, score in sorted(trial.intermediate_values.items())],
     )
     say(f"retraining on {len(images)} images, training and validation, for {last} of {recipe.epochs} epochs")
@@ -133,7 +136,7 @@ def _retrain(
 
 def _write_test_files(file: Path, folder: Path, data: Data) -> None:
     """The held-out images with their classes, relative to where the bundle will be: `hpo predict` reads it."""
-    with file.open("w", encoding="utf-8", newline="") as opened:
+    with file.open("w", encoding="utf-8", errors="surrogateescape", newline="") as opened:
         writer = csv.writer(opened)
         writer.writerow(["path", "label"])
         for image in data.split.test:

@@ -1,4 +1,4 @@
-"""One worker process for each GPU, or as many as are asked for on a CPU; watched until the last has ended."""
+"""Worker processes: one for each GPU, or as many as are asked for on a CPU; which GPUs and cores there are."""
 
 from __future__ import annotations
 
@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
 STOP_SECONDS = 20.0  # that a worker has to hand its trial back
 
-EXIT_DONE, EXIT_FAILED, EXIT_TERMINATED = 0, 1, 143
-
 
 @dataclass(frozen=True)
 class Launched:
@@ -33,23 +31,22 @@ class Launched:
     process: subprocess.Popen[bytes]
     output: IO[bytes]
 
-    def last_words(self) -> str:
-        """The last line that the worker printed."""
-        self.output.seek(0)
-        lines = self.output.read().decode(errors="replace").strip().splitlines()
-        return lines[-1] if lines else ""
+    def printed(self) -> str:
+        """All that the worker has printed; the file's position is the worker's, and stays where it is."""
+        file = self.output.fileno()
+        return os.pread(file, os.fstat(file).st_size, 0).decode(errors="replace").strip()
 
 
 def launch(command: Sequence[str], workers: int, gpus: Sequence[str]) -> list[Launched]:
     """Start worker processes: `command` with a name for each, on one GPU each where there are any.
 
     Args:
-        command: the program and its arguments, to which `--name NAME --threads N` is added.
+        command: the program and its arguments, to which a name, threads and this process as parent are added.
         workers: how many.
         gpus: what CUDA_VISIBLE_DEVICES may name; several workers share one where there are fewer.
     """
     launched = []
-    threads = max(1, (os.cpu_count() or 1) // workers)
+    threads = max(1, cores() // workers)
     for number in range(workers):
         environment = dict(os.environ)
         if gpus:
@@ -57,7 +54,7 @@ def launch(command: Sequence[str], workers: int, gpus: Sequence[str]) -> list[La
         name = str(uuid.uuid4())
         output = TemporaryFile()  # noqa: SIM115 - closed when the worker has ended
         process = subprocess.Popen(
-            [*command, "--name", name, "--threads", str(threads)],
+            [*command, "--name", name, "--threads", str(threads), "--parent", str(os.getpid())],
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=output,
@@ -87,7 +84,13 @@ def visible_gpus(chosen: str | None) -> list[str]:
         listed = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, check=True, text=True).stdout
     except (OSError, subprocess.CalledProcessError):
         return []
-    return [str(number) for number in range(len(listed.strip().splitlines()))]
+    whole = [line for line in listed.splitlines() if line.startswith("GPU ")]  # their MIG slices are lines, too
+    return [str(number) for number in range(len(whole))]
+
+
+def cores() -> int:
+    """The CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def own_command(script: str | None) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from glob import glob, has_magic
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hpo.errors import HpoError
-from trainer.index import IMAGE_SUFFIXES, nfc
+from trainer.index import IMAGE_SUFFIXES, nfc, walk
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -82,9 +83,11 @@ def predict_to_csv(
     model = bundle.load_model(parts, device)
     batches = predict(model, images.files, bundle.recipe.image_size, device, batch_size)
     predicted: list[int] = []
+    if output.is_dir() or not output.name:
+        raise HpoError(f"predict: {output} is a folder; name a file")
     temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("w", encoding="utf-8", newline="") as file:
+        with temporary.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(["path", "predicted", *bundle.classes])
             for batch in batches:
@@ -96,7 +99,8 @@ def predict_to_csv(
     except OSError as error:
         raise HpoError(f"predict: {output} cannot be written: {error.strerror}") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
     if images.labels is None:
         return None
     truth = torch.tensor([bundle.classes.index(label) for label in images.labels])
@@ -104,18 +108,17 @@ def predict_to_csv(
 
 
 def _images_below(folder: Path) -> list[Path]:
-    files = (Path(place, name) for place, _, names in os.walk(folder, followlinks=True) for name in names)
-    return sorted(file for file in files if file.suffix.lower() in IMAGE_SUFFIXES and not file.name.startswith("."))
+    return sorted(file for file in walk(folder) if file.suffix.lower() in IMAGE_SUFFIXES)
 
 
 def _manifest(path: Path, classes: Sequence[str]) -> dict[Path, str | None]:
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
+        with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
             rows = list(csv.DictReader(file))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise HpoError(f"predict: {path} cannot be read: {error}") from error
-    if not rows or "path" not in rows[0]:
-        raise HpoError(f"predict: {path} needs a header line with a column path, and a line for each image")
+    if not rows or not all(row.get("path") for row in rows):
+        raise HpoError(f"predict: {path} needs a header line with a column path, and a path for each image")
     return {Path(os.path.normpath(path.parent / row["path"])): _known(row.get("label") or "", classes) for row in rows}
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
 import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from hpo.errors import HpoError
+from hpo.errors import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_TERMINATED, HpoError
 from hpo.launcher import STOP_SECONDS, launch, stop
 from hpo.status import take_snapshot
 from hpo.stopwatch import duration
@@ -55,7 +56,7 @@ def check(file: StudyFile, progress: Progress) -> Data:
         examples = ", ".join(data.index.ignored[:3])
         progress.say(f"{len(data.index.ignored)} files are passed over, being no images by their ending: {examples}")
     check_backbones(file.space, len(data.index.classes), file.weights)
-    for size in file.space.listed_values("image_size"):
+    for size in file.space.values("image_size"):
         data.pixels(size)
     return data
 
@@ -95,8 +96,10 @@ def search(
 
     previous = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
     finished = take_snapshot(file, url, opened).finished
-    launched = [] if finished else launch(command, workers, gpus)
+    launched: list[Launched] = []
     try:
+        if not finished:
+            launched += launch(command, workers, gpus)
         failures = _watch(file, url, opened, launched, signals, progress)
     finally:
         stop(launched)
@@ -109,14 +112,14 @@ def search(
             f"stopped: {done['complete'] + done['pruned'] + done['failed']} trials are done, {done['waiting']} went"
             " back to the queue; the same command resumes"
         )
-        return 130 if signals[0] == signal.SIGINT else 143
+        return EXIT_INTERRUPTED if signals[0] == signal.SIGINT else EXIT_TERMINATED
     if failures and not snapshot.finished:
         raise HpoError("; ".join(dict.fromkeys(failures)))
     for failure in dict.fromkeys(failures):
         progress.say(f"a worker failed on the way: {failure}")
     for line in summary_lines(file, snapshot, opened, {worker.name for worker in launched}, time.monotonic() - begun):
         progress.say(line)
-    return 0
+    return EXIT_DONE if snapshot.best else EXIT_FAILED
 
 
 def _watch(
@@ -143,15 +146,23 @@ def _watch(
                 watched.remove(worker)
                 code = worker.process.returncode
                 if code < 0:  # killed: it had no time to say so itself
-                    bury(opened.storage.engine, worker.name)
+                    bury(opened.storage.engine, worker.name, by_us=bool(signals))
                 if code != 0 and not signals:
-                    cause = f"a worker was ended by signal {-code}" if code < 0 else worker.last_words()
-                    failures.append(cause.removeprefix("hpo: "))
+                    failures.append(_cause(worker))
                 worker.output.close()
             with suppress(*OUTAGES):  # the workers wait or fail by themselves; the next look may succeed
                 progress.show(take_snapshot(file, url, opened))
             time.sleep(POLL_SECONDS if watched else 0)
     return failures
+
+
+def _cause(worker: Launched) -> str:
+    """Why a worker ended: a foreseen failure in its one line, anything else with all that it printed."""
+    if worker.process.returncode < 0:
+        return f"a worker was ended by signal {-worker.process.returncode}"
+    printed = worker.printed()
+    last = printed.splitlines()[-1] if printed else "it printed nothing"
+    return last.removeprefix("hpo: ") if last.startswith("hpo: ") else f"a worker broke down:\n{printed}"
 
 
 def summary_lines(
@@ -182,5 +193,5 @@ def summary_lines(
             f" start-up a worker); of all workers' time: {shares}"
         )
     lines.append("the winner of many flatters itself on the images that chose it; this tests it on the held-out ones:")
-    lines.append(f"  hpo export-best {file.path} -o {file.path.parent / 'bundle'}")
+    lines.append("  " + shlex.join(["hpo", "export-best", str(file.path), "-o", str(file.path.parent / "bundle")]))
     return lines

@@ -88,7 +88,9 @@ class Snapshot:
 
 def take_snapshot(file: StudyFile, url: str, opened: OpenStudy) -> Snapshot:
     """Look at a study once."""
-    best = best_trial(opened.study)
+    best = None
+    if trial := best_trial(opened.study):
+        best = Best(trial.number, trial.value or 0.0, recipe_of(trial, opened.study, file.space.parts))
     with opened.storage.engine.connect() as connection:
         return Snapshot(
             study=file.name,
@@ -97,5 +99,5 @@ def take_snapshot(file: StudyFile, url: str, opened: OpenStudy) -> Snapshot:
             used=lease.used(connection, opened.study_id),
             places=lease.places(connection, opened.study_id),
             workers=lease.workers(connection, opened.study_id),
-            best=Best(best.number, best.value or 0.0, recipe_of(best, file)) if best else None,
+            best=best,
         )

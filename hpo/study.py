@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import warnings
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,8 +17,9 @@ from optuna.trial import FixedTrial, TrialState
 from hpo.errors import HpoError
 from storage.artifacts import FolderArtifactStore, remove_files
 from storage.database import connect, initialize, one_at_a_time
-from storage.embedded import embedded_postgres
-from trainer.space import suggest
+from storage.embedded import embedded_postgres, has_postgres
+from storage.lease import GRACE_SECONDS, workers
+from trainer.space import Space, suggest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 
     from hpo.study_file import StudyFile
     from trainer.data import Data
+    from trainer.parts import Parts
     from trainer.recipe import Recipe
 
 SETTINGS_KEY = "hpo:settings"
@@ -56,14 +59,17 @@ class OpenStudy:
 
 
 @contextmanager
-def storage_url(file: StudyFile, given: str | None) -> Iterator[str]:
+def storage_url(file: StudyFile, given: str | None, *, create: bool = True) -> Iterator[str]:
     """The URL of the study's Postgres: the given one, else the study file's, else that of the embedded one, started.
 
     Raises:
         StorageError: the embedded Postgres cannot be started.
+        HpoError: there is none yet, and `create` is False.
     """
     if url := given or file.storage:
         yield url
+    elif not create and not has_postgres(file.folder):
+        raise HpoError(f"study: nothing was begun in {file.folder}; `hpo search {file.path.name}` begins it")
     else:
         with embedded_postgres(file.folder) as url:
             yield url
@@ -161,11 +167,12 @@ def make_sampler(file: StudyFile, place: int) -> BaseSampler:
 
 
 def make_pruner(file: StudyFile) -> BasePruner:
-    """The pruner that the study file names; no trial is judged in the first quarter of its epochs."""
+    """The pruner that the study file names: the median after a quarter of the epochs, Hyperband after a ninth."""
     epochs = int(max(file.space.values("epochs")))
     match file.pruner:
         case "median":
-            return optuna.pruners.MedianPruner(n_startup_trials=STARTUP_TRIALS // 2, n_warmup_steps=epochs // 4)
+            quarter = math.ceil(epochs / 4)
+            return optuna.pruners.MedianPruner(n_startup_trials=STARTUP_TRIALS // 2, n_warmup_steps=quarter)
         case "hyperband":
             return optuna.pruners.HyperbandPruner(
                 min_resource=max(1, epochs // 9), max_resource=epochs, reduction_factor=3
@@ -187,6 +194,14 @@ def list_studies(url: str) -> list[dict[str, Any]]:
     ]
 
 
+def refuse_if_at_work(opened: OpenStudy) -> None:
+    """Raise HpoError while a worker of the study beats."""
+    with opened.storage.engine.connect() as connection:
+        there = [row for row in workers(connection, opened.study_id) if not row.gone]
+    if any(row.beat_seconds_ago < GRACE_SECONDS for row in there):
+        raise HpoError(f"study: {len(there)} workers are at work on it; stop them first (Ctrl-C in `hpo search`)")
+
+
 def delete_study(opened: OpenStudy) -> None:
     """Delete a study with its trials, our own rows and its files, for good."""
     remove_files(opened.artifacts, opened.storage, opened.study)
@@ -205,9 +220,9 @@ def default_trial(study: optuna.Study) -> FrozenTrial | None:
     return next((trial for trial in complete if DEFAULT_KEY in trial.user_attrs), None)
 
 
-def recipe_of(trial: FrozenTrial, file: StudyFile) -> Recipe:
-    """The recipe that a trial of this study was trained by."""
-    return suggest(FixedTrial(trial.params), file.space)
+def recipe_of(trial: FrozenTrial, study: optuna.Study, parts: Parts) -> Recipe:
+    """The recipe that a trial was trained by, whatever the study file says by now."""
+    return suggest(FixedTrial(trial.params), Space(study.user_attrs[SETTINGS_KEY]["recipe"], parts))
 
 
 def count_test_use(study: optuna.Study, key: str, time: str) -> int:

@@ -23,6 +23,7 @@ from hpo.stopwatch import TimedTrial
 from hpo.study import DEFAULT_KEY, make_pruner, make_sampler
 from hpo.trial_log import TrialLog
 from storage.artifacts import keep_file
+from storage.database import OUTAGES
 from storage.errors import StorageError
 from storage.lease import BEAT_SECONDS, Lease, LostPlaceError
 from trainer.device import choose_device
@@ -61,6 +62,7 @@ class Worker:
         loaders: processes that augment; 0 does it in this one.
         watch: claims this process's time.
         stop: when set, the worker hands its trial back at the next step, and ends.
+        parent: process without which the worker is to end; None to work without one.
     """
 
     def __init__(
@@ -73,9 +75,10 @@ class Worker:
         loaders: int,
         watch: Stopwatch,
         stop: threading.Event,
+        parent: int | None = None,
     ) -> None:
         self._file, self._opened, self._data = file, opened, data
-        self._loaders, self._watch, self._stop = loaders, watch, stop
+        self._loaders, self._watch, self._stop, self._parent = loaders, watch, stop, parent
         self._device = choose_device()
         self._lease = Lease(opened.storage.engine, opened.study_id, name)
         self._ended = threading.Event()
@@ -109,9 +112,8 @@ class Worker:
             self._lease.leave()
 
     def _beat(self) -> None:
-        parent = os.getppid()
         while not self._ended.wait(BEAT_SECONDS):
-            if os.getppid() != parent:
+            if self._parent is not None and os.getppid() != self._parent:
                 logger.warning("the process that started this worker is gone: the worker stops")
                 self._stop.set()
             try:
@@ -152,13 +154,26 @@ class Worker:
                 self._lease.finish(place, "failed", reason)
                 return None
             self._tell_failed(earlier.number, "its worker died; run again as another trial")
-            study.enqueue_trial(earlier.params, user_attrs={**_marks(earlier), "repeats": earlier.number})
-        trial = study.ask()
+            trial = self._repeat(earlier)
+        else:
+            trial = study.ask()
         self._lease.begin(place, trial.number)
         trial.set_user_attr("host", socket.gethostname())
         trial.set_user_attr("device", self._device_name())
         trial.set_user_attr("threads", torch.get_num_threads())
         return trial
+
+    def _repeat(self, earlier: FrozenTrial) -> optuna.Trial:
+        """A running trial with the parameters of an earlier one, made in one step so that no other worker gets it."""
+        marks = {key: value for key, value in earlier.user_attrs.items() if key == DEFAULT_KEY}
+        template = optuna.trial.create_trial(
+            state=TrialState.RUNNING,
+            params=earlier.params,
+            distributions=earlier.distributions,
+            user_attrs={**marks, "repeats": earlier.number},
+        )
+        trial_id = self._opened.storage.create_new_trial(self._opened.study_id, template_trial=template)
+        return optuna.Trial(self._opened.study, trial_id)
 
     def _train(self, place: Place, trial: optuna.Trial) -> None:
         log = TrialLog(self._opened.storage.engine, self._opened.study_id, trial.number)
@@ -201,8 +216,8 @@ class Worker:
                 state = TrialState.PRUNED
             except InterruptedTrialError:
                 state, reason = TrialState.WAITING, "interrupted; run again as another trial"
-            except LostPlaceError:
-                raise
+            except (LostPlaceError, *OUTAGES):
+                raise  # with the worker, if it is an outage: its place then goes to the next
             except Exception as error:  # noqa: BLE001 - a trial may fail in any way, and the worker goes on
                 state, reason = TrialState.FAIL, reason_of(error)
                 log.write(traceback.format_exc())
@@ -249,11 +264,6 @@ class Worker:
 
     def _device_name(self) -> str:
         return torch.cuda.get_device_name(self._device) if self._device.type == "cuda" else "cpu"
-
-
-def _marks(trial: FrozenTrial) -> dict[str, object]:
-    """What a trial that is run again still is."""
-    return {DEFAULT_KEY: True} if DEFAULT_KEY in trial.user_attrs else {}
 
 
 def reason_of(error: BaseException) -> str:

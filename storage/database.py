@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import optuna
 from sqlalchemy import create_engine, text
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError, ProgrammingError
+from sqlalchemy.exc import ArgumentError, InterfaceError, OperationalError, ProgrammingError
 
 from storage.errors import StorageError
 
@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 DRIVER = "postgresql+psycopg2"
 CONNECT_TIMEOUT = 10  # seconds
-OUTAGES = (DBAPIError, optuna.exceptions.StorageInternalError)  # of a database that stops answering midway
+# What comes up from a database that stops answering in the middle of something.
+OUTAGES = (OperationalError, InterfaceError, optuna.exceptions.StorageInternalError)
 INIT_LOCK = 4_761_001  # of pg_advisory_lock: any number that others are unlikely to take
 
 # `place` is a place in the budget: one trial of it, however often it has to be started. `worker` is a process.
@@ -75,7 +76,7 @@ def parse_url(url: str) -> URL:
     """
     try:
         parsed = make_url(url)
-    except ArgumentError:
+    except (ArgumentError, ValueError):
         raise StorageError(
             "storage: the URL cannot be read; write postgresql://USER@HOST:PORT/DATABASE, with special characters of "
             "a password percent-encoded"
@@ -88,6 +89,8 @@ def parse_url(url: str) -> URL:
         raise StorageError("storage: the URL has more than one @; write the @ of a password as %40")
     if not parsed.database:
         raise StorageError("storage: the URL names no database; write postgresql://USER@HOST:PORT/DATABASE")
+    if password := parsed.query.get("password"):  # libpq's other way of writing it
+        parsed = parsed.difference_update_query(["password"]).set(password=str(password))
     return parsed.set(drivername=DRIVER)
 
 
@@ -103,10 +106,26 @@ def initialize(url: str) -> None:
         StorageError: the database cannot be reached, or refuses.
     """
     with _foreseen(url), one_at_a_time(url) as connection:
+        if _is_initialized(connection):
+            return  # a role that may not make tables can use them
         with _silent_optuna():
             optuna.storages.RDBStorage(_rendered(url), engine_kwargs=_engine_settings()).engine.dispose()
         connection.execute(text(SCHEMA))
         connection.commit()
+
+
+def ping(url: str) -> None:
+    """Find out whether a database can be reached and lets us in.
+
+    Raises:
+        StorageError: it cannot, or does not.
+    """
+    engine = create_engine(parse_url(url), **_engine_settings())
+    try:
+        with _foreseen(url), engine.connect():
+            pass
+    finally:
+        engine.dispose()
 
 
 def connect(url: str) -> optuna.storages.RDBStorage:
@@ -120,12 +139,17 @@ def connect(url: str) -> optuna.storages.RDBStorage:
     engine = create_engine(parse_url(url), **_engine_settings())
     try:
         with _foreseen(url), engine.connect() as connection:
-            if connection.execute(text("SELECT to_regclass('hpo.place')")).scalar() is None:
+            if not _is_initialized(connection):
                 raise StorageError(f"storage: {public_url(url)} is not initialised; run `hpo init STUDY` first")
     finally:
         engine.dispose()
     with _foreseen(url):
         return optuna.storages.RDBStorage(_rendered(url), engine_kwargs=_engine_settings(), skip_table_creation=True)
+
+
+def _is_initialized(connection: Connection) -> bool:
+    """Whether the last of all tables is there."""
+    return connection.execute(text("SELECT to_regclass('hpo.log')")).scalar() is not None
 
 
 @contextmanager

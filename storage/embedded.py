@@ -87,6 +87,11 @@ def embedded_postgres(folder: Path) -> Iterator[str]:
                     _stop(folder)
 
 
+def has_postgres(folder: Path) -> bool:
+    """Whether a private Postgres was made in `folder`."""
+    return (folder / "server.json").exists()
+
+
 def data_folder(folder: Path) -> Path:
     """Return where the data of the private Postgres in `folder` lies once it was used: below it, except for root."""
     folder = folder.resolve()

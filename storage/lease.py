@@ -119,13 +119,14 @@ class Lease:
         )
 
     def leave(self) -> None:
-        """Say that this worker ends."""
-        self._execute("UPDATE hpo.worker SET gone = now(), beaten = now() WHERE id = :worker")
+        """Say that this worker ends; a place that it still holds, since something broke, goes to the next."""
+        self._execute("UPDATE hpo.worker SET beaten = now() WHERE id = :worker")
+        bury(self._engine, self.worker)
 
     def beat(self, seconds: dict[str, float]) -> None:
         """Say that this worker lives, and where its time went so far."""
         self._execute(
-            "UPDATE hpo.worker SET beat = beat + 1, beaten = now(), seconds = CAST(:seconds AS jsonb)"
+            "UPDATE hpo.worker SET beat = beat + 1, beaten = now(), gone = NULL, seconds = CAST(:seconds AS jsonb)"
             " WHERE id = :worker",
             seconds=json.dumps(seconds),
         )
@@ -255,15 +256,18 @@ class Lease:
 _ENDED = "ended = now(), busy_seconds = busy_seconds + extract(epoch FROM now() - taken)"
 
 
-def bury(engine: Engine, worker: str) -> None:
-    """Hand back the places of a worker that is known to be dead."""
+def bury(engine: Engine, worker: str, *, by_us: bool = False) -> None:
+    """Hand back the places of a worker that is known to have ended; one that we ended is no death of its trial's."""
     with engine.begin() as connection:
         connection.execute(
             text(
-                f"UPDATE hpo.place SET state = 'waiting', worker = NULL, deaths = deaths + 1, {_ENDED}"  # noqa: S608
+                # It has run until its last beat: what came after that is no time of the GPU's.
+                "UPDATE hpo.place SET state = 'waiting', worker = NULL, deaths = deaths + :deaths, ended = now(),"
+                " busy_seconds = busy_seconds + greatest(0, extract(epoch FROM"
+                " (SELECT beaten FROM hpo.worker WHERE id = :worker) - taken))"
                 " WHERE worker = :worker AND state = 'running'"
             ),
-            {"worker": worker},
+            {"worker": worker, "deaths": 0 if by_us else 1},
         )
         connection.execute(
             text("UPDATE hpo.worker SET gone = beaten WHERE id = :worker AND gone IS NULL"), {"worker": worker}
@@ -274,9 +278,9 @@ def used(connection: Connection, study_id: int) -> Used:
     """What the study's search has used so far, places that run now included."""
     trials, busy = connection.execute(
         text(
-            "SELECT count(*), coalesce(sum(busy_seconds"
-            " + CASE WHEN state = 'running' THEN extract(epoch FROM now() - taken) ELSE 0 END), 0)"
-            " FROM hpo.place WHERE study_id = :study"
+            "SELECT count(*), coalesce(sum(busy_seconds + CASE WHEN state = 'running'"
+            " THEN greatest(0, extract(epoch FROM beaten - taken)) ELSE 0 END), 0)"
+            " FROM hpo.place LEFT JOIN hpo.worker ON id = worker WHERE place.study_id = :study"
         ),
         {"study": study_id},
     ).one()

@@ -33,7 +33,7 @@ class Data:
             DataError: images that cannot be read, or a cache that cannot be written.
         """
         if size not in self._pixels:
-            file = None if self.cache is None else self.cache / f"{self.index.digest[:16]}-{size}.npy"
+            file = None if self.cache is None else self.cache / f"{self.index.fingerprint[:16]}-{size}.npy"
             paths = [self.index.root / path for path in self.index.paths]
             self._pixels[size] = build_pixels(paths, size, file, on_progress)
         return self._pixels[size]

@@ -92,7 +92,7 @@ def fit(
         weights: folder with pretrained weights, in place of the hub.
         loaders: processes that augment; 0 does it in this one.
         plateau: macro-F1 of each epoch that the plateau schedule is to follow where there is no validation.
-        on_step: called after each step; what it raises ends the training.
+        on_step: called after each batch, of training and of validation; what it raises ends the training.
 
     Raises:
         NonFiniteLossError: the loss of an epoch is NaN or infinite.
@@ -146,7 +146,9 @@ def fit(
             raise NonFiniteLossError(f"the loss is {train_loss} in epoch {number}: a lower learning_rate may help")
 
         judged.eval()
-        matrix = None if valid is None else confusion_of(judged, pixels, labels, valid, recipe.batch_size, device)
+        matrix = None
+        if valid is not None:
+            matrix = confusion_of(judged, pixels, labels, valid, recipe.batch_size, device, on_step)
         score = None if matrix is None else macro_f1(matrix)
         if score is not None:
             schedule.after_epoch(score)
@@ -173,14 +175,20 @@ def confusion_of(
     images: NDArray[np.int64],
     batch_size: int,
     device: torch.device,
+    on_step: Callable[[], None] | None = None,
 ) -> torch.Tensor:
-    """The confusion matrix of these images, int64 [classes, classes] on the CPU, added up on the device."""
+    """The confusion matrix of these images, int64 [classes, classes] on the CPU, added up on the device.
+
+    `on_step` is called after each batch.
+    """
     matrix: torch.Tensor | int = 0
     with torch.inference_mode(), autocast(device):
         for start in range(0, len(images), batch_size):
             batch = images[start : start + batch_size]
             logits = model(torch.from_numpy(pixels[batch]).to(device))
             matrix = matrix + confusion_matrix(labels[batch].to(device), logits.argmax(dim=1), logits.shape[1])
+            if on_step:
+                on_step()
     assert isinstance(matrix, torch.Tensor), "there is at least one image"
     return matrix.cpu()
 

@@ -52,19 +52,37 @@ class Index:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 in hex over path, class, group and bytes of each file: the same data has the same digest everywhere.
+        """SHA-256 in hex over path, class, group and size of each file: the same data has the same digest everywhere.
 
         Raises:
             DataError: an image is gone.
         """
         digest = hashlib.sha256()
-        for path, label, group in zip(self.paths, self.labels.tolist(), self.groups.tolist(), strict=True):
+        for path, label, group, status in zip(
+            self.paths, self.labels.tolist(), self.groups.tolist(), self._files, strict=True
+        ):
+            digest.update(path_bytes(f"{nfc(path)}\0{self.classes[label]}\0{group}\0{status.st_size}\n"))
+        return digest.hexdigest()
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 in hex over the digest and the time of change of each file, which tells their states on one machine.
+
+        Raises:
+            DataError: an image is gone.
+        """
+        times = ",".join(str(status.st_mtime_ns) for status in self._files)
+        return hashlib.sha256(f"{self.digest}:{times}".encode()).hexdigest()
+
+    @cached_property
+    def _files(self) -> list[os.stat_result]:
+        files = []
+        for path in self.paths:
             try:
-                file_bytes = (self.root / path).stat().st_size
+                files.append((self.root / path).stat())
             except OSError as error:
                 raise DataError(f"{str(self.root / path)!r} cannot be read: {error.strerror}; restore it") from error
-            digest.update(path_bytes(f"{nfc(path)}\0{self.classes[label]}\0{group}\0{file_bytes}\n"))
-        return digest.hexdigest()
+        return files
 
 
 def read_index(path: Path, *, group: str | None = None, group_pattern: str | None = None) -> Index:
@@ -134,7 +152,7 @@ def _read_folder(root: Path) -> tuple[list[str], list[str], list[str]]:
             raise DataError(f"{str(root)!r} holds the parts of a split ({parts}), not classes; {LAYOUT}")
         for folder in folders:
             files = {
-                file.relative_to(root).as_posix(): file for file in _walk(folder, ((status.st_dev, status.st_ino),))
+                file.relative_to(root).as_posix(): file for file in walk(folder, ((status.st_dev, status.st_ino),))
             }
             images = [name for name, file in files.items() if file.suffix.lower() in IMAGE_SUFFIXES]
             names += images
@@ -155,8 +173,8 @@ def _read_folder(root: Path) -> tuple[list[str], list[str], list[str]]:
     return names, labels, ignored
 
 
-def _walk(folder: Path, above: tuple[tuple[int, int], ...]) -> Iterator[Path]:
-    """All files below; a link back into one of the folders above (by device and inode) ends there."""
+def walk(folder: Path, above: tuple[tuple[int, int], ...] = ()) -> Iterator[Path]:
+    """All files below but hidden ones; a link back into one of the folders above (by device and inode) ends there."""
     status = folder.stat()
     here = (status.st_dev, status.st_ino)
     if here in above:
@@ -165,7 +183,7 @@ def _walk(folder: Path, above: tuple[tuple[int, int], ...]) -> Iterator[Path]:
         if child.name.startswith("."):
             continue
         if child.is_dir():
-            yield from _walk(child, (*above, here))
+            yield from walk(child, (*above, here))
         else:
             yield child
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -45,13 +46,12 @@ class AugmentedImages(Dataset[Batch]):
 class EpochBatches(Sampler[list[tuple[int, int]]]):
     """The (epoch, image) pairs of each batch of an epoch, drawn by (seed, epoch) alone.
 
-    The last batch is left out where it would be smaller than the others: batch norm cannot learn from one image, and
-    the shuffle leaves out others each time.
+    As few batches as the recipe's size allows, of equal size but for one image: a small last batch would make batch
+    norm noisy, and without it some images would be left out.
     """
 
     def __init__(self, images: NDArray[np.int64], labels: NDArray[np.int64], recipe: Recipe) -> None:
         self.images, self.recipe, self.epoch = images, recipe, 1
-        self.batch_size = min(recipe.batch_size, len(images))
         self.weights = None
         if recipe.sampler == "balanced":
             counts = np.bincount(labels[images])
@@ -59,7 +59,7 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
             self.weights /= self.weights.sum()
 
     def __len__(self) -> int:
-        return len(self.images) // self.batch_size
+        return math.ceil(len(self.images) / self.recipe.batch_size)
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         random = np.random.Generator(np.random.PCG64((self.recipe.seed, self.epoch)))
@@ -67,8 +67,7 @@ class EpochBatches(Sampler[list[tuple[int, int]]]):
             order = random.permutation(self.images)
         else:
             order = random.choice(self.images, size=len(self.images), p=self.weights)
-        for batch in range(len(self)):
-            rows = order[batch * self.batch_size : (batch + 1) * self.batch_size]
+        for rows in np.array_split(order, len(self)):
             yield [(self.epoch, int(image)) for image in rows]
 
 

@@ -46,7 +46,7 @@ def objective(
         loaders: processes that augment; 0 does it in this one.
         best_weights: file for the weights of the best epoch, as safetensors.
         on_epoch: called with each epoch before it is reported.
-        on_step: called after each step; what it raises ends the trial.
+        on_step: called after each batch; what it raises ends the trial.
 
     Returns:
         the best validation macro-F1 of the epochs, in [0, 1]; the trial's user attribute `best_epoch` says which one

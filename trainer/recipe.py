@@ -33,6 +33,7 @@ class Rule:
     low: float | None = None
     high: float | None = None
     choices: tuple[str, ...] | None = None
+    ranged: bool = True  # whether a range of numbers can be searched
     open_choices: bool = False  # a function of one's own may add a name
     only_if: tuple[str, tuple[Any, ...]] | None = None  # (other field, its values for which this one is used)
 
@@ -56,9 +57,9 @@ class Recipe:
 
     backbone: str = _field("resnet50.a1_in1k", "name of a timm model, or of one of your own")
     pretrained: bool = _field(default=True, meaning="start from the backbone's published weights")
-    image_size: int = _field(224, "side of the square image in pixels", low=8, high=2048)
+    image_size: int = _field(224, "side of the square image in pixels", low=8, high=2048, ranged=False)
     epochs: int = _field(20, "passes over the training images", low=1, high=10_000)
-    batch_size: int = _field(32, "images a step", low=1, high=65_536)
+    batch_size: int = _field(32, "images a step, at most", low=1, high=65_536)
     optimizer: str = _field("adamw", "AdamW, or SGD with Nesterov momentum 0.9", choices=OPTIMIZERS)
     learning_rate: float = _field(1e-3, "highest learning rate of the schedule", low=1e-8, high=10.0)
     weight_decay: float = _field(0.01, "decay of the weights; biases and norms are spared", low=0.0, high=1.0)

@@ -84,10 +84,6 @@ class Space:
             case _:
                 return (entry,)
 
-    def listed_values(self, name: str) -> tuple[Any, ...]:
-        """All values that a field can have where they are written one by one; nothing for a range."""
-        return () if isinstance(self.fields[name], Range) else self.values(name)
-
     def as_dict(self) -> dict[str, Any]:
         """The space as a study file writes it, complete; JSON can hold it."""
         written: dict[str, Any] = {}
@@ -165,7 +161,7 @@ def _problems(name: str, entry: Any, names: tuple[str, ...]) -> list[str]:
 
 def _range_problems(name: str, table: dict[str, Any]) -> list[str]:
     """What keeps this table from being a range of the field; empty where nothing does."""
-    if isinstance(DEFAULTS[name], bool | str):
+    if isinstance(DEFAULTS[name], bool | str) or not RULES[name].ranged:
         return [f"{name}: takes a value or a list, no range"]
     problems = [
         unknown_problem(f"{name}.{key}", (f"{name}.{k}" for k in ("low", "high", "log")))

@@ -7,6 +7,9 @@ import os
 import pytest
 
 from tests.conftest import paint
+from trainer.backbones import build_model, save_weights
+from trainer.parts import Parts
+from trainer.recipe import Recipe
 
 pytestmark = pytest.mark.acceptance
 
@@ -44,6 +47,18 @@ def study(tmp_path):
         return "study.toml"
 
     return write
+
+
+@pytest.fixture
+def bundle(tmp_path):
+    """A bundle with an untrained model."""
+    recipe = Recipe(backbone="test_resnet", pretrained=False, image_size=32)
+    folder = tmp_path / "bundle"
+    folder.mkdir()
+    recipe.write(folder / "recipe.toml")
+    (folder / "bundle.json").write_text('{"classes": ["blue", "red"]}')
+    save_weights(build_model(recipe, 2, Parts(), pretrained=False), folder / "model.safetensors")
+    return "bundle"
 
 
 def test_a_missing_or_empty_data_folder(refused, study, tmp_path):
@@ -187,9 +202,29 @@ def test_a_study_that_does_not_exist_or_has_no_winner(refused, hpo, study, photo
 
 def test_a_password_on_the_command_line(refused, study):
     """A password in --storage is wrong usage, and is not repeated."""
-    line = refused("status", study(), "--storage", "postgresql://hpo:s3cret@localhost/hpo", code=2)
-    assert "HPO_STORAGE" in line
-    assert "s3cret" not in line
+    for url in ("postgresql://hpo:s3cret@localhost/hpo", "postgresql://hpo@localhost/hpo?password=s3cret"):
+        line = refused("status", study(), "--storage", url, code=2)
+        assert "HPO_STORAGE" in line
+        assert "s3cret" not in line
+
+
+def test_looking_at_what_was_never_begun(refused, study, tmp_path):
+    """Commands that only look make no database where there is none."""
+    study()
+    for command, *more in (("status",), ("logs", 0), ("list",), ("delete",)):
+        assert "nothing was begun" in refused(command, "study.toml", *more)
+    assert not (tmp_path / ".hpo").exists()
+
+
+def test_a_manifest_with_holes(refused, tmp_path, bundle):
+    """A CSV to predict with a row without a path, and an output that is a folder, are named."""
+    (tmp_path / "list.csv").write_text("label,path\nred\n")
+    assert "a path for each image" in refused("predict", bundle, "list.csv", "-o", "out.csv")
+    (tmp_path / "list.csv").write_text("path\nnowhere.png\n")
+    assert "nowhere.png" in refused("predict", bundle, "list.csv", "-o", "out.csv")
+    for output in (".", "list.csv/out.csv"):
+        assert "predict: " in refused("predict", bundle, "list.csv", "-o", output)
+    assert not (tmp_path / "out.csv").exists()
 
 
 def test_a_storage_file_that_is_missing(refused, study):

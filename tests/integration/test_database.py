@@ -66,6 +66,7 @@ def test_an_unreachable_database_is_named_without_its_password():
         ("mysql://root@localhost/hpo", "mysql:// is no Postgres"),
         ("postgresql://hpo:p@ss@localhost/hpo", "more than one @"),
         ("postgresql://localhost", "names no database"),
+        ("postgresql://hpo@localhost:s3cret/hpo", "cannot be read"),
         ("no url at all s3cret", "cannot be read"),
     ],
 )
@@ -79,7 +80,9 @@ def test_urls_that_cannot_be_used_are_explained_without_their_secrets(url, compl
 
 def test_a_url_is_shown_without_its_password():
     """What is shown of a URL has the user and the host, and no password."""
-    assert public_url("postgresql://me:s3cret@db:5433/hpo") == "postgresql://me@db:5433/hpo"
+    for url in ("postgresql://me:s3cret@db:5433/hpo", "postgresql://me@db:5433/hpo?password=s3cret"):
+        assert public_url(url) == "postgresql://me@db:5433/hpo"
+        assert parse_url(url).password == "s3cret"
 
 
 def test_a_worker_holds_two_connections_at_most_and_one_at_rest(database):

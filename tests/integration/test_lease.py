@@ -96,6 +96,48 @@ def test_the_former_holder_of_a_place_can_do_nothing_with_it(storage, study_id):
     assert [row.state for row in rows(storage, study_id)] == ["pruned"]
 
 
+def test_a_worker_that_breaks_down_leaves_its_place_to_the_next(storage, study_id):
+    """A worker that leaves with a place in hand hands it back, so that nobody waits for it."""
+    broken, next_one = joined(storage, study_id, "broken"), joined(storage, study_id, "next")
+    broken.take(Limits(trials=1))
+    assert next_one.take(Limits(trials=1)) is None
+    broken.leave()
+    assert next_one.take(Limits(trials=1)).deaths == 1
+
+
+def test_a_worker_that_comes_back_is_watched_again(storage, study_id):
+    """A worker that was given up, and beats again, is there again for all."""
+    frozen, watcher = joined(storage, study_id, "frozen"), joined(storage, study_id, "watcher")
+    bury(storage.engine, "frozen")
+    frozen.beat({})
+    frozen.take(Limits())
+    watcher.reap(grace_seconds=0.1)
+    time.sleep(0.2)
+    watcher.reap(grace_seconds=0.1)
+    assert [row.state for row in rows(storage, study_id)] == ["waiting"]
+
+
+def test_time_after_the_last_beat_is_no_gpu_time(storage, study_id):
+    """What passes between a worker's last beat and its burial is not charged to the budget."""
+    lease = joined(storage, study_id, "worker")
+    lease.take(Limits())
+    with storage.engine.begin() as connection:
+        connection.execute(text("UPDATE hpo.place SET taken = now() - interval '15 hours'"))
+        connection.execute(text("UPDATE hpo.worker SET beaten = now() - interval '14 hours'"))
+        assert used(connection, study_id).gpu_hours == pytest.approx(1, abs=0.01)
+    bury(storage.engine, "worker")
+    with storage.engine.connect() as connection:
+        assert used(connection, study_id).gpu_hours == pytest.approx(1, abs=0.01)
+
+
+def test_what_we_end_ourselves_is_no_death(storage, study_id):
+    """A worker that the user's own Ctrl-C ends counts no death of its trial's."""
+    lease, other = joined(storage, study_id, "worker"), joined(storage, study_id, "other")
+    lease.take(Limits())
+    bury(storage.engine, "worker", by_us=True)
+    assert other.take(Limits()).deaths == 0
+
+
 def test_only_a_beat_watched_standing_still_counts_as_death(storage, study_id):
     """A worker is reaped after the watcher itself has seen its beat unchanged for the grace time, and not before."""
     frozen, living, watcher = (joined(storage, study_id, name) for name in ("frozen", "living", "watcher"))

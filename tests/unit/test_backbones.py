@@ -288,13 +288,6 @@ def test_check_names_all_problems(hub_unreachable):
     assert hub_unreachable == []
 
 
-def test_check_of_a_range():
-    """Of a range of image sizes both ends are tried."""
-    with pytest.raises(RecipeError) as error:
-        check_backbones(Space({"backbone": "test_vit", "image_size": {"low": 24, "high": 40}}), 3)
-    assert [re.search(r"image_size = (\d+)", problem)[1] for problem in error.value.problems] == ["24", "40"]
-
-
 def test_check_looks_for_the_weights(tmp_path, hub_unreachable):
     """The check wants the weights of each backbone if a trial may want them, and no others."""
     fields = {"backbone": ["test_resnet", "mine"], "image_size": 32}

@@ -515,7 +515,7 @@ def test_pixels_in_a_cache(tmp_path):
     data = load_data(root, cache=tmp_path / "cache")
     progress = []
     pixels = data.pixels(8, lambda done, total: progress.append((done, total)))
-    file = tmp_path / "cache" / f"{data.index.digest[:16]}-8.npy"
+    file = tmp_path / "cache" / f"{data.index.fingerprint[:16]}-8.npy"
     assert file.is_file()
     assert isinstance(pixels, np.memmap)
     assert progress[-1] == (6, 6)

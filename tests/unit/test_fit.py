@@ -94,7 +94,7 @@ def test_dropout_differs_between_steps(start, make_recipe, parts):
         return nn.Sequential(nn.Flatten(), Watched(0.5), nn.Linear(3 * side * side, classes))
 
     list(start(make_recipe(backbone="watched"), parts=Parts(backbones={"watched": watched})))
-    assert len(set(masks)) == len(masks) == 8
+    assert len(set(masks)) == len(masks) == 10
 
 
 def test_validation_changes_nothing(start, make_recipe):
@@ -152,7 +152,7 @@ def test_what_an_epoch_says(start, make_recipe):
     recipe = make_recipe(epochs=3, schedule="cosine", warmup=0.0)
     epochs = list(start(recipe))
     assert [(epoch.number, epoch.epochs) for epoch in epochs] == [(1, 3), (2, 3), (3, 3)]
-    steps = 36 // 8
+    steps = math.ceil(36 / 8)
     for epoch in epochs:
         done = (epoch.number * steps - 1) / (3 * steps)
         assert epoch.learning_rate == pytest.approx(1e-3 * (1 + math.cos(math.pi * done)) / 2)
@@ -206,7 +206,11 @@ def test_moving_average_formula(start, make_recipe, parts):
 
     recipe = make_recipe(backbone="watched", ema=True, epochs=3)
     own = Parts(backbones={"watched": watched})
-    last = _kept(start(recipe, parts=own, on_step=lambda: raw.append(built[0][1].weight.detach().clone())))[-1][1]
+
+    def keep():
+        raw.append(built[0][1].weight.detach().clone())
+
+    last = _kept(start(recipe, valid=None, parts=own, on_step=keep))[-1][1]
     average = raw[0]
     for step, weight in enumerate(raw):
         decay = min(0.999, 1 - (1 + max(step - 1, 0)) ** (-2 / 3)) if step else 0.0
@@ -235,7 +239,7 @@ def test_plateau_repeated_without_validation(start, make_recipe):
     assert flat[-1][0].learning_rate == pytest.approx(0.01)
 
 
-@pytest.mark.parametrize(("value", "step"), [(math.nan, 6), (math.inf, 6), (math.nan, 8), (math.inf, 8)])
+@pytest.mark.parametrize(("value", "step"), [(math.nan, 6), (math.inf, 6), (math.nan, 10), (math.inf, 10)])
 def test_own_loss_that_is_not_finite(value, step, start, make_recipe, parts):
     """A loss of NaN or infinity in any step of an epoch ends the training in one line with the epoch's number."""
     calls = []
@@ -247,7 +251,7 @@ def test_own_loss_that_is_not_finite(value, step, start, make_recipe, parts):
     own = Parts(backbones=parts.backbones, losses={"breaking": breaking})
     training = start(make_recipe(loss="breaking"), parts=own)
     assert next(training).number == 1
-    message = rf"^the loss is {value if step == 8 else 'nan'} in epoch 2: a lower learning_rate may help$"
+    message = rf"^the loss is {value if step == 10 else 'nan'} in epoch 2: a lower learning_rate may help$"
     with pytest.raises(NonFiniteLossError, match=message):
         next(training)
 
@@ -265,20 +269,20 @@ def test_absurd_learning_rate(start, make_recipe):
 
 
 def test_on_step(start, make_recipe):
-    """`on_step` is called after each step, and what it raises ends the training."""
+    """`on_step` is called after each batch, validation's too, and what it raises ends the training."""
     calls = []
 
     def stop():
         calls.append(len(calls))
-        if len(calls) == 6:
+        if len(calls) == 10:
             raise KeyboardInterrupt("enough")
 
     training = start(make_recipe(epochs=5), on_step=stop)
     assert next(training).number == 1
-    assert len(calls) == 4
+    assert len(calls) == 5 + 3
     with pytest.raises(KeyboardInterrupt, match="enough"):
         next(training)
-    assert len(calls) == 6
+    assert len(calls) == 10
     with pytest.raises(StopIteration):
         next(training)
 
@@ -290,7 +294,7 @@ def test_close(start, make_recipe):
     next(training)
     training.close()
     assert list(training) == []
-    assert len(calls) == 4
+    assert len(calls) == 5 + 3
 
 
 def test_only_the_training_images_teach(colours, start, make_recipe):

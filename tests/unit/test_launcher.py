@@ -25,7 +25,7 @@ def test_gpus_are_counted_by_the_driver(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     assert visible_gpus(None) == []
     tool = tmp_path / "nvidia-smi"
-    tool.write_text("#!/bin/sh\necho 'GPU 0: one'\necho 'GPU 1: two'\n")
+    tool.write_text("#!/bin/sh\necho 'GPU 0: one'\necho '  MIG 1g.10gb Device 0: x'\necho 'GPU 1: two'\n")
     tool.chmod(0o755)
     assert visible_gpus(None) == ["0", "1"]
 
@@ -35,7 +35,7 @@ def test_each_worker_gets_its_gpu_its_name_and_its_threads():
     program = "import os, sys; print(os.environ['CUDA_VISIBLE_DEVICES'], *sys.argv[1:])"
     launched = launch([sys.executable, "-c", program], 3, ["GPU-a", "GPU-b"])
     assert [worker.process.wait(timeout=60) for worker in launched] == [0, 0, 0]
-    words = [worker.last_words().split() for worker in launched]
+    words = [worker.printed().split() for worker in launched]
     for worker in launched:
         worker.output.close()
     assert [word[0] for word in words] == ["GPU-a", "GPU-b", "GPU-a"]
@@ -50,7 +50,7 @@ def test_stopping_ends_workers_that_would_not_end():
         "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(60)"
     )
     [worker] = launch([sys.executable, "-c", program], 1, [])
-    while worker.last_words() != "up":
+    while worker.printed() != "up":
         assert worker.process.poll() is None
     stop([worker])
     assert worker.process.poll() is None

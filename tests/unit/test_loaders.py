@@ -72,16 +72,13 @@ def test_order_belongs_to_seed_and_epoch():
     assert _order(_epoch(_recipe(seed=4), 1)) != orders[0]
 
 
-def test_short_batch_is_left_out():
-    """Images that do not fill a last batch are left out, others in each epoch."""
-    seen = set()
-    for epoch in range(1, 9):
-        batches = _epoch(_recipe(batch_size=5), epoch, count=23)
-        order = _order(batches)
-        assert [len(truth) for _, truth in batches] == [5, 5, 5, 5]
-        assert len(set(order)) == 20
-        seen |= set(order)
-    assert seen == set(range(23))
+def test_batches_are_of_equal_size():
+    """Every image is seen once an epoch, in as few batches as the size allows, of equal size but for one image."""
+    for count, sizes in ((23, [5, 5, 5, 4, 4]), (20, [5, 5, 5, 5]), (6, [3, 3])):
+        batches = _epoch(_recipe(batch_size=5), 1, count=count)
+        assert len(batches) == len(sizes)
+        assert [len(truth) for _, truth in batches] == sizes
+        assert sorted(_order(batches)) == list(range(count))
 
 
 def test_fewer_images_than_a_batch():
@@ -155,7 +152,7 @@ def test_processes_make_the_same_batches(sampler):
         here.start_epoch(epoch)
         there.start_epoch(epoch)
         pairs = list(zip(here, there, strict=True))
-        assert len(pairs) == 4
+        assert len(pairs) == 5
         for (images, truth), (other_images, other_truth) in pairs:
             assert torch.equal(images, other_images)
             assert torch.equal(truth, other_truth)

@@ -129,7 +129,7 @@ def test_pruned(colours, space, tmp_path):
             on_step=lambda: steps.append(1),
         )
     assert list(study.trials[0].intermediate_values) == [1, 2]
-    assert len(steps) == 2 * (36 // 8)
+    assert len(steps) == 2 * (5 + 3)
     assert (tmp_path / "best.safetensors").stat().st_size > 0
 
 
