@@ -27,6 +27,12 @@ def commands():
     return subparsers.choices
 
 
+def test_the_readme_shows_the_real_output_of_the_demo():
+    """The README shows each command of the demo with what it printed, to the test on held-out images."""
+    for line in ("$ hpo search demo/study.toml", "20 trials: ", "winner: trial ", "$ hpo export-best", "test macro-F1 0."):
+        assert f"    {line}" in README
+
+
 def test_the_tree_in_the_readme_exists_and_is_complete():
     """Every file that the README's tree names exists, and every module is in it."""
     tree = README.split("## The tree")[1].split("## ")[0]
