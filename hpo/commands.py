@@ -87,6 +87,7 @@ def run_worker(options: argparse.Namespace) -> int:
     from hpo.stopwatch import Stopwatch
     from hpo.study import check_settings, load_study, storage_url
     from hpo.worker import Worker
+    from trainer.device import choose_device, loader_processes
 
     torch.set_num_threads(options.threads)
     with storage_url(file, options.url, create=False) as url:
@@ -97,7 +98,7 @@ def run_worker(options: argparse.Namespace) -> int:
             opened,
             data,
             name=options.name or str(uuid.uuid4()),
-            loaders=min(8, options.threads) if torch.cuda.is_available() else 0,
+            loaders=loader_processes(choose_device(), options.threads),
             watch=Stopwatch(options.started),
             stop=stop,
             parent=options.parent,

@@ -21,7 +21,7 @@ from hpo.launcher import cores
 from hpo.study import PACKAGES, best_trial, check_settings, count_test_use, recipe_of
 from storage.artifacts import fetch_file
 from trainer.backbones import build_model, load_weights, save_weights
-from trainer.device import choose_device
+from trainer.device import choose_device, loader_processes
 from trainer.fit import confusion_of, fit
 from trainer.metrics import summary
 
@@ -122,7 +122,7 @@ def _retrain(
         parts=file.space.parts,
         device=device,
         weights=file.weights,
-        loaders=min(8, cores()) if device.type == "cuda" else 0,
+        loaders=loader_processes(device, cores()),
         plateau=[score for _, score in sorted(trial.intermediate_values.items())],
     )
     say(f"retraining on {len(images)} images, training and validation, for {last} of {recipe.epochs} epochs")

@@ -79,7 +79,6 @@ class PlaceRow:
     macro_f1: float | None
     best: float | None
     seconds: float
-    ended: datetime | None
 
 
 @dataclass(frozen=True)
@@ -93,7 +92,6 @@ class WorkerRow:
     started: datetime
     beat_seconds_ago: float
     gone: bool
-    alive_seconds: float
     seconds: dict[str, float] = field(default_factory=dict)
 
 
@@ -167,9 +165,9 @@ class Lease:
             )
             return Place(spent.trials, None, 0)
 
-    def begin(self, place: Place, trial: int, epochs: int | None = None) -> None:
+    def begin(self, place: Place, trial: int) -> None:
         """Name the trial that runs in a place."""
-        self._update(place, "trial = :trial, epochs = :epochs", trial=trial, epochs=epochs)
+        self._update(place, "trial = :trial, epochs = NULL", trial=trial)
 
     def progress(self, place: Place, epoch: int, epochs: int, macro_f1: float, best: float) -> None:
         """Keep how far the trial in a place has come."""
@@ -300,7 +298,7 @@ def places(connection: Connection, study_id: int) -> list[PlaceRow]:
     """All places of a study, the first first."""
     rows = connection.execute(
         text(
-            "SELECT number, state, worker, trial, reason, epoch, epochs, macro_f1, best, ended, (busy_seconds"
+            "SELECT number, state, worker, trial, reason, epoch, epochs, macro_f1, best, (busy_seconds"
             " + CASE WHEN state = 'running' THEN extract(epoch FROM now() - taken) ELSE 0 END)::float AS seconds"
             " FROM hpo.place WHERE study_id = :study ORDER BY number"
         ),
@@ -314,8 +312,7 @@ def workers(connection: Connection, study_id: int) -> list[WorkerRow]:
     rows = connection.execute(
         text(
             "SELECT id, host, pid, device, started, seconds, gone IS NOT NULL AS gone,"
-            " extract(epoch FROM now() - beaten)::float AS beat_seconds_ago,"
-            " extract(epoch FROM coalesce(gone, now()) - started)::float AS alive_seconds"
+            " extract(epoch FROM now() - beaten)::float AS beat_seconds_ago"
             " FROM hpo.worker WHERE study_id = :study ORDER BY started, id"
         ),
         {"study": study_id},

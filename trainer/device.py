@@ -15,6 +15,11 @@ def choose_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+def loader_processes(device: torch.device, cores: int) -> int:
+    """How many processes should augment: beside a GPU one a core, at most 8; on a CPU none, which trains on its cores."""
+    return min(8, cores) if device.type == "cuda" else 0
+
+
 def autocast(device: torch.device) -> AbstractContextManager[object]:
     """Mixed precision in bfloat16 on CUDA, which needs no loss scaling; plain float32 on a CPU."""
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda")

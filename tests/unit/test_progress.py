@@ -22,12 +22,12 @@ NOW = datetime(2026, 1, 1, tzinfo=UTC)
 def place(number, state, **more):
     """A place with what matters here."""
     values = {"worker": None, "trial": number, "reason": None, "epoch": 0, "epochs": None, "macro_f1": None}
-    return PlaceRow(number=number, state=state, **{**values, "best": None, "seconds": 65.0, "ended": None, **more})
+    return PlaceRow(number=number, state=state, **{**values, "best": None, "seconds": 65.0, **more})
 
 
 def snapshot(*places):
     """A search of 10 trials with one worker."""
-    worker = WorkerRow("w1", "host", 42, "cpu", NOW, 2.0, gone=False, alive_seconds=100.0)
+    worker = WorkerRow("w1", "host", 42, "cpu", NOW, 2.0, gone=False)
     used = Used(len(places), 0.5, 1.0)
     return Snapshot("s", "postgresql://db/x", Limits(trials=10), used, places, [worker], Best(0, 0.9, Recipe()))
 
