@@ -16,7 +16,7 @@ def choose_device() -> torch.device:
 
 
 def loader_processes(device: torch.device, cores: int) -> int:
-    """How many processes should augment: beside a GPU one a core, at most 8; on a CPU none, which trains on its cores."""
+    """How many processes should augment: beside a GPU one a core, at most 8; on a CPU none, which needs its cores."""
     return min(8, cores) if device.type == "cuda" else 0
 
 
