@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: install demo test lint clean
+.PHONY: install demo test lint docs bench bench-gpu clean
 
 install: $(VENV)/installed
 
@@ -23,6 +23,19 @@ lint: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+docs: install
+	$(BIN)/python docs/generate.py
+
+# Images a second against the bare model and timm: make bench DATA=folder-with-one-folder-a-class
+bench: install
+	$(BIN)/python benchmarks/throughput.py $(DATA) --side-by-side $(shell nproc)
+	$(BIN)/python benchmarks/memory.py
+
+bench-gpu: install
+	for model in resnet50 convnext_tiny; do $(BIN)/python benchmarks/throughput.py $(DATA) --backbone $$model --image-size 224 --batch-size 128 --threads $(shell nproc) --seconds 15; done
+	for shared in 1 2 4; do $(BIN)/python benchmarks/throughput.py $(DATA) --backbone resnet18 --image-size 128 --batch-size 64 --side-by-side $$shared --threads $$(( $(shell nproc) / shared )) --ways fit; done
+	$(BIN)/python benchmarks/memory.py
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache *.egg-info

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from hpo.errors import HpoError
 from trainer.errors import TrainerError
+from trainer.pixels import INTERPOLATIONS
 from trainer.recipe import read_recipe
 
 if TYPE_CHECKING:
@@ -29,11 +30,20 @@ WEIGHTS, RECIPE, INFO, TEST = "model.safetensors", "recipe.toml", "bundle.json",
 
 @dataclass(frozen=True)
 class Bundle:
-    """A bundle's contents, but for the weights; `info` is its bundle.json."""
+    """A bundle's contents, but for the weights.
+
+    Attributes:
+        folder: where it is.
+        recipe: what the model was trained by.
+        classes: their names, in the order of the model's outputs.
+        interpolation: by which images are to be resized.
+        info: its bundle.json.
+    """
 
     folder: Path
     recipe: Recipe
     classes: tuple[str, ...]
+    interpolation: str
     info: dict[str, Any]
 
     def load_model(self, parts: Parts, device: torch.device) -> Classifier:
@@ -63,8 +73,11 @@ def read_bundle(folder: Path) -> Bundle:
     """
     try:
         info = json.loads((folder / INFO).read_text(encoding="utf-8"))
-        return Bundle(folder, read_recipe(folder / RECIPE), tuple(info["classes"]), info)
-    except (OSError, ValueError, KeyError, TypeError, TrainerError) as error:
+        interpolation = info.get("preprocessing", {}).get("interpolation", "bicubic")
+        if interpolation not in INTERPOLATIONS:
+            raise ValueError(f'there is no interpolation "{interpolation}"')
+        return Bundle(folder, read_recipe(folder / RECIPE), tuple(info["classes"]), interpolation, info)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, TrainerError) as error:
         raise HpoError(
             f"bundle: {folder} is no bundle ({type(error).__name__}: {error}); `hpo export-best` makes one"
         ) from error

@@ -94,7 +94,24 @@ def parser() -> argparse.ArgumentParser:
     added.add_argument(
         "--workers", type=_positive, metavar="N", help="processes; default: one a GPU, on a CPU one a core, at most 4"
     )
+    added.add_argument(
+        "--per-gpu",
+        type=_positive,
+        metavar="N",
+        default=1,
+        help="workers that share a GPU, for small models; default: 1",
+    )
     add_for_study("init", commands.run_init, "create the tables and the study, nothing else; safe to repeat")
+    added = add_for_study(
+        "check", commands.run_check, "find what could fail or mislead later: images, backbones, storage, GPUs"
+    )
+    added.add_argument("--json", action="store_true", help="as JSON, with every case")
+    added.add_argument(
+        "--groups",
+        metavar="FILE.csv",
+        type=Path,
+        help="write a list of the images whose column group keeps near copies together, for [data] path",
+    )
     added = add_for_study("worker", commands.run_worker, "run one worker on the first visible GPU, or on the CPU")
     added.add_argument("--name", default=None, help="of the worker; default: made up")
     added.add_argument("--threads", type=_positive, metavar="N", default=cores(), help=THREADS)
@@ -111,11 +128,26 @@ def parser() -> argparse.ArgumentParser:
     )
     added.add_argument("--no-retrain", action="store_true", help="take the winning trial's own weights")
     added = add("predict", commands.run_predict, "write classes and probabilities of images to a CSV")
-    added.add_argument("bundle", metavar="BUNDLE", type=Path, help="folder that export-best wrote")
+    added.add_argument("bundle", metavar="BUNDLE", help="folder that export-best wrote")
     added.add_argument(
-        "images", metavar="IMAGES", nargs="+", help="folders, image files, patterns, or a CSV with a column path"
+        "images",
+        metavar="IMAGES",
+        nargs="+",
+        help="folders, image files, patterns, or a CSV with a column path; before them more bundles, which then vote",
     )
     added.add_argument("-o", "--output", metavar="FILE.csv", type=Path, required=True, help="where to write")
+    added.add_argument(
+        "--voting",
+        choices=("soft", "hard"),
+        default="soft",
+        help="of several bundles: mean of the probabilities, or a vote each; default: soft",
+    )
+    added.add_argument(
+        "--tta",
+        choices=("none", "flip", "crops"),
+        default="none",
+        help="mean over the mirror image, too, or over ten crops; default: none",
+    )
     added.add_argument("--json", action="store_true", help="metrics as JSON")
     added = add_for_study("logs", commands.run_logs, "show what a trial printed, wherever it ran")
     added.add_argument("trial", metavar="TRIAL", type=int, help="number of the trial")

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import shlex
+import shutil
 import signal
+import sys
 import threading
 import uuid
 from typing import TYPE_CHECKING, Any
 
 from hpo.errors import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_TERMINATED, HpoError
+
+PLAIN_WIDTH = 120  # characters of a table that does not go to a terminal
 
 if TYPE_CHECKING:
     import argparse
@@ -45,13 +49,39 @@ def run_search(options: argparse.Namespace) -> int:
     command = [*own_command(options.script), "worker", str(file.path)]
     if options.storage:
         command += ["--storage", options.storage]
-    workers = options.workers or len(gpus) or min(4, cores())
+    if options.per_gpu > 1 and not gpus:
+        raise HpoError("search: --per-gpu needs a GPU, and there is none here; --workers says how many processes")
+    workers = options.workers or options.per_gpu * len(gpus) or min(4, cores())
     progress = Progress(Console())
     if url := options.url or file.storage:
         ping(url)  # before the long checks; the embedded one is started after them, where nothing is wrong
     data = check(file, progress)
     with storage_url(file, options.url) as url:
         return search(file, url, data, progress, command=command, workers=workers, gpus=gpus)
+
+
+def run_check(options: argparse.Namespace) -> int:
+    """`hpo check`: what could fail or mislead later; an error is a foreseen failure."""
+    from rich.console import Console
+
+    from hpo.check import run_checks, write_groups
+    from hpo.findings import render
+    from hpo.launcher import visible_gpus
+    from hpo.progress import Progress
+
+    file = _file(options)
+    report = run_checks(file, options.url, visible_gpus(options.cuda_visible_devices), Progress(Console(stderr=True)))
+    if options.json:
+        print(json.dumps(report.as_json(), indent=2))  # in ASCII, so that it holds any name of a file
+    else:
+        Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH).print(render(report.findings))
+    if options.groups is not None:
+        if report.index is None or report.pairs is None:
+            raise HpoError(f"check: {options.groups} is not written: the images were not compared; see above")
+        write_groups(report.index, report.pairs, options.groups)
+    if errors := report.count("error"):
+        raise HpoError(f"check: {errors} of the checks failed; the lines marked `error` say why and what to do")
+    return EXIT_DONE
 
 
 def run_init(options: argparse.Namespace) -> int:
@@ -88,8 +118,10 @@ def run_worker(options: argparse.Namespace) -> int:
     from hpo.study import check_settings, load_study, storage_url
     from hpo.worker import Worker
     from trainer.device import choose_device, loader_processes
+    from trainer.loaders import Loaders
 
     torch.set_num_threads(options.threads)
+    device = choose_device()
     with storage_url(file, options.url, create=False) as url:
         opened, data = load_study(file, url), file.data.load(file.folder / "pixels")
         check_settings(opened.study, file, data)
@@ -98,7 +130,7 @@ def run_worker(options: argparse.Namespace) -> int:
             opened,
             data,
             name=options.name or str(uuid.uuid4()),
-            loaders=loader_processes(choose_device(), options.threads),
+            loaders=Loaders(loader_processes(device, options.threads), pin_memory=device.type == "cuda"),
             watch=Stopwatch(options.started),
             stop=stop,
             parent=options.parent,
@@ -154,17 +186,20 @@ def run_export_best(options: argparse.Namespace) -> int:
 
 def run_predict(options: argparse.Namespace) -> int:
     """`hpo predict`: classes and probabilities to a CSV."""
-    from hpo.bundle import read_bundle
-    from hpo.prediction import find_images, predict_to_csv
+    from hpo.prediction import find_bundles, find_images, predict_to_csv
     from trainer.parts import Parts
 
-    bundle = read_bundle(options.bundle)
-    images = find_images(options.images, bundle.classes)
-    metrics = predict_to_csv(bundle, images, options.output, options.parts or Parts())
+    bundles, inputs = find_bundles([options.bundle, *options.images])
+    images = find_images(inputs, bundles[0].classes)
+    metrics = predict_to_csv(
+        bundles, images, options.output, options.parts or Parts(), voting=options.voting, tta=options.tta
+    )
     if options.json:
-        print(json.dumps({"images": len(images.files), "metrics": metrics}, indent=2, ensure_ascii=False))
+        used = {"bundles": [str(bundle.folder) for bundle in bundles], "voting": options.voting, "tta": options.tta}
+        print(json.dumps({"images": len(images.files), **used, "metrics": metrics}, indent=2, ensure_ascii=False))
         return EXIT_DONE
-    print(f"{len(images.files)} images -> {options.output}")
+    voted = f", {len(bundles)} bundles by {options.voting} voting" if len(bundles) > 1 else ""
+    print(f"{len(images.files)} images -> {options.output}{voted}")
     if metrics:
         print(f"macro-F1 {metrics['macro_f1']:.4f}, accuracy {metrics['accuracy']:.4f}, by the classes that are known")
         for name, of_class in metrics["per_class"].items():
@@ -219,6 +254,7 @@ def run_list(options: argparse.Namespace) -> int:
 def run_delete(options: argparse.Namespace) -> int:
     """`hpo delete`: a study with all that is its own."""
     from hpo.study import delete_study, load_study, refuse_if_at_work, storage_url
+    from hpo.tensorboard import folder_of
 
     file = _file(options)
     with storage_url(file, options.url, create=False) as url:
@@ -229,6 +265,7 @@ def run_delete(options: argparse.Namespace) -> int:
             print("nothing was deleted")
             return EXIT_FAILED
         delete_study(opened)
+        shutil.rmtree(folder_of(file), ignore_errors=True)
     print(f'the study "{file.name}" is deleted')
     return EXIT_DONE
 

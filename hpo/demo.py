@@ -40,6 +40,11 @@ schedule = ["constant", "step", "cosine", "plateau", "one_cycle"]
 loss = ["cross_entropy", "label_smoothing", "focal", "soft_f1"]
 focal_gamma = {{ low = 0.5, high = 5.0 }}    # asked only where the loss is focal
 augment = ["none", "flip", "light", "medium", "heavy"]
+class_weights = "none"            # what is not named is searched, and these are not worth it for the digits:
+sampler = "shuffle"              # their ten classes are of equal size,
+dropout = 0.0                    # and a dozen epochs from random weights are too few for strong regularisation
+drop_path = 0.0
+mixing = "none"
 """
 
 

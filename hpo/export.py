@@ -22,8 +22,10 @@ from hpo.study import PACKAGES, best_trial, check_settings, count_test_use, reci
 from storage.artifacts import fetch_file
 from trainer.backbones import build_model, load_weights, save_weights
 from trainer.device import choose_device, loader_processes
-from trainer.fit import confusion_of, fit
-from trainer.metrics import summary
+from trainer.fit import fit, probabilities_of
+from trainer.loaders import Loaders
+from trainer.metrics import confusion_matrix, summary
+from trainer.step import MicroBatch
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -80,15 +82,16 @@ def export_best(
         if len(data.split.test):
             now = datetime.now(UTC).isoformat(timespec="seconds")
             uses = count_test_use(opened.study, str(uuid.uuid4()), now)
-            matrix = confusion_of(
+            probabilities = probabilities_of(
                 model,
-                data.pixels(recipe.image_size),
-                torch.from_numpy(data.index.labels),
+                data.pixels(recipe.image_size, model.interpolation),
                 data.split.test,
-                recipe.batch_size,
                 device,
+                MicroBatch(recipe.batch_size),
             )
-            test = summary(matrix, data.index.classes)
+            labels = torch.from_numpy(data.index.labels[data.split.test])
+            matrix = confusion_matrix(labels, probabilities.argmax(dim=1), len(data.index.classes))
+            test = summary(matrix, data.index.classes, labels, probabilities)
             _write_test_files(temporary / TEST, folder, data)
         info = {
             "classes": list(data.index.classes),
@@ -114,6 +117,7 @@ def _retrain(
 ) -> Classifier:
     images = np.sort(np.concatenate([data.split.train, data.split.valid]))
     last = int(trial.user_attrs["best_epoch"])
+    loaders = Loaders(loader_processes(device, cores()), pin_memory=device.type == "cuda")
     epochs = fit(
         recipe,
         data,
@@ -122,11 +126,11 @@ def _retrain(
         parts=file.space.parts,
         device=device,
         weights=file.weights,
-        loaders=loader_processes(device, cores()),
+        loaders=loaders,
         plateau=[score for _, score in sorted(trial.intermediate_values.items())],
     )
     say(f"retraining on {len(images)} images, training and validation, for {last} of {recipe.epochs} epochs")
-    with closing(epochs):
+    with closing(loaders), closing(epochs):
         for epoch in epochs:
             say(f"epoch {epoch.number}: train loss {epoch.train_loss:.4f}, {epoch.seconds:.1f} s")
             if epoch.number == last:

@@ -1,4 +1,4 @@
-"""`hpo predict`: images in, a CSV of classes and probabilities out, and metrics where the true classes are known."""
+"""`hpo predict`: bundles and images in, a CSV of classes and probabilities out, and metrics where classes are known."""
 
 from __future__ import annotations
 
@@ -7,19 +7,50 @@ import os
 from contextlib import suppress
 from dataclasses import dataclass
 from glob import glob, has_magic
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hpo.bundle import INFO, read_bundle
 from hpo.errors import HpoError
 from trainer.index import IMAGE_SUFFIXES, nfc, walk
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from numpy.typing import NDArray
+
     from hpo.bundle import Bundle
     from trainer.parts import Parts
+
+
+SHOWN_CLASSES = 5
+
+
+def find_bundles(inputs: Sequence[str]) -> tuple[list[Bundle], list[str]]:
+    """Tell the bundles, which come first on a command line, from what stands for images, which follows them.
+
+    The first is taken for a bundle in any case, others where they hold a bundle.json.
+
+    Raises:
+        HpoError: the first is no bundle, bundles have different classes, or nothing stands for images.
+    """
+    count = 1 + sum(1 for _ in takewhile(_is_bundle, inputs[1:]))
+    bundles, rest = [read_bundle(Path(given)) for given in inputs[:count]], list(inputs[count:])
+    for bundle in bundles[1:]:
+        if bundle.classes != bundles[0].classes:
+            raise HpoError(
+                f"predict: {bundles[0].folder} and {bundle.folder} cannot vote together, their classes differ: "
+                f"{_difference(bundles[0], bundle)}"
+            )
+    if not rest:
+        raise HpoError("predict: no images are given; name folders, image files, patterns or a CSV after the bundles")
+    for given in rest:
+        if _is_bundle(given):
+            raise HpoError(f"predict: {given} is a bundle; name it before the images")
+    return bundles, rest
 
 
 @dataclass(frozen=True)
@@ -65,36 +96,57 @@ def find_images(inputs: Sequence[str], classes: Sequence[str]) -> Images:
 
 
 def predict_to_csv(
-    bundle: Bundle, images: Images, output: Path, parts: Parts, batch_size: int = 64
+    bundles: Sequence[Bundle],
+    images: Images,
+    output: Path,
+    parts: Parts,
+    *,
+    voting: str = "soft",
+    tta: str = "none",
+    batch_size: int = 64,
 ) -> dict[str, Any] | None:
     """Write path, predicted class and a probability a class for each image; returns metrics where classes are known.
 
+    Args:
+        bundles: of the same classes; the models of all are in memory at once, the images a batch at a time.
+        images: to predict.
+        output: the CSV.
+        parts: models of one's own.
+        voting: of several bundles, "soft" or "hard"; for hard voting the probabilities are shares of the votes.
+        tta: a name in `trainer.predict.TTA`.
+        batch_size: images at a time.
+
     Raises:
-        HpoError: the bundle's weights or the output cannot be used.
+        HpoError: a bundle's weights or the output cannot be used.
         DataError: an image cannot be read. The output is then not written.
     """
     import torch
 
     from trainer.device import choose_device
     from trainer.metrics import confusion_matrix, summary
-    from trainer.predict import predict
+    from trainer.predict import VOTINGS, Member, predict
 
-    device = choose_device()
-    model = bundle.load_model(parts, device)
-    batches = predict(model, images.files, bundle.recipe.image_size, device, batch_size)
+    device, classes = choose_device(), bundles[0].classes
+    members = [
+        Member(bundle.load_model(parts, device), bundle.recipe.image_size, bundle.interpolation) for bundle in bundles
+    ]
+    batches = predict(members, images.files, device, tta=tta, batch_size=batch_size)
     predicted: list[int] = []
+    kept: list[NDArray[np.float32]] = []
     if output.is_dir() or not output.name:
         raise HpoError(f"predict: {output} is a folder; name a file")
     temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
             writer = csv.writer(file)
-            writer.writerow(["path", "predicted", *bundle.classes])
+            writer.writerow(["path", "predicted", *classes])
             for batch in batches:
-                for row in batch:
-                    path, best = images.files[len(predicted)], int(np.argmax(row))
-                    writer.writerow([path, bundle.classes[best], *(f"{probability:.6f}" for probability in row)])
-                    predicted.append(best)
+                probabilities, best = VOTINGS[voting](batch)
+                kept.append(probabilities)
+                for row, number in zip(probabilities, best.tolist(), strict=True):
+                    path = images.files[len(predicted)]
+                    writer.writerow([path, classes[number], *(f"{probability:.6f}" for probability in row)])
+                    predicted.append(number)
         temporary.rename(output)
     except OSError as error:
         raise HpoError(f"predict: {output} cannot be written: {error.strerror}") from error
@@ -103,8 +155,22 @@ def predict_to_csv(
             temporary.unlink()
     if images.labels is None:
         return None
-    truth = torch.tensor([bundle.classes.index(label) for label in images.labels])
-    return summary(confusion_matrix(truth, torch.tensor(predicted), len(bundle.classes)), bundle.classes)
+    truth = torch.tensor([classes.index(label) for label in images.labels])
+    matrix = confusion_matrix(truth, torch.tensor(predicted), len(classes))
+    return summary(matrix, classes, truth, torch.from_numpy(np.concatenate(kept)))
+
+
+def _is_bundle(given: str) -> bool:
+    return (Path(given) / INFO).is_file()
+
+
+def _difference(first: Bundle, second: Bundle) -> str:
+    said = []
+    for one, other in ((first, second), (second, first)):
+        if only := [name for name in one.classes if name not in other.classes]:
+            more = ", …" if len(only) > SHOWN_CLASSES else ""
+            said.append(f"only {one.folder} has {', '.join(only[:SHOWN_CLASSES])}{more}")
+    return "; ".join(said) or "they have another order"
 
 
 def _images_below(folder: Path) -> list[Path]:

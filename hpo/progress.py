@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Self
 
 from rich.console import Group
@@ -13,6 +14,7 @@ from rich.text import Text
 from hpo.stopwatch import duration
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
     from types import TracebackType
 
     from rich.console import Console, RenderableType
@@ -42,6 +44,24 @@ class Progress:
     def say(self, line: str) -> None:
         """Show a line that stays."""
         self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    @contextmanager
+    def counting(self, what: str) -> Iterator[Callable[[int, int], None]]:
+        """In a terminal, show how many of how many are done, for as long as the block lasts; nothing before the first.
+
+        Yields a function that takes both numbers.
+        """
+        status = self._console.status(what)
+
+        def count(done: int, of: int) -> None:
+            if self._live:  # only there for a terminal
+                status.update(f"{what}: {done:,} of {of:,}")
+                status.start()
+
+        try:
+            yield count
+        finally:
+            status.stop()
 
     def show(self, snapshot: Snapshot) -> None:
         """Show how things stand."""
@@ -103,3 +123,11 @@ def _budget(snapshot: Snapshot) -> Table:
             amount = f"{spent} of {limit}" if name == "trials" else f"{spent:.2f} of {limit:g}"
             table.add_row(name, ProgressBar(total=limit, completed=min(spent, limit), width=40), amount)
     return table
+
+
+def show_bytes(count: float) -> str:
+    """A number of bytes for people, in decimal units."""
+    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= size:
+            return f"{count / size:.3g} {unit}" if count < 100 * size else f"{count / size:,.0f} {unit}"
+    return f"{count:.0f} bytes"

@@ -6,15 +6,17 @@ import shlex
 import signal
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hpo.errors import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_TERMINATED, HpoError
 from hpo.launcher import STOP_SECONDS, launch, stop
+from hpo.progress import show_bytes
 from hpo.status import take_snapshot
 from hpo.stopwatch import duration
-from hpo.study import create_study, default_trial, load_study
+from hpo.study import best_trial, create_study, default_trial, load_study
 from storage.database import OUTAGES
 from storage.lease import bury
+from trainer.errors import DataError
 from trainer.recipe import show, used_fields
 
 if TYPE_CHECKING:
@@ -29,11 +31,13 @@ if TYPE_CHECKING:
     from trainer.data import Data
 
 POLL_SECONDS = 1.0
+WEAKEST = 5  # classes that the end of a search shows
 HEADINGS = {
     "training": "training",
     "data": "waiting for data",
     "storage": "storage",
     "start_up": "start-up",
+    "preparing": "before a trial's first step",
     "between": "between trials",
     "idle": "waiting for the last trials",
 }
@@ -52,13 +56,55 @@ def check(file: StudyFile, progress: Progress) -> Data:
         f"{len(data.index.paths)} images of {len(data.index.classes)} classes in {file.data.path}: "
         f"{len(data.split.train)} to train, {len(data.split.valid)} to validate, {len(data.split.test)} held out"
     )
+    if copies := len(data.index.copies) - len(set(data.index.copies.tolist())):
+        progress.say(f"{copies:,} images are exact copies of others; copies stay on one side of the split")
     if data.index.ignored:
         examples = ", ".join(data.index.ignored[:3])
         progress.say(f"{len(data.index.ignored)} files are passed over, being no images by their ending: {examples}")
     check_backbones(file.space, len(data.index.classes), file.weights)
-    for size in file.space.values("image_size"):
-        data.pixels(size)
+    make_pixels(file, data, progress)
     return data
+
+
+def pixel_kinds(file: StudyFile) -> list[tuple[int, str]]:
+    """The sizes of images, with the interpolation, that the trials of a study may ask for."""
+    from trainer.backbones import interpolation_of
+
+    space = file.space
+    ways = sorted({interpolation_of(name, space.parts) for name in space.values("backbone")})
+    return [(int(size), way) for size in sorted(space.values("image_size")) for way in ways]
+
+
+def make_pixels(file: StudyFile, data: Data, progress: Progress) -> None:
+    """Decode the images for every size and interpolation that a trial may ask for, where that is not done yet.
+
+    Raises:
+        DataError: images that cannot be read, or pixels that do not fit.
+    """
+    kinds = pixel_kinds(file)
+    sizes, ways = (sorted(set(each)) for each in zip(*kinds, strict=True))
+    images = len(data.index.paths)
+    needed = sum(images * size * size * 3 for size, _ in kinds)
+    each_way = f", {' and '.join(ways)}" if len(ways) > 1 else ""
+    shown = f"{images:,} images at {' and '.join(map(str, sizes))} px{each_way}, {show_bytes(needed)}"
+    if data.cache_bytes and needed > data.cache_bytes:
+        raise DataError(
+            f"pixels: {shown} are more than [data] pixels_gb = {file.data.pixels_gb:g}; raise it, or choose fewer or "
+            "smaller image_size"
+        )
+    began, built = time.monotonic(), False
+    with progress.counting("decoding") as count:
+
+        def on_progress(done: int, of: int) -> None:
+            nonlocal built
+            built = True
+            count(done, of)
+
+        for size, way in kinds:
+            data.pixels(size, way, on_progress)
+    seconds = time.monotonic() - began
+    took = f", decoded in {f'{seconds:.1f} s' if seconds < 10 else duration(seconds)}" if built else ""
+    progress.say(f"pixels: {shown} in {(file.folder / 'pixels').relative_to(file.path.parent)}{took}")
 
 
 def search(
@@ -165,6 +211,27 @@ def _cause(worker: Launched) -> str:
     return last.removeprefix("hpo: ") if last.startswith("hpo: ") else f"a worker broke down:\n{printed}"
 
 
+def _pauses(seconds: Sequence[dict[str, float]]) -> list[str]:
+    """How long the device waits for a trial's first step and for the next trial, as a line; none before the first."""
+
+    def mean(name: str) -> float | None:
+        count = sum(of_worker.get(f"{name}_count", 0) for of_worker in seconds)
+        return sum(of_worker.get(name, 0) for of_worker in seconds) / count if count else None
+
+    first_step, turnover = mean("to_first_step"), mean("turnover")
+    if first_step is None:
+        return []
+    after = "" if turnover is None else f", the next trial {turnover:.2f} s after the end of the one before"
+    return [f"on average a trial's first step began {first_step:.2f} s after its start{after}"]
+
+
+def _weakest(of_classes: dict[str, dict[str, Any]]) -> str:
+    """The classes with the lowest F1, which are those to look at."""
+    worst = sorted(of_classes.items(), key=lambda item: item[1]["f1"])[:WEAKEST]
+    listed = ", ".join(f"{name} {metrics['f1']:.4f} ({metrics['images']} images)" for name, metrics in worst)
+    return f"its F1 by class{'' if len(worst) == len(of_classes) else ', the weakest'}: {listed}"
+
+
 def summary_lines(
     file: StudyFile, snapshot: Snapshot, opened: OpenStudy, names: set[str], wall_seconds: float
 ) -> list[str]:
@@ -177,6 +244,9 @@ def summary_lines(
     default = default_trial(opened.study)
     if default and default.number != snapshot.best.number and default.value is not None:
         lines.append(f"the default recipe (trial {default.number}) reached {default.value:.4f}")
+    winner = best_trial(opened.study)
+    if winner and (of_classes := winner.user_attrs.get("metrics", {}).get("per_class")):
+        lines.append(_weakest(of_classes))
     lines.append("its recipe:")
     lines += [f"  {name} = {show(value)}" for name, value in used_fields(snapshot.best.recipe).items()]
     totals = dict.fromkeys(HEADINGS, 0.0)
@@ -192,6 +262,7 @@ def summary_lines(
             f"time: {duration(wall_seconds)} with {len(names)} workers ({totals['start_up'] / len(names):.1f} s"
             f" start-up a worker); of all workers' time: {shares}"
         )
+        lines += _pauses([worker.seconds for worker in snapshot.workers if worker.id in names])
     lines.append("the winner of many flatters itself on the images that chose it; this tests it on the held-out ones:")
     lines.append("  " + shlex.join(["hpo", "export-best", str(file.path), "-o", str(file.path.parent / "bundle")]))
     return lines

@@ -17,7 +17,13 @@ class Stopwatch:
 
     def __init__(self, started: float) -> None:
         self._started = started  # time.perf_counter() at the start of the process
-        self._seconds = dict.fromkeys(("start_up", "training", "data", "storage", "idle"), 0.0)
+        self._notes: dict[str, float] = {}
+        self._seconds = dict.fromkeys(("start_up", "preparing", "training", "data", "storage", "idle"), 0.0)
+
+    def note(self, name: str, seconds: float) -> None:
+        """Add to a sum, and count, beside the headings: a time that belongs to several of them."""
+        for key, amount in ((name, seconds), (f"{name}_count", 1)):
+            self._notes[key] = self._notes.get(key, 0) + amount
 
     def add(self, heading: str, seconds: float) -> None:
         """Claim seconds for a heading."""
@@ -33,9 +39,9 @@ class Stopwatch:
             self.add(heading, time.perf_counter() - begun)
 
     def seconds(self) -> dict[str, float]:
-        """All headings, adding up to the age of the process, but for what runs at this moment."""
+        """All headings, adding up to the age of the process, but for what runs at this moment; and the notes."""
         age = time.perf_counter() - self._started
-        return {**self._seconds, "between": max(0.0, age - sum(self._seconds.values()))}
+        return {**self._seconds, "between": max(0.0, age - sum(self._seconds.values())), **self._notes}
 
     def started_up(self) -> None:
         """Claim all time until now for the start-up."""

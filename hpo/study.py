@@ -22,7 +22,7 @@ from storage.lease import GRACE_SECONDS, workers
 from trainer.space import Space, suggest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from optuna.pruners import BasePruner
     from optuna.samplers import BaseSampler
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 SETTINGS_KEY = "hpo:settings"
 DEFAULT_KEY = "hpo:default_recipe"
 TEST_USE_KEY = "hpo:test_use:"  # followed by anything unique; its value is the time
+MICRO_BATCH_KEY = "hpo:micro_batch: "  # followed by backbone, image size and device; its value is a number of images
 PACKAGES = ("albumentations", "numpy", "optuna", "timm", "torch")  # whose major version can change a training
 STARTUP_TRIALS = 10  # random before TPE models anything, and unpruned before the median means anything
 
@@ -223,6 +224,21 @@ def default_trial(study: optuna.Study) -> FrozenTrial | None:
 def recipe_of(trial: FrozenTrial, study: optuna.Study, parts: Parts) -> Recipe:
     """The recipe that a trial was trained by, whatever the study file says by now."""
     return suggest(FixedTrial(trial.params), Space(study.user_attrs[SETTINGS_KEY]["recipe"], parts))
+
+
+def read_micro_batches(study: optuna.Study) -> dict[str, int]:
+    """How many images at once fit into memory, where a trial of any worker has found that a batch does not."""
+    return {
+        key.removeprefix(MICRO_BATCH_KEY): int(size)
+        for key, size in study.user_attrs.items()
+        if key.startswith(MICRO_BATCH_KEY)
+    }
+
+
+def keep_micro_batches(study: optuna.Study, sizes: Mapping[str, int]) -> None:
+    """Remember for all workers how many images fit into memory, by backbone, image size and device."""
+    for key, size in sizes.items():
+        study.set_user_attr(MICRO_BATCH_KEY + key, size)
 
 
 def count_test_use(study: optuna.Study, key: str, time: str) -> int:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hpo.errors import StudyFileError
+from hpo.tensorboard import is_installed
 from storage.database import parse_url
 from storage.errors import StorageError
 from storage.lease import Limits
@@ -37,6 +38,7 @@ class DataSettings:
         seed: of the split.
         group: column of the CSV whose images stay on one side of the split; "group" where there is one.
         group_pattern: regular expression whose one group does so, searched in an image's path.
+        pixels_gb: the most that the decoded images may take on the disk, in units of 10^9 bytes.
     """
 
     path: Path
@@ -45,6 +47,7 @@ class DataSettings:
     seed: int = 0
     group: str | None = None
     group_pattern: str | None = None
+    pixels_gb: float = 100.0
 
     def load(self, cache: Path) -> Data:
         """List and split the images; raises DataError."""
@@ -58,6 +61,7 @@ class DataSettings:
             group=self.group,
             group_pattern=self.group_pattern,
             cache=cache,
+            pixels_gb=self.pixels_gb,
         )
 
 
@@ -75,7 +79,8 @@ class StudyFile:
         pruner: what ends trials early.
         seed: of the sampler.
         retries: how often a trial is started again after its worker died.
-        weights: folder with pretrained weights, in place of the hub.
+        weights: folder with pretrained weights, or the file of the only backbone, in place of the hub.
+        tensorboard: whether trials write logs for TensorBoard.
         storage: URL of a Postgres; None for the embedded one.
     """
 
@@ -89,6 +94,7 @@ class StudyFile:
     seed: int = 0
     retries: int = 2
     weights: Path | None = None
+    tensorboard: bool = False
     storage: str | None = None
 
     @property
@@ -132,8 +138,11 @@ def read_study_file(path: Path, parts: Parts | None = None) -> StudyFile:
         except StorageError as error:
             problems.append(f"study.{error}")
     weights = study.text("weights")
-    if weights is not None and not (path.parent / weights).is_dir():
-        problems.append(f"study.weights: {path.parent / weights} is no folder")
+    if weights is not None and not (path.parent / weights).exists():
+        problems.append(f"study.weights: {path.parent / weights} does not exist; name a folder of weights, or a file")
+    tensorboard = study.switch("tensorboard")
+    if tensorboard and not is_installed():
+        problems.append("study.tensorboard: the package is not installed; `pip install tensorboard`, or write false")
     sampler = study.choice("sampler", SAMPLERS) or StudyFile.sampler
     pruner = study.choice("pruner", PRUNERS) or StudyFile.pruner
     seed = study.number("seed", whole=True, low=0, high=2**31 - 1)
@@ -147,6 +156,7 @@ def read_study_file(path: Path, parts: Parts | None = None) -> StudyFile:
         seed=int(data.number("seed", whole=True, low=0, high=2**31 - 1) or 0),
         group=data.text("group"),
         group_pattern=data.text("group_pattern"),
+        pixels_gb=data.number("pixels_gb", low=1e-6, high=1e6) or DataSettings.pixels_gb,
     )
     if settings.valid + settings.test >= 1:
         problems.append(f"data: valid = {settings.valid} and test = {settings.test} leave nothing to train on")
@@ -185,6 +195,7 @@ def read_study_file(path: Path, parts: Parts | None = None) -> StudyFile:
         seed=int(seed or 0),
         retries=StudyFile.retries if retries is None else int(retries),
         weights=None if weights is None else path.parent / weights,
+        tensorboard=tensorboard,
         storage=storage,
     )
 
@@ -221,6 +232,12 @@ class _Table:
             self._problem(key, f"{show(value)} is not known{nearest(value, choices) or f'; known: {listed}'}")
             return None
         return value
+
+    def switch(self, key: str) -> bool:
+        value = self._get(key)
+        if value is not None and not isinstance(value, bool):
+            self._problem(key, f"{show(value)} is not true or false")
+        return value is True
 
     def number(self, key: str, *, low: float, high: float, whole: bool = False) -> float | None:
         value = self._get(key)

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import io
+import logging
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from typing import TYPE_CHECKING
 
 from storage import logs
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from sqlalchemy.engine import Engine
 
 
@@ -22,6 +26,17 @@ class TrialLog(io.TextIOBase):
         """Take in text; part of a line waits for the rest of it."""
         self._text += text
         return len(text)
+
+    @contextmanager
+    def capturing(self) -> Iterator[None]:
+        """Take in what is printed, and what the training has to say."""
+        training, handler = logging.getLogger("trainer"), logging.StreamHandler(self)
+        training.addHandler(handler)
+        try:
+            with redirect_stdout(self), redirect_stderr(self):
+                yield
+        finally:
+            training.removeHandler(handler)
 
     def flush_lines(self, *, all_of_it: bool = False) -> None:
         """Bring the lines that are complete into the database, or what is there."""

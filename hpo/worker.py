@@ -20,13 +20,14 @@ from optuna.trial import TrialState
 
 from hpo.errors import HpoError
 from hpo.stopwatch import TimedTrial
-from hpo.study import DEFAULT_KEY, make_pruner, make_sampler
+from hpo.study import DEFAULT_KEY, keep_micro_batches, make_pruner, make_sampler, read_micro_batches
+from hpo.tensorboard import TensorBoardLog
 from hpo.trial_log import TrialLog
 from storage.artifacts import keep_file
 from storage.database import OUTAGES
 from storage.errors import StorageError
 from storage.lease import BEAT_SECONDS, Lease, LostPlaceError
-from trainer.device import choose_device
+from trainer.device import choose_device, device_name
 from trainer.errors import TrainerError
 from trainer.objective import objective
 
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from storage.lease import Place
     from trainer.data import Data
     from trainer.fit import Epoch
+    from trainer.loaders import Loaders
 
 IDLE_SECONDS = 1.0  # between two looks for a place while others still run
 HOPELESS_TRIALS = 5  # that fail for one reason at the start of a search, and no other one ends it
@@ -59,7 +61,7 @@ class Worker:
         opened: the study in the storage.
         data: the images.
         name: of the worker; no other may ever have it.
-        loaders: processes that augment; 0 does it in this one.
+        loaders: processes that augment, kept from trial to trial; the worker ends them.
         watch: claims this process's time.
         stop: when set, the worker hands its trial back at the next step, and ends.
         parent: process without which the worker is to end; None to work without one.
@@ -72,7 +74,7 @@ class Worker:
         data: Data,
         *,
         name: str,
-        loaders: int,
+        loaders: Loaders,
         watch: Stopwatch,
         stop: threading.Event,
         parent: int | None = None,
@@ -82,6 +84,7 @@ class Worker:
         self._device = choose_device()
         self._lease = Lease(opened.storage.engine, opened.study_id, name)
         self._ended = threading.Event()
+        self._trained: float | None = None  # time.perf_counter() at the end of the last training
 
     def run(self) -> None:
         """Work until the budget is used up and no place can come back, or until told to stop.
@@ -89,7 +92,7 @@ class Worker:
         Raises:
             HpoError: the first trials all failed for the same reason.
         """
-        self._lease.join(socket.gethostname(), os.getpid(), self._device_name())
+        self._lease.join(socket.gethostname(), os.getpid(), device_name(self._device))
         beating = threading.Thread(target=self._beat, daemon=True)
         beating.start()
         self._watch.started_up()
@@ -108,6 +111,7 @@ class Worker:
         finally:
             self._ended.set()
             beating.join()
+            self._loaders.close()
             self._lease.beat(self._watch.seconds())
             self._lease.leave()
 
@@ -159,7 +163,7 @@ class Worker:
             trial = study.ask()
         self._lease.begin(place, trial.number)
         trial.set_user_attr("host", socket.gethostname())
-        trial.set_user_attr("device", self._device_name())
+        trial.set_user_attr("device", device_name(self._device))
         trial.set_user_attr("threads", torch.get_num_threads())
         return trial
 
@@ -178,10 +182,20 @@ class Worker:
     def _train(self, place: Place, trial: optuna.Trial) -> None:
         log = TrialLog(self._opened.storage.engine, self._opened.study_id, trial.number)
         begun, storage_before = time.perf_counter(), self._watch.storage
-        best, data_seconds = 0.0, 0.0
+        if self._trained is not None:
+            self._watch.note("turnover", begun - self._trained)
+        best, data_seconds, preparing_seconds = 0.0, 0.0, 0.0
+        micro_batches = read_micro_batches(self._opened.study)
+        known = dict(micro_batches)
 
         def on_epoch(epoch: Epoch) -> None:
-            nonlocal best, data_seconds
+            nonlocal best, data_seconds, preparing_seconds
+            if board:
+                board.write(epoch)
+            if epoch.number == 1:
+                to_first_step = time.perf_counter() - begun - epoch.seconds
+                preparing_seconds = to_first_step - (self._watch.storage - storage_before)
+                self._watch.note("to_first_step", to_first_step)
             assert epoch.macro_f1 is not None, "there are validation images"
             best, data_seconds = max(best, epoch.macro_f1), data_seconds + epoch.data_seconds
             log.write(
@@ -196,10 +210,12 @@ class Worker:
             if self._stop.is_set():
                 raise InterruptedTrialError
 
-        with TemporaryDirectory(prefix="hpo-") as folder:
+        with contextlib.ExitStack() as stack:
+            folder = stack.enter_context(TemporaryDirectory(prefix="hpo-"))
+            board = stack.enter_context(TensorBoardLog(self._file, trial)) if self._file.tensorboard else None
             weights, value, reason = Path(folder) / WEIGHTS_NAME, None, None
             try:
-                with contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
+                with log.capturing():
                     value = objective(
                         cast("optuna.Trial", TimedTrial(trial, self._watch)),
                         self._file.space,
@@ -207,6 +223,7 @@ class Worker:
                         device=self._device,
                         weights=self._file.weights,
                         loaders=self._loaders,
+                        micro_batches=micro_batches,
                         best_weights=weights,
                         on_epoch=on_epoch,
                         on_step=on_step,
@@ -221,10 +238,15 @@ class Worker:
             except Exception as error:  # noqa: BLE001 - a trial may fail in any way, and the worker goes on
                 state, reason = TrialState.FAIL, reason_of(error)
                 log.write(traceback.format_exc())
-            spent = time.perf_counter() - begun
+            self._trained = time.perf_counter()
+            spent = self._trained - begun
             self._watch.add("data", data_seconds)
-            self._watch.add("training", spent - data_seconds - (self._watch.storage - storage_before))
+            self._watch.add("preparing", preparing_seconds)
+            in_storage = self._watch.storage - storage_before
+            self._watch.add("training", spent - data_seconds - preparing_seconds - in_storage)
             with self._watch.time("storage"):
+                if micro_batches != known:
+                    keep_micro_batches(self._opened.study, micro_batches)
                 log.flush_lines(all_of_it=True)
                 self._end(place, trial, state, value=value, reason=reason, weights=weights)
 
@@ -261,9 +283,6 @@ class Worker:
         if not trial.state.is_finished():
             storage.set_trial_user_attr(trial._trial_id, "reason", reason)  # noqa: SLF001 - no public way by number
             study.tell(number, state=TrialState.FAIL, skip_if_finished=True)
-
-    def _device_name(self) -> str:
-        return torch.cuda.get_device_name(self._device) if self._device.type == "cuda" else "cpu"
 
 
 def reason_of(error: BaseException) -> str:

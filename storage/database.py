@@ -128,6 +128,20 @@ def ping(url: str) -> None:
         engine.dispose()
 
 
+def is_initialized(url: str) -> bool:
+    """Whether `initialize` has prepared a database; changes nothing.
+
+    Raises:
+        StorageError: it cannot be reached, or does not let us in.
+    """
+    engine = create_engine(parse_url(url), **_engine_settings())
+    try:
+        with _foreseen(url), engine.connect() as connection:
+            return _is_initialized(connection)
+    finally:
+        engine.dispose()
+
+
 def connect(url: str) -> optuna.storages.RDBStorage:
     """Optuna's storage on a database that `initialize` has prepared; its `engine` also serves our own tables.
 

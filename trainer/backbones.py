@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from contextlib import suppress
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import timm
@@ -16,6 +17,10 @@ from timm.models import get_pretrained_cfg
 from torch import Tensor, nn
 
 from trainer.errors import RecipeError, WeightsError
+from trainer.heads import use_cosine_head, use_generalized_mean
+from trainer.optimizers import freeze_layers
+from trainer.pixels import INTERPOLATIONS
+from trainer.recipe import recipe_from
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,6 +29,8 @@ if TYPE_CHECKING:
     from trainer.recipe import Recipe
     from trainer.space import Space
 
+INTERPOLATION = "bicubic"  # timm's own default, too
+HUB_FILES = ("model.safetensors", "pytorch_model.bin")  # that a model's weights are called there
 HUB_SECONDS = 10.0  # in which the hub has to answer
 WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 
@@ -34,9 +41,12 @@ class Classifier(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, backbone: nn.Module, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+    def __init__(
+        self, backbone: nn.Module, mean: tuple[float, ...], std: tuple[float, ...], interpolation: str = INTERPOLATION
+    ) -> None:
         super().__init__()
-        self.backbone = backbone
+        self.backbone, self.interpolation = backbone, interpolation
+        self.frozen: list[nn.Module] = []  # parts of the backbone that stay in eval mode
         # Not saved with the weights: they belong to the preprocessing, and timm should load our files as its own.
         self.register_buffer("mean", 255 * torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", 255 * torch.tensor(std).view(1, 3, 1, 1), persistent=False)
@@ -46,10 +56,18 @@ class Classifier(nn.Module):
         logits: Tensor = self.backbone((images.permute(0, 3, 1, 2) - self.mean) / self.std)
         return logits
 
+    def train(self, mode: bool = True) -> Classifier:
+        """Switch between training and evaluation, all but the frozen parts."""
+        super().train(mode)
+        for module in self.frozen:
+            module.eval()
+        return self
+
     def preprocessing(self) -> dict[str, Any]:
         """What has to happen to an image before the backbone sees it, for those who use the weights without us."""
         return {
-            "resize": "stretch to a square, bicubic with antialiasing",
+            "interpolation": self.interpolation,
+            "resize": f"stretch to a square, {self.interpolation} with antialiasing",
             "mean": [round(value, 6) for value in (self.mean.flatten() / 255).tolist()],
             "std": [round(value, 6) for value in (self.std.flatten() / 255).tolist()],
         }
@@ -72,38 +90,77 @@ def build_model(
         WeightsError: the pretrained weights cannot be had.
     """
     if recipe.backbone in parts.backbones:
-        model = parts.backbones[recipe.backbone](classes, recipe.image_size)
-        return Classifier(model, IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
-    if problem := backbone_problem(recipe.backbone, recipe.image_size):
-        raise RecipeError([problem])
-    arguments: dict[str, Any] = {"num_classes": classes, **_size_argument(recipe.backbone, recipe.image_size)}
-    if pretrained:
-        file = _local_weights(recipe.backbone, weights)
-        overlay = {"pretrained_cfg_overlay": {"file": str(file)}} if file else {}
-        random_state = torch.get_rng_state()
-        try:
-            if not file:
-                _reach_hub(recipe.backbone)
-            model = timm.create_model(recipe.backbone, pretrained=True, **overlay, **arguments)
-        # Whatever the hub client, the file system or the unpickler raise: the user needs the one line.
-        except Exception as error:
-            raise WeightsError(_weights_line(recipe.backbone, weights, error)) from error
-        if file:
-            # Beside a new head timm takes what it knows from a file and leaves the rest, be it all of another model.
-            torch.set_rng_state(random_state)
-            untrained = timm.create_model(recipe.backbone, **arguments).state_dict()
-            if all(torch.equal(value, untrained[key]) for key, value in model.state_dict().items()):
-                raise WeightsError(
-                    f"weights: {file} has no weights of {recipe.backbone}; put those of this model there"
-                )
+        model = Classifier(
+            parts.backbones[recipe.backbone](classes, recipe.image_size), IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+        )
+        if problem := _own_backbone_problem(model.backbone, recipe):
+            raise RecipeError([problem])
     else:
-        model = timm.create_model(recipe.backbone, **arguments)
-    config = timm.data.resolve_model_data_config(model)
-    return Classifier(model, config["mean"], config["std"])
+        if problem := backbone_problem(recipe):
+            raise RecipeError([problem])
+        backbone = _pretrained(recipe, classes, weights) if pretrained else _create(recipe, classes)
+        config = timm.data.resolve_model_data_config(backbone)
+        if recipe.loss == "arcface" and recipe.loss not in parts.losses:
+            use_cosine_head(backbone, classes, recipe.arcface_scale)
+        model = Classifier(backbone, config["mean"], config["std"], interpolation_of(recipe.backbone, parts))
+    if recipe.pretrained:
+        freeze_layers(model, recipe.freeze)
+    return model
+
+
+def _create(recipe: Recipe, classes: int, **pretrained: Any) -> nn.Module:
+    """The timm model of a recipe; raises what timm and the model raise where it cannot be built."""
+    arguments: dict[str, Any] = _size_argument(recipe.backbone, recipe.image_size)
+    if recipe.dropout:
+        arguments["drop_rate"] = recipe.dropout
+    if recipe.drop_path:
+        arguments["drop_path_rate"] = recipe.drop_path
+    if recipe.pooling != "default":
+        arguments["global_pool"] = "avg" if recipe.pooling == "gem" else recipe.pooling
+    model: nn.Module = timm.create_model(recipe.backbone, num_classes=classes, **arguments, **pretrained)
+    if recipe.pooling == "gem":
+        use_generalized_mean(model)
+    return model
+
+
+def _pretrained(recipe: Recipe, classes: int, weights: Path | None) -> nn.Module:
+    """The timm model of a recipe with its published weights, the head apart."""
+    name = recipe.backbone
+    file = _local_weights(name, weights)
+    random_state = torch.get_rng_state()
+    try:
+        downloaded = None if file else _downloaded(name)
+        if not file and not downloaded:
+            _reach_hub(name)
+        here = file or downloaded  # a file is loaded as it is: the hub is not asked again in each trial
+        overlay = {"pretrained_cfg_overlay": {"file": str(here)}} if here else {}
+        model = _create(recipe, classes, pretrained=True, **overlay)
+    # Whatever the hub client, the file system or the unpickler raise: the user needs the one line.
+    except Exception as error:
+        raise WeightsError(_weights_line(name, weights, error)) from error
+    if file:
+        # Beside a new head timm takes what it knows from a file and leaves the rest, be it all of another model.
+        torch.set_rng_state(random_state)
+        untrained = _create(recipe, classes).state_dict()
+        if all(torch.equal(value, untrained[key]) for key, value in model.state_dict().items()):
+            raise WeightsError(f"weights: {file} has no weights of {name}; put those of this model there")
+    return model
+
+
+def interpolation_of(backbone: str, parts: Parts) -> str:
+    """How images are resized for a backbone, a name in INTERPOLATIONS: as those were that its weights come from.
+
+    Bicubic for a model of one's own, and where timm does not know it.
+    """
+    if backbone in parts.backbones or not timm.is_model(backbone) or not _has_tag(backbone):
+        return INTERPOLATION
+    config = get_pretrained_cfg(backbone)
+    known = config is not None and config.interpolation in INTERPOLATIONS
+    return str(config.interpolation) if known else INTERPOLATION
 
 
 def check_backbones(space: Space, classes: int, weights: Path | None = None) -> None:
-    """Find out before the first trial whether every backbone exists, fits every image size and has its weights.
+    """Find out before the first trial whether every backbone exists, can do what the space asks, and has its weights.
 
     Weights from the hub are downloaded here, so that no trial waits for them.
 
@@ -111,21 +168,37 @@ def check_backbones(space: Space, classes: int, weights: Path | None = None) -> 
         RecipeError: backbones that do not exist or do not fit, all of them.
         WeightsError: pretrained weights that cannot be had.
     """
-    names = [name for name in space.values("backbone") if name not in space.parts.backbones]
-    sizes = space.values("image_size")
-    if problems := [problem for name in names for size in sizes if (problem := backbone_problem(name, size))]:
-        raise RecipeError(list(dict.fromkeys(problems)))
-    if True in space.values("pretrained"):
-        from trainer.recipe import Recipe
+    pretrained = True in space.values("pretrained")
+    default = {name: space.values(name)[0] for name in ("image_size", *_ASKED)}
+    # One field at a time beside the first values of the others: a model is asked for each, not for all combinations.
+    asked = [default, *({**default, name: value} for name in default for value in space.values(name))]
+    problems, recipes = [], []
+    for name in space.values("backbone"):
+        own = space.parts.backbones.get(name)
+        of_name = [recipe_from({**values, "backbone": name, "pretrained": pretrained}) for values in asked]
+        model = own(classes, of_name[0].image_size) if own else None
+        problems += [_own_backbone_problem(model, recipe) if model else backbone_problem(recipe) for recipe in of_name]
+        recipes += [] if own else [of_name[0]]
+    if found := [problem for problem in problems if problem]:
+        raise RecipeError(list(dict.fromkeys(found)))
+    if pretrained:
+        for recipe in recipes:
+            _pretrained(recipe, classes, weights)
 
-        for name in names:
-            build_model(
-                Recipe(backbone=name, image_size=sizes[0]), classes, space.parts, pretrained=True, weights=weights
-            )
+
+# The fields that not every model can follow.
+_ASKED = ("pooling", "dropout", "drop_path", "freeze", "layer_decay", "loss")
 
 
-def backbone_problem(name: str, size: int) -> str | None:
-    """Say why a timm backbone cannot be used at this image size, or None. Computes nothing: shapes only."""
+def backbone_problem(recipe: Recipe) -> str | None:
+    """Say why a recipe's timm backbone cannot do what the recipe asks, or None. Computes nothing: shapes only."""
+    loss = "arcface" if recipe.loss == "arcface" else "cross_entropy"
+    layered = recipe.pretrained and (recipe.freeze > 0 or recipe.layer_decay < 1)
+    return _problem(recipe.backbone, recipe.image_size, recipe.pooling, recipe.drop_path, loss, layered)
+
+
+@cache
+def _problem(name: str, size: int, pooling: str, drop_path: float, loss: str, layered: bool) -> str | None:
     architecture = name.partition(".")[0]
     if not timm.is_model(name):
         known = difflib.get_close_matches(architecture, timm.list_models(), n=1, cutoff=0.5)
@@ -133,13 +206,45 @@ def backbone_problem(name: str, size: int) -> str | None:
     if not _has_tag(name):
         tags = [tagged for tagged in timm.list_pretrained() if tagged.startswith(f"{architecture}.")]
         return f'backbone: timm has no weights "{name}"; it has {", ".join(tags) or "none for this model"}'
-    try:
-        with torch.device("meta"), torch.no_grad():
-            timm.create_model(name, num_classes=2, **_size_argument(name, size)).eval()(torch.empty(1, 3, size, size))
-    # The models complain of a size in many ways, some by dividing by zero or with an assertion without a word.
-    except (ArithmeticError, AssertionError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        return f'backbone: "{name}" cannot work with image_size = {size}: {_first_line(error)}'
-    return None
+    # Each in addition to those before, so that the first that fails is the one that the model cannot do.
+    attempts: list[tuple[str, dict[str, Any]]] = [(f'backbone: "{name}" cannot work with image_size = {size}', {})]
+    if drop_path:
+        attempts.append((f'drop_path: "{name}" has none, write drop_path = 0.0', {"drop_path": drop_path}))
+    if pooling != "default":
+        attempts.append((f'pooling: "{name}" cannot pool by "{pooling}", write "default"', {"pooling": pooling}))
+    if loss == "arcface":
+        attempts.append((f'loss: "{name}" cannot have the head of "arcface", take another loss', {"loss": loss}))
+    fields: dict[str, Any] = {"backbone": name, "image_size": size}
+    for complaint, field in attempts:
+        fields |= field
+        recipe = recipe_from(fields)
+        try:
+            with torch.device("meta"), torch.no_grad():
+                model = _create(recipe, 2)
+                if recipe.loss == "arcface":
+                    use_cosine_head(model, 2, recipe.arcface_scale)
+                model.eval()(torch.empty(1, 3, size, size))
+        # The models complain in many ways, some by dividing by zero or with an assertion without a word.
+        except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as e:
+            return f"{complaint}: {_first_line(e)}"
+    return _layer_problem(name, model) if layered else None
+
+
+def _own_backbone_problem(model: nn.Module, recipe: Recipe) -> str | None:
+    """Say why a model of one's own cannot do what the recipe asks, or None."""
+    if recipe.pooling != "default" or recipe.drop_path or recipe.dropout or recipe.loss == "arcface":
+        return (
+            f'backbone: "{recipe.backbone}" is your own model, whose layers are its own affair: with it write '
+            'pooling = "default", dropout = 0.0, drop_path = 0.0 and no loss "arcface"'
+        )
+    layered = recipe.pretrained and (recipe.freeze > 0 or recipe.layer_decay < 1)
+    return _layer_problem(recipe.backbone, model) if layered else None
+
+
+def _layer_problem(name: str, model: Any) -> str | None:
+    if hasattr(model, "group_matcher") and isinstance(model.get_classifier(), nn.Module):
+        return None
+    return f'freeze: "{name}" does not tell its layers (group_matcher), write freeze = 0.0 and layer_decay = 1.0'
 
 
 def save_weights(model: Classifier, file: Path) -> None:
@@ -172,18 +277,26 @@ def _has_tag(name: str) -> bool:
 
 
 def _local_weights(name: str, folder: Path | None) -> Path | None:
-    if folder is None:
-        return None
+    if folder is None or folder.is_file():
+        return folder
     return next((file for suffix in WEIGHT_SUFFIXES if (file := folder / f"{name}{suffix}").is_file()), None)
+
+
+def _downloaded(name: str) -> str | None:
+    """The file of a model's weights that an earlier download has left on this machine."""
+    config = get_pretrained_cfg(name)
+    if not config.hf_hub_id:
+        return None
+    names = (config.hf_hub_filename,) if config.hf_hub_filename else HUB_FILES
+    found = (try_to_load_from_cache(config.hf_hub_id, file) for file in names)
+    return next((file for file in found if isinstance(file, str)), None)
 
 
 def _reach_hub(name: str) -> None:
     """Ask the hub once for weights that are not here yet; its client would try for most of a minute."""
-    repository = get_pretrained_cfg(name).hf_hub_id
-    names = ("model.safetensors", "pytorch_model.bin")
-    if repository and not any(try_to_load_from_cache(repository, file) for file in names):
+    if repository := get_pretrained_cfg(name).hf_hub_id:
         with suppress(EntryNotFoundError):  # it answers, and timm knows other names to ask for
-            get_hf_file_metadata(hf_hub_url(repository, names[0]), timeout=HUB_SECONDS)
+            get_hf_file_metadata(hf_hub_url(repository, HUB_FILES[0]), timeout=HUB_SECONDS)
 
 
 def _weights_line(name: str, folder: Path | None, error: Exception) -> str:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from trainer.cache import pixels_file
 from trainer.index import Index, read_index
 from trainer.pixels import build_pixels
 from trainer.split import Split, check_fractions, split
@@ -19,24 +20,38 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Data:
-    """Images, their split, and their pixels; cache is the folder of the files of pixels, None keeps them in memory."""
+    """Images, their split, and their pixels.
+
+    Attributes:
+        index: of all images.
+        split: of the index.
+        cache: folder of the files of pixels; None keeps them in memory.
+        cache_bytes: the most that the files in it may have together; None: whatever the disk holds.
+    """
 
     index: Index
     split: Split
     cache: Path | None
-    _pixels: dict[int, NDArray[np.uint8]] = field(default_factory=dict, init=False, repr=False)
+    cache_bytes: float | None = None
+    _pixels: dict[tuple[int, str], NDArray[np.uint8]] = field(default_factory=dict, init=False, repr=False)
 
-    def pixels(self, size: int, on_progress: Callable[[int, int], None] | None = None) -> NDArray[np.uint8]:
-        """All images as a read-only uint8 [N, size, size, 3], RGB, in the order of the index; decoded once a size.
+    def pixels(
+        self, size: int, interpolation: str = "bicubic", on_progress: Callable[[int, int], None] | None = None
+    ) -> NDArray[np.uint8]:
+        """All images as a read-only uint8 [N, size, size, 3], RGB, in the order of the index.
+
+        They are decoded once for each size and interpolation (a name in `trainer.pixels.INTERPOLATIONS`), and
+        `on_progress` is called only then.
 
         Raises:
-            DataError: images that cannot be read, or a cache that cannot be written.
+            DataError: images that cannot be read, or a cache that cannot be written or has no room.
         """
-        if size not in self._pixels:
-            file = None if self.cache is None else self.cache / f"{self.index.fingerprint[:16]}-{size}.npy"
+        key = (size, interpolation)
+        if key not in self._pixels:
+            file = None if self.cache is None else pixels_file(self.cache, self.index.fingerprint, size, interpolation)
             paths = [self.index.root / path for path in self.index.paths]
-            self._pixels[size] = build_pixels(paths, size, file, on_progress)
-        return self._pixels[size]
+            self._pixels[key] = build_pixels(paths, size, interpolation, file, on_progress, self.cache_bytes)
+        return self._pixels[key]
 
 
 def load_data(
@@ -48,12 +63,16 @@ def load_data(
     group: str | None = None,
     group_pattern: str | None = None,
     cache: Path | None = None,
+    pixels_gb: float | None = None,
 ) -> Data:
-    """Read the index and split it; no image is opened yet.
+    """Read the index and split it, images of the same bytes on one side; no image is decoded yet.
+
+    `cache` and `pixels_gb` (1 GB = 10^9 bytes) are those of `Data`.
 
     Raises:
         DataError: fractions out of range, or anything that `read_index` and `split` refuse.
     """
     check_fractions(valid, test)  # before the many files are listed
     index = read_index(Path(path), group=group, group_pattern=group_pattern)
-    return Data(index, split(index, valid=valid, test=test, seed=seed), cache)
+    parts = split(index, valid=valid, test=test, seed=seed, copies=index.copies)
+    return Data(index, parts, cache, pixels_gb and pixels_gb * 1e9)

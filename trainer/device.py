@@ -15,6 +15,11 @@ def choose_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+def device_name(device: torch.device) -> str:
+    """The model of a GPU, or `cpu`."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+
+
 def loader_processes(device: torch.device, cores: int) -> int:
     """How many processes should augment: beside a GPU one a core, at most 8; on a CPU none, which needs its cores."""
     return min(8, cores) if device.type == "cuda" else 0

@@ -23,3 +23,7 @@ class WeightsError(TrainerError):
 
 class NonFiniteLossError(TrainerError):
     """The loss became NaN or infinite."""
+
+
+class OutOfDeviceMemoryError(TrainerError):
+    """The device has not even memory for a single image."""

@@ -3,28 +3,30 @@
 from __future__ import annotations
 
 import time
+from contextlib import closing
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
-from timm.optim import create_optimizer_v2
 from timm.utils import ModelEmaV3
 
-from trainer.augment import make_augment
-from trainer.backbones import build_model
+from trainer.backbones import build_model, interpolation_of
 from trainer.device import autocast, choose_device, memory_format
-from trainer.errors import NonFiniteLossError
-from trainer.loaders import train_batches
+from trainer.loaders import AugmentedImages, Loaders, batches_an_epoch, epoch_orders
 from trainer.losses import make_loss
 from trainer.metrics import accuracy, confusion_matrix, macro_f1
+from trainer.mixing import make_mixing
+from trainer.optimizers import make_optimizer
 from trainer.parts import Parts
 from trainer.schedules import make_schedule
+from trainer.step import MicroBatch, Steps, refuse_non_finite
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
     from pathlib import Path
 
+    import numpy as np
     from numpy.typing import NDArray
 
     from trainer.backbones import Classifier
@@ -46,6 +48,7 @@ class Epoch:
         macro_f1: of the validation images, in [0, 1]; None where there are none.
         accuracy: likewise.
         confusion: int64 [true class, predicted class] on the CPU; likewise.
+        probabilities: of the classes, float32 [validation images, classes] on the CPU; likewise.
         model: the model that was validated (the moving average where the recipe wants one), in eval mode. It goes on
             learning when the next epoch is asked for: save it before.
         seconds: wall-clock time of the epoch, with validation.
@@ -59,6 +62,7 @@ class Epoch:
     macro_f1: float | None
     accuracy: float | None
     confusion: torch.Tensor | None
+    probabilities: torch.Tensor | None
     model: Classifier
     seconds: float
     data_seconds: float
@@ -73,7 +77,8 @@ def fit(
     parts: Parts | None = None,
     device: torch.device | None = None,
     weights: Path | None = None,
-    loaders: int = 0,
+    loaders: Loaders | None = None,
+    micro_batch: MicroBatch | None = None,
     plateau: Sequence[float] = (),
     on_step: Callable[[], None] | None = None,
 ) -> Generator[Epoch]:
@@ -90,18 +95,21 @@ def fit(
         parts: losses, augmentations and models of one's own.
         device: where to train; the first GPU or the CPU where not given.
         weights: folder with pretrained weights, in place of the hub.
-        loaders: processes that augment; 0 does it in this one.
+        loaders: processes that augment; None does it in this one.
+        micro_batch: how many images go through the model at once; the recipe's batch size where not given. It is
+            halved where memory runs out, and the training goes on from the same step.
         plateau: macro-F1 of each epoch that the plateau schedule is to follow where there is no validation.
         on_step: called after each batch, of training and of validation; what it raises ends the training.
 
     Raises:
-        NonFiniteLossError: the loss of an epoch is NaN or infinite.
+        NonFiniteLossError: the loss is NaN or infinite.
+        OutOfDeviceMemoryError: the device has not even memory for one image.
         RecipeError, WeightsError, DataError: the recipe cannot be followed.
     """
-    parts = parts or Parts()
-    device = device or choose_device()
+    parts, device, loaders = parts or Parts(), device or choose_device(), loaders or Loaders(0)
+    micro_batch = micro_batch or MicroBatch(recipe.batch_size)
     classes = len(data.index.classes)
-    pixels = data.pixels(recipe.image_size)
+    pixels = data.pixels(recipe.image_size, interpolation_of(recipe.backbone, parts))
     labels = torch.from_numpy(data.index.labels)
 
     torch.manual_seed(recipe.seed)
@@ -109,90 +117,95 @@ def fit(
     model = model.to(device).to(memory_format=memory_format(device))
     average = ModelEmaV3(model, decay=EMA_DECAY, use_warmup=True) if recipe.ema else None
     judged: Classifier = average.module if average else model
-    optimizer = create_optimizer_v2(
-        model, opt=recipe.optimizer, lr=recipe.learning_rate, weight_decay=recipe.weight_decay, momentum=0.9
-    )
+    if recipe.compile:
+        model.backbone.compile()
+    optimizer = make_optimizer(recipe, model)
     loss_of = make_loss(recipe, labels[train].to(device), classes, parts)
-    batches = train_batches(recipe, pixels, data.index.labels, train, make_augment(recipe, parts), device, loaders)
-    schedule = make_schedule(recipe, optimizer, steps=recipe.epochs * len(batches))
+    steps = Steps(recipe, model, optimizer, loss_of, make_mixing(recipe), micro_batch, device)
+    steps_an_epoch = batches_an_epoch(recipe, len(train))
+    schedule = make_schedule(recipe, optimizer, steps=recipe.epochs * steps_an_epoch)
+    orders = (
+        order
+        for number in range(1, recipe.epochs + 1)
+        for order in epoch_orders(recipe, data.index.labels, train, number)
+    )
 
-    step = 0
-    for number in range(1, recipe.epochs + 1):
-        started, waited = time.perf_counter(), 0.0
-        model.train()
-        total_loss = torch.zeros((), device=device)
-        batches.start_epoch(number)
-        asked = time.perf_counter()
-        for images, truth in batches:
-            waited += time.perf_counter() - asked
-            torch.manual_seed(_step_seed(recipe.seed, step))
-            with autocast(device):
-                logits = model(images.to(device, non_blocking=True))
-            loss = loss_of(logits.float(), truth.to(device, non_blocking=True))
-            optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            learning_rate = optimizer.param_groups[0]["lr"]
-            optimizer.step()
-            schedule.after_step()
-            if average:
-                average.update(model, step)
-            total_loss += loss.detach()
-            step += 1
-            if on_step:
-                on_step()
+    with closing(loaders.batches(AugmentedImages(pixels, data.index.labels, parts), orders)) as batches:
+        for number in range(1, recipe.epochs + 1):
+            started, waited = time.perf_counter(), 0.0
+            model.train()
+            total_loss = torch.zeros((), device=device)
             asked = time.perf_counter()
-        train_loss = (total_loss / len(batches)).item()
-        if not np.isfinite(train_loss):
-            raise NonFiniteLossError(f"the loss is {train_loss} in epoch {number}: a lower learning_rate may help")
+            for images, truth in islice(batches, steps_an_epoch):
+                waited += time.perf_counter() - asked
+                learning_rate = optimizer.param_groups[-1]["lr"]
+                total_loss += steps.take(images, truth)
+                schedule.after_step()
+                if average:
+                    average.update(model, step=steps.taken)
+                if on_step:
+                    on_step()
+                asked = time.perf_counter()
+            train_loss = (total_loss / steps_an_epoch).item()
+            refuse_non_finite(train_loss)
 
-        judged.eval()
-        matrix = None
-        if valid is not None:
-            matrix = confusion_of(judged, pixels, labels, valid, recipe.batch_size, device, on_step)
-        score = None if matrix is None else macro_f1(matrix)
-        if score is not None:
-            schedule.after_epoch(score)
-        elif plateau:
-            schedule.after_epoch(plateau[number - 1])
-        yield Epoch(
-            number=number,
-            epochs=recipe.epochs,
-            train_loss=train_loss,
-            learning_rate=learning_rate,
-            macro_f1=score,
-            accuracy=None if matrix is None else accuracy(matrix),
-            confusion=matrix,
-            model=judged,
-            seconds=time.perf_counter() - started,
-            data_seconds=waited,
-        )
+            judged.eval()
+            probabilities = matrix = None
+            if valid is not None:
+                probabilities = probabilities_of(judged, pixels, valid, device, micro_batch, on_step)
+                matrix = confusion_matrix(labels[valid], probabilities.argmax(dim=1), classes)
+            score = None if matrix is None else macro_f1(matrix)
+            if score is not None:
+                schedule.after_epoch(score)
+            elif plateau:
+                schedule.after_epoch(plateau[number - 1])
+            yield Epoch(
+                number=number,
+                epochs=recipe.epochs,
+                train_loss=train_loss,
+                learning_rate=learning_rate,
+                macro_f1=score,
+                accuracy=None if matrix is None else accuracy(matrix),
+                confusion=matrix,
+                probabilities=probabilities,
+                model=judged,
+                seconds=time.perf_counter() - started,
+                data_seconds=waited,
+            )
 
 
-def confusion_of(
+def probabilities_of(
     model: Classifier,
     pixels: NDArray[np.uint8],
-    labels: torch.Tensor,
     images: NDArray[np.int64],
-    batch_size: int,
     device: torch.device,
+    micro_batch: MicroBatch,
     on_step: Callable[[], None] | None = None,
 ) -> torch.Tensor:
-    """The confusion matrix of these images, int64 [classes, classes] on the CPU, added up on the device.
+    """The probability of each class for these images, float32 [images, classes] on the CPU.
 
-    `on_step` is called after each batch.
+    Args:
+        model: in eval mode, on the device.
+        pixels: uint8 [N, side, side, 3].
+        images: rows of the pixels, int64 [n].
+        device: that of the model.
+        micro_batch: how many images go through the model at once.
+        on_step: called after each of these batches.
+
+    Raises:
+        OutOfDeviceMemoryError: the device has not even memory for one image.
     """
-    matrix: torch.Tensor | int = 0
-    with torch.inference_mode(), autocast(device):
-        for start in range(0, len(images), batch_size):
-            batch = images[start : start + batch_size]
-            logits = model(torch.from_numpy(pixels[batch]).to(device))
-            matrix = matrix + confusion_matrix(labels[batch].to(device), logits.argmax(dim=1), logits.shape[1])
-            if on_step:
-                on_step()
-    assert isinstance(matrix, torch.Tensor), "there is at least one image"
-    return matrix.cpu()
 
+    def classify(size: int) -> torch.Tensor:
+        logits = []
+        with torch.inference_mode(), autocast(device):
+            for start in range(0, len(images), size):
+                batch = torch.from_numpy(pixels[images[start : start + size]])
+                if device.type == "cuda":
+                    batch = batch.pin_memory()  # so that the copy does not wait for the batch before it
+                logits.append(model(batch.to(device, non_blocking=True)))
+                if on_step:
+                    on_step()
+        return torch.cat(logits).float().softmax(dim=1).cpu()
 
-def _step_seed(seed: int, step: int) -> int:
-    """Seed of what is random inside a step (dropout, drop path): a function of the step alone, with no hidden state."""
-    return int(np.random.SeedSequence((seed, step)).generate_state(1, np.uint64)[0] >> 1)
+    return micro_batch.run(classify, len(images))

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from trainer.duplicates import find_copies
 from trainer.errors import DataError
 
 if TYPE_CHECKING:
@@ -73,6 +74,15 @@ class Index:
         """
         times = ",".join(str(status.st_mtime_ns) for status in self._files)
         return hashlib.sha256(f"{self.digest}:{times}".encode()).hexdigest()
+
+    @cached_property
+    def copies(self) -> NDArray[np.int64]:
+        """Which images are files of the same bytes: int64 [N], the position of the first one with these bytes.
+
+        Raises:
+            DataError: an image is gone.
+        """
+        return find_copies([self.root / path for path in self.paths], [status.st_size for status in self._files])
 
     @cached_property
     def _files(self) -> list[os.stat_result]:

@@ -2,114 +2,232 @@
 
 from __future__ import annotations
 
+import logging
 import math
-from typing import TYPE_CHECKING, Any
+import os
+import signal
+import threading
+import time
+from collections import deque
+from concurrent.futures import Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from itertools import chain
+from mmap import mmap
+from multiprocessing import get_context
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
 
-from trainer.augment import image_seed
+from trainer.augment import image_seed, make_augment
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator, Iterator
 
     from numpy.typing import NDArray
 
     from trainer.augment import SeededAugment
+    from trainer.parts import Parts
     from trainer.recipe import Recipe
 
 Batch = tuple[torch.Tensor, torch.Tensor]  # images uint8 [batch, side, side, 3], labels int64 [batch]
+BATCHES_AHEAD = 3  # for each process
+PARENT_SECONDS = 2.0  # between two looks of a process whether its parent is still there
+DEATH = (
+    "a process that loads images has died: it was killed, most likely because memory ran out (of the machine, or of "
+    "the container: docker's --memory); fewer workers or loaders (--threads) need less; going on with %s"
+)
+
+logger = logging.getLogger(__name__)
 
 
-class AugmentedImages(Dataset[Batch]):
-    """Whole batches of augmented images by their numbers; an epoch belongs to the number of an image."""
+@dataclass(frozen=True, eq=False)
+class Order:
+    """A batch to be made: these images, augmented as the recipe has it in this epoch."""
 
-    def __init__(
-        self, pixels: NDArray[np.uint8], labels: NDArray[np.int64], augment: SeededAugment | None, seed: int
-    ) -> None:
-        self.pixels, self.labels, self.augment, self.seed = pixels, labels, augment, seed
-
-    def __getitems__(self, keys: list[tuple[int, int]]) -> Batch:
-        """Make the batch of these (epoch, image) pairs."""
-        numbers = np.array([image for _, image in keys])
-        images = self.pixels[numbers]
-        if self.augment:
-            for row, (epoch, image) in enumerate(keys):
-                images[row] = self.augment(images[row], image_seed(self.seed, epoch, image))
-        return torch.from_numpy(images), torch.from_numpy(self.labels[numbers])
-
-    def __getitem__(self, key: tuple[int, int]) -> Batch:
-        return self.__getitems__([key])
+    recipe: Recipe
+    epoch: int
+    images: NDArray[np.int64]
 
 
-class EpochBatches(Sampler[list[tuple[int, int]]]):
-    """The (epoch, image) pairs of each batch of an epoch, drawn by (seed, epoch) alone.
+class AugmentedImages:
+    """Batches by their orders: any process that has the pixels makes the same batch of the same order.
+
+    Args:
+        pixels: uint8 [N, side, side, 3].
+        labels: int64 [N].
+        parts: augmentations of one's own.
+    """
+
+    def __init__(self, pixels: NDArray[np.uint8], labels: NDArray[np.int64], parts: Parts) -> None:
+        self.pixels, self.labels, self.parts = pixels, labels, parts
+        self._recipe: Recipe | None = None
+        self._augment: SeededAugment | None = None
+
+    def makes_the_same_as(self, other: AugmentedImages) -> bool:
+        """Whether the other one makes the same images of the same orders."""
+        return self.pixels is other.pixels and self.parts == other.parts
+
+    def make(self, order: Order) -> NDArray[np.uint8]:
+        """The images of this order, uint8 [batch, side, side, 3]."""
+        if order.recipe != self._recipe:
+            self._recipe, self._augment = order.recipe, make_augment(order.recipe, self.parts)
+        images = self.pixels[order.images]
+        if self._augment:
+            for row, image in enumerate(order.images.tolist()):
+                images[row] = self._augment(images[row], image_seed(order.recipe.seed, order.epoch, image))
+        return images
+
+    def truth(self, order: Order) -> torch.Tensor:
+        """The labels of this order, int64 [batch]."""
+        return torch.from_numpy(self.labels[order.images])
+
+
+def epoch_orders(recipe: Recipe, labels: NDArray[np.int64], images: NDArray[np.int64], epoch: int) -> list[Order]:
+    """The batches of an epoch, drawn by (seed, epoch) alone.
 
     As few batches as the recipe's size allows, of equal size but for one image: a small last batch would make batch
     norm noisy, and without it some images would be left out.
+
+    Args:
+        recipe: its batch size, sampler and seed count.
+        labels: int64 [N], of all images.
+        images: numbers of those to learn from, int64 [n].
+        epoch: 1 for the first.
+    """
+    random = np.random.Generator(np.random.PCG64((recipe.seed, epoch)))
+    if recipe.sampler == "balanced":
+        weights = 1 / np.bincount(labels[images])[labels[images]]
+        drawn = random.choice(images, size=len(images), p=weights / weights.sum())
+    else:
+        drawn = random.permutation(images)
+    batches = np.array_split(drawn, batches_an_epoch(recipe, len(images)))
+    return [Order(recipe, epoch, batch) for batch in batches]
+
+
+def batches_an_epoch(recipe: Recipe, images: int) -> int:
+    """How many steps an epoch over this many images has."""
+    return math.ceil(images / recipe.batch_size)
+
+
+class Loaders:
+    """Processes that augment, kept from one training to the next as long as they have the pixels that it needs.
+
+    Images come back through memory that is shared since the processes began, and not by `/dev/shm`, whose size is
+    limited in containers. (torch's DataLoader uses that, and its locks are held for good by a process that is killed.)
+
+    Args:
+        processes: how many; 0 augments in the calling process.
+        pin_memory: have batches in memory that a GPU can copy from by itself.
     """
 
-    def __init__(self, images: NDArray[np.int64], labels: NDArray[np.int64], recipe: Recipe) -> None:
-        self.images, self.recipe, self.epoch = images, recipe, 1
-        self.weights = None
-        if recipe.sampler == "balanced":
-            counts = np.bincount(labels[images])
-            self.weights = 1 / counts[labels[images]]
-            self.weights /= self.weights.sum()
+    def __init__(self, processes: int, *, pin_memory: bool = False) -> None:
+        self.processes = processes
+        self._pin_memory = pin_memory
+        self._images: AugmentedImages | None = None
+        self._executor: ProcessPoolExecutor | None = None
+        self._slots = np.empty((0, 0), np.uint8)  # [slot, bytes]
 
-    def __len__(self) -> int:
-        return math.ceil(len(self.images) / self.recipe.batch_size)
+    def batches(self, images: AugmentedImages, orders: Iterator[Order]) -> Generator[Batch]:
+        """Make these batches, in this order, some steps ahead of the one that is asked for.
 
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        random = np.random.Generator(np.random.PCG64((self.recipe.seed, self.epoch)))
-        if self.weights is None:
-            order = random.permutation(self.images)
-        else:
-            order = random.choice(self.images, size=len(self.images), p=self.weights)
-        for rows in np.array_split(order, len(self)):
-            yield [(self.epoch, int(image)) for image in rows]
+        Where a process dies, this is said in the log with its remedy, and half as many go on from the same batch.
+        """
+        undelivered: deque[Order] = deque()
+
+        def drawn() -> Iterator[Order]:
+            for order in orders:
+                undelivered.append(order)
+                yield order
+
+        while self.processes:
+            try:
+                for batch in self._pass(images, chain(tuple(undelivered), drawn())):
+                    undelivered.popleft()
+                    yield batch
+                return
+            except BrokenProcessPool:
+                self.close()
+                self.processes //= 2
+                logger.warning(DEATH, self.processes or "none, in the training process itself")
+        for order in chain(undelivered, orders):
+            yield torch.from_numpy(images.make(order)), images.truth(order)
+
+    def close(self) -> None:
+        """End the processes."""
+        if self._executor:
+            self._executor.shutdown(cancel_futures=True)
+        self._executor = self._images = None
+
+    def _pass(self, images: AugmentedImages, orders: Iterator[Order]) -> Iterator[Batch]:
+        first = next(orders, None)
+        if first is None:
+            return
+        executor = self._started(images, first.recipe.batch_size * images.pixels[0].nbytes)
+        orders = chain([first], orders)
+        coming: deque[tuple[Order, int, Future[None]]] = deque()
+
+        def send(order: Order, slot: int) -> None:
+            coming.append((order, slot, executor.submit(_make, slot, order)))
+
+        try:
+            for slot, order in zip(range(len(self._slots)), orders, strict=False):
+                send(order, slot)
+            while coming:
+                order, slot, made = coming[0]
+                made.result()
+                batch = self._copy(slot, (len(order.images), *images.pixels.shape[1:]))
+                coming.popleft()
+                if (following := next(orders, None)) is not None:
+                    send(following, slot)
+                truth = images.truth(order)
+                yield batch, truth.pin_memory() if self._pin_memory else truth
+        finally:  # nobody may write into a slot when the next pass begins
+            for _, _, made in coming:
+                made.cancel()
+            wait([made for _, _, made in coming])
+
+    def _started(self, images: AugmentedImages, batch_bytes: int) -> ProcessPoolExecutor:
+        fit = self._images is not None and images.makes_the_same_as(self._images)
+        if self._executor is None or not fit or batch_bytes > self._slots.shape[1]:
+            self.close()
+            slots = BATCHES_AHEAD * self.processes
+            self._slots = np.frombuffer(mmap(-1, slots * batch_bytes), np.uint8).reshape(slots, batch_bytes)
+            self._images = images
+            self._executor = ProcessPoolExecutor(
+                self.processes,
+                mp_context=get_context("fork"),  # policies and functions of one's own need no pickling
+                initializer=_begin,
+                initargs=(images, self._slots, os.getpid()),
+            )
+        return self._executor
+
+    def _copy(self, slot: int, shape: tuple[int, ...]) -> torch.Tensor:
+        there = torch.from_numpy(self._slots[slot, : math.prod(shape)].reshape(shape))
+        return torch.empty(shape, dtype=torch.uint8, pin_memory=self._pin_memory).copy_(there)
 
 
-class TrainBatches:
-    """The batches of one epoch after another; `start_epoch` says which."""
-
-    def __init__(self, loader: DataLoader[Batch], sampler: EpochBatches) -> None:
-        self._loader, self._sampler = loader, sampler
-
-    def __len__(self) -> int:
-        return len(self._sampler)
-
-    def __iter__(self) -> Iterator[Batch]:
-        return iter(self._loader)
-
-    def start_epoch(self, number: int) -> None:
-        """Say which epoch the next pass over the batches is."""
-        self._sampler.epoch = number
+_in_this_process: tuple[AugmentedImages, NDArray[np.uint8]]  # of a process that augments
 
 
-def train_batches(
-    recipe: Recipe,
-    pixels: NDArray[np.uint8],
-    labels: NDArray[np.int64],
-    images: NDArray[np.int64],
-    augment: SeededAugment | None,
-    device: torch.device,
-    loaders: int,
-) -> TrainBatches:
-    """Batches of these images (int64 [n], rows of pixels and labels), prepared by `loaders` processes or in here."""
-    sampler = EpochBatches(images, labels, recipe)
-    loader: DataLoader[Batch] = DataLoader(
-        AugmentedImages(pixels, labels, augment, recipe.seed),
-        batch_sampler=sampler,
-        collate_fn=_as_it_is,
-        num_workers=loaders,
-        persistent_workers=loaders > 0,
-        multiprocessing_context="fork" if loaders else None,  # policies and functions of one's own need no pickling
-        pin_memory=device.type == "cuda",
-    )
-    return TrainBatches(loader, sampler)
+def _begin(images: AugmentedImages, slots: NDArray[np.uint8], parent: int) -> None:
+    """Make this process, a new one, one that augments for its parent."""
+    global _in_this_process  # noqa: PLW0603 - what an executor offers for this
+    _in_this_process = (images, slots)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's affair, and so are its handlers
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    torch.set_num_threads(1)
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
 
 
-def _as_it_is(batch: Any) -> Any:
-    return batch
+def _end_with(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(PARENT_SECONDS)
+    os._exit(1)
+
+
+def _make(slot: int, order: Order) -> None:
+    images, slots = _in_this_process
+    made = images.make(order)
+    slots[slot, : made.size] = made.reshape(-1)

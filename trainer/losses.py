@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import torch
+from timm.loss import BinaryCrossEntropy
 from torch import Tensor
 from torch.nn.functional import cross_entropy, log_softmax, nll_loss, one_hot
 
 from trainer.errors import RecipeError
 
 if TYPE_CHECKING:
+    from trainer.mixing import Partners
     from trainer.parts import LossFunction, Parts
     from trainer.recipe import Recipe
+
+MIXED_IN_FROM = 0.2  # share of a mixed image from which its class counts for `bce`: timm's for "ResNet strikes back"
+
+
+class TrainingLoss(Protocol):
+    """What `make_loss` gives: the loss of a batch, of mixed images where they have partners."""
+
+    def __call__(self, logits: Tensor, labels: Tensor, partners: Partners | None = None) -> Tensor:
+        """Logits float32 [batch, classes] and labels int64 [batch], on one device -> a scalar."""
 
 
 def focal_loss(logits: Tensor, labels: Tensor, *, gamma: float, weight: Tensor | None = None) -> Tensor:
@@ -44,27 +56,104 @@ def soft_f1_loss(logits: Tensor, labels: Tensor) -> Tensor:
     return 1 - f1.sum() / (images > 0).sum()
 
 
+def arcface_loss(
+    logits: Tensor, labels: Tensor, *, margin: float, scale: float, weight: Tensor | None = None
+) -> Tensor:
+    """Cross-entropy after the true class's angle has grown by the margin, in radians, 0 … pi / 2.
+
+    `logits` are scale x cos(angle between the features and each class); the true class's becomes
+    scale x cos(angle + margin). Deng et al. 2019, "ArcFace", equation 3. Where the angle would pass pi, the cosine
+    goes down by margin x sin(margin) instead, as in the authors' code: else a worse angle would cost less.
+    """
+    cosine = logits.gather(1, labels[:, None]) / scale
+    # Kept off 0, where the root has an infinite slope; float32 has nothing between 0 and 1e-7 here.
+    sine = ((1 - cosine) * (1 + cosine)).clamp_min(1e-12).sqrt()
+    moved = cosine * math.cos(margin) - sine * math.sin(margin)
+    moved = torch.where(cosine > -math.cos(margin), moved, cosine - margin * math.sin(margin))
+    return cross_entropy(logits.scatter(1, labels[:, None], scale * moved), labels, weight)
+
+
 def balanced_weights(labels: Tensor, classes: int) -> Tensor:
     """Weight of each class, float32 [classes]: images / (classes x images of the class), 0 for a class without any."""
     counts = torch.bincount(labels, minlength=classes).float()
     return torch.where(counts > 0, counts.sum() / (classes * counts.clamp_min(1)), 0.0)
 
 
-def make_loss(recipe: Recipe, labels: Tensor, classes: int, parts: Parts) -> LossFunction:
+def effective_number_weights(labels: Tensor, classes: int, beta: float) -> Tensor:
+    """Weight of each class, float32 [classes]: ~ (1 - beta) / (1 - beta^n) for n images, 0 for a class without any.
+
+    Cui et al. 2019, "Class-Balanced Loss Based on Effective Number of Samples", equation 4; beta in [0, 1). They add
+    up to the number of classes that occur. Beta 0 weighs these alike, beta near 1 by 1 / n.
+    """
+    counts = torch.bincount(labels, minlength=classes).double()
+    weights = torch.where(counts > 0, (1 - beta) / (1 - beta ** counts.clamp_min(1)), 0.0)
+    return (weights * (counts > 0).sum() / weights.sum()).float()
+
+
+def log_prior(labels: Tensor, classes: int) -> Tensor:
+    """Logarithm of each class's share of the labels, float32 [classes]; a class without any counts as one image."""
+    counts = torch.bincount(labels, minlength=classes).clamp_min(1).double()
+    return (counts / counts.sum()).log().float()
+
+
+def logit_adjusted_loss(logits: Tensor, labels: Tensor, *, adjustment: Tensor) -> Tensor:
+    """Cross-entropy of logits + adjustment, which is tau x log prior, float32 [classes].
+
+    Menon et al. 2021, "Long-tail learning via logit adjustment", equation 10. A model that predicts without the
+    adjustment then treats all classes as equally frequent.
+    """
+    return cross_entropy(logits + adjustment, labels)
+
+
+def make_loss(recipe: Recipe, labels: Tensor, classes: int, parts: Parts) -> TrainingLoss:
     """Build the recipe's loss; `labels` int64 [images] are those of the training images, on the loss's device.
+
+    The loss of a mixed image is that of its two labels, each by its share (Zhang et al. 2018, section 2); of `bce`
+    it is that of both classes at once, but for one whose share is at most 0.2.
 
     Raises:
         RecipeError: nothing has the name that the recipe gives.
     """
+    if recipe.loss == "bce" and "bce" not in parts.losses:
+        # Wightman et al. 2021, "ResNet strikes back": the mean over images and classes.
+        return partial(_binary_loss, of_targets=BinaryCrossEntropy(smoothing=0.0, target_threshold=MIXED_IN_FROM))
+    return partial(_shared_loss, of_labels=_loss_of_labels(recipe, labels, classes, parts))
+
+
+def _loss_of_labels(recipe: Recipe, labels: Tensor, classes: int, parts: Parts) -> LossFunction:
     if recipe.loss in parts.losses:
         return parts.losses[recipe.loss]
-    weight = balanced_weights(labels, classes) if recipe.class_weights == "balanced" else None
+    weight = None
+    if recipe.class_weights == "balanced":
+        weight = balanced_weights(labels, classes)
+    elif recipe.class_weights == "effective_number":
+        weight = effective_number_weights(labels, classes, recipe.effective_beta)
     losses: dict[str, LossFunction] = {
         "cross_entropy": partial(cross_entropy, weight=weight),
         "label_smoothing": partial(cross_entropy, weight=weight, label_smoothing=recipe.label_smoothing),
         "focal": partial(focal_loss, gamma=recipe.focal_gamma, weight=weight),
         "soft_f1": soft_f1_loss,
+        "logit_adjustment": partial(logit_adjusted_loss, adjustment=recipe.adjustment_tau * log_prior(labels, classes)),
+        "arcface": partial(arcface_loss, margin=recipe.arcface_margin, scale=recipe.arcface_scale, weight=weight),
     }
     if recipe.loss not in losses:
         raise RecipeError([f'loss: nothing is called "{recipe.loss}"; give your own function in Parts(losses=…)'])
     return losses[recipe.loss]
+
+
+def _shared_loss(
+    logits: Tensor, labels: Tensor, partners: Partners | None = None, *, of_labels: LossFunction
+) -> Tensor:
+    if partners is None:
+        return of_labels(logits, labels)
+    return partners.share * of_labels(logits, labels) + (1 - partners.share) * of_labels(logits, partners.labels)
+
+
+def _binary_loss(
+    logits: Tensor, labels: Tensor, partners: Partners | None = None, *, of_targets: LossFunction
+) -> Tensor:
+    targets = one_hot(labels, logits.shape[1]).to(logits.dtype)
+    if partners is not None:
+        mixed_in = one_hot(partners.labels, logits.shape[1]).to(logits.dtype)
+        targets = partners.share * targets + (1 - partners.share) * mixed_in
+    return of_targets(logits, targets)

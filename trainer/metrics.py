@@ -1,6 +1,12 @@
-"""Metrics of a classification, all from one confusion matrix int64 [true class, predicted class]."""
+"""Metrics of a classification: from one confusion matrix int64 [true class, predicted class], but for ROC-AUC.
+
+What an empty class counts: F1, precision and recall leave out a class that occurs neither among the labels nor among
+the predictions; ROC-AUC leaves out one that has no image, or all images.
+"""
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor
@@ -21,6 +27,16 @@ def class_f1(matrix: Tensor) -> Tensor:
     return 2 * matrix.diagonal() / (matrix.sum(dim=0) + matrix.sum(dim=1))
 
 
+def class_precision(matrix: Tensor) -> Tensor:
+    """TP / (TP + FP) of each class, float64 [classes]; 0 for one never predicted, NaN for one not even seen."""
+    return _share_of(matrix, matrix.sum(dim=0))
+
+
+def class_recall(matrix: Tensor) -> Tensor:
+    """TP / (TP + FN) of each class, float64 [classes]; 0 for one only predicted, NaN for one not even predicted."""
+    return _share_of(matrix, matrix.sum(dim=1))
+
+
 def macro_f1(matrix: Tensor) -> float:
     """The mean F1 over the classes that occur among the labels or the predictions, in [0, 1].
 
@@ -37,31 +53,75 @@ def accuracy(matrix: Tensor) -> float:
 
 def macro_precision(matrix: Tensor) -> float:
     """The mean over the occurring classes of TP / (TP + FP); 0 for a class that is never predicted."""
-    return _mean_of_occurring(matrix, matrix.sum(dim=0))
+    return class_precision(matrix).nanmean().item()
 
 
 def macro_recall(matrix: Tensor) -> float:
     """The mean over the occurring classes of TP / (TP + FN); 0 for a class that is only predicted."""
-    return _mean_of_occurring(matrix, matrix.sum(dim=1))
+    return class_recall(matrix).nanmean().item()
 
 
-def summary(matrix: Tensor, classes: tuple[str, ...]) -> dict[str, object]:
-    """All metrics as plain numbers, with F1 and images of each class; JSON can hold it."""
-    f1 = class_f1(matrix).nan_to_num().tolist()
-    counts = matrix.sum(dim=1).tolist()
-    return {
+def roc_auc(labels: Tensor, probabilities: Tensor) -> Tensor:
+    """Area under the ROC curve of each class against all others, float64 [classes]; their macro is the nanmean.
+
+    It is the chance that an image of the class has a higher probability of the class than one of the others, where
+    ties count half (Hanley & McNeil 1982); as scikit-learn computes it.
+
+    Args:
+        labels: int64 [images].
+        probabilities: float32 [images, classes], finite. Any score that grows with them gives the same.
+
+    Returns:
+        NaN for a class that no image has, or all have.
+    """
+    from sklearn.metrics import roc_auc_score
+
+    true, scores = labels.numpy(force=True), probabilities.numpy(force=True)
+    areas = torch.full((scores.shape[1],), math.nan, dtype=torch.float64)
+    for number in range(len(areas)):
+        is_class = true == number
+        if is_class.any() and not is_class.all():
+            areas[number] = roc_auc_score(is_class, scores[:, number])
+    return areas
+
+
+def summary(
+    matrix: Tensor, classes: tuple[str, ...], labels: Tensor | None = None, probabilities: Tensor | None = None
+) -> dict[str, object]:
+    """All metrics as plain numbers, with those and the images of each class; JSON can hold it.
+
+    F1, precision and recall of a class that does not occur are 0 here, though the macro metrics leave it out. Where
+    labels and probabilities are given (as `roc_auc` takes them), there are `roc_auc` of each class and
+    `macro_roc_auc`, None where undefined.
+    """
+    columns: dict[str, list[float] | list[float | None]] = {
+        name: of_classes(matrix).nan_to_num().tolist()
+        for name, of_classes in (("f1", class_f1), ("precision", class_precision), ("recall", class_recall))
+    }
+    macro: dict[str, float | None] = {
         "macro_f1": macro_f1(matrix),
         "accuracy": accuracy(matrix),
         "macro_precision": macro_precision(matrix),
         "macro_recall": macro_recall(matrix),
+    }
+    if labels is not None and probabilities is not None:
+        areas = roc_auc(labels, probabilities)
+        columns["roc_auc"] = [_none_if_nan(area) for area in areas.tolist()]
+        macro["macro_roc_auc"] = _none_if_nan(areas.nanmean().item())
+    columns["images"] = matrix.sum(dim=1).tolist()
+    rows = zip(*columns.values(), strict=True)
+    return {
+        **macro,
         "images": int(matrix.sum()),
-        "per_class": {
-            name: {"f1": score, "images": images} for name, score, images in zip(classes, f1, counts, strict=True)
-        },
+        "per_class": {name: dict(zip(columns, row, strict=True)) for name, row in zip(classes, rows, strict=True)},
     }
 
 
-def _mean_of_occurring(matrix: Tensor, denominator: Tensor) -> float:
+def _share_of(matrix: Tensor, denominator: Tensor) -> Tensor:
+    """True positives as a share of these counts: 0 where there are none, NaN where the class does not occur at all."""
     occurs = (matrix.sum(dim=0) + matrix.sum(dim=1)) > 0
-    shares = matrix.diagonal().double() / denominator.clamp_min(1)
-    return shares[occurs].mean().item()
+    return torch.where(occurs, matrix.diagonal().double() / denominator.clamp_min(1), math.nan)
+
+
+def _none_if_nan(value: float) -> float | None:
+    return None if math.isnan(value) else value

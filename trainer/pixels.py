@@ -1,23 +1,22 @@
-"""Decoded images: files of any kind -> square uint8 RGB pixels, in one memory-mapped file that all processes share."""
+"""Decoded images: files of any kind -> square uint8 RGB pixels, in memory or in a file that all processes share."""
 
 from __future__ import annotations
 
-import fcntl
 import os
-import shutil
 import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, nullcontext
 from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
+from trainer.cache import memory_mapped
 from trainer.errors import DataError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -29,6 +28,16 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "PPM")
 MAX_PIXELS = 500_000_000  # of one picture: 2 GB once decoded
 HEAVY_PIXELS = 50_000_000  # from here on one picture at a time, so that memory does not grow with the cores
 SHOWN_FAILURES = 5
+CHUNK = 4096  # images that wait for a thread at a time: a million waiting ones would take gigabytes by themselves
+
+INTERPOLATIONS = {
+    "nearest": Image.Resampling.NEAREST,
+    "box": Image.Resampling.BOX,
+    "bilinear": Image.Resampling.BILINEAR,
+    "hamming": Image.Resampling.HAMMING,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}  # all but the nearest with antialiasing
 
 UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -41,8 +50,10 @@ UPRIGHT = {
 }  # EXIF orientation -> what undoes it
 
 
-def read_image(path: Path, size: int) -> NDArray[np.uint8]:
+def read_image(path: Path, size: int, interpolation: str = "bicubic") -> NDArray[np.uint8]:
     """Decode one file into uint8 [size, size, 3], RGB in 0 … 255, stretched to the square.
+
+    `interpolation` is a name in INTERPOLATIONS.
 
     EXIF orientation is applied, transparency is laid on white, of an animation the first frame is taken. 16-bit grey
     0 … 65535 becomes 0 … 255; 32-bit integers likewise, if they fit; floats count from 0 to the first of 1, 255 and
@@ -53,39 +64,57 @@ def read_image(path: Path, size: int) -> NDArray[np.uint8]:
     """
     try:
         with _TOLERANCE:
-            return _decode(path, size)
+            return _decode(path, size, interpolation)
     except _UnreadableError as failure:
         raise DataError(f"{str(path)!r} cannot be read: {failure}; remove or replace it") from failure
 
 
+def read_size(path: Path) -> tuple[int, int]:
+    """Width and height in pixels of a picture as it is stored, from its head alone.
+
+    Raises:
+        DataError: the file is missing or empty, or its head is no image's.
+    """
+    try:
+        with _TOLERANCE, Image.open(path, formats=FORMATS) as image:
+            return image.size
+    except Exception as error:
+        raise DataError(f"{str(path)!r} cannot be read: {_cause(error, path)}; remove or replace it") from error
+
+
 def build_pixels(
-    paths: Sequence[Path], size: int, file: Path | None, on_progress: Progress | None = None
+    paths: Sequence[Path],
+    size: int,
+    interpolation: str,
+    file: Path | None,
+    on_progress: Progress | None = None,
+    limit_bytes: float | None = None,
 ) -> NDArray[np.uint8]:
     """Decode all images into a read-only uint8 [len(paths), size, size, 3], RGB, in the order of the paths.
 
     Without `file` the pixels are in memory. With it they are memory-mapped from that .npy file, which is written if it
-    is not there yet: any number of processes may call at once, one of them builds and the others wait. A file under
-    that name is always complete; that it belongs to these paths is the caller's promise, its shape alone is checked.
+    is not there yet, as `memory_mapped` describes; they may be more than the memory holds, now and when they are used.
+
+    Args:
+        paths: image files.
+        size: side in pixels.
+        interpolation: a name in INTERPOLATIONS.
+        file: where the pixels are kept.
+        on_progress: called with the images done and the images in all, after each, and only where they are decoded.
+        limit_bytes: the most that the files of pixels in the folder of `file` may have together.
 
     Raises:
         DataError: images that cannot be read (all are named, or the first five), or a file that cannot be written.
     """
     shape = (len(paths), size, size, 3)
-    if file is None:
-        pixels = np.empty(shape, np.uint8)
-        _decode_all(paths, size, pixels.__setitem__, on_progress)
-        pixels.flags.writeable = False  # as if memory-mapped, so that a caller who writes fails in both cases
-        return pixels
-    complete = _open_complete(file, shape)  # without the lock: a finished file in a read-only folder is enough
-    if complete is None:
-        with _exclusive(file):
-            complete = _open_complete(file, shape)  # another process may have built it while we waited
-            if complete is None:
-                _build(paths, shape, file, on_progress)
-                complete = _open_complete(file, shape)
-    if complete is None:
-        raise DataError(f"{str(file)!r} was written but cannot be read back; check the disk or choose another cache")
-    return complete
+    if file is not None:
+        return memory_mapped(
+            file, shape, lambda put: _decode_all(paths, size, interpolation, put, on_progress), limit_bytes
+        )
+    pixels = np.empty(shape, np.uint8)
+    _decode_all(paths, size, interpolation, pixels.__setitem__, on_progress)
+    pixels.flags.writeable = False  # as if memory-mapped, so that a caller who writes fails in both cases
+    return pixels
 
 
 class _UnreadableError(Exception):
@@ -124,7 +153,7 @@ _TOLERANCE = _Tolerance()
 _HEAVY = threading.Lock()
 
 
-def _decode(path: Path, size: int) -> NDArray[np.uint8]:
+def _decode(path: Path, size: int, interpolation: str) -> NDArray[np.uint8]:
     """Decode one file, uint8 [size, size, 3]; _UnreadableError names the cause. To be called under `_TOLERANCE`."""
     try:
         with Image.open(path, formats=FORMATS) as image:
@@ -132,7 +161,7 @@ def _decode(path: Path, size: int) -> NDArray[np.uint8]:
             draft = image.draft(None, (2 * size, 2 * size))
             with _HEAVY if image.width * image.height > HEAVY_PIXELS else nullcontext():
                 image.load()
-                small = _interpolable(image).resize((size, size), Image.Resampling.BICUBIC, draft and draft[1])
+                small = _interpolable(image).resize((size, size), INTERPOLATIONS[interpolation], draft and draft[1])
             if small.mode == "RGBA":
                 small = Image.alpha_composite(Image.new("RGBA", small.size, "white"), small)
             turn = _turn(image)  # once loaded: a PNG may have its EXIF behind the pixels, a TIFF is upright by then
@@ -188,13 +217,17 @@ def _cause(error: Exception, path: Path) -> str:
 
 
 def _decode_all(
-    paths: Sequence[Path], size: int, put: Callable[[int, NDArray[np.uint8]], None], on_progress: Progress | None
+    paths: Sequence[Path],
+    size: int,
+    interpolation: str,
+    put: Callable[[int, NDArray[np.uint8]], None],
+    on_progress: Progress | None,
 ) -> None:
     """Decode on all cores (Pillow lets go of the interpreter's lock) and put each picture in its place."""
 
     def decode(number: int) -> str | None:
         try:
-            pixels = _decode(paths[number], size)
+            pixels = _decode(paths[number], size, interpolation)
         except _UnreadableError as failure:
             return f"{str(paths[number])!r}: {failure}"
         put(number, pixels)
@@ -204,7 +237,8 @@ def _decode_all(
     pool = ThreadPoolExecutor(os.cpu_count())
     try:
         with _TOLERANCE:
-            for done, failure in enumerate(pool.map(decode, range(len(paths))), start=1):
+            chunks = (range(start, min(start + CHUNK, len(paths))) for start in range(0, len(paths), CHUNK))
+            for done, failure in enumerate((failure for chunk in chunks for failure in pool.map(decode, chunk)), 1):
                 if failure is not None:
                     failures.append(failure)
                 if on_progress is not None:
@@ -214,69 +248,3 @@ def _decode_all(
     if failures:
         shown = ", ".join(failures[:SHOWN_FAILURES]) + (", …" if len(failures) > SHOWN_FAILURES else "")
         raise DataError(f"{len(failures)} of {len(paths)} images cannot be read: {shown}; remove or replace them")
-
-
-def _build(paths: Sequence[Path], shape: tuple[int, ...], file: Path, on_progress: Progress | None) -> None:
-    """Write the .npy file under a temporary name and rename it once its bytes are on the disk; the lock is ours."""
-    temporary = file.with_name(file.name + ".tmp")
-    image_bytes = shape[1] * shape[2] * shape[3]
-    with _writing(file), ExitStack() as undo:
-        temporary.unlink(missing_ok=True)  # of a builder that died: whoever has the lock is the only one alive
-        _check_space(file, len(paths) * image_bytes)
-        undo.callback(temporary.unlink, missing_ok=True)
-        with temporary.open("wb", buffering=0) as out:
-            header = {"descr": np.lib.format.dtype_to_descr(np.dtype(np.uint8)), "fortran_order": False, "shape": shape}
-            np.lib.format.write_array_header_1_0(out, header)
-            start = out.tell()
-
-            def put(number: int, pixels: NDArray[np.uint8]) -> None:
-                # Not through a writable memory map: a full disk would kill the process there instead of telling it.
-                offset, rest = start + number * image_bytes, memoryview(pixels.tobytes())
-                with _writing(file):
-                    while rest:
-                        written = os.pwrite(out.fileno(), rest, offset)
-                        offset, rest = offset + written, rest[written:]
-
-            _decode_all(paths, shape[1], put, on_progress)
-            os.fsync(out.fileno())
-        temporary.replace(file)
-
-
-def _open_complete(file: Path, shape: tuple[int, ...]) -> NDArray[np.uint8] | None:
-    try:
-        pixels: NDArray[np.uint8] = np.load(file, mmap_mode="r")
-    except (OSError, ValueError, EOFError):  # not there, or not what we wrote
-        return None
-    return pixels if pixels.dtype == np.uint8 and pixels.shape == shape else None
-
-
-@contextmanager
-def _exclusive(file: Path) -> Iterator[None]:
-    """Hold the lock beside the file; the system takes it back from a process that dies. Its file stays for the next."""
-    with ExitStack() as held:
-        with _writing(file):
-            file.parent.mkdir(parents=True, exist_ok=True)
-            lock = held.enter_context(file.with_name(file.name + ".lock").open("ab"))
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        held.callback(fcntl.flock, lock, fcntl.LOCK_UN)  # at once, even where a forked child still has it open
-        yield
-
-
-def _check_space(file: Path, needed: int) -> None:
-    free = shutil.disk_usage(file.parent).free
-    if free < needed:
-        raise DataError(
-            f"{str(file)!r} needs {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB are free; "
-            "free some space, choose another cache or a smaller image_size"
-        )
-
-
-@contextmanager
-def _writing(file: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        cause = error.strerror or type(error).__name__
-        raise DataError(
-            f"{str(file)!r} cannot be written: {cause}; free some space or choose a cache that you may write to"
-        ) from error

@@ -1,7 +1,10 @@
-"""From images to class probabilities."""
+"""From images to class probabilities: test-time augmentation, and several models that vote."""
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import repeat
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,24 +21,99 @@ if TYPE_CHECKING:
 
     from trainer.backbones import Classifier
 
+TTA = ("none", "flip", "crops")
+
+
+@dataclass(frozen=True)
+class Member:
+    """A model that predicts, in eval mode; size (in pixels) and interpolation are those of its training."""
+
+    model: Classifier
+    size: int
+    interpolation: str
+
 
 def predict(
-    model: Classifier, files: Sequence[Path], size: int, device: torch.device, batch_size: int = 64
+    members: Sequence[Member], files: Sequence[Path], device: torch.device, *, tta: str = "none", batch_size: int = 64
 ) -> Iterator[NDArray[np.float32]]:
-    """Yield the probabilities of each batch of files, float32 [batch, classes], in the order of the files.
+    """Yield the probabilities of each batch of files, float32 [members, batch, classes], in the order of the files.
+
+    An image is decoded once for all members that want the same pixels of it.
 
     Args:
-        model: in eval mode, on the device.
+        members: at least one, all for the same classes, on the device.
         files: image files of any size and colour mode.
-        size: side in pixels that the model was trained with.
-        device: that of the model.
-        batch_size: images at a time, in memory and through the model.
+        device: that of the members.
+        tta: "none"; "flip": the mean over the image and its mirror image; "crops": the mean over ten, the four corners
+            and the centre of the image at 8/7 of the size, each also mirrored (Krizhevsky et al. 2012, section 4.1).
+        batch_size: images at a time, in memory and through a model.
 
     Raises:
         DataError: a file cannot be read as an image.
     """
-    for start in range(0, len(files), batch_size):
-        images = np.stack([read_image(file, size) for file in files[start : start + batch_size]])
-        with torch.inference_mode(), autocast(device):
-            logits = model(torch.from_numpy(images).to(device))
-        yield logits.float().softmax(dim=1).cpu().numpy()
+    with ThreadPoolExecutor() as pool:  # Pillow lets go of the interpreter's lock
+        for start in range(0, len(files), batch_size):
+            batch = files[start : start + batch_size]
+            read: dict[tuple[int, str], torch.Tensor] = {}
+            probabilities = []
+            for member in members:
+                key = side, interpolation = reading_size(member.size, tta), member.interpolation
+                if key not in read:
+                    images = np.stack(list(pool.map(read_image, batch, repeat(side), repeat(interpolation))))
+                    read[key] = torch.from_numpy(images).to(device)
+                probabilities.append(_mean_probabilities(member, read[key], tta, device))
+            yield torch.stack(probabilities).cpu().numpy()
+
+
+def reading_size(size: int, tta: str) -> int:
+    """Side in pixels at which an image is read for a model that takes `size`: crops leave an eighth of it out."""
+    return round(size * 8 / 7) if tta == "crops" else size
+
+
+def views(images: torch.Tensor, size: int, tta: str) -> Iterator[torch.Tensor]:
+    """What a model sees of images uint8 [batch, side, side, 3] that were read at `reading_size`.
+
+    Yields uint8 [batch, size, size, 3]: once for "none", two times for "flip", ten times for "crops".
+    """
+    spare = images.shape[1] - size
+    corners = [(0, 0), (0, spare), (spare, 0), (spare, spare), (spare // 2, spare // 2)] if tta == "crops" else [(0, 0)]
+    for top, left in corners:
+        crop = images[:, top : top + size, left : left + size]
+        yield crop
+        if tta != "none":
+            yield crop.flip(2)
+
+
+def soft_vote(probabilities: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """The mean of probabilities [members, images, classes], float32 [images, classes]; the best class, int64 [images].
+
+    Of classes with the same mean the first is the best.
+    """
+    mean = probabilities.mean(axis=0)
+    return mean, mean.argmax(axis=1)
+
+
+def hard_vote(probabilities: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """The share of members that vote for each class, float32 [images, classes]; the class with most, int64 [images].
+
+    A member votes for the class that has the highest of its probabilities [members, images, classes]. Of classes with
+    equally many votes that with the highest mean probability wins.
+    """
+    members, _, classes = probabilities.shape
+    votes = (probabilities.argmax(axis=2)[..., None] == np.arange(classes)).sum(axis=0)
+    of_most = np.where(votes == votes.max(axis=1, keepdims=True), probabilities.mean(axis=0), -1)
+    return (votes / members).astype(np.float32), of_most.argmax(axis=1)
+
+
+VOTINGS = {"soft": soft_vote, "hard": hard_vote}
+
+
+def _mean_probabilities(member: Member, images: torch.Tensor, tta: str, device: torch.device) -> torch.Tensor:
+    """Over the views of the images: float32 [batch, classes]."""
+    with torch.inference_mode():
+        total, count = torch.zeros((), device=device), 0
+        for view in views(images, member.size, tta):
+            with autocast(device):
+                logits = member.model(view)
+            total, count = total + logits.float().softmax(dim=1), count + 1
+        return total / count

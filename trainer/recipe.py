@@ -17,10 +17,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 # Names are listed here and not beside their functions, so that a study file is checked without importing torch.
-AUGMENTS = ("none", "flip", "light", "medium", "heavy")
-CLASS_WEIGHTS = ("none", "balanced")
-LOSSES = ("cross_entropy", "label_smoothing", "focal", "soft_f1")
+AUGMENTS = ("none", "flip", "light", "medium", "heavy", "cutout", "randaugment", "trivialaugment")
+CLASS_WEIGHTS = ("none", "balanced", "effective_number")
+LOSSES = ("cross_entropy", "label_smoothing", "focal", "soft_f1", "bce", "logit_adjustment", "arcface")
+MIXINGS = ("none", "mixup", "cutmix", "both")
 OPTIMIZERS = ("adamw", "sgd")
+POOLINGS = ("default", "avg", "max", "avgmax", "catavgmax", "gem")
 SAMPLERS = ("shuffle", "balanced")
 SCHEDULES = ("constant", "step", "cosine", "plateau", "one_cycle")
 
@@ -30,6 +32,7 @@ class Rule:
     """What a field of the recipe may be, and when it matters."""
 
     meaning: str
+    source: str = ""  # where the default or the searched range comes from
     low: float | None = None
     high: float | None = None
     choices: tuple[str, ...] | None = None
@@ -55,40 +58,194 @@ class Recipe:
         RecipeError: a value is of the wrong type or out of range; all mistakes are named at once.
     """
 
-    backbone: str = _field("resnet50.a1_in1k", "name of a timm model, or of one of your own")
+    backbone: str = _field("resnet50.a1_in1k", "name of a timm model, or of one of your own", source="timm")
     pretrained: bool = _field(default=True, meaning="start from the backbone's published weights")
     image_size: int = _field(224, "side of the square image in pixels", low=8, high=2048, ranged=False)
+    pooling: str = _field(
+        "default",
+        "from feature map to features: the backbone's own way, or average, maximum, their mean, both side by side, "
+        "generalised mean",
+        source="gem: Radenovic et al. 2018; the others: timm",
+        choices=POOLINGS,
+    )
+    dropout: float = _field(
+        0.0, "share of the features dropped before the head", source="Quick-Tune", low=0.0, high=0.9
+    )
+    drop_path: float = _field(
+        0.0,
+        "highest share of residual branches dropped, for an image at a time",
+        source="Huang et al. 2016; Liu et al. 2022, table 5",
+        low=0.0,
+        high=0.9,
+    )
+    freeze: float = _field(
+        0.0,
+        "share of the backbone's layers, from the image on, that keep their weights; 1 trains the head alone",
+        source="Quick-Tune",
+        low=0.0,
+        high=1.0,
+        only_if=("pretrained", (True,)),
+    )
     epochs: int = _field(20, "passes over the training images", low=1, high=10_000)
     batch_size: int = _field(32, "images a step, at most", low=1, high=65_536)
     optimizer: str = _field("adamw", "AdamW, or SGD with Nesterov momentum 0.9", choices=OPTIMIZERS)
-    learning_rate: float = _field(1e-3, "highest learning rate of the schedule", low=1e-8, high=10.0)
-    weight_decay: float = _field(0.01, "decay of the weights; biases and norms are spared", low=0.0, high=1.0)
-    schedule: str = _field("cosine", "how the learning rate moves", choices=SCHEDULES)
+    learning_rate: float = _field(
+        1e-3, "highest learning rate of the schedule", source="Quick-Tune", low=1e-8, high=10.0
+    )
+    layer_decay: float = _field(
+        1.0,
+        "factor on the learning rate from each layer to the one before it; 1 has all learn alike",
+        source="Clark et al. 2020; Quick-Tune",
+        low=0.1,
+        high=1.0,
+        only_if=("pretrained", (True,)),
+    )
+    weight_decay: float = _field(
+        0.01, "decay of the weights; biases and norms are spared", source="Quick-Tune", low=0.0, high=1.0
+    )
+    clip_norm: float = _field(
+        0.0,
+        "longest gradient, over all weights together; 0 clips none",
+        source="Pascanu et al. 2013",
+        low=0.0,
+        high=1e6,
+    )
+    schedule: str = _field(
+        "cosine",
+        "how the learning rate moves",
+        source="cosine: Loshchilov & Hutter 2017; step: He et al. 2016; one_cycle: Smith & Topin 2018",
+        choices=SCHEDULES,
+    )
     warmup: float = _field(
         0.05,
         "share of the training with a linearly rising learning rate",
+        source="Quick-Tune",
         low=0.0,
         high=0.9,
         only_if=("schedule", ("constant", "step", "cosine", "plateau")),
     )
-    loss: str = _field("cross_entropy", "what is minimised", choices=LOSSES, open_choices=True)
+    loss: str = _field(
+        "cross_entropy",
+        "what is minimised",
+        source="label_smoothing: Szegedy et al. 2016; focal: Lin et al. 2017; bce: Wightman et al. 2021; "
+        "logit_adjustment: Menon et al. 2021; arcface: Deng et al. 2019",
+        choices=LOSSES,
+        open_choices=True,
+    )
     focal_gamma: float = _field(
-        2.0, "how much the focal loss turns to hard images", low=0.0, high=10.0, only_if=("loss", ("focal",))
+        2.0,
+        "how much the focal loss turns to hard images",
+        source="Lin et al. 2017, table 1b",
+        low=0.0,
+        high=10.0,
+        only_if=("loss", ("focal",)),
     )
     label_smoothing: float = _field(
-        0.1, "share of a label spread over all classes", low=0.0, high=0.9, only_if=("loss", ("label_smoothing",))
+        0.1,
+        "share of a label spread over all classes",
+        source="Szegedy et al. 2016",
+        low=0.0,
+        high=0.9,
+        only_if=("loss", ("label_smoothing",)),
+    )
+    adjustment_tau: float = _field(
+        1.0,
+        "tau of the logit adjustment: how far rare classes are helped",
+        source="Menon et al. 2021, equation 10",
+        low=0.0,
+        high=10.0,
+        only_if=("loss", ("logit_adjustment",)),
+    )
+    arcface_margin: float = _field(
+        0.3,
+        "angle in radians that the true class has to be nearer",
+        source="Deng et al. 2019, who take 0.5 with far more classes",
+        low=0.0,
+        high=1.5,
+        only_if=("loss", ("arcface",)),
+    )
+    arcface_scale: float = _field(
+        16.0,
+        "what a cosine of 1 is as a logit",
+        source="Deng et al. 2019, who take 64 with far more classes",
+        low=1.0,
+        high=128.0,
+        only_if=("loss", ("arcface",)),
     )
     class_weights: str = _field(
         "none",
-        "weight of a class in the loss: none, or balanced = images / (classes x images of the class)",
+        "weight of a class of n images in the loss: none, balanced ~ 1 / n, or effective_number ~ (1 - b) / (1 - b^n)",
+        source="effective_number: Cui et al. 2019, equation 4",
         choices=CLASS_WEIGHTS,
-        only_if=("loss", ("cross_entropy", "label_smoothing", "focal")),
+        only_if=("loss", ("cross_entropy", "label_smoothing", "focal", "arcface")),
+    )
+    effective_beta: float = _field(
+        0.999,
+        "b of the effective number",
+        source="Cui et al. 2019, table 2",
+        low=0.0,
+        high=0.999999,
+        only_if=("class_weights", ("effective_number",)),
     )
     sampler: str = _field(
         "shuffle", "shuffle: each image once an epoch; balanced: each class equally often", choices=SAMPLERS
     )
-    augment: str = _field("light", "augmentation policy", choices=AUGMENTS, open_choices=True)
-    ema: bool = _field(default=False, meaning="validate and keep the exponential moving average of the weights")
+    augment: str = _field(
+        "light",
+        "augmentation policy",
+        source="cutout: DeVries & Taylor 2017; randaugment: Cubuk et al. 2020; trivialaugment: Müller & Hutter 2021",
+        choices=AUGMENTS,
+        open_choices=True,
+    )
+    randaugment_ops: int = _field(
+        2,
+        "transforms of an image, one after another",
+        source="Quick-Tune",
+        low=1,
+        high=14,
+        only_if=("augment", ("randaugment",)),
+    )
+    randaugment_magnitude: int = _field(
+        9, "strength of the transforms", source="Quick-Tune", low=0, high=30, only_if=("augment", ("randaugment",))
+    )
+    mixing: str = _field(
+        "none",
+        "how two images become one: MixUp blends them, CutMix pastes a rectangle; both: each in half of the batches",
+        source="Zhang et al. 2018; Yun et al. 2019",
+        choices=MIXINGS,
+    )
+    mixup_alpha: float = _field(
+        0.8,
+        "strength of MixUp: the share of an image is drawn from Beta(alpha, alpha)",
+        source="Quick-Tune",
+        low=0.01,
+        high=10.0,
+        only_if=("mixing", ("mixup", "both")),
+    )
+    cutmix_alpha: float = _field(
+        1.0,
+        "strength of CutMix: the area of an image is drawn from Beta(alpha, alpha)",
+        source="Quick-Tune",
+        low=0.01,
+        high=10.0,
+        only_if=("mixing", ("cutmix", "both")),
+    )
+    mix_probability: float = _field(
+        1.0,
+        "share of the batches that are mixed",
+        source="Quick-Tune",
+        low=0.0,
+        high=1.0,
+        only_if=("mixing", ("mixup", "cutmix", "both")),
+    )
+    ema: bool = _field(
+        default=False,
+        meaning="validate and keep the exponential moving average of the weights",
+        source="Polyak & Juditsky 1992; timm's warm-up",
+    )
+    compile: bool = _field(
+        default=False, meaning="compile the model: minutes at the start of each trial, which a long training earns back"
+    )
     seed: int = _field(0, "seed of everything random in the training", low=0, high=2**31 - 1)
 
     def __post_init__(self) -> None:
@@ -117,11 +274,13 @@ def toml_of(recipe: Recipe) -> str:
 def used_fields(recipe: Recipe) -> dict[str, Any]:
     """The fields that mean something in this recipe: no `focal_gamma` without the focal loss."""
     values = asdict(recipe)
-    return {
-        name: value
-        for name, value in values.items()
-        if (condition := RULES[name].only_if) is None or values[condition[0]] in condition[1]
-    }
+    return {name: value for name, value in values.items() if is_used(name, values)}
+
+
+def is_used(name: str, values: Mapping[str, Any]) -> bool:
+    """Whether a field means something beside these values of the fields that its condition, and theirs, speak of."""
+    condition = RULES[name].only_if
+    return condition is None or (values[condition[0]] in condition[1] and is_used(condition[0], values))
 
 
 def read_recipe(path: Path) -> Recipe:

@@ -47,7 +47,8 @@ def make_schedule(recipe: Recipe, optimizer: Optimizer, steps: int) -> Schedule:
     """
     warmup = round(steps * recipe.warmup)
     if recipe.schedule == "one_cycle":
-        cycle = OneCycleLR(optimizer, recipe.learning_rate, total_steps=steps + 1, pct_start=ONE_CYCLE_RISE)
+        highest = [group["lr"] for group in optimizer.param_groups]  # layers may have rates of their own
+        cycle = OneCycleLR(optimizer, highest, total_steps=steps + 1, pct_start=ONE_CYCLE_RISE)
         return Schedule(each_step=cycle, each_epoch=None)
     if recipe.schedule == "plateau":
         rise = LinearLR(optimizer, WARMUP_START, total_iters=warmup) if warmup else None

@@ -8,30 +8,66 @@ from typing import TYPE_CHECKING, Any
 
 from trainer.errors import RecipeError
 from trainer.parts import Parts
-from trainer.recipe import DEFAULTS, RULES, Recipe, recipe_from, show, unknown_problem, value_problem, whole_to_float
+from trainer.recipe import (
+    DEFAULTS,
+    RULES,
+    Recipe,
+    is_used,
+    recipe_from,
+    show,
+    unknown_problem,
+    value_problem,
+    whole_to_float,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from optuna.trial import BaseTrial
 
-# What is searched where the study file says nothing. Ranges for fine-tuning after Quick-Tune (Arango et al.,
-# ICLR 2024, table 1): learning rate 1e-5 to 1e-2, weight decay 1e-5 to 0.1; gamma after Lin et al. 2017, table 1b.
+# What is searched where the study file says nothing: fine-tuning as an expert would try it. The backbones are small to
+# middle and of different kinds, of the families that fine-tune best in Goldblum et al. 2023 ("Battle of the
+# Backbones") and in timm's own results. Ranges after Quick-Tune (Arango et al., ICLR 2024, table 1) unless the recipe's
+# field names another source.
 DEFAULT_SPACE: dict[str, Any] = {
-    "backbone": ["resnet50.a1_in1k", "convnext_tiny.fb_in22k", "efficientnet_b0.ra_in1k"],
+    "backbone": [
+        "resnet50.a1_in1k",
+        "efficientnet_b0.ra_in1k",
+        "tf_efficientnetv2_s.in21k_ft_in1k",
+        "convnext_tiny.in12k_ft_in1k",
+        "vit_small_patch16_224.augreg_in21k_ft_in1k",
+    ],
+    "dropout": [0.0, 0.1, 0.2, 0.4],
+    "drop_path": [0.0, 0.1, 0.2],
+    "freeze": [0.0, 0.25, 0.5, 0.75],
     "optimizer": ["adamw", "sgd"],
     "learning_rate": {"low": 1e-5, "high": 1e-2, "log": True},
+    "layer_decay": [0.65, 0.75, 1.0],
     "weight_decay": {"low": 1e-5, "high": 0.1, "log": True},
+    "clip_norm": [0.0, 1.0],
     "schedule": ["cosine", "step", "plateau", "one_cycle"],
-    "warmup": [0.0, 0.05, 0.1],
-    "loss": ["cross_entropy", "label_smoothing", "focal", "soft_f1"],
+    "warmup": [0.0, 0.05, 0.1, 0.2],
+    "loss": ["cross_entropy", "label_smoothing", "focal", "soft_f1", "bce", "logit_adjustment", "arcface"],
     "focal_gamma": {"low": 0.5, "high": 5.0},
     "label_smoothing": [0.05, 0.1, 0.2],
-    "class_weights": ["none", "balanced"],
+    "adjustment_tau": {"low": 0.5, "high": 1.5},
+    "arcface_margin": {"low": 0.1, "high": 0.5},
+    "arcface_scale": {"low": 8.0, "high": 64.0, "log": True},
+    "class_weights": ["none", "balanced", "effective_number"],
+    "effective_beta": [0.9, 0.99, 0.999, 0.9999],
     "sampler": ["shuffle", "balanced"],
-    "augment": ["none", "flip", "light", "medium", "heavy"],
+    "augment": ["none", "flip", "light", "medium", "heavy", "cutout", "randaugment", "trivialaugment"],
+    "randaugment_ops": [2, 3],
+    "randaugment_magnitude": [9, 17],
+    "mixing": ["none", "mixup", "cutmix", "both"],
+    "mixup_alpha": {"low": 0.2, "high": 8.0, "log": True},
+    "cutmix_alpha": {"low": 0.1, "high": 4.0, "log": True},
+    "mix_probability": [0.5, 1.0],
     "ema": [False, True],
 }
+
+
+_OF_LAYERS = ("pooling", "dropout", "drop_path", "freeze", "layer_decay")  # what only timm's models can be told
 
 
 @dataclass(frozen=True)
@@ -55,7 +91,8 @@ class Space:
 
     Args:
         fields: field -> value | list | {"low", "high"[, "log"]}; a field that is not given is searched as in
-            `DEFAULT_SPACE`, or has the recipe's default.
+            `DEFAULT_SPACE`, or has the recipe's default. Beside a model of one's own, what speaks of a model's layers
+            and head has its default, too.
         parts: functions of one's own, whose names become usable.
 
     Raises:
@@ -66,8 +103,12 @@ class Space:
         self.parts = parts or Parts()
         problems = [unknown_problem(name, DEFAULTS) for name in fields if name not in DEFAULTS]
         self.fields: dict[str, Any] = {}
+        searched = DEFAULT_SPACE
+        if self.parts.backbones.keys() & set(_as_list(fields.get("backbone"))):
+            searched = {name: entry for name, entry in DEFAULT_SPACE.items() if name not in _OF_LAYERS}
+            searched["loss"] = [loss for loss in DEFAULT_SPACE["loss"] if loss != "arcface"]
         for name, default in DEFAULTS.items():
-            entry = _parse(name, fields.get(name, DEFAULT_SPACE.get(name, default)))
+            entry = _parse(name, fields.get(name, searched.get(name, default)))
             self.fields[name] = entry
             problems += _problems(name, entry, self.parts.names(name))
         if problems:
@@ -116,9 +157,8 @@ def suggest(trial: BaseTrial, space: Space) -> Recipe:
     """
     chosen: dict[str, Any] = {}
     for name, entry in space.fields.items():
-        rule = RULES[name]
         # A recipe's fields are in such an order that a condition's field comes before those that depend on it.
-        used = rule.only_if is None or chosen[rule.only_if[0]] in rule.only_if[1]
+        used = is_used(name, chosen)
         match entry:
             case Choice(values):
                 chosen[name] = trial.suggest_categorical(name, values) if used else DEFAULTS[name]
@@ -131,6 +171,10 @@ def suggest(trial: BaseTrial, space: Space) -> Recipe:
             case _:
                 chosen[name] = entry
     return recipe_from(chosen)
+
+
+def _as_list(written: Any) -> list[Any]:
+    return list(written) if isinstance(written, list | tuple) else [written]
 
 
 def _parse(name: str, written: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Which images train, which validate and which are held out: by class, each group whole, the same everywhere."""
+"""Which images train, which validate and which are held out: by class, groups and copies whole, the same everywhere."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from trainer.duplicates import keep_copies_together
 from trainer.errors import DataError
 from trainer.index import nfc, path_bytes
 
@@ -35,8 +36,11 @@ class Split:
     digest: str
 
 
-def split(index: Index, *, valid: float, test: float, seed: int) -> Split:
+def split(index: Index, *, valid: float, test: float, seed: int, copies: NDArray[np.int64] | None = None) -> Split:
     """Divide the images by class, each group whole, so that each class has its fraction in each part.
+
+    copies: int64 [N]; images with the same number are kept on one side, and groups that share them likewise: those of
+        `Index.copies`, so that no image is judged by a model that has learned it.
 
     The groups come biggest first, equal ones in an order drawn by the seed. Each goes to the part where it most lowers
     sum((images - wanted)^2 / wanted) over the classes, or to a part that would otherwise never see one of its classes.
@@ -51,12 +55,13 @@ def split(index: Index, *, valid: float, test: float, seed: int) -> Split:
     check_fractions(valid, test)
     names = [nfc(path) for path in index.paths]
     members: dict[int, list[int]] = {}
-    for image, group in enumerate(index.groups.tolist()):
+    groups = index.groups if copies is None else keep_copies_together(index.groups, copies)
+    for image, group in enumerate(groups.tolist()):
         members.setdefault(group, []).append(image)
     labels = index.labels.tolist()
     contents = {group: Counter(labels[image] for image in images) for group, images in members.items()}
     fractions = (valid, test) if test > 0 else (valid,)
-    _check_enough(index, contents, 1 + len(fractions))
+    _check_enough(index, contents, 1 + len(fractions), joined=groups is not index.groups)
     wanted = [_wanted(images, fractions) for images in np.bincount(index.labels).tolist()]
 
     for attempt in range(ATTEMPTS):
@@ -125,7 +130,7 @@ def check_fractions(valid: float, test: float) -> None:
         )
 
 
-def _check_enough(index: Index, contents: dict[int, Counter[int]], parts: int) -> None:
+def _check_enough(index: Index, contents: dict[int, Counter[int]], parts: int, *, joined: bool) -> None:
     images = np.bincount(index.labels).tolist()
     groups = Counter(label for content in contents.values() for label in content)
     alone = len(contents) == len(index.paths)
@@ -136,7 +141,8 @@ def _check_enough(index: Index, contents: dict[int, Counter[int]], parts: int) -
     ]
     if short:
         raise DataError(
-            f"each class needs {parts} {'images' if alone else 'groups'}, one for each part: {', '.join(short)}; "
+            f"each class needs {parts} {'images' if alone else 'groups'}, one for each part"
+            f"{', where files of the same bytes count as one group' if joined else ''}: {', '.join(short)}; "
             f"add some, leave the class out{' or set test = 0' if parts > 2 else ''}"
         )
 

@@ -313,6 +313,12 @@ def test_groups_example_keeps_each_person_on_one_side(hpo, tmp_path, database):
     own_weights = hpo("export-best", "groups.toml", "-o", "own", "--no-retrain", HPO_STORAGE=database)
     assert own_weights.returncode == 0, own_weights.stderr
     assert json.loads((tmp_path / "own/bundle.json").read_text())["test_uses"] == 2
+    together = ("--voting", "hard", "--tta", "crops", "--json")
+    done = hpo("predict", "bundle", "own", "bundle/test.csv", "-o", "predictions.csv", *together)
+    said = json.loads(done.stdout)
+    assert (said["bundles"], said["voting"], said["tta"], said["images"]) == (["bundle", "own"], "hard", "crops", 12)
+    with (tmp_path / "predictions.csv").open() as file:
+        assert {float(row["mask"]) for row in csv.DictReader(file)} <= {0.0, 0.5, 1.0}
     assert "exists already" in hpo("export-best", "groups.toml", "-o", "own", HPO_STORAGE=database).stderr
 
 

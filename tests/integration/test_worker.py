@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 import time
 
@@ -10,14 +11,17 @@ import pytest
 import torch
 from optuna.trial import TrialState
 from sqlalchemy import text
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from hpo.stopwatch import Stopwatch
 from hpo.study import create_study, load_study
 from hpo.study_file import read_study_file
 from hpo.worker import Worker
 from storage import logs
-from storage.lease import Lease, bury, places
+from storage.lease import Lease, Limits, bury, places
+from trainer.loaders import Loaders
 from trainer.parts import Parts
+from trainer.space import Space
 
 pytestmark = pytest.mark.integration
 
@@ -45,12 +49,30 @@ def linear(classes, size):
     return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * size * size, classes))
 
 
+class SmallMemory(torch.nn.Module):
+    """A layer that has no memory for more than two images that are to be learned from."""
+
+    asked = 0
+
+    def forward(self, features):
+        """The features as they are."""
+        if features.requires_grad and len(features) > 2:
+            SmallMemory.asked += 1
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return features
+
+
+def small_memory(classes, size):
+    """The smallest model, in too small a memory."""
+    return torch.nn.Sequential(linear(classes, size), SmallMemory())
+
+
 class Setting:
     """A study on a database, and workers on it."""
 
-    def __init__(self, folder, url, own_loss):
-        (folder / "study.toml").write_text(STUDY)
-        parts = Parts(losses={"own": own_loss}, backbones={"linear": linear})
+    def __init__(self, folder, url, own_loss, more):
+        (folder / "study.toml").write_text(STUDY.replace("[study]", f"[study]\n{more}"))
+        parts = Parts(losses={"own": own_loss}, backbones={"linear": linear, "small memory": small_memory})
         self.file = read_study_file(folder / "study.toml", parts)
         self.url, self.data = url, self.file.data.load(folder / ".hpo/pixels")
         create_study(self.file, url, self.data)
@@ -63,7 +85,7 @@ class Setting:
             self.opened,
             self.data,
             name=name,
-            loaders=0,
+            loaders=Loaders(0),
             watch=Stopwatch(time.perf_counter()),
             stop=threading.Event(),
         ).run()
@@ -94,8 +116,8 @@ def setting(tmp_path, photos, database):
     """Makes a study whose own loss is the given one."""
     made = []
 
-    def make(own_loss=torch.nn.functional.cross_entropy):
-        made.append(Setting(tmp_path, database, own_loss))
+    def make(own_loss=torch.nn.functional.cross_entropy, more=""):
+        made.append(Setting(tmp_path, database, own_loss, more))
         return made[-1]
 
     yield make
@@ -194,7 +216,7 @@ def test_a_loss_that_is_not_finite_fails_the_trial_with_that_reason(setting):
     study.opened.study.tell(study.opened.study.ask(), 0.1)
     study.opened.study.enqueue_trial({"loss": "own"})
     study.work()
-    assert study.trials[1].user_attrs["reason"].startswith("the loss is nan in epoch 1")
+    assert study.trials[1].user_attrs["reason"].startswith("the loss is nan: a lower learning_rate")
 
 
 def test_a_trial_is_complete_only_with_its_weights_safe(setting, tmp_path):
@@ -214,7 +236,12 @@ def test_time_is_kept_under_its_headings(setting):
     study.work()
     with study.opened.storage.engine.connect() as connection:
         seconds = connection.execute(text("SELECT seconds FROM hpo.worker")).scalar_one()
-    assert set(seconds) == {"start_up", "training", "data", "storage", "idle", "between"}
+    headings = {"start_up", "preparing", "training", "data", "storage", "idle", "between"}
+    notes = {"to_first_step", "to_first_step_count", "turnover", "turnover_count"}
+    assert set(seconds) == headings | notes
+    assert (seconds["to_first_step_count"], seconds["turnover_count"]) == (2, 1)
+    assert 0 < seconds["preparing"] < seconds["to_first_step"]
+    assert 0 < seconds["turnover"] < 5
     assert seconds["training"] > 0
     assert seconds["storage"] > 0
 
@@ -230,3 +257,37 @@ def test_workers_that_begin_together_try_different_recipes(setting):
     study = setting()
     assert first_value(0) == first_value(0)
     assert first_value(0) != first_value(1)
+
+
+def test_what_fits_into_memory_is_remembered_for_all_workers(setting):
+    """The first trial that runs out of memory notes in the study what fits, and no later one tries more."""
+    study = setting()
+    space = Space({**study.file.space.as_dict(), "backbone": "small memory"}, study.file.space.parts)
+    study.file = file = dataclasses.replace(study.file, space=space)
+    SmallMemory.asked = 0
+    study.work("first")
+    assert [place.state for place in study.places] == ["complete", "complete"]
+    assert SmallMemory.asked == 2  # 8 and 4 images, in the first trial
+    kept = {key: size for key, size in study.opened.study.user_attrs.items() if "micro_batch" in key}
+    assert kept == {"hpo:micro_batch: small memory, 8 px, cpu": 2}
+    study.file = dataclasses.replace(file, limits=Limits(trials=3))
+    study.work("second")
+    assert SmallMemory.asked == 2
+    with study.opened.storage.engine.connect() as connection:
+        lines = [line for _, line in logs.read(connection, study.opened.study_id, 0)]
+    assert "the device's memory ran out: 4 images go through the model at once from here" in lines
+
+
+def test_tensorboard(setting):
+    """With `tensorboard = true` each trial leaves its learning curves and parameters where TensorBoard finds them."""
+    study = setting(more="tensorboard = true")
+    study.work()
+    folder = study.file.folder / "tensorboard" / "colours"
+    assert sorted(path.name for path in folder.iterdir()) == ["trial-00000", "trial-00001"]
+    for trial in study.trials:
+        log = EventAccumulator(str(folder / f"trial-{trial.number:05}")).Reload()
+        scores = {event.step: event.value for event in log.Scalars("valid/macro_f1")}
+        assert scores == pytest.approx(trial.intermediate_values)
+        assert [event.step for event in log.Scalars("train/loss")] == [1, 2]
+        [parameters] = log.Tensors("recipe/text_summary")
+        assert f"learning_rate = {trial.params['learning_rate']}" in parameters.tensor_proto.string_val[0].decode()

@@ -1,12 +1,17 @@
 """The augmentation policies: what happens to an image depends on its seed alone."""
 
+import multiprocessing
 import random as global_random
+from collections import Counter, defaultdict
+from random import Random
 
+import albumentations as A  # noqa: N812
 import numpy as np
 import pytest
 
-from trainer.augment import image_seed, make_augment
+from trainer.augment import MEAN_COLOUR, _move, image_seed, make_augment
 from trainer.errors import RecipeError
+from trainer.operations import RANDAUGMENT, TRIVIALAUGMENT, operations
 from trainer.parts import Parts
 from trainer.recipe import AUGMENTS, Recipe
 
@@ -37,6 +42,35 @@ def test_function_of_the_seed(policy):
         global_random.random()
         np.testing.assert_array_equal(augment(image, seed), first[seed])
         np.testing.assert_array_equal(other(image, seed), first[seed])
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_forked_process(policy):
+    """A forked process does to an image what this one does, whatever either has done before."""
+    augment, image = _make(policy), _image()
+    expected = [augment(image, seed) for seed in SEEDS]
+    augment(image, 12345)
+    fork = multiprocessing.get_context("fork")
+    results = fork.SimpleQueue()
+    process = fork.Process(target=lambda: results.put([augment(image, seed) for seed in reversed(SEEDS)]))
+    process.start()
+    made = results.get()
+    process.join()
+    np.testing.assert_array_equal(made[::-1], expected)
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_global_generators(policy):
+    """No policy draws from the global generators, or seeds them."""
+    augment, image = _make(policy), _image()
+    results = []
+    for seed in (1, 2):
+        global_random.seed(seed)
+        np.random.seed(seed)  # noqa: NPY002
+        state = global_random.getstate(), str(np.random.get_state())  # noqa: NPY002
+        results.append([augment(image, seed) for seed in SEEDS])
+        assert (global_random.getstate(), str(np.random.get_state())) == state  # noqa: NPY002
+    np.testing.assert_array_equal(*results)
 
 
 @pytest.mark.parametrize("policy", POLICIES)
@@ -72,6 +106,108 @@ def test_policies_get_stronger():
     assert counts == sorted(counts, reverse=True)
     assert counts[0] == 100
     assert counts[-1] < 20
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_move(seed):
+    """The moves of the policies are those that albumentations' Affine makes of the same random numbers."""
+    image, random = _image(40), Random(seed)
+    shift, (across, down) = [random.uniform(-0.1, 0.1) for _ in "xy"], [random.uniform(0.7, 1.3) for _ in "xy"]
+    degrees = random.uniform(-25, 25)
+    affine = A.Affine(
+        translate_percent={axis: (by, by) for axis, by in zip("xy", shift, strict=True)},
+        scale={"x": (across, across), "y": (down, down)},
+        rotate=(degrees, degrees),
+        p=1.0,
+    )
+    move = _move(Random(seed), shift=0.1, scale=0.3, degrees=25, p=1.0)
+    np.testing.assert_array_equal(move(image=image)["image"], affine(image=image)["image"])
+
+
+@pytest.mark.parametrize("side", [8, 9, 32, 50])
+def test_cutout(side):
+    """Cutout covers a square of half the side with the mean colour; its centre may be any pixel, so parts may hide."""
+    augment = _make("cutout")
+    image = np.full((side, side, 3), 255, np.uint8)
+    half = side // 4
+    centres = set()
+    for seed in range(300):
+        hidden = (augment(image, seed) == MEAN_COLOUR).all(axis=2)
+        (top, *_, bottom), (left, *_, right) = np.flatnonzero(hidden.any(axis=1)), np.flatnonzero(hidden.any(axis=0))
+        assert hidden[top : bottom + 1, left : right + 1].all()
+        assert hidden.sum() <= (2 * half) ** 2
+        if min(top, left) > 0 and max(bottom, right) < side - 1:
+            assert hidden.sum() == (2 * half) ** 2
+            centres.add((top + half, left + half))
+        else:
+            assert bottom - top + 1 >= half
+            assert right - left + 1 >= half
+    assert len(centres) > 5
+
+
+def _by_result(image, transforms):
+    """Number of each transform by what it makes of the image and of its mirror image."""
+    return {t(image=x)["image"].tobytes(): n for n, t in enumerate(transforms) for x in (image, image[:, ::-1].copy())}
+
+
+def test_randaugment_draws_evenly():
+    """RandAugment with one operation gives each of the 14 equally often, and both signs of one."""
+    image = _image(64) // 2 + 30  # else AutoContrast changes nothing
+    made = _by_result(image, operations(17, RANDAUGMENT))
+    augment = make_augment(Recipe(augment="randaugment", randaugment_ops=1, randaugment_magnitude=17), Parts())
+    counts = Counter(made[augment(image, seed).tobytes()] for seed in range(2800))
+    assert len(counts) == 14 + 9
+    for place, count in counts.items():
+        assert abs(count - (100 if place >= 10 else 200)) < 60
+
+
+@pytest.mark.parametrize("ops", [2, 3])
+def test_randaugment_number_of_operations(ops):
+    """RandAugment chains as many operations as the recipe says, in any order and with repetition."""
+    image = _image(16) // 2 + 30
+    chains = {x.tobytes(): {()} for x in (image, image[:, ::-1])}
+    for _ in range(ops):
+        longer = defaultdict(set)
+        for x, before in chains.items():
+            for n, operation in enumerate(operations(9, RANDAUGMENT)[5:]):
+                changed = operation(image=np.frombuffer(x, np.uint8).reshape(image.shape))["image"]
+                longer[changed.tobytes()] |= {(*chain, n) for chain in before}
+        chains = longer
+    augment = make_augment(Recipe(augment="randaugment", randaugment_ops=ops, randaugment_magnitude=9), Parts())
+    drawn = [chains[augment(image, seed).tobytes()] for seed in range(200)]
+    assert all(drawn)
+    # Those without a sign come twice in the list of operations, so their places say little about the order.
+    signed = [chain for (chain,) in (possible for possible in drawn if len(possible) == 1) if min(chain) >= 5]
+    first_two = [chain[:2] for chain in signed]
+    assert any(first < second for first, second in first_two)
+    assert any(first > second for first, second in first_two)
+    assert any(first == second for first, second in first_two)
+
+
+def test_randaugment_magnitude():
+    """A higher magnitude of RandAugment leaves less of an image as it was."""
+    image = np.add.outer(np.arange(64), np.arange(64))[..., None].repeat(3, axis=2).astype(np.uint8)
+
+    def change(magnitude):
+        augment = make_augment(Recipe(augment="randaugment", randaugment_magnitude=magnitude), Parts())
+        results = [augment(image, seed).astype(int) for seed in range(200)]
+        return np.mean([min(abs(r - image).mean(), abs(r - image[:, ::-1]).mean()) for r in results])
+
+    assert change(0) < change(9) < change(30)
+
+
+def test_trivialaugment():
+    """TrivialAugment gives each of the 14 operations equally often, at magnitudes from the lowest to the highest."""
+    image = _image(64)
+    made = _by_result(image, [t for magnitude in range(31) for t in operations(magnitude, TRIVIALAUGMENT)])
+    augment = _make("trivialaugment")
+    places = [made[augment(image, seed).tobytes()] for seed in range(1400)]
+    rotated = [place // 28 for place in places if place % 28 in {14, 23}]
+    assert 60 < len(rotated) < 140
+    assert len(set(rotated)) > 20
+    assert min(rotated) < 5
+    assert max(rotated) > 25
+    assert {place % 28 for place in places} >= set(range(10, 28))
 
 
 @pytest.mark.parametrize("policy", POLICIES)

@@ -1,5 +1,6 @@
 """The models: names, sizes, normalisation, files of weights."""
 
+import dataclasses
 import re
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 import timm
 import torch
 from safetensors.torch import load_file, save_file
+from timm.models import get_pretrained_cfg
 from torch import nn
 
 from trainer.backbones import (
@@ -14,6 +16,7 @@ from trainer.backbones import (
     backbone_problem,
     build_model,
     check_backbones,
+    interpolation_of,
     load_weights,
     save_weights,
 )
@@ -28,8 +31,8 @@ BACKBONES = ["test_resnet", "test_vit", "test_convnext", "test_efficientnet", "t
 HEADS = {"test_resnet": "fc", "test_vit": "head", "test_convnext": "head.fc"}
 
 
-def _recipe(backbone, image_size=32):
-    return Recipe(backbone=backbone, image_size=image_size)
+def _recipe(backbone, image_size=32, **changes):
+    return Recipe(backbone=backbone, image_size=image_size, **changes)
 
 
 def _built(backbone, classes=3, **options):
@@ -71,7 +74,7 @@ def hub_unreachable(monkeypatch):
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_logits(backbone):
     """A timm model takes uint8 images as they lie in memory and gives one logit a class."""
-    assert backbone_problem(backbone, 32) is None
+    assert backbone_problem(_recipe(backbone)) is None
     model = _built(backbone, classes=7).eval()
     with torch.inference_mode():
         logits = model(_images())
@@ -103,7 +106,7 @@ def test_initial_weights_belong_to_the_seed():
 )
 def test_problem(name, size, problem):
     """A backbone that does not exist, has no such weights or does not fit the image size is told in one line."""
-    found = backbone_problem(name, size)
+    found = backbone_problem(_recipe(name, size))
     assert re.fullmatch(f"backbone: {problem}", found)
     with pytest.raises(RecipeError) as error:
         build_model(_recipe(name, size), 2, Parts(), pretrained=False)
@@ -112,8 +115,8 @@ def test_problem(name, size, problem):
 
 def test_no_problem():
     """A name with a tag that exists, and a model with a fixed size at another one that fits, are no problem."""
-    assert backbone_problem("test_resnet.r160_in1k", 33) is None
-    assert backbone_problem("test_vit", 48) is None
+    assert backbone_problem(_recipe("test_resnet.r160_in1k", 33)) is None
+    assert backbone_problem(_recipe("test_vit", 48)) is None
     assert build_model(_recipe("test_vit", 48), 2, Parts(), pretrained=False)(_images(1, 48)).shape == (1, 2)
 
 
@@ -150,6 +153,37 @@ def test_normalisation(backbone, mean, std):
     np.testing.assert_allclose(seen.numpy(), expected.transpose(0, 3, 1, 2), atol=1e-5)
     assert model.preprocessing()["mean"] == list(mean)
     assert model.preprocessing()["std"] == list(std)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "interpolation"),
+    [
+        ("test_resnet", "bilinear"),
+        ("test_efficientnet", "bicubic"),
+        ("tf_efficientnet_b0.ns_jft_in1k", "bicubic"),
+        ("own", "bicubic"),
+        ("resnet50.nobody_made_this", "bicubic"),
+        ("no_such_model", "bicubic"),
+    ],
+)
+def test_interpolation(backbone, interpolation):
+    """Images are resized as the backbone's weights know them; bicubic where there is nothing to know."""
+    own = Parts(backbones={"own": lambda *_: nn.Identity()})
+    assert interpolation_of(backbone, own) == interpolation
+    if backbone in ("own", "test_resnet", "test_efficientnet"):
+        prepared = build_model(_recipe(backbone), 3, own, pretrained=False).preprocessing()
+        assert prepared["interpolation"] == interpolation
+        assert prepared["resize"] == f"stretch to a square, {interpolation} with antialiasing"
+
+
+@pytest.mark.parametrize(
+    ("says", "taken"), [("lanczos", "lanczos"), ("nearest", "nearest"), ("random", "bicubic"), (None, "bicubic")]
+)
+def test_unusual_interpolations(says, taken, monkeypatch):
+    """What Pillow can do is taken as it is, anything else becomes bicubic."""
+    config = dataclasses.replace(get_pretrained_cfg("test_resnet"), interpolation=says)
+    monkeypatch.setattr("trainer.backbones.get_pretrained_cfg", lambda _: config)
+    assert interpolation_of("test_resnet", Parts()) == taken
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)
@@ -215,6 +249,17 @@ def test_pretrained_from_a_folder(backbone, suffix, tmp_path, hub_unreachable):
             assert torch.equal(value, published[name])
     assert state[f"{head}.weight"].std() > 0
     assert hub_unreachable == []
+
+
+def test_pretrained_from_a_file(tmp_path, hub_unreachable):
+    """Pretrained weights also come from one file, whatever its name, in the place of a folder."""
+    published = _published(tmp_path, "test_resnet")
+    file = (tmp_path / "test_resnet.safetensors").rename(tmp_path / "mine.safetensors")
+    state = _built("test_resnet", pretrained=True, weights=file).backbone.state_dict()
+    assert torch.equal(state["conv1.0.weight"], published["conv1.0.weight"])
+    assert hub_unreachable == []
+    with pytest.raises(WeightsError, match=r"has no weights of test_vit|cannot be loaded into test_vit"):
+        _built("test_vit", pretrained=True, weights=file)
 
 
 def test_broken_file(tmp_path):

@@ -26,8 +26,8 @@ def _image(path: Path, colour: tuple[int, int, int] = (1, 2, 3)) -> Path:
 
 
 def _images(root: Path, *names: str) -> Path:
-    for name in names:
-        _image(root / name)
+    for number, name in enumerate(names):
+        _image(root / name, (1, 2, number))  # all different: copies stay together in the split
     return root
 
 
@@ -499,7 +499,7 @@ def test_load_data(tmp_path):
     root = _images(tmp_path, *(f"{label}/p{number}.png" for label in "ab" for number in range(10)))
     _image(root / "b" / "p3.png", (200, 100, 50))
     data = load_data(str(root), valid=0.3, test=0.2, seed=3, group_pattern=r"(p\d)")
-    assert data.split.digest == split(data.index, valid=0.3, test=0.2, seed=3).digest
+    assert data.split.digest == split(data.index, valid=0.3, test=0.2, seed=3).digest  # there are no copies
     assert (len(data.split.train), len(data.split.valid), len(data.split.test)) == (10, 6, 4)
     pixels = data.pixels(8)
     assert pixels.shape == (20, 8, 8, 3)
@@ -507,22 +507,28 @@ def test_load_data(tmp_path):
     assert pixels[data.index.paths.index("a/p3.png"), 0, 0].tolist() == [1, 2, 3]
     assert data.pixels(8) is pixels
     assert data.pixels(4).shape == (20, 4, 4, 3)
+    assert data.pixels(8, "bicubic") is pixels
+    assert data.pixels(8, "nearest") is not pixels
 
 
 def test_pixels_in_a_cache(tmp_path):
-    """With a cache the pixels are files named by digest and size, memory-mapped, and found again by the next reader."""
+    """With a cache the pixels are memory-mapped files, named by what they are of, and the next reader finds them."""
     root = _images(tmp_path / "images", *(f"{label}/{number}.png" for label in "ab" for number in range(3)))
     data = load_data(root, cache=tmp_path / "cache")
     progress = []
-    pixels = data.pixels(8, lambda done, total: progress.append((done, total)))
-    file = tmp_path / "cache" / f"{data.index.fingerprint[:16]}-8.npy"
+    pixels = data.pixels(8, "bilinear", lambda done, total: progress.append((done, total)))
+    file = tmp_path / "cache" / f"{data.index.fingerprint[:16]}-8-bilinear.npy"
     assert file.is_file()
     assert isinstance(pixels, np.memmap)
     assert progress[-1] == (6, 6)
-    written = file.stat().st_mtime_ns
-    again = load_data(root, cache=tmp_path / "cache").pixels(8, lambda *_: pytest.fail("decoded again"))
+    written = file.stat().st_ino
+    again = load_data(root, cache=tmp_path / "cache").pixels(8, "bilinear", lambda *_: pytest.fail("decoded again"))
     np.testing.assert_array_equal(again, pixels)
-    assert file.stat().st_mtime_ns == written
+    assert file.stat().st_ino == written
+    data.pixels(8, "nearest")
+    assert len(list((tmp_path / "cache").glob("*.npy"))) == 2
+    with pytest.raises(DataError, match=r"\[data\] pixels_gb"):
+        load_data(root, cache=tmp_path / "cache", pixels_gb=1e-6).pixels(16)
 
 
 def test_broken_images_are_found_by_pixels(tmp_path):

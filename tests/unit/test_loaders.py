@@ -1,17 +1,26 @@
 """The batches of an epoch: which images, in which order, whoever prepares them."""
 
+import logging
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from itertools import islice
+
 import numpy as np
+import psutil
 import pytest
 import torch
 
-from trainer.augment import image_seed, make_augment
-from trainer.loaders import EpochBatches, train_batches
+from trainer.augment import image_seed
+from trainer.loaders import AugmentedImages, Loaders, batches_an_epoch, epoch_orders
 from trainer.parts import Parts
 from trainer.recipe import Recipe
 
 pytestmark = pytest.mark.unit
-
-CPU = torch.device("cpu")
 
 
 def _recipe(**changes):
@@ -26,13 +35,13 @@ def _numbered(count):
     return pixels, np.arange(count, dtype=np.int64) % 3
 
 
-def _epoch(recipe, epoch, count=24, images=None, augment=None, loaders=0):
+def _epoch(recipe, epoch, count=24, images=None):
     """The batches of one epoch."""
     pixels, labels = _numbered(count)
     images = np.arange(count) if images is None else images
-    batches = train_batches(recipe, pixels, labels, images, augment, CPU, loaders)
-    batches.start_epoch(epoch)
-    return list(batches)
+    orders = epoch_orders(recipe, labels, images, epoch)
+    assert len(orders) == batches_an_epoch(recipe, len(images))
+    return list(Loaders(0).batches(AugmentedImages(pixels, labels, Parts()), iter(orders)))
 
 
 def _order(batches):
@@ -41,9 +50,8 @@ def _order(batches):
 
 def test_shape():
     """A batch is uint8 [batch, side, side, 3] with int64 [batch] labels, each that of its image."""
-    pixels, labels = _numbered(24)
-    batches = train_batches(_recipe(), pixels, labels, np.arange(24), None, CPU, 0)
-    assert len(batches) == len(list(batches)) == 6
+    batches = _epoch(_recipe(), 1)
+    assert len(batches) == 6
     for images, truth in batches:
         assert (images.shape, images.dtype) == ((4, 8, 8, 3), torch.uint8)
         assert (truth.shape, truth.dtype) == ((4,), torch.int64)
@@ -60,12 +68,7 @@ def test_each_epoch_is_a_permutation():
 
 def test_order_belongs_to_seed_and_epoch():
     """The order depends on seed and epoch alone, not on epochs before or on anyone's random numbers."""
-    pixels, labels = _numbered(24)
-    batches = train_batches(_recipe(seed=3), pixels, labels, np.arange(24), None, CPU, 0)
-    orders = []
-    for epoch in (1, 2, 3):
-        batches.start_epoch(epoch)
-        orders.append(_order(batches))
+    orders = [_order(_epoch(_recipe(seed=3), epoch)) for epoch in (1, 2, 3)]
     torch.manual_seed(99)
     assert _order(_epoch(_recipe(seed=3), 3)) == orders[2]
     assert _order(_epoch(_recipe(seed=3), 1)) == orders[0]
@@ -92,14 +95,13 @@ def test_balanced_sampler():
     """The balanced sampler draws every class equally often, however rare it is, and each of its images."""
     labels = np.repeat([0, 1, 2], [85, 12, 3])
     images = np.arange(100)
-    sampler = EpochBatches(images, labels, _recipe(sampler="balanced", batch_size=10))
+    recipe = _recipe(sampler="balanced", batch_size=10)
     drawn = []
     for epoch in range(1, 61):
-        sampler.epoch = epoch
-        keys = [key for batch in sampler for key in batch]
-        assert len(keys) == 100
-        assert {epoch for epoch, _ in keys} == {epoch}
-        drawn += [image for _, image in keys]
+        orders = epoch_orders(recipe, labels, images, epoch)
+        assert sum(len(order.images) for order in orders) == 100
+        assert {order.epoch for order in orders} == {epoch}
+        drawn += [image for order in orders for image in order.images.tolist()]
     shares = np.bincount(labels[drawn]) / len(drawn)
     np.testing.assert_allclose(shares, 1 / 3, atol=0.03)
     assert set(drawn) == set(images.tolist())
@@ -124,35 +126,143 @@ def test_augmentation_of_each_image():
     pixels, labels = _numbered(12)
     before = pixels.copy()
 
-    def augment(image, seed):
-        image[0, 0] = np.frombuffer(np.uint32(seed).tobytes(), np.uint8)[:3]
+    def mark(image, random):
+        image[0, 0] = random.integers(0, 256, 3)
         return image
 
-    batches = train_batches(_recipe(seed=5), pixels, labels, np.arange(12), augment, CPU, 0)
+    recipe = _recipe(seed=5, augment="mark")
+    made = AugmentedImages(pixels, labels, Parts(augments={"mark": mark}))
     for epoch in (1, 2):
-        batches.start_epoch(epoch)
-        for images, _ in batches:
+        for images, _ in Loaders(0).batches(made, iter(epoch_orders(recipe, labels, np.arange(12), epoch))):
             for image in images.numpy():
-                seed = image_seed(5, epoch, int(image[4, 4, 0]))
-                assert image[0, 0].tobytes() == np.uint32(seed).tobytes()[:3]
+                random = np.random.default_rng(image_seed(5, epoch, int(image[4, 4, 0])))
+                assert image[0, 0].tolist() == random.integers(0, 256, 3).tolist()
     np.testing.assert_array_equal(pixels, before)
 
 
-@pytest.mark.filterwarnings("ignore:This DataLoader will create 2 worker processes")  # on a machine with one core
-@pytest.mark.parametrize("sampler", ["shuffle", "balanced"])
-def test_processes_make_the_same_batches(sampler):
-    """Two loader processes give the batches that this process gives, bit by bit, epoch after epoch."""
-    recipe = _recipe(augment="heavy", sampler=sampler, image_size=16)
+@pytest.fixture
+def noise():
+    """Eighteen images of noise, and labels of three classes."""
     random = np.random.default_rng(2)
-    pixels = random.integers(0, 256, (18, 16, 16, 3), dtype=np.uint8)
-    labels = random.integers(0, 3, 18)
-    augment = make_augment(recipe, Parts())
-    here, there = (train_batches(recipe, pixels, labels, np.arange(18), augment, CPU, loaders) for loaders in (0, 2))
-    for epoch in (1, 2):
-        here.start_epoch(epoch)
-        there.start_epoch(epoch)
-        pairs = list(zip(here, there, strict=True))
-        assert len(pairs) == 5
-        for (images, truth), (other_images, other_truth) in pairs:
-            assert torch.equal(images, other_images)
-            assert torch.equal(truth, other_truth)
+    return random.integers(0, 256, (18, 16, 16, 3), dtype=np.uint8), random.integers(0, 3, 18)
+
+
+@pytest.fixture
+def loaders():
+    """Two processes that augment."""
+    made = Loaders(2)
+    yield made
+    made.close()
+
+
+def _orders(recipe, labels, epochs=1):
+    return [order for epoch in range(1, epochs + 1) for order in epoch_orders(recipe, labels, np.arange(18), epoch)]
+
+
+def _assert_same(batches, others):
+    for (images, truth), (other_images, other_truth) in zip(batches, others, strict=True):
+        assert torch.equal(images, other_images)
+        assert torch.equal(truth, other_truth)
+
+
+@pytest.mark.parametrize("sampler", ["shuffle", "balanced"])
+def test_processes_make_the_same_batches(sampler, noise, loaders):
+    """Two loader processes give the batches that this process gives, bit by bit, epoch after epoch."""
+    orders = _orders(_recipe(augment="heavy", sampler=sampler, image_size=16), noise[1], epochs=2)
+    images = AugmentedImages(*noise, Parts())
+    _assert_same(loaders.batches(images, iter(orders)), Loaders(0).batches(images, iter(orders)))
+
+
+def test_processes_are_kept_between_trainings(noise, loaders):
+    """The processes of one training serve the next, with another recipe, also after one that ended in the middle."""
+    first = _orders(_recipe(augment="heavy", image_size=16), noise[1], epochs=3)
+    second = _orders(_recipe(augment="flip", image_size=16, batch_size=3, seed=4), noise[1], epochs=2)
+    with_pids = AugmentedImages(*noise, Parts())
+    batches = loaders.batches(with_pids, iter(first))
+    next(batches)
+    batches.close()
+    pids = _children()
+    assert len(pids) == 2
+    again = AugmentedImages(*noise, Parts())
+    _assert_same(loaders.batches(again, iter(second)), Loaders(0).batches(again, iter(second)))
+    assert _children() == pids
+
+
+def test_other_pixels_need_other_processes(noise, loaders):
+    """Images of another size come from processes that know them."""
+    images, labels = noise
+    for pixels in (images, images[:, ::2, ::2].copy()):
+        made = AugmentedImages(pixels, labels, Parts())
+        orders = _orders(_recipe(image_size=pixels.shape[1]), labels)
+        _assert_same(loaders.batches(made, iter(orders)), Loaders(0).batches(made, iter(orders)))
+
+
+@pytest.mark.parametrize("deaths", [1, 2])
+def test_the_death_of_a_process_is_survived(deaths, noise, loaders, caplog):
+    """Where a loader process is killed, the log names a remedy, and half as many make the batches that follow."""
+    orders = _orders(_recipe(augment="heavy", image_size=16), noise[1], epochs=8)
+    images = AugmentedImages(*noise, Parts())
+    batches, made = loaders.batches(images, iter(orders)), []
+    with caplog.at_level(logging.WARNING):
+        for death in range(deaths):
+            made += islice(batches, 3)
+            os.kill(_children()[0], signal.SIGKILL)
+            made += islice(batches, 8 + 4 * death)  # past those that were made ahead
+        made += batches
+    _assert_same(made, Loaders(0).batches(images, iter(orders)))
+    assert loaders.processes == 2 // 2**deaths
+    assert sum("most likely because memory ran out" in record.message for record in caplog.records) == deaths
+    assert "going on with" in caplog.text
+
+
+def test_a_mistake_in_an_augmentation_is_no_trouble_of_the_processes(noise, loaders):
+    """What a function of one's own raises in a loader process ends the training with that error."""
+
+    def broken(image, random):
+        raise ValueError("no such colour")
+
+    orders = _orders(_recipe(augment="broken", image_size=16), noise[1])
+    with pytest.raises(ValueError, match="no such colour"):
+        list(loaders.batches(AugmentedImages(*noise, Parts(augments={"broken": broken})), iter(orders)))
+    assert loaders.processes == 2
+
+
+def _children():
+    """The processes that this one has started and that live."""
+    return sorted(child.pid for child in multiprocessing.active_children())
+
+
+def test_no_process_outlives_the_one_that_it_works_for(tmp_path):
+    """Loader processes end by themselves where the process that started them is killed."""
+    script = """
+        import os, sys
+        import numpy as np
+        from trainer.loaders import AugmentedImages, Loaders, epoch_orders
+        from trainer.parts import Parts
+        from trainer.recipe import Recipe
+        import multiprocessing
+
+        loaders, labels = Loaders(2), np.zeros(8, np.int64)
+        images = AugmentedImages(np.zeros((8, 16, 16, 3), np.uint8), labels, Parts())
+        batches = loaders.batches(images, iter(epoch_orders(Recipe(batch_size=2), labels, np.arange(8), 1)))
+        next(batches)
+        print(*[child.pid for child in multiprocessing.active_children()], flush=True)
+        os.kill(os.getpid(), 9)
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)], stdout=subprocess.PIPE, text=True, check=False, timeout=120
+    )
+    pids = [int(pid) for pid in done.stdout.split()]
+    assert len(pids) == 2
+    ended = time.monotonic() + 20
+    while any(_alive(pid) for pid in pids) and time.monotonic() < ended:
+        time.sleep(0.1)
+    assert not any(_alive(pid) for pid in pids)
+
+
+def _alive(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE

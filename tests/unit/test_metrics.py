@@ -7,7 +7,18 @@ import pytest
 import torch
 from sklearn import metrics as reference
 
-from trainer.metrics import accuracy, class_f1, confusion_matrix, macro_f1, macro_precision, macro_recall, summary
+from trainer.metrics import (
+    accuracy,
+    class_f1,
+    class_precision,
+    class_recall,
+    confusion_matrix,
+    macro_f1,
+    macro_precision,
+    macro_recall,
+    roc_auc,
+    summary,
+)
 
 pytestmark = pytest.mark.unit
 
@@ -56,14 +67,23 @@ def test_scores(seed):
 
 
 @pytest.mark.parametrize("seed", CASES)
-def test_class_f1(seed):
-    """The F1 of each class that occurs is scikit-learn's, and a class that does not occur has none."""
+@pytest.mark.parametrize(
+    ("score", "expected_of"),
+    [
+        (class_f1, reference.f1_score),
+        (class_precision, reference.precision_score),
+        (class_recall, reference.recall_score),
+    ],
+)
+def test_scores_of_classes(seed, score, expected_of):
+    """F1, precision and recall of each class that occurs are scikit-learn's; a class that does not occur has none."""
     labels, predicted = _case(seed)
-    scores = class_f1(_matrix(labels, predicted)).numpy()
+    scores = score(_matrix(labels, predicted))
     occurring = np.union1d(labels, predicted)
     expected = np.full(CLASSES, np.nan)
-    expected[occurring] = reference.f1_score(labels, predicted, labels=occurring, average=None, zero_division=0)
-    np.testing.assert_allclose(scores, expected, rtol=1e-12)
+    expected[occurring] = expected_of(labels, predicted, labels=occurring, average=None, zero_division=0)
+    assert scores.dtype == torch.float64
+    np.testing.assert_allclose(scores.numpy(), expected, rtol=1e-12)
 
 
 def test_cases_have_absent_classes():
@@ -107,8 +127,65 @@ def test_many_images():
     assert 1 - macro_f1(matrix) == pytest.approx(2**-31, rel=1e-3)
 
 
+def _probabilities(labels, seed):
+    """Probabilities that favour the true class a little, rounded so that many are equal."""
+    random = np.random.default_rng(seed)
+    scores = random.random((len(labels), CLASSES)) + 0.3 * np.eye(CLASSES)[labels]
+    return np.round(scores / scores.sum(axis=1, keepdims=True), 2).astype(np.float32)
+
+
+@pytest.mark.parametrize("seed", CASES)
+def test_roc_auc(seed):
+    """ROC-AUC of a class is the chance to rank its images above the others; without either there is none."""
+    labels, _ = _case(seed)
+    probabilities = _probabilities(labels, seed)
+    areas = roc_auc(torch.from_numpy(labels), torch.from_numpy(probabilities))
+    assert areas.dtype == torch.float64
+    assert areas.shape == (CLASSES,)
+    for number, area in enumerate(areas.tolist()):
+        inside, outside = probabilities[labels == number, number], probabilities[labels != number, number]
+        if inside.size and outside.size:
+            difference = inside[:, None] - outside
+            assert area == pytest.approx(((difference > 0) + 0.5 * (difference == 0)).mean(), abs=1e-12)
+        else:
+            assert np.isnan(area)
+
+
+def test_macro_roc_auc():
+    """Where each class has images, the mean over the classes is scikit-learn's one-vs-rest ROC-AUC."""
+    labels = np.arange(60) % CLASSES
+    random = np.random.default_rng(1)
+    probabilities = torch.from_numpy(random.normal(size=(60, CLASSES))).softmax(dim=1)
+    expected = reference.roc_auc_score(labels, probabilities.numpy(), multi_class="ovr", average="macro")
+    areas = roc_auc(torch.from_numpy(labels), probabilities)
+    assert areas.nanmean().item() == pytest.approx(expected, abs=1e-12)
+    made = summary(torch.eye(CLASSES, dtype=torch.int64), tuple("abcdef"), torch.from_numpy(labels), probabilities)
+    assert made["macro_roc_auc"] == pytest.approx(expected, abs=1e-12)
+    assert [row["roc_auc"] for row in made["per_class"].values()] == areas.tolist()
+
+
+def test_summary_with_probabilities():
+    """The summary holds ROC-AUC where probabilities are given, and null for a class that has none."""
+    labels = torch.tensor([0, 0, 1, 1])
+    probabilities = torch.tensor([[0.8, 0.2, 0], [0.4, 0.6, 0], [0.5, 0.5, 0], [0.1, 0.9, 0]])
+    matrix = confusion_matrix(labels, probabilities.argmax(dim=1), 3)
+    made = summary(matrix, ("cat", "dog", "owl"), labels, probabilities)
+    assert json.loads(json.dumps(made, allow_nan=False)) == made
+    assert made["macro_roc_auc"] == 0.75
+    assert {name: row["roc_auc"] for name, row in made["per_class"].items()} == {"cat": 0.75, "dog": 0.75, "owl": None}
+
+
+def test_summary_of_one_class():
+    """Where all images are of one class, no ROC-AUC is defined and its macro is null."""
+    labels = torch.tensor([1, 1])
+    made = summary(torch.tensor([[0, 0], [1, 1]]), ("cat", "dog"), labels, torch.tensor([[0.6, 0.4], [0.3, 0.7]]))
+    assert json.loads(json.dumps(made, allow_nan=False)) == made
+    assert made["macro_roc_auc"] is None
+    assert [row["roc_auc"] for row in made["per_class"].values()] == [None, None]
+
+
 def test_summary():
-    """The summary holds all metrics, and F1 and images of each class by name, as plain JSON."""
+    """The summary holds all metrics, and those and the images of each class by name, as plain JSON."""
     matrix = torch.tensor([[8, 2, 0], [1, 9, 0], [0, 0, 0]])
     made = summary(matrix, ("cat", "dog", "owl"))
     assert json.loads(json.dumps(made, allow_nan=False)) == made
@@ -119,8 +196,18 @@ def test_summary():
         "macro_recall": macro_recall(matrix),
         "images": 20,
         "per_class": {
-            "cat": {"f1": pytest.approx(16 / 19), "images": 10},
-            "dog": {"f1": pytest.approx(18 / 21), "images": 10},
-            "owl": {"f1": 0.0, "images": 0},
+            "cat": {
+                "f1": pytest.approx(16 / 19),
+                "precision": pytest.approx(8 / 9),
+                "recall": pytest.approx(0.8),
+                "images": 10,
+            },
+            "dog": {
+                "f1": pytest.approx(18 / 21),
+                "precision": pytest.approx(9 / 11),
+                "recall": pytest.approx(0.9),
+                "images": 10,
+            },
+            "owl": {"f1": 0.0, "precision": 0.0, "recall": 0.0, "images": 0},
         },
     }

@@ -1,6 +1,7 @@
 """The objective: a trial from the search space to its score, in a study of plain Optuna."""
 
 import dataclasses
+import json
 import os
 import subprocess
 import sys
@@ -10,15 +11,18 @@ import numpy as np
 import optuna
 import pytest
 import torch
+from sklearn.metrics import roc_auc_score
+from torch import nn
 
 from trainer.backbones import build_model, load_weights
 from trainer.data import Data
 from trainer.errors import NonFiniteLossError
-from trainer.fit import confusion_of
-from trainer.metrics import macro_f1
+from trainer.fit import probabilities_of
+from trainer.metrics import confusion_matrix, macro_f1
 from trainer.objective import objective
 from trainer.parts import Parts
 from trainer.space import Space, suggest
+from trainer.step import MicroBatch
 
 pytestmark = [pytest.mark.unit, pytest.mark.usefixtures("one_thread")]
 
@@ -87,7 +91,60 @@ def test_value(colours, space):
         assert list(trial.intermediate_values) == [1, 2, 3, 4]
         assert trial.value == max(trial.intermediate_values.values())
         first_best = min(e for e, score in trial.intermediate_values.items() if score == trial.value)
-        assert trial.user_attrs == {"best_epoch": first_best}
+        assert trial.user_attrs["best_epoch"] == first_best
+
+
+def test_metrics(colours, space, tmp_path):
+    """Of each trial, a pruned one too, all metrics of its best epoch are kept, as numbers that JSON can hold."""
+    study = _study()
+    states = []
+    for number in range(4):
+        if number == 2:
+            study.pruner = optuna.pruners.ThresholdPruner(lower=1.1, n_warmup_steps=2)
+        trial, file, epochs = study.ask(), tmp_path / f"{number}.safetensors", []
+        try:
+            study.tell(trial, objective(trial, space, colours, device=CPU, best_weights=file, on_epoch=epochs.append))
+        except optuna.TrialPruned:
+            study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+        ended = study.trials[number]
+        states.append(ended.state.name)
+        kept = json.loads(json.dumps(ended.user_attrs["metrics"]))
+        best = epochs[ended.user_attrs["best_epoch"] - 1]
+        truth = colours.index.labels[colours.split.valid]
+        assert kept["macro_f1"] == best.macro_f1 == max(epoch.macro_f1 for epoch in epochs)
+        assert kept["macro_roc_auc"] == pytest.approx(roc_auc_score(truth, best.probabilities, multi_class="ovr"))
+        assert set(kept["per_class"]) == {"red", "green", "blue"}
+        assert set(kept["per_class"]["red"]) == {"f1", "precision", "recall", "roc_auc", "images"}
+    assert states == ["COMPLETE", "COMPLETE", "PRUNED", "PRUNED"]
+
+
+class SmallMemory(nn.Module):
+    """A layer that has no memory for more than two images that are to be learned from."""
+
+    def forward(self, features):
+        """The features as they are."""
+        if features.requires_grad and len(features) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return features
+
+
+def test_what_fits_into_memory_is_remembered(colours, space):
+    """What a trial has learned of the memory is where the next one of this backbone, size and device begins."""
+
+    def small(classes, side):
+        return nn.Sequential(nn.Flatten(), nn.Linear(3 * side * side, classes), SmallMemory())
+
+    own = Parts(backbones={"small": small})
+    fields = {"backbone": "small", "image_size": 16, "epochs": 1, "batch_size": 8, "pretrained": False}
+    memory = {}
+    objective(_study().ask(), Space(fields, own), colours, device=CPU, micro_batches=memory)
+    assert memory == {"small, 16 px, cpu": 2}
+
+    class Kept(dict):
+        def __setitem__(self, key, value):
+            raise AssertionError("memory has run out again")
+
+    objective(_study().ask(), Space(fields, own), colours, device=CPU, micro_batches=Kept(memory))
 
 
 def test_best_weights(colours, space, tmp_path):
@@ -100,9 +157,10 @@ def test_best_weights(colours, space, tmp_path):
         recipe = suggest(optuna.trial.FixedTrial(trial.params), space)
         model = build_model(recipe, 3, space.parts, pretrained=False)
         load_weights(model, file)
-        labels = torch.from_numpy(colours.index.labels)
-        matrix = confusion_of(model.eval(), colours.pixels(16), labels, colours.split.valid, 5, CPU)
-        assert macro_f1(matrix) == value
+        valid = colours.split.valid
+        probabilities = probabilities_of(model.eval(), colours.pixels(16), valid, CPU, MicroBatch(5))
+        truth = torch.from_numpy(colours.index.labels[valid])
+        assert macro_f1(confusion_matrix(truth, probabilities.argmax(dim=1), 3)) == value
         study.tell(trial, value)
     assert any(trial.user_attrs["best_epoch"] < 4 for trial in study.trials)
 
@@ -178,7 +236,7 @@ def _changed(data, part):
     pixels[part] = 255 - pixels[part]
     labels[part] = (labels[part] + 1) % 3
     changed = Data(dataclasses.replace(data.index, labels=labels), data.split, None)
-    changed._pixels[16] = pixels
+    changed._pixels[16, "bicubic"] = pixels
     return changed
 
 

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+import tracemalloc
 import warnings
 import zlib
 from collections import namedtuple
@@ -22,7 +23,7 @@ from PIL import Image
 
 from trainer import pixels as pixels_module
 from trainer.errors import DataError
-from trainer.pixels import build_pixels, read_image
+from trainer.pixels import INTERPOLATIONS, build_pixels, read_image
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -81,6 +82,16 @@ def test_shrinking_is_antialiased(tmp_path):
     stripes[:, ::2] = 255
     pixels = read_image(_save(tmp_path / "a.png", Image.fromarray(stripes)), 8)
     assert abs(pixels[2:-2, 2:-2].astype(int) - 127).max() <= 3
+
+
+@pytest.mark.parametrize("interpolation", INTERPOLATIONS)
+def test_interpolation(tmp_path, interpolation):
+    """Each interpolation gives what Pillow gives by the same name, alone and among others."""
+    image = _noise((50, 67))
+    path = _save(tmp_path / "a.png", image)
+    expected = np.asarray(image.resize((24, 24), Image.Resampling[interpolation.upper()]))
+    np.testing.assert_array_equal(read_image(path, 24, interpolation), expected)
+    np.testing.assert_array_equal(build_pixels([path], 24, interpolation, None)[0], expected)
 
 
 def test_big_jpeg_is_as_good_as_png(tmp_path):
@@ -333,7 +344,7 @@ def test_build_pixels_keeps_the_order(tmp_path, name):
     paths = _noisy_files(tmp_path, 20)
     file = None if name is None else tmp_path / name
     progress = []
-    pixels = build_pixels(paths, 8, file, lambda done, total: progress.append((done, total)))
+    pixels = build_pixels(paths, 8, "bicubic", file, lambda done, total: progress.append((done, total)))
     assert pixels.dtype == np.uint8
     np.testing.assert_array_equal(pixels, np.stack([read_image(path, 8) for path in paths]))
     assert progress == [(done, 20) for done in range(1, 21)]
@@ -345,10 +356,10 @@ def test_build_pixels_keeps_the_order(tmp_path, name):
 def test_a_finished_file_is_used_again(tmp_path):
     """A second call reads the file and decodes nothing, even where the images are gone."""
     paths = _noisy_files(tmp_path, 3)
-    first = np.array(build_pixels(paths, 8, tmp_path / "pixels.npy"))
+    first = np.array(build_pixels(paths, 8, "bicubic", tmp_path / "pixels.npy"))
     for path in paths:
         path.unlink()
-    np.testing.assert_array_equal(build_pixels(paths, 8, tmp_path / "pixels.npy"), first)
+    np.testing.assert_array_equal(build_pixels(paths, 8, "bicubic", tmp_path / "pixels.npy"), first)
 
 
 @pytest.mark.parametrize("content", [b"", b"no numbers", b"\x93NUMPY\x01\x00"])
@@ -357,15 +368,15 @@ def test_a_file_that_is_not_ours_is_replaced(tmp_path, content):
     file = tmp_path / "pixels.npy"
     file.write_bytes(content)
     paths = _noisy_files(tmp_path, 3)
-    np.testing.assert_array_equal(build_pixels(paths, 8, file), build_pixels(paths, 8, None))
+    np.testing.assert_array_equal(build_pixels(paths, 8, "bicubic", file), build_pixels(paths, 8, "bicubic", None))
 
 
 def test_a_cut_file_is_replaced(tmp_path):
     """A file of pixels that lost its end is built anew."""
     paths, file = _noisy_files(tmp_path, 3), tmp_path / "pixels.npy"
-    build_pixels(paths, 8, file)
+    build_pixels(paths, 8, "bicubic", file)
     os.truncate(file, file.stat().st_size - 1)
-    np.testing.assert_array_equal(build_pixels(paths, 8, file), build_pixels(paths, 8, None))
+    np.testing.assert_array_equal(build_pixels(paths, 8, "bicubic", file), build_pixels(paths, 8, "bicubic", None))
 
 
 @pytest.mark.parametrize("name", [None, "pixels.npy"])
@@ -376,7 +387,7 @@ def test_all_broken_images_are_counted(tmp_path, name):
         path.write_bytes(b"")
     cache = tmp_path / "cache"
     with pytest.raises(DataError) as failure:
-        build_pixels(paths, 8, None if name is None else cache / name)
+        build_pixels(paths, 8, "bicubic", None if name is None else cache / name)
     message = str(failure.value)
     assert message.startswith("7 of 10 images cannot be read")
     assert message.endswith("remove or replace them")
@@ -384,7 +395,7 @@ def test_all_broken_images_are_counted(tmp_path, name):
     assert str(paths[2]) in message
     assert str(paths[7]) not in message
     assert "\n" not in message
-    assert name is None or [path.name for path in cache.iterdir()] == ["pixels.npy.lock"]
+    assert name is None or [path.name for path in cache.iterdir()] == ["building.lock"]
 
 
 def test_full_disk_is_seen_before_the_work(tmp_path, monkeypatch):
@@ -392,7 +403,7 @@ def test_full_disk_is_seen_before_the_work(tmp_path, monkeypatch):
     usage = namedtuple("usage", "total used free")(10, 10, 2_000_000_000)  # noqa: PYI024 (as shutil's own)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
     with pytest.raises(DataError, match=r"needs 3\.1 GB and 2\.0 GB are free; free some space"):
-        build_pixels([tmp_path / "gone.png"] * 1000, 1024, tmp_path / "pixels.npy")
+        build_pixels([tmp_path / "gone.png"] * 1000, 1024, "bicubic", tmp_path / "pixels.npy")
 
 
 def test_disk_that_fills_up_meanwhile(tmp_path, monkeypatch):
@@ -404,8 +415,8 @@ def test_disk_that_fills_up_meanwhile(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "pwrite", full)
     paths, cache = _noisy_files(tmp_path, 3), tmp_path / "cache"
     with pytest.raises(DataError, match=r"pixels\.npy' cannot be written: No space left on device; free some space"):
-        build_pixels(paths, 8, cache / "pixels.npy")
-    assert [path.name for path in cache.iterdir()] == ["pixels.npy.lock"]
+        build_pixels(paths, 8, "bicubic", cache / "pixels.npy")
+    assert [path.name for path in cache.iterdir()] == ["building.lock"]
 
 
 def test_writes_that_are_cut_short_go_on(tmp_path, monkeypatch):
@@ -413,14 +424,15 @@ def test_writes_that_are_cut_short_go_on(tmp_path, monkeypatch):
     write = os.pwrite
     monkeypatch.setattr(os, "pwrite", lambda file, data, offset: write(file, data[:7], offset))
     paths = _noisy_files(tmp_path, 3)
-    np.testing.assert_array_equal(build_pixels(paths, 8, tmp_path / "pixels.npy"), build_pixels(paths, 8, None))
+    pixels = build_pixels(paths, 8, "bicubic", tmp_path / "pixels.npy")
+    np.testing.assert_array_equal(pixels, build_pixels(paths, 8, "bicubic", None))
 
 
 def test_folder_that_cannot_be_written(tmp_path):
     """A cache in a place where no folder can be is one line that says what to do."""
     (tmp_path / "taken").write_text("a file")
     with pytest.raises(DataError, match=r"cannot be written: .*; .* choose a cache that you may write to"):
-        build_pixels(_noisy_files(tmp_path, 1), 8, tmp_path / "taken" / "pixels.npy")
+        build_pixels(_noisy_files(tmp_path, 1), 8, "bicubic", tmp_path / "taken" / "pixels.npy")
 
 
 def test_an_interrupt_stops_early(tmp_path, monkeypatch):
@@ -435,9 +447,9 @@ def test_an_interrupt_stops_early(tmp_path, monkeypatch):
     original = pixels_module._decode
     monkeypatch.setattr(pixels_module, "_decode", lambda *a: decoded.append(1) or time.sleep(0.001) or original(*a))
     with pytest.raises(KeyboardInterrupt):
-        build_pixels(paths, 8, cache / "pixels.npy", interrupt)
+        build_pixels(paths, 8, "bicubic", cache / "pixels.npy", interrupt)
     assert len(decoded) < 1000
-    assert [path.name for path in cache.iterdir()] == ["pixels.npy.lock"]
+    assert [path.name for path in cache.iterdir()] == ["building.lock"]
 
 
 BUILDER = """
@@ -455,7 +467,7 @@ def progress(done, total):
         os._exit(9)
 print("ready", flush=True)
 sys.stdin.readline()
-pixels = build_pixels(paths, 8, folder / "cache" / "pixels.npy", progress)
+pixels = build_pixels(paths, 8, "bicubic", folder / "cache" / "pixels.npy", progress)
 print(decoded, int(pixels.astype(int).sum()))
 """
 
@@ -477,7 +489,7 @@ def test_of_processes_at_once_one_builds(tmp_path):
         process.stdin.flush()
     answers = [process.communicate()[0].split() for process in processes]
     assert sorted(int(decoded) for decoded, _ in answers) == [0, 0, 10]
-    assert {int(total) for _, total in answers} == {int(build_pixels(paths, 8, None).astype(int).sum())}
+    assert {int(total) for _, total in answers} == {int(build_pixels(paths, 8, "bicubic", None).astype(int).sum())}
 
 
 def test_a_crash_half_way_leaves_nothing_that_looks_complete(tmp_path):
@@ -486,10 +498,34 @@ def test_a_crash_half_way_leaves_nothing_that_looks_complete(tmp_path):
     process = _builder(tmp_path, crash=True)
     process.communicate("\n")
     assert process.returncode == 9
-    assert sorted(path.name for path in cache.iterdir()) == ["pixels.npy.lock", "pixels.npy.tmp"]
-    pixels = build_pixels(paths, 8, cache / "pixels.npy")
-    np.testing.assert_array_equal(pixels, build_pixels(paths, 8, None))
-    assert sorted(path.name for path in cache.iterdir()) == ["pixels.npy", "pixels.npy.lock"]
+    assert sorted(path.name for path in cache.iterdir()) == ["building.lock", "pixels.npy.tmp"]
+    pixels = build_pixels(paths, 8, "bicubic", cache / "pixels.npy")
+    np.testing.assert_array_equal(pixels, build_pixels(paths, 8, "bicubic", None))
+    assert sorted(path.name for path in cache.iterdir()) == ["building.lock", "pixels.npy"]
+
+
+def test_pixels_beyond_the_memory(tmp_path):
+    """Neither building the pixels nor taking batches of them holds more than a small part in memory."""
+    paths = _noisy_files(tmp_path, 5) * 100
+    tracemalloc.start()
+    try:
+        pixels = build_pixels(paths, 128, "bicubic", tmp_path / "pixels.npy")
+        total = sum(int(pixels[np.arange(start, start + 20)].sum(dtype=np.int64)) for start in range(0, 500, 20))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert total == 100 * int(build_pixels(paths[:5], 128, "bicubic", None).sum(dtype=np.int64))
+    assert pixels.nbytes == 24_576_000
+    assert peak < pixels.nbytes / 4
+
+
+def test_more_images_than_wait_at_a_time(tmp_path, monkeypatch):
+    """Images go to the threads in portions, and all of them arrive, counted to the end."""
+    monkeypatch.setattr(pixels_module, "CHUNK", 3)
+    paths, progress = _noisy_files(tmp_path, 8), []
+    pixels = build_pixels(paths, 8, "bicubic", None, lambda done, total: progress.append((done, total)))
+    np.testing.assert_array_equal(pixels, np.stack([read_image(path, 8) for path in paths]))
+    assert progress == [(done, 8) for done in range(1, 9)]
 
 
 def test_the_module_stays_light():

@@ -1,18 +1,26 @@
-"""Which images a command line stands for."""
+"""Which bundles and images a command line stands for, and what is written of them."""
 
 from __future__ import annotations
 
+import csv
+import json
 import os
 import unicodedata
+from pathlib import Path
 
+import numpy as np
 import pytest
 
-from hpo.bundle import new_folder
+from hpo.bundle import new_folder, read_bundle
 from hpo.errors import HpoError
-from hpo.prediction import find_images
+from hpo.prediction import find_bundles, find_images, predict_to_csv
 from tests.conftest import paint
+from trainer.parts import Parts
+from trainer.recipe import Recipe
 
 pytestmark = pytest.mark.unit
+
+CLASSES = ("blue", "green", "red")
 
 
 def test_folders_named_as_classes_give_the_true_classes(photos):
@@ -81,3 +89,96 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path):
     assert (tmp_path / "bundle").stat().st_mode & 0o777 == 0o777 & ~mask
     with pytest.raises(HpoError, match="exists already"), new_folder(tmp_path / "bundle"):
         pass
+
+
+@pytest.fixture
+def make_bundle(tmp_path):
+    """A function that writes a bundle with an untrained model; returns its path as text."""
+
+    def make(name, classes=CLASSES, *, size=32, seed=0, **preprocessing):
+        import torch
+
+        from trainer.backbones import build_model, save_weights
+
+        torch.manual_seed(seed)
+        recipe = Recipe(backbone="test_resnet", pretrained=False, image_size=size)
+        model, folder = build_model(recipe, len(classes), Parts(), pretrained=False), tmp_path / name
+        folder.mkdir()
+        recipe.write(folder / "recipe.toml")
+        (folder / "bundle.json").write_text(json.dumps({"classes": classes, "preprocessing": preprocessing}))
+        save_weights(model, folder / "model.safetensors")
+        return str(folder)
+
+    return make
+
+
+def test_leading_bundles_are_bundles_and_the_rest_images(make_bundle):
+    """Of what is named on a command line the first folders with a bundle.json are bundles, the rest is for images."""
+    one, two = make_bundle("one"), make_bundle("two", size=40, interpolation="bilinear")
+    bundles, rest = find_bundles([one, two, "photos", "*.jpg"])
+    assert [str(bundle.folder) for bundle in bundles] == [one, two]
+    assert [bundle.recipe.image_size for bundle in bundles] == [32, 40]
+    assert [bundle.interpolation for bundle in bundles] == ["bicubic", "bilinear"]
+    assert rest == ["photos", "*.jpg"]
+    assert find_bundles([one, "list.csv"])[1] == ["list.csv"]
+
+
+def test_what_cannot_be_told_apart_is_named(make_bundle):
+    """No bundle in front, no images at the end, and a bundle among the images are errors that say what to do."""
+    one, two = make_bundle("one"), make_bundle("two")
+    with pytest.raises(HpoError, match="photos is no bundle"):
+        find_bundles(["photos", one])
+    with pytest.raises(HpoError, match=r"no images are given; name .* after the bundles"):
+        find_bundles([one, two])
+    with pytest.raises(HpoError, match=f"{two} is a bundle; name it before the images"):
+        find_bundles([one, "photos", two])
+
+
+@pytest.mark.parametrize(
+    ("classes", "difference"),
+    [
+        (("blue", "pink", "red"), "only {one} has green; only {two} has pink"),
+        (("blue", "red"), "only {one} has green"),
+        (("red", "green", "blue"), "they have another order"),
+    ],
+)
+def test_bundles_of_different_classes_do_not_vote(make_bundle, classes, difference):
+    """Bundles whose classes differ are refused with both names and what differs."""
+    one, two = make_bundle("one"), make_bundle("two", classes)
+    with pytest.raises(HpoError) as failure:
+        find_bundles([one, two, "photos"])
+    differ = difference.format(one=one, two=two)
+    assert str(failure.value) == f"predict: {one} and {two} cannot vote together, their classes differ: {differ}"
+
+
+def test_an_unknown_interpolation_is_named(make_bundle):
+    """A bundle that asks for a way of resizing that does not exist is refused by its name."""
+    with pytest.raises(HpoError, match='there is no interpolation "cubist"'):
+        read_bundle(Path(make_bundle("one", interpolation="cubist")))
+
+
+def _read(file):
+    with file.open(newline="") as opened:
+        rows = list(csv.DictReader(opened))
+    return [row["predicted"] for row in rows], np.array([[float(row[name]) for name in CLASSES] for row in rows])
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_bundles_vote(make_bundle, photos, tmp_path):
+    """The CSV of several bundles has the mean of what each alone gives, or the shares of their votes."""
+    names = [make_bundle(f"b{seed}", seed=seed, size=24 + 8 * seed, interpolation="bilinear") for seed in range(3)]
+    images, output = find_images([str(photos)], CLASSES), tmp_path / "out.csv"
+    bundles, _ = find_bundles([*names, str(photos)])
+    alone = []
+    for bundle in bundles:
+        predict_to_csv([bundle], images, output, Parts())
+        alone.append(_read(output)[1])
+    metrics = predict_to_csv(bundles, images, output, Parts())
+    predicted, probabilities = _read(output)
+    np.testing.assert_allclose(probabilities, np.mean(alone, axis=0), atol=2e-6)
+    assert metrics["accuracy"] == np.mean([a == b for a, b in zip(predicted, images.labels, strict=True)])
+    predict_to_csv(bundles, images, output, Parts(), voting="hard")
+    votes = np.eye(3)[np.argmax(alone, axis=2)].mean(axis=0)
+    np.testing.assert_allclose(_read(output)[1], votes, atol=1e-6)
+    predict_to_csv(bundles, images, output, Parts(), tta="crops", batch_size=5)
+    assert abs(_read(output)[1] - probabilities).max() > 1e-4

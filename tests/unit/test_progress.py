@@ -48,6 +48,19 @@ def test_the_table_shows_each_worker_and_the_budget():
         assert cell in text
 
 
+def test_counting_is_for_terminals_alone():
+    """How many images are decoded shows in a terminal while it lasts, and nowhere else."""
+    for terminal in (True, False):
+        console = Console(file=io.StringIO(), width=120, force_terminal=terminal)
+        with Progress(console).counting("decoding") as count:
+            before = console.file.getvalue()
+            count(1, 2000)
+            count(1999, 2000)
+        assert before == ""
+        assert ("decoding: 1,999 of 2,000" in console.file.getvalue()) == terminal
+        assert terminal or console.file.getvalue() == ""
+
+
 def test_without_a_terminal_each_end_is_told_once():
     """Where stdout is no terminal, each trial that ends is one line, and those of earlier searches are none."""
     console = Console(file=io.StringIO(), width=40)

@@ -7,7 +7,7 @@ import tomllib
 
 import pytest
 
-from trainer import augment, recipe
+from trainer import recipe
 from trainer.errors import RecipeError
 from trainer.recipe import DEFAULTS, RULES, Recipe, read_recipe, recipe_from, toml_of, used_fields
 
@@ -17,20 +17,37 @@ WRONG = {
     "backbone": ["", 3],
     "pretrained": ["yes", 1],
     "image_size": [7, 2049, 32.0],
+    "pooling": ["mean", 1],
+    "dropout": [-0.1, 0.95],
+    "drop_path": [-0.1, 0.95],
+    "freeze": [-0.1, 1.1, True],
     "epochs": [0, 10_001, True],
     "batch_size": [0, 65_537, "8"],
     "optimizer": ["lion", 1],
     "learning_rate": ["1e-3", math.nan, math.inf, 0.0, 10.1],
+    "layer_decay": [0.05, 1.1],
     "weight_decay": [-0.01, 1.01, None],
+    "clip_norm": [-1.0, math.inf],
     "schedule": ["exponential", ""],
     "warmup": [-0.1, 0.91],
     "loss": ["", 0],
     "focal_gamma": [-1.0, 11, True],
     "label_smoothing": [-0.1, 0.95],
+    "adjustment_tau": [-0.1, 11],
+    "arcface_margin": [-0.1, 1.6],
+    "arcface_scale": [0.5, 129],
     "class_weights": ["sqrt", False],
+    "effective_beta": [-0.1, 1],
     "sampler": ["random", 1.5],
     "augment": ["", []],
+    "randaugment_ops": [0, 15, 2.0],
+    "randaugment_magnitude": [-1, 31],
+    "mixing": ["cutout", True],
+    "mixup_alpha": [0.0, 11],
+    "cutmix_alpha": [0.0, 11],
+    "mix_probability": [-0.1, 1.1],
     "ema": [0, "true"],
+    "compile": [1, "yes"],
     "seed": [-1, 2**31, 0.0],
 }
 MESSAGES = {
@@ -151,14 +168,32 @@ def test_whole_numbers_for_fractions():
     assert Recipe(learning_rate=1) == Recipe(learning_rate=1.0)
 
 
+OF_LOSS = {"focal_gamma", "label_smoothing", "adjustment_tau", "arcface_margin", "arcface_scale"}
+OF_MIXING = {"mixup_alpha", "cutmix_alpha", "mix_probability"}
+OF_RANDAUGMENT = {"randaugment_ops", "randaugment_magnitude"}
+
+
 @pytest.mark.parametrize(
     ("changes", "unused"),
     [
-        ({}, {"focal_gamma", "label_smoothing"}),
-        ({"loss": "focal"}, {"label_smoothing"}),
-        ({"loss": "label_smoothing", "schedule": "one_cycle"}, {"focal_gamma", "warmup"}),
-        ({"loss": "soft_f1"}, {"focal_gamma", "label_smoothing", "class_weights"}),
-        ({"loss": "my_own"}, {"focal_gamma", "label_smoothing", "class_weights"}),
+        ({}, OF_LOSS | OF_MIXING | OF_RANDAUGMENT | {"effective_beta"}),
+        ({"loss": "focal"}, OF_LOSS - {"focal_gamma"} | OF_MIXING | OF_RANDAUGMENT | {"effective_beta"}),
+        (
+            {"loss": "label_smoothing", "schedule": "one_cycle", "mixing": "mixup"},
+            OF_LOSS - {"label_smoothing"} | {"cutmix_alpha", "warmup", "effective_beta"} | OF_RANDAUGMENT,
+        ),
+        (
+            {"loss": "soft_f1", "class_weights": "effective_number"},  # a condition of a condition
+            OF_LOSS | OF_MIXING | OF_RANDAUGMENT | {"class_weights", "effective_beta"},
+        ),
+        (
+            {"loss": "arcface", "class_weights": "effective_number", "augment": "randaugment"},
+            OF_LOSS - {"arcface_margin", "arcface_scale"} | OF_MIXING,
+        ),
+        (
+            {"loss": "my_own", "pretrained": False, "mixing": "both"},
+            OF_LOSS | OF_RANDAUGMENT | {"class_weights", "effective_beta", "freeze", "layer_decay"},
+        ),
     ],
 )
 def test_used_fields(changes, unused):
@@ -171,10 +206,10 @@ def test_conditions_can_be_met():
     """A conditional field depends on a field before it, by values that this one can have."""
     order = list(DEFAULTS)
     conditions = {name: rule.only_if for name, rule in RULES.items() if rule.only_if}
-    assert conditions.keys() == {"warmup", "focal_gamma", "label_smoothing", "class_weights"}
+    assert len(conditions) == 15
     for name, (other, values) in conditions.items():
         assert order.index(other) < order.index(name)
-        assert set(values) <= set(RULES[other].choices)
+        assert set(values) <= set(RULES[other].choices or (False, True))
 
 
 NAMES = {
@@ -184,6 +219,8 @@ NAMES = {
     "class_weights": recipe.CLASS_WEIGHTS,
     "sampler": recipe.SAMPLERS,
     "augment": recipe.AUGMENTS,
+    "pooling": recipe.POOLINGS,
+    "mixing": recipe.MIXINGS,
 }
 
 
@@ -195,12 +232,12 @@ def test_names_are_the_rules():
 @pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize(("field", "name"), [(field, name) for field, names in NAMES.items() for name in names])
 def test_each_name_trains(field, name, colours, parts, make_recipe):
-    """Every name that a recipe may have for an optimiser, schedule, loss, weighting, sampler or policy trains."""
+    """Every name that a recipe may have, from optimiser to pooling, trains."""
     import torch
 
     from trainer.fit import fit
 
-    made = make_recipe(**{field: name, "epochs": 1})
+    made = make_recipe(**{"backbone": "test_resnet", "image_size": 32, field: name, "epochs": 1})
     split = colours.split
     [epoch] = fit(made, colours, train=split.train, valid=split.valid, parts=parts, device=torch.device("cpu"))
     assert math.isfinite(epoch.train_loss)
@@ -208,7 +245,7 @@ def test_each_name_trains(field, name, colours, parts, make_recipe):
 
 
 @pytest.mark.usefixtures("one_thread")
-@pytest.mark.parametrize("field", ["optimizer", "loss", "class_weights", "sampler", "augment"])
+@pytest.mark.parametrize("field", ["optimizer", "loss", "class_weights", "sampler", "augment", "pooling", "mixing"])
 def test_each_name_means_something_else(field, colours, parts, make_recipe):
     """No two names of a field train the same weights."""
     import torch
@@ -217,13 +254,9 @@ def test_each_name_means_something_else(field, colours, parts, make_recipe):
 
     results = set()
     for name in NAMES[field]:
-        made = make_recipe(**{field: name, "epochs": 1})
+        made = make_recipe(**{"backbone": "test_efficientnet", "image_size": 64, field: name, "epochs": 1})
         uneven = colours.split.train[6:]  # the classes have 6, 12 and 12 images
         [epoch] = fit(made, colours, train=uneven, valid=None, parts=parts, device=torch.device("cpu"))
-        results.add(epoch.model.backbone[1].weight.detach().numpy().tobytes())
-    assert len(results) == len(NAMES[field])
-
-
-def test_no_policy_is_hidden():
-    """Each augmentation policy that exists can be named in a recipe, and each named one exists."""
-    assert {"none", *augment._policies()} == set(recipe.AUGMENTS)
+        results.add(epoch.model.backbone.conv_stem.weight.detach().numpy().tobytes())
+    # The pooling of this model is the average by default.
+    assert len(results) == len(NAMES[field]) - (field == "pooling")

@@ -9,7 +9,7 @@ import pytest
 
 from trainer.errors import RecipeError
 from trainer.parts import Parts
-from trainer.recipe import DEFAULTS, RULES, Recipe
+from trainer.recipe import DEFAULTS, RULES, Recipe, used_fields
 from trainer.space import DEFAULT_SPACE, Choice, Range, Space, suggest
 
 pytestmark = pytest.mark.unit
@@ -97,10 +97,9 @@ def test_conditional_fields():
         elif rule.only_if is None:
             assert all(name in parameters for parameters, _ in pairs)
         else:
-            other, values = rule.only_if
             asked = [name in parameters for parameters, _ in pairs]
-            assert asked == [asdict(recipe)[other] in values for _, recipe in pairs]
-            assert {True, False} == set(asked)
+            assert asked == [name in used_fields(recipe) for _, recipe in pairs]
+            assert set(asked) == ({True, False} if rule.only_if[0] in searched else {True})
     assert {"focal_gamma" in p for p, recipe in pairs if recipe.loss == "focal"} == {True}
 
 
@@ -242,3 +241,16 @@ def test_default_space_is_within_the_rules():
             assert entry["low"] <= DEFAULTS[name] <= entry["high"]
         else:
             assert DEFAULTS[name] in space.values(name)
+
+
+def test_beside_a_model_of_ones_own_nobody_asks_for_its_layers():
+    """With a model of one's own the default space leaves out what only timm's models can be told."""
+    own = Parts(backbones={"mine": lambda *_: None})
+    for backbones in ("mine", ["test_resnet", "mine"]):
+        space = Space({"backbone": backbones}, own)
+        for name in ("pooling", "dropout", "drop_path", "freeze", "layer_decay"):
+            assert space.fields[name] == DEFAULTS[name]
+        assert "arcface" not in space.values("loss")
+        assert "focal" in space.values("loss")
+    assert "arcface" in Space({"backbone": "test_resnet"}, own).values("loss")
+    assert Space({"backbone": "mine", "freeze": 0.5}, own).fields["freeze"] == 0.5

@@ -1,0 +1,84 @@
+"""Labels that the best models of a search doubt."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+import numpy as np
+from optuna.trial import TrialState
+
+from hpo.study import recipe_of
+from storage.artifacts import fetch_file
+from storage.errors import StorageError
+from trainer.backbones import build_model, load_weights
+from trainer.checks import Finding, wrong_labels
+from trainer.device import choose_device
+from trainer.predict import Member, predict
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Container
+
+    from numpy.typing import NDArray
+    from optuna.trial import FrozenTrial
+
+    from hpo.study import OpenStudy
+    from hpo.study_file import StudyFile
+    from trainer.data import Data
+
+MODELS = 5  # whose probabilities are averaged: one may be surely wrong, five of them seldom are together
+
+
+def doubted_labels(
+    file: StudyFile, opened: OpenStudy, data: Data, broken: Container[int], on_progress: Callable[[int, int], None]
+) -> Finding | None:
+    """Let the best complete trials look at the images to validate, which none of them has learned from.
+
+    Only these images: those to train are known by heart, labels and all, and those held out are not to be looked at.
+
+    Args:
+        file: of the study.
+        opened: the study, whose settings must be those of the file and the images.
+        data: the images.
+        broken: positions of images that cannot be read.
+        on_progress: called with the images done and all of them, over all models.
+
+    Returns:
+        A finding; None where no trial is complete yet.
+    """
+    complete = opened.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    if not complete:
+        return None
+    images = np.array([image for image in data.split.valid.tolist() if image not in broken], np.int64)
+    files = [data.index.root / data.index.paths[image] for image in images]
+    found: list[NDArray[np.float32]] = []
+    for trial in sorted(complete, key=lambda trial: (-(trial.value or 0.0), trial.number)):
+        try:
+            member = _member(file, opened, trial, len(data.index.classes))
+        except StorageError:  # kept on another machine
+            continue
+        batches = []
+        for batch in predict([member], files, choose_device()):
+            batches.append(batch[0])
+            on_progress(len(found) * len(files) + sum(map(len, batches)), MODELS * len(files))
+        found.append(np.concatenate(batches))
+        if len(found) == MODELS:
+            break
+    if not found:
+        line = f"not looked for: the weights of the {len(complete):,} complete trials are on another machine"
+        return Finding("wrong labels", "ok", line, "check again there")
+    return wrong_labels(data.index, images, np.mean(found, axis=0), len(found))
+
+
+def _member(file: StudyFile, opened: OpenStudy, trial: FrozenTrial, classes: int) -> Member:
+    """The model of a complete trial, ready to predict; raises StorageError where its weights are not here."""
+    from hpo.worker import WEIGHTS_NAME
+
+    recipe = recipe_of(trial, opened.study, file.space.parts)
+    with TemporaryDirectory(prefix="hpo-") as folder:
+        weights = Path(folder) / WEIGHTS_NAME
+        fetch_file(opened.artifacts, opened.storage, trial, WEIGHTS_NAME, weights)
+        model = build_model(recipe, classes, file.space.parts, pretrained=False)
+        load_weights(model, weights)
+    return Member(model.to(choose_device()).eval(), recipe.image_size, model.interpolation)

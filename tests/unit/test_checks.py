@@ -1,0 +1,295 @@
+"""What is wrong with a data set is found, told with its remedy, and nothing else is."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import numpy as np
+import pytest
+
+from tests.unit.test_likeness import compressed, picture
+from trainer.checks import broken_files, odd_sizes, passed_over, suspects, tiny_classes, wrong_labels
+from trainer.data import load_data
+from trainer.index import read_index
+from trainer.leaks import exact_copies, leaks, near_copies
+from trainer.likeness import Pair, find_pairs
+from trainer.split import Split, split
+from trainer.survey import look_at
+
+pytestmark = pytest.mark.unit
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Two classes of twelve pictures."""
+    for label in "ab":
+        (tmp_path / "images" / label).mkdir(parents=True)
+        for number in range(12):
+            picture(number + 50 * (label == "b"), 40).save(tmp_path / "images" / label / f"{number:02d}.png")
+    return tmp_path / "images"
+
+
+def _split(index, sides):
+    """A split made by hand: 0, 1 or 2 for each path; the rest is to train."""
+    of = np.array([sides.get(path, 0) for path in index.paths])
+    return Split(*(np.flatnonzero(of == side) for side in range(3)), digest="")
+
+
+def _pairs(index):
+    return find_pairs(look_at(index).thumbnails, index.labels)
+
+
+def _levels(findings):
+    return [(finding.check, finding.level) for finding in findings]
+
+
+def _seen(folder):
+    index = read_index(folder)
+    return index, look_at(index)
+
+
+# Files
+
+
+def test_good_data_has_nothing_but_ok(folder):
+    """Images that are sound and different give no warning but that they are few."""
+    data = load_data(folder, valid=0.25, test=0.25)
+    survey = look_at(data.index)
+    findings = [
+        broken_files(data.index, survey),
+        passed_over(data.index),
+        *exact_copies(data.index, data.split),
+        *near_copies(data.index, _pairs(data.index)),
+        leaks(data.index, _pairs(data.index), data.split),
+        *odd_sizes(data.index, survey, 32),
+    ]
+    assert {finding.level for finding in findings} == {"ok"}
+    assert not any(finding.cases or finding.remedy for finding in findings)
+
+
+def test_all_broken_files_are_named_with_their_causes(folder):
+    """Every broken file is a case with its cause, beyond the first five; the sound ones are seen all the same."""
+    good = (folder / "a" / "00.png").read_bytes()
+    for number in range(7):
+        (folder / "a" / f"bad{number}.png").write_bytes(good[: len(good) // 2])
+    (folder / "b" / "empty.jpg").touch()
+    (folder / "b" / "text.jpg").write_text("no image")
+    counted = []
+    index = read_index(folder)
+    survey = look_at(index, lambda done, of: counted.append((done, of)))
+    finding = broken_files(index, survey)
+    assert finding.level == "error"
+    assert finding.message == "9 of 33 images cannot be read"
+    causes = {case.paths[0]: case.note for case in finding.cases}
+    assert len(causes) == 9
+    assert causes["b/empty.jpg"] == "the file is empty"
+    assert causes["b/text.jpg"] == "it is no image, or its first bytes are broken"
+    assert "truncated" in causes["a/bad3.png"]
+    assert survey.sizes[index.paths.index("a/00.png")].tolist() == [40, 40]
+    assert survey.sizes[index.paths.index("b/text.jpg")].tolist() == [0, 0]
+    assert counted == [(number, 33) for number in range(1, 34)]
+    assert near_copies(index, _pairs(index))[0].level == "ok"
+
+
+def test_files_that_are_passed_over_are_named(folder):
+    """A file that is no image by its ending is a warning."""
+    (folder / "a" / "notes.txt").touch()
+    finding = passed_over(read_index(folder))
+    assert (finding.level, finding.cases[0].paths) == ("warning", ("a/notes.txt",))
+
+
+# Copies and leaks
+
+
+def test_exact_copies_are_counted_and_those_that_would_cross_come_first(folder):
+    """Exact copies are counted, and so are those that would lie on two sides if nothing kept them together."""
+    for copy, original in (("a/90.png", "a/00.png"), ("a/91.png", "a/00.png"), ("b/90.png", "b/05.png")):
+        (folder / copy).write_bytes((folder / original).read_bytes())
+    index = read_index(folder)
+    [finding] = exact_copies(index, _split(index, {"b/05.png": 1, "b/90.png": 2}))
+    assert finding.level == "warning"
+    assert finding.message.startswith("3 images are exact copies of others (5 images in 2 sets); ")
+    assert "would tear 1 of them" in finding.message
+    assert finding.cases[0].paths == ("b/05.png", "b/90.png")
+    assert finding.cases[0].note == "without regard to copies: to validate, held out"
+    assert (finding.cases[1].paths, finding.cases[1].note) == (("a/00.png", "a/90.png", "a/91.png"), "")
+    parts = split(index, valid=0.25, test=0.25, seed=0, copies=index.copies)
+    assert leaks(index, [], parts).level == "ok"
+    assert near_copies(index, _pairs(index))[0].level == "ok"  # they are told once
+
+
+def test_a_copy_in_another_class_is_a_wrong_label(folder):
+    """One image in two classes is a warning that names both, be the copy exact or near."""
+    (folder / "b" / "90.png").write_bytes((folder / "a" / "00.png").read_bytes())
+    compressed(picture(3, 40), 50).save(folder / "b" / "91.jpg")
+    index = read_index(folder)
+    _, exact = exact_copies(index, None)
+    assert (exact.check, exact.level) == ("labels of copies", "warning")
+    assert (exact.cases[0].paths, exact.cases[0].note) == (("a/00.png", "b/90.png"), "'a' and 'b'")
+    _, near = near_copies(index, _pairs(index))
+    assert near.cases[0].paths == ("a/03.png", "b/91.jpg")
+
+
+def test_a_near_copy_across_the_split_is_an_error_and_on_one_side_a_warning(folder):
+    """A near copy between train and validation is an error with the sides; on one side it is a warning alone."""
+    compressed(picture(0, 40), 40).save(folder / "a" / "90.jpg")
+    index = read_index(folder)
+    pairs = _pairs(index)
+    assert _levels(near_copies(index, pairs)) == [("near copies", "warning")]
+    assert leaks(index, pairs, _split(index, {"b/00.png": 1})).level == "ok"
+    leak = leaks(index, pairs, _split(index, {"a/90.jpg": 1, "b/00.png": 2}))
+    assert leak.level == "error"
+    assert leak.message.startswith("1 sets of nearly the same images lie on two sides of the split: 1 images to")
+    assert (leak.cases[0].paths, leak.cases[0].note) == (("a/00.png", "a/90.jpg"), "to train, to validate")
+
+
+def test_a_leak_through_an_exact_copy_of_a_near_one_is_found(folder):
+    """A near copy whose own exact copy lies on another side leaks."""
+    compressed(picture(0, 40), 40).save(folder / "a" / "90.jpg")
+    (folder / "a" / "91.jpg").write_bytes((folder / "a" / "90.jpg").read_bytes())
+    index = read_index(folder)
+    pairs = [Pair(index.paths.index("a/00.png"), index.paths.index("a/90.jpg"), mirrored=False)]
+    leak = leaks(index, pairs, _split(index, {"a/91.jpg": 2, "a/90.jpg": 2}))
+    assert leak.cases[0].paths == ("a/00.png", "a/90.jpg", "a/91.jpg")
+
+
+def test_copies_in_two_groups_are_told_where_there_are_groups(folder):
+    """A copy in two groups is a warning, since the split keeps such groups together; without groups nothing is said."""
+    (folder / "a" / "90.png").write_bytes((folder / "a" / "00.png").read_bytes())
+    compressed(picture(1, 40), 40).save(folder / "a" / "91.jpg")
+    alone = read_index(folder)
+    assert _levels(exact_copies(alone, None)) == [("exact copies", "warning")]
+    index = read_index(folder, group_pattern=r"/(\d)")
+    [_, exact] = exact_copies(index, None)
+    assert (exact.check, exact.level) == ("groups of copies", "warning")
+    assert "such groups are kept together as one" in exact.message
+    assert exact.cases[0].paths == ("a/00.png", "a/90.png")
+    [_, near] = near_copies(index, _pairs(index))
+    assert near.cases[0].paths == ("a/01.png", "a/91.jpg")
+    assert "kept together" not in near.message
+
+
+def test_too_many_images_to_compare_are_said_to_be(folder):
+    """Where near copies were not looked for, that is a warning, and the leaks say that they know exact ones alone."""
+    index = read_index(folder)
+    assert near_copies(index, None)[0].level == "warning"
+    assert "only exact copies were looked for" in leaks(index, None, _split(index, {"a/00.png": 1})).message
+
+
+# Classes and sizes
+
+
+def test_tiny_classes_are_named_with_their_numbers(folder):
+    """A class with few images on a side is a case with its numbers; copies count once, and no test part is no side."""
+    for number in range(100):
+        picture(100 + number, 24).save(folder / "b" / f"more{number}.png")
+    for number in range(30):
+        (folder / "a" / f"copy{number}.png").write_bytes((folder / "a" / "00.png").read_bytes())
+    data = load_data(folder, valid=0.2, test=0.0)
+    finding = tiny_classes(data.index, data.split)
+    assert finding.level == "warning"
+    [case] = finding.cases
+    assert case.note.startswith("'a': ")
+    assert sum(int(word) for word in case.note.split() if word.isdigit()) == 12
+    assert "1 of 2 classes" in finding.message
+
+
+def test_large_classes_are_no_warning(folder):
+    """Classes with images enough on each side are fine."""
+    for label in "ab":
+        for number in range(40):
+            (folder / label / f"x{number}.png").write_bytes(os.urandom(9))
+    data = load_data(folder, valid=0.3, test=0.2)
+    assert tiny_classes(data.index, data.split).level == "ok"
+
+
+def test_enlarged_long_and_outlying_images_are_named(folder):
+    """Images that are small for the recipe, long, or far from the others in size are each a warning with their size."""
+    index, survey = _seen(folder)
+    [small] = odd_sizes(index, survey, 80)
+    assert "24 of 24 images are enlarged 2 times or more to 80 pixels" in small.message
+    picture(7, 400).save(folder / "a" / "huge.png")
+    picture(8, 90).resize((40, 130)).save(folder / "b" / "long.png")
+    index, survey = _seen(folder)
+    long, outlying = odd_sizes(index, survey, 32)
+    assert [(case.paths, case.note) for case in long.cases] == [(("b/long.png",), "40 x 130")]
+    assert [(case.paths, case.note) for case in outlying.cases] == [(("a/huge.png",), "400 x 400")]
+    assert "5 times larger or smaller than the median of 40 pixels" in outlying.message
+
+
+def test_another_size_among_images_of_one_size_is_named(folder):
+    """Where nearly all images have one size, another one is named even if it is near."""
+    picture(7, 44).save(folder / "a" / "other.png")
+    index, survey = _seen(folder)
+    [finding] = odd_sizes(index, survey, 32)
+    assert "1 of 25 images are not of 40 x 40 pixels like the rest" in finding.message
+    assert finding.cases[0].paths == ("a/other.png",)
+
+
+# Labels
+
+
+def test_suspects_of_an_example_worked_by_hand():
+    """Suspects are those of confident learning's equations 1 and 2, worked by hand, the surest first."""
+    probabilities = np.array(
+        [
+            [0.9, 0.1, 0.0],  # 0
+            [0.7, 0.2, 0.1],  # 0
+            [0.2, 0.8, 0.0],  # 0, is a 1: 0.8 reaches the threshold of class 1
+            [0.4, 0.55, 0.05],  # 0, but 0.55 does not reach it
+            [0.1, 0.9, 0.0],  # 1
+            [0.95, 0.05, 0.0],  # 1, is a 0
+            [0.2, 0.8, 0.0],  # 1
+            [0.0, 0.1, 0.9],  # 2
+            [0.6, 0.1, 0.3],  # 2, is a 0: 0.6 reaches the threshold of class 0
+        ],
+        np.float32,
+    )
+    labels = np.array([0, 0, 0, 0, 1, 1, 1, 2, 2])
+    # Thresholds: (0.9 + 0.7 + 0.2 + 0.4) / 4 = 0.55; (0.9 + 0.05 + 0.8) / 3 = 0.583; (0.9 + 0.3) / 2 = 0.6.
+    assert suspects(probabilities, labels) == [(5, 0), (2, 1), (8, 0)]
+
+
+def test_a_label_more_probable_than_the_expected_class_is_no_suspect():
+    """A class with a low threshold does not make a suspect of what the model itself takes for its label."""
+    probabilities = np.array([[0.6, 0.4], [0.95, 0.05], [0.7, 0.3], [0.8, 0.2]], np.float32)
+    assert suspects(probabilities, np.array([0, 0, 1, 1])) == [(3, 0)]
+
+
+def test_a_class_without_images_is_never_expected():
+    """A class that none of the images has is expected of none of them, and nothing is divided by zero."""
+    probabilities = np.array([[0.2, 0.1, 0.7], [0.1, 0.9, 0.0], [0.8, 0.1, 0.1]], np.float32)
+    assert suspects(probabilities, np.array([0, 1, 0])) == []
+
+
+def test_labels_that_models_agree_with_are_not_suspected():
+    """Where every image has its own class as the most probable, nothing is suspected."""
+    random = np.random.default_rng(0)
+    probabilities = random.dirichlet(np.ones(5), 500).astype(np.float32)
+    assert suspects(probabilities, probabilities.argmax(axis=1)) == []
+
+
+def test_wrong_labels_say_what_was_looked_at(folder):
+    """The finding says how many images were looked at, and each case what its label and the models say."""
+    index = read_index(folder)
+    images = np.array([0, 1, 12, 13])
+    probabilities = np.array([[0.9, 0.1], [0.04, 0.96], [0.1, 0.9], [0.2, 0.8]], np.float32)
+    finding = wrong_labels(index, images, probabilities, 3)
+    assert finding.level == "warning"
+    assert finding.message.startswith("1 labels of the 4 images to validate, by the 3 best models, may be wrong; ")
+    assert finding.cases[0].paths == ("a/01.png",)
+    assert finding.cases[0].note == "labelled 'a' (0.04), looks like 'b' (0.96)"
+    assert wrong_labels(index, images[2:], probabilities[2:], 3).level == "ok"
+
+
+def test_findings_are_json(folder):
+    """A finding becomes plain values."""
+    (folder / "notes.txt").touch()
+    assert json.loads(json.dumps(passed_over(read_index(folder)).as_json())) == {
+        "check": "other files",
+        "level": "warning",
+        "message": "1 files are passed over: they are no images by their ending, or lie in no class folder",
+        "remedy": "move them if they should be images of a class",
+        "cases": [{"paths": ["notes.txt"], "note": ""}],
+    }

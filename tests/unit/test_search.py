@@ -1,0 +1,76 @@
+"""What is made ready before the first trial."""
+
+from __future__ import annotations
+
+import io
+import re
+
+import pytest
+from rich.console import Console
+
+from hpo.progress import Progress, show_bytes
+from hpo.search import make_pixels
+from hpo.study_file import read_study_file
+from trainer.errors import DataError
+
+pytestmark = pytest.mark.unit
+
+STUDY = """
+[data]
+path = "photos"
+{data}
+[recipe]
+backbone = {backbone}
+image_size = {size}
+"""
+
+
+@pytest.fixture
+def make(tmp_path, photos):
+    """A function that makes the pixels of a study with 36 photos; returns what it says."""
+
+    def made(backbone='"test_efficientnet"', size="32", data=""):
+        (tmp_path / "study.toml").write_text(STUDY.format(backbone=backbone, size=size, data=data))
+        file, console = read_study_file(tmp_path / "study.toml"), Console(file=io.StringIO())
+        make_pixels(file, file.data.load(file.folder / "pixels"), Progress(console))
+        return console.file.getvalue()
+
+    return made
+
+
+def test_the_pixels_are_told_in_one_line(make):
+    """One line says how many images there are, at which sizes, what they take, where, and how long decoding took."""
+    assert re.fullmatch(r"pixels: 36 images at 32 px, 111 kB in \.hpo/pixels, decoded in \d\.\d s\n", make())
+    assert make() == "pixels: 36 images at 32 px, 111 kB in .hpo/pixels\n"
+
+
+def test_every_size_and_interpolation_is_made(make, tmp_path):
+    """The pixels that any trial of the study may ask for are there before the first."""
+    line = make('["test_efficientnet", "test_resnet", "test_vit"]', "[40, 32]")
+    assert line.startswith("pixels: 36 images at 32 and 40 px, bicubic and bilinear, 567 kB in .hpo/pixels")
+    names = {file.name.split("-", 1)[1] for file in (tmp_path / ".hpo/pixels").glob("*.npy")}
+    assert names == {f"{size}-{way}.npy" for size in (32, 40) for way in ("bicubic", "bilinear")}
+
+
+def test_pixels_above_the_bound_are_refused_at_once(make, tmp_path):
+    """Pixels that together take more than [data] pixels_gb are refused before any is decoded, with what to change."""
+    with pytest.raises(DataError, match=r"283 kB are more than \[data\] pixels_gb = 0\.0002; .*image_size"):
+        make(size="[32, 40]", data="pixels_gb = 0.0002")
+    assert not (tmp_path / ".hpo").exists()
+    assert "111 kB" in make(data="pixels_gb = 0.0002")
+
+
+def test_earlier_pixels_make_room(make, tmp_path):
+    """Pixels of another size, which no process uses any more, go where the bound leaves no room for both."""
+    make(data="pixels_gb = 0.0002")
+    make(size="40", data="pixels_gb = 0.0002")
+    assert [file.name.split("-", 1)[1] for file in (tmp_path / ".hpo/pixels").glob("*.npy")] == ["40-bicubic.npy"]
+
+
+@pytest.mark.parametrize(
+    ("count", "shown"),
+    [(12, "12 bytes"), (1500, "1.5 kB"), (49_274_880, "49.3 MB"), (123_456_789, "123 MB"), (1.5e12, "1,500 GB")],
+)
+def test_bytes_for_people(count, shown):
+    """A number of bytes is shown with three digits or the whole ones."""
+    assert show_bytes(count) == shown
