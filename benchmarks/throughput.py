@@ -1,8 +1,9 @@
 """How near the training loop comes to the speed of the bare model.
 
-    python benchmarks/throughput.py FOLDER [--side-by-side N] [--backbone NAME --image-size PIXELS --batch-size N …]
+    python benchmarks/throughput.py [FOLDER] [--side-by-side N] [--backbone NAME --image-size PIXELS --batch-size N …]
 
-FOLDER has one folder a class. Images a second of training the same model with the same batch size in three ways:
+FOLDER has one folder a class; without it scikit-learn's digits are the images. Images a second of training the same
+model with the same batch size in three ways:
 
     limit   forward, backward and update on batches that lie on the device already: the bare model
     fit     trainer.fit.fit, from the pixel file to the end of each epoch, its loaders included
@@ -27,6 +28,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn.functional import cross_entropy
 
+from hpo.demo import write_demo
 from trainer.backbones import build_model, interpolation_of
 from trainer.data import Data, load_data
 from trainer.device import autocast, choose_device, device_name, loader_processes, memory_format
@@ -128,7 +130,8 @@ def make_limit(job: Job) -> Callable[[], None]:
     model = build_model(recipe, len(data.index.classes), Parts(), pretrained=False)
     model = model.to(device).to(memory_format=memory_format(device)).train()
     optimizer = make_optimizer(recipe, model)
-    rows = data.split.train[: RESIDENT_BATCHES * recipe.batch_size].reshape(-1, recipe.batch_size)
+    whole = min(RESIDENT_BATCHES, len(data.split.train) // recipe.batch_size)
+    rows = data.split.train[: whole * recipe.batch_size].reshape(whole, recipe.batch_size)
     batches = [(torch.from_numpy(pixels[row]).to(device), torch.from_numpy(labels[row]).to(device)) for row in rows]
 
     def step() -> None:
@@ -247,7 +250,7 @@ def refuse_synchronisation(job: Job) -> None:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", metavar="FOLDER", type=Path)
+    parser.add_argument("folder", metavar="FOLDER", type=Path, nargs="?")
     parser.add_argument("--backbone", default="test_resnet")
     parser.add_argument("--image-size", type=int, default=64)
     parser.add_argument("--batch-size", type=int, default=32)
@@ -273,7 +276,8 @@ def main() -> None:
     )
     with tempfile.TemporaryDirectory() as cache:
         loaders = loader_processes(device, options.threads)
-        job = Job(options.folder, Path(cache), recipe, options.threads, loaders, options.seconds, options.turns)
+        folder = options.folder or write_demo(Path(cache) / "demo").parent / "digits"
+        job = Job(folder, Path(cache), recipe, options.threads, loaders, options.seconds, options.turns)
         job.data().pixels(recipe.image_size, interpolation_of(recipe.backbone, Parts()))
         if device.type == "cuda":
             refuse_synchronisation(job)

@@ -126,7 +126,21 @@ def parser() -> argparse.ArgumentParser:
     added.add_argument(
         "-o", "--output", metavar="DIR", type=Path, required=True, help="folder of the bundle, to be made"
     )
-    added.add_argument("--no-retrain", action="store_true", help="take the winning trial's own weights")
+    learning = added.add_mutually_exclusive_group()
+    learning.add_argument("--no-retrain", action="store_true", help="take the winning trial's own weights")
+    learning.add_argument(
+        "--unlabelled",
+        metavar="IMAGES",
+        nargs="+",
+        help="folders, image files, patterns, or a CSV with a column path: train once more, also on those of these"
+        " images that the retrained winner classifies surely",
+    )
+    added.add_argument(
+        "--confidence",
+        type=_probability,
+        metavar="P",
+        help="the probability from which on an unlabelled image is classified surely; default: 0.95",
+    )
     added = add("predict", commands.run_predict, "write classes and probabilities of images to a CSV")
     added.add_argument("bundle", metavar="BUNDLE", help="folder that export-best wrote")
     added.add_argument(
@@ -181,6 +195,13 @@ def _positive(text: str) -> int:
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError(f"{number} is not positive")
+    return number
+
+
+def _probability(text: str) -> float:
+    number = float(text)
+    if not 0 <= number <= 1:
+        raise argparse.ArgumentTypeError(f"{number} is not between 0 and 1")
     return number
 
 

@@ -162,8 +162,11 @@ def run_status(options: argparse.Namespace) -> int:
 def run_export_best(options: argparse.Namespace) -> int:
     """`hpo export-best`: the winner as a bundle."""
     from hpo.export import export_best
+    from hpo.pseudo_labels import CONFIDENCE
     from hpo.study import load_study, storage_url
 
+    if options.confidence is not None and not options.unlabelled:
+        raise HpoError("export: --confidence says which images of --unlabelled are learned; give --unlabelled, too")
     file = _file(options)
     with storage_url(file, options.url, create=False) as url:
         info = export_best(
@@ -171,6 +174,8 @@ def run_export_best(options: argparse.Namespace) -> int:
             load_study(file, url),
             options.output,
             retrain=not options.no_retrain,
+            unlabelled=options.unlabelled or (),
+            confidence=CONFIDENCE if options.confidence is None else options.confidence,
             say=lambda line: print(line, flush=True),
         )
     if test := info["metrics"]["test"]:

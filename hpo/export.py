@@ -18,6 +18,8 @@ import torch
 from hpo.bundle import INFO, RECIPE, TEST, WEIGHTS, new_folder
 from hpo.errors import HpoError
 from hpo.launcher import cores
+from hpo.prediction import find_images
+from hpo.pseudo_labels import CONFIDENCE, choose, join
 from hpo.study import PACKAGES, best_trial, check_settings, count_test_use, recipe_of
 from storage.artifacts import fetch_file
 from trainer.backbones import build_model, load_weights, save_weights
@@ -28,11 +30,13 @@ from trainer.metrics import confusion_matrix, summary
 from trainer.step import MicroBatch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from numpy.typing import NDArray
     from optuna.trial import FrozenTrial
 
+    from hpo.pseudo_labels import Joined, PseudoLabels
     from hpo.study import OpenStudy
     from hpo.study_file import StudyFile
     from trainer.backbones import Classifier
@@ -41,7 +45,14 @@ if TYPE_CHECKING:
 
 
 def export_best(
-    file: StudyFile, opened: OpenStudy, folder: Path, *, retrain: bool, say: Callable[[str], None]
+    file: StudyFile,
+    opened: OpenStudy,
+    folder: Path,
+    *,
+    retrain: bool,
+    say: Callable[[str], None],
+    unlabelled: Sequence[str] = (),
+    confidence: float = CONFIDENCE,
 ) -> dict[str, Any]:
     """Write the bundle of a study's winner; returns its bundle.json.
 
@@ -49,16 +60,24 @@ def export_best(
     the validation images added to the training images. Nothing judges it on the way, so nothing is chosen on the test
     images; each look at them is counted in the study.
 
+    With unlabelled images the retrained model classifies them; those that it is sure of, with the classes that it
+    gives them, join its training images for a second model, which is trained likewise from the start. That one alone
+    is tested and written.
+
     Args:
         file: of the study.
         opened: the study in its storage.
         folder: to be made; must not exist.
         retrain: False takes the trial's own weights, which never saw the validation images.
         say: takes lines on how it goes.
+        unlabelled: folders, files, patterns and CSVs, only with `retrain`; classes that they may tell are not read.
+        confidence: the lowest probability, in [0, 1], with which the model is sure of an unlabelled image's class.
 
     Raises:
-        HpoError: no trial is complete, the study has other settings, or the folder cannot be written.
+        HpoError: no trial is complete, the study has other settings, the folder cannot be written, or of the unlabelled
+            images there are none, none but copies, or none that the model is sure of.
         StorageError: the trial's own weights are not here.
+        DataError: images that cannot be read.
     """
     from hpo.worker import WEIGHTS_NAME
 
@@ -68,10 +87,17 @@ def export_best(
     data, device = file.data.load(file.folder / "pixels"), choose_device()
     check_settings(opened.study, file, data)
     recipe = recipe_of(trial, opened.study, file.space.parts)
+    joined = join(data, find_images(unlabelled, (), "export").files) if unlabelled else None
+    used, pseudo = joined.data if joined else data, None
     with new_folder(folder) as temporary:
         say(f"trial {trial.number} has won with a validation macro-F1 of {trial.value:.4f}")
-        if retrain:
-            model = _retrain(file, trial, recipe, data, device, say)
+        if joined:
+            pseudo = _pseudo_labels(file, trial, recipe, joined, confidence, device, say)
+            images = np.concatenate([_labelled(data), pseudo.images])
+            source = f"{len(pseudo.images)} of them unlabelled"
+            model = _retrain(file, trial, recipe, pseudo.data, images, source, device, say)
+        elif retrain:
+            model = _retrain(file, trial, recipe, data, _labelled(data), "training and validation", device, say)
         else:
             model = build_model(recipe, len(data.index.classes), file.space.parts, pretrained=False)
             fetch_file(opened.artifacts, opened.storage, trial, WEIGHTS_NAME, temporary / WEIGHTS)
@@ -84,7 +110,7 @@ def export_best(
             uses = count_test_use(opened.study, str(uuid.uuid4()), now)
             probabilities = probabilities_of(
                 model,
-                data.pixels(recipe.image_size, model.interpolation),
+                used.pixels(recipe.image_size, model.interpolation),
                 data.split.test,
                 device,
                 MicroBatch(recipe.batch_size),
@@ -99,6 +125,7 @@ def export_best(
             "study": file.name,
             "trial": trial.number,
             "retrained": retrain,
+            "pseudo_labels": pseudo and pseudo.as_json(),
             "epochs": trial.user_attrs["best_epoch"],
             "seeds": {"training": recipe.seed, "split": file.data.seed, "search": file.seed},
             "versions": {"python": platform.python_version(), **{name: version(name) for name in ("hpo", *PACKAGES)}},
@@ -112,10 +139,43 @@ def export_best(
     return info
 
 
+def _labelled(data: Data) -> NDArray[np.int64]:
+    """The images that are not held out."""
+    return np.sort(np.concatenate([data.split.train, data.split.valid]))
+
+
+def _pseudo_labels(
+    file: StudyFile,
+    trial: FrozenTrial,
+    recipe: Recipe,
+    joined: Joined,
+    confidence: float,
+    device: torch.device,
+    say: Callable[[str], None],
+) -> PseudoLabels:
+    """The classes that the retrained winner is sure of; it is gone from memory when the next training begins."""
+    if left_out := joined.left_out():
+        say(left_out)
+    # The unlabelled images are decoded with the others, so that a broken one is found before the training.
+    data, images = joined.data, _labelled(joined.data)
+    model = _retrain(file, trial, recipe, data, images, "training and validation", device, say)
+    pixels = data.pixels(recipe.image_size, model.interpolation)
+    probabilities = probabilities_of(model, pixels, joined.unlabelled, device, MicroBatch(recipe.batch_size))
+    chosen = choose(joined, probabilities.numpy(), confidence)
+    say(chosen.line())
+    return chosen
+
+
 def _retrain(
-    file: StudyFile, trial: FrozenTrial, recipe: Recipe, data: Data, device: torch.device, say: Callable[[str], None]
+    file: StudyFile,
+    trial: FrozenTrial,
+    recipe: Recipe,
+    data: Data,
+    images: NDArray[np.int64],
+    source: str,
+    device: torch.device,
+    say: Callable[[str], None],
 ) -> Classifier:
-    images = np.sort(np.concatenate([data.split.train, data.split.valid]))
     last = int(trial.user_attrs["best_epoch"])
     loaders = Loaders(loader_processes(device, cores()), pin_memory=device.type == "cuda")
     epochs = fit(
@@ -129,7 +189,7 @@ def _retrain(
         loaders=loaders,
         plateau=[score for _, score in sorted(trial.intermediate_values.items())],
     )
-    say(f"retraining on {len(images)} images, training and validation, for {last} of {recipe.epochs} epochs")
+    say(f"retraining on {len(images)} images, {source}, for {last} of {recipe.epochs} epochs")
     with closing(loaders), closing(epochs):
         for epoch in epochs:
             say(f"epoch {epoch.number}: train loss {epoch.train_loss:.4f}, {epoch.seconds:.1f} s")

@@ -61,11 +61,11 @@ class Images:
     labels: tuple[str, ...] | None
 
 
-def find_images(inputs: Sequence[str], classes: Sequence[str]) -> Images:
+def find_images(inputs: Sequence[str], classes: Sequence[str], command: str = "predict") -> Images:
     """The images that folders, files, patterns and CSV manifests stand for, in their order, each once.
 
     True classes are known where every image comes from a CSV with a column label, or lies in a folder that has the
-    name of a class, directly below a folder that was given.
+    name of a class, directly below a folder that was given. `command` begins the line of a failure.
 
     Raises:
         HpoError: something given does not exist, or there is no image at all.
@@ -76,21 +76,21 @@ def find_images(inputs: Sequence[str], classes: Sequence[str]) -> Images:
         if has_magic(given) and not matches[0].exists():
             matches = [Path(match) for match in sorted(glob(given, recursive=True))]  # noqa: PTH207 - absolute ones, too
         if not matches:
-            raise HpoError(f"predict: nothing matches {given}")
+            raise HpoError(f"{command}: nothing matches {given}")
         for path in matches:
             if path.is_dir():
                 files = _images_below(path)
                 if not files:
-                    raise HpoError(f"predict: there is no image in {path}")
+                    raise HpoError(f"{command}: there is no image in {path}")
                 for file in files:
                     top = file.relative_to(path).parts[0]
                     found.setdefault(file, _known(top, classes) if file.parent != path else None)
             elif path.suffix.lower() == ".csv":
-                found.update(_manifest(path, classes))
+                found.update(_manifest(path, classes, command))
             elif path.is_file():
                 found.setdefault(path, None)
             else:
-                raise HpoError(f"predict: {path} does not exist")
+                raise HpoError(f"{command}: {path} does not exist")
     labels = tuple(found.values())
     return Images(tuple(found), tuple(label for label in labels if label) if all(labels) else None)
 
@@ -177,14 +177,14 @@ def _images_below(folder: Path) -> list[Path]:
     return sorted(file for file in walk(folder) if file.suffix.lower() in IMAGE_SUFFIXES)
 
 
-def _manifest(path: Path, classes: Sequence[str]) -> dict[Path, str | None]:
+def _manifest(path: Path, classes: Sequence[str], command: str) -> dict[Path, str | None]:
     try:
         with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
             rows = list(csv.DictReader(file))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise HpoError(f"predict: {path} cannot be read: {error}") from error
+        raise HpoError(f"{command}: {path} cannot be read: {error}") from error
     if not rows or not all(row.get("path") for row in rows):
-        raise HpoError(f"predict: {path} needs a header line with a column path, and a path for each image")
+        raise HpoError(f"{command}: {path} needs a header line with a column path, and a path for each image")
     return {Path(os.path.normpath(path.parent / row["path"])): _known(row.get("label") or "", classes) for row in rows}
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -52,6 +52,12 @@ class Data:
             paths = [self.index.root / path for path in self.index.paths]
             self._pixels[key] = build_pixels(paths, size, interpolation, file, on_progress, self.cache_bytes)
         return self._pixels[key]
+
+    def relabelled(self, labels: NDArray[np.int64]) -> Data:
+        """The same images with other classes, int64 [N]; pixels that are decoded by now are not decoded again."""
+        other = replace(self, index=replace(self.index, labels=labels))
+        other._pixels.update(self._pixels)  # noqa: SLF001 - of the same class
+        return other
 
 
 def load_data(
