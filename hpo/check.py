@@ -14,13 +14,13 @@ from hpo.progress import show_bytes
 from hpo.search import pixel_kinds
 from hpo.study import check_settings, load_study, storage_url
 from hpo.suspicion import doubted_labels
-from storage.database import is_initialized, public_url
+from storage.database import OUTAGES, is_initialized, public_url
 from storage.embedded import has_postgres
 from storage.errors import StorageError
 from trainer.cache import pixels_file
 from trainer.checks import Case, Finding, broken_files, odd_sizes, passed_over, tiny_classes
 from trainer.duplicates import Sets
-from trainer.errors import DataError, RecipeError, WeightsError
+from trainer.errors import DataError, RecipeError, TrainerError, WeightsError
 from trainer.index import read_index
 from trainer.leaks import alike, exact_copies, leaks, near_copies
 from trainer.likeness import find_pairs
@@ -195,8 +195,8 @@ def _of_storage(
         try:
             url = held.enter_context(storage_url(file, given, create=False))
             initialized = is_initialized(url)
-        except (StorageError, HpoError) as error:
-            return [Finding("storage", "error", str(error))]
+        except (StorageError, HpoError, *OUTAGES) as error:
+            return [Finding("storage", "error", " ".join(str(error).split()))]
         findings.append(Finding("storage", "ok", f"{public_url(url)} answers"))
         if not initialized:
             return [*findings, Finding("study", "ok", "not begun: the storage has no tables yet"), not_yet]
@@ -204,6 +204,8 @@ def _of_storage(
             opened = load_study(file, url)
         except HpoError:
             return [*findings, Finding("study", "ok", f'not begun: the storage has no study "{file.name}"'), not_yet]
+        except (StorageError, *OUTAGES) as error:
+            return [*findings, Finding("study", "error", " ".join(str(error).split()))]
         if data is None:
             return findings
         try:
@@ -212,6 +214,9 @@ def _of_storage(
             return [*findings, Finding("study", "error", str(error))]
         trials = len(opened.study.get_trials(deepcopy=False))
         findings.append(Finding("study", "ok", f'"{file.name}" was begun with these settings; {trials:,} trials'))
-        with progress.counting("asking the best models") as count:
-            findings.append(doubted_labels(file, opened, data, survey.broken if survey else {}, count) or not_yet)
+        try:
+            with progress.counting("asking the best models") as count:
+                findings.append(doubted_labels(file, opened, data, survey.broken if survey else {}, count) or not_yet)
+        except (StorageError, HpoError, TrainerError, *OUTAGES) as error:
+            findings.append(Finding("wrong labels", "warning", f"not looked for: {' '.join(str(error).split())}"))
     return findings

@@ -126,6 +126,8 @@ def predict_to_csv(
     from trainer.metrics import confusion_matrix, summary
     from trainer.predict import VOTINGS, Member, predict
 
+    if voting == "hard" and len(bundles) == 1:
+        raise HpoError("predict: --voting hard is for several bundles, and there is one; name more, or leave it out")
     device, classes = choose_device(), bundles[0].classes
     members = [
         Member(bundle.load_model(parts, device), bundle.recipe.image_size, bundle.interpolation) for bundle in bundles

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Self
 from urllib.parse import quote
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
     from pathlib import Path
     from types import TracebackType
 
     import optuna
+    from torch.utils.tensorboard import SummaryWriter
 
     from hpo.study_file import StudyFile
     from trainer.fit import Epoch
@@ -23,17 +26,25 @@ def is_installed() -> bool:
 
 def folder_of(file: StudyFile) -> Path:
     """Where the logs of a study's trials are, a folder a trial: what `tensorboard --logdir` wants."""
-    return file.folder / "tensorboard" / quote(file.name, safe=" ")
+    return file.folder / "tensorboard" / quote(file.name, safe=" ").replace(".", "%2E")  # no name leads elsewhere
 
 
 class TensorBoardLog:
-    """Writes the scalars of each epoch of a trial, and its parameters with the first; `with` brackets the trial."""
+    """Writes the scalars of each epoch of a trial, and its parameters with the first; `with` brackets the trial.
 
-    def __init__(self, file: StudyFile, trial: optuna.Trial) -> None:
+    Args:
+        file: of the study.
+        trial: whose log it is.
+        say: takes a line on what keeps the logs from being written.
+    """
+
+    def __init__(self, file: StudyFile, trial: optuna.Trial, say: Callable[[str], object]) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self._trial = trial
-        self._writer = SummaryWriter(str(folder_of(file) / f"trial-{trial.number:05}"))
+        self._trial, self._say = trial, say
+        self._writer: SummaryWriter | None = None
+        with self._going_on():
+            self._writer = SummaryWriter(str(folder_of(file) / f"trial-{trial.number:05}"))
 
     def __enter__(self) -> Self:
         return self
@@ -41,13 +52,28 @@ class TensorBoardLog:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._writer.close()
+        with self._going_on():
+            if self._writer:
+                self._writer.close()
 
     def write(self, epoch: Epoch) -> None:
-        """Write what an epoch gave."""
+        """Write what an epoch gave; where that is impossible, say so in the log once and go on."""
+        with self._going_on():
+            if self._writer:
+                self._write(self._writer, epoch)
+
+    @contextmanager
+    def _going_on(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            self._writer = None
+            self._say(f"tensorboard: the logs cannot be written ({error}); the trial goes on without\n")
+
+    def _write(self, writer: SummaryWriter, epoch: Epoch) -> None:
         if epoch.number == 1:
             rows = (f"    {name} = {value}" for name, value in self._trial.params.items())
-            self._writer.add_text("recipe", "\n".join(rows), 0)
+            writer.add_text("recipe", "\n".join(rows), 0)
         for name, value in (
             ("train/loss", epoch.train_loss),
             ("train/learning_rate", epoch.learning_rate),
@@ -56,4 +82,4 @@ class TensorBoardLog:
             ("seconds/epoch", epoch.seconds),
             ("seconds/waiting_for_data", epoch.data_seconds),
         ):
-            self._writer.add_scalar(name, value, epoch.number)
+            writer.add_scalar(name, value, epoch.number)

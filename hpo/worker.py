@@ -212,7 +212,9 @@ class Worker:
 
         with contextlib.ExitStack() as stack:
             folder = stack.enter_context(TemporaryDirectory(prefix="hpo-"))
-            board = stack.enter_context(TensorBoardLog(self._file, trial)) if self._file.tensorboard else None
+            board = (
+                stack.enter_context(TensorBoardLog(self._file, trial, log.write)) if self._file.tensorboard else None
+            )
             weights, value, reason = Path(folder) / WEIGHTS_NAME, None, None
             try:
                 with log.capturing():
@@ -245,8 +247,7 @@ class Worker:
             in_storage = self._watch.storage - storage_before
             self._watch.add("training", spent - data_seconds - preparing_seconds - in_storage)
             with self._watch.time("storage"):
-                if micro_batches != known:
-                    keep_micro_batches(self._opened.study, micro_batches)
+                keep_micro_batches(self._opened.study, dict(micro_batches.items() - known.items()))
                 log.flush_lines(all_of_it=True)
                 self._end(place, trial, state, value=value, reason=reason, weights=weights)
 

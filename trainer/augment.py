@@ -30,9 +30,12 @@ if TYPE_CHECKING:
 MEAN_COLOUR = (124, 116, 104)  # of ImageNet
 
 
-def image_seed(seed: int, epoch: int, image: int) -> int:
-    """The seed of one image in one epoch, in 0 … 2^32 - 1; unrelated for neighbouring epochs and images."""
-    return int(np.random.SeedSequence((seed, epoch, image)).generate_state(1)[0])
+def image_seed(seed: int, epoch: int, image: int, draw: int = 0) -> int:
+    """The seed of one image in one epoch, in 0 … 2^32 - 1; unrelated for neighbouring epochs, images and draws.
+
+    draw: how often the image was drawn before in this epoch, as the balanced sampler does.
+    """
+    return int(np.random.SeedSequence((seed, epoch, image, draw)).generate_state(1)[0])
 
 
 def make_augment(recipe: Recipe, parts: Parts) -> SeededAugment | None:

@@ -127,24 +127,46 @@ def _pretrained(recipe: Recipe, classes: int, weights: Path | None) -> nn.Module
     """The timm model of a recipe with its published weights, the head apart."""
     name = recipe.backbone
     file = _local_weights(name, weights)
-    random_state = torch.get_rng_state()
     try:
+        if file and (lost := _unfilled(name, file, file.stat().st_mtime_ns)):
+            raise WeightsError(f"weights: {file} {lost}")
         downloaded = None if file else _downloaded(name)
         if not file and not downloaded:
             _reach_hub(name)
         here = file or downloaded  # a file is loaded as it is: the hub is not asked again in each trial
         overlay = {"pretrained_cfg_overlay": {"file": str(here)}} if here else {}
         model = _create(recipe, classes, pretrained=True, **overlay)
+    except WeightsError:
+        raise
     # Whatever the hub client, the file system or the unpickler raise: the user needs the one line.
     except Exception as error:
         raise WeightsError(_weights_line(name, weights, error)) from error
-    if file:
-        # Beside a new head timm takes what it knows from a file and leaves the rest, be it all of another model.
-        torch.set_rng_state(random_state)
-        untrained = _create(recipe, classes).state_dict()
-        if all(torch.equal(value, untrained[key]) for key, value in model.state_dict().items()):
-            raise WeightsError(f"weights: {file} has no weights of {name}; put those of this model there")
     return model
+
+
+@cache
+def _unfilled(name: str, file: Path, _changed: int) -> str | None:
+    """What is wrong with a file that lacks weights of the model; timm would leave these random without a word.
+
+    _changed: when the file was, for the cache.
+    """
+    states = []
+    random_state = torch.get_rng_state()
+    for pretrained in ({}, {"pretrained": True, "pretrained_cfg_overlay": {"file": str(file)}}):
+        torch.manual_seed(0)
+        model = timm.create_model(name, num_classes=2, **pretrained)
+        states.append(model.state_dict())
+    torch.set_rng_state(random_state)
+    heads = model.get_classifier()
+    new = {id(weight) for head in (heads if isinstance(heads, tuple) else (heads,)) for weight in head.parameters()}
+    # Constants, as the weights of norms begin with, cannot tell.
+    drawn = [key for key, weight in model.named_parameters() if id(weight) not in new and weight.max() > weight.min()]
+    lost = [key for key in drawn if torch.equal(states[0][key], states[1][key])]
+    if len(lost) == len(drawn):
+        return f"has no weights of {name}; put those of this model there"
+    if lost:
+        return f"lacks {len(lost)} of the {len(drawn)} weights of {name}, as {lost[0]}; put the whole model there"
+    return None
 
 
 def interpolation_of(backbone: str, parts: Parts) -> str:

@@ -1,5 +1,7 @@
 """Failures that are foreseen: one line that names what failed and what to do next."""
 
+from __future__ import annotations
+
 
 class TrainerError(Exception):
     """A foreseen failure of a training; its text is one line for the user."""
@@ -11,6 +13,10 @@ class RecipeError(TrainerError):
     def __init__(self, problems: list[str]) -> None:
         super().__init__("; ".join(problems))
         self.problems = problems
+
+    def __reduce__(self) -> tuple[type[RecipeError], tuple[list[str]]]:
+        """How to send it to another process."""
+        return RecipeError, (self.problems,)
 
 
 class DataError(TrainerError):

@@ -13,6 +13,7 @@ from timm.utils import ModelEmaV3
 
 from trainer.backbones import build_model, interpolation_of
 from trainer.device import autocast, choose_device, memory_format
+from trainer.errors import OutOfDeviceMemoryError
 from trainer.loaders import AugmentedImages, Loaders, batches_an_epoch, epoch_orders
 from trainer.losses import make_loss
 from trainer.metrics import accuracy, confusion_matrix, macro_f1
@@ -114,8 +115,11 @@ def fit(
 
     torch.manual_seed(recipe.seed)
     model = build_model(recipe, classes, parts, pretrained=recipe.pretrained, weights=weights)
-    model = model.to(device).to(memory_format=memory_format(device))
-    average = ModelEmaV3(model, decay=EMA_DECAY, use_warmup=True) if recipe.ema else None
+    try:
+        model = model.to(device).to(memory_format=memory_format(device))
+        average = ModelEmaV3(model, decay=EMA_DECAY, use_warmup=True) if recipe.ema else None
+    except torch.OutOfMemoryError as error:
+        raise OutOfDeviceMemoryError(f"the device has no memory for {recipe.backbone} alone: {error}") from error
     judged: Classifier = average.module if average else model
     if recipe.compile:
         model.backbone.compile()

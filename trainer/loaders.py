@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import pickle
 import signal
 import threading
 import time
@@ -49,6 +50,7 @@ class Order:
     recipe: Recipe
     epoch: int
     images: NDArray[np.int64]
+    draws: NDArray[np.int64]  # how often each of them was drawn before in this epoch
 
 
 class AugmentedImages:
@@ -75,8 +77,8 @@ class AugmentedImages:
             self._recipe, self._augment = order.recipe, make_augment(order.recipe, self.parts)
         images = self.pixels[order.images]
         if self._augment:
-            for row, image in enumerate(order.images.tolist()):
-                images[row] = self._augment(images[row], image_seed(order.recipe.seed, order.epoch, image))
+            for row, (image, draw) in enumerate(zip(order.images.tolist(), order.draws.tolist(), strict=True)):
+                images[row] = self._augment(images[row], image_seed(order.recipe.seed, order.epoch, image, draw))
         return images
 
     def truth(self, order: Order) -> torch.Tensor:
@@ -102,8 +104,18 @@ def epoch_orders(recipe: Recipe, labels: NDArray[np.int64], images: NDArray[np.i
         drawn = random.choice(images, size=len(images), p=weights / weights.sum())
     else:
         drawn = random.permutation(images)
-    batches = np.array_split(drawn, batches_an_epoch(recipe, len(images)))
-    return [Order(recipe, epoch, batch) for batch in batches]
+    batches = batches_an_epoch(recipe, len(images))
+    split = zip(np.array_split(drawn, batches), np.array_split(_earlier(drawn), batches), strict=True)
+    return [Order(recipe, epoch, batch, draws) for batch, draws in split]
+
+
+def _earlier(drawn: NDArray[np.int64]) -> NDArray[np.int64]:
+    """How often each value occurs before its place, int64 [n]."""
+    order = np.argsort(drawn, kind="stable")
+    _, starts, counts = np.unique(drawn[order], return_index=True, return_counts=True)
+    earlier = np.empty_like(drawn)
+    earlier[order] = np.arange(len(drawn)) - np.repeat(starts, counts)
+    return earlier
 
 
 def batches_an_epoch(recipe: Recipe, images: int) -> int:
@@ -183,9 +195,9 @@ class Loaders:
                     send(following, slot)
                 truth = images.truth(order)
                 yield batch, truth.pin_memory() if self._pin_memory else truth
-        finally:  # nobody may write into a slot when the next pass begins
-            for _, _, made in coming:
-                made.cancel()
+        finally:
+            # Nobody may write into a slot when the next pass begins. (Nothing is cancelled: an executor whose process
+            # dies then would never call it done.)
             wait([made for _, _, made in coming])
 
     def _started(self, images: AugmentedImages, batch_bytes: int) -> ProcessPoolExecutor:
@@ -229,5 +241,12 @@ def _end_with(parent: int) -> None:
 
 def _make(slot: int, order: Order) -> None:
     images, slots = _in_this_process
-    made = images.make(order)
+    try:
+        made = images.make(order)
+    except Exception as error:
+        try:
+            pickle.loads(pickle.dumps(error))  # noqa: S301 - our own
+        except Exception:  # noqa: BLE001 - whatever it is, the executor would take it for the death of this process
+            raise RuntimeError(f"{type(error).__name__}: {error}") from None
+        raise
     slots[slot, : made.size] = made.reshape(-1)

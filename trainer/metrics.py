@@ -11,6 +11,8 @@ import math
 import torch
 from torch import Tensor
 
+CLASSES_AT_ONCE = 64  # whose ranks are in memory, 8 bytes an image
+
 
 def confusion_matrix(labels: Tensor, predicted: Tensor, classes: int) -> Tensor:
     """Count the pairs of true and predicted class, int64 [classes, classes], on the device of the labels.
@@ -74,15 +76,19 @@ def roc_auc(labels: Tensor, probabilities: Tensor) -> Tensor:
     Returns:
         NaN for a class that no image has, or all have.
     """
-    from sklearn.metrics import roc_auc_score
-
-    true, scores = labels.numpy(force=True), probabilities.numpy(force=True)
-    areas = torch.full((scores.shape[1],), math.nan, dtype=torch.float64)
-    for number in range(len(areas)):
-        is_class = true == number
-        if is_class.any() and not is_class.all():
-            areas[number] = roc_auc_score(is_class, scores[:, number])
-    return areas
+    scores, true = probabilities.T.contiguous(), labels.to(probabilities.device)  # [classes, images]
+    ranks_of_class = torch.zeros(len(scores), dtype=torch.float64, device=scores.device)
+    for first in range(0, len(scores), CLASSES_AT_ONCE):
+        some = scores[first : first + CLASSES_AT_ONCE]
+        ordered = some.sort(dim=1).values
+        # The rank among all images, from 1 on; ties share the mean of theirs.
+        below, up_to = (torch.searchsorted(ordered, some, right=right) for right in (False, True))
+        ranks = (below + up_to + 1).double() / 2
+        is_class = true == torch.arange(first, first + len(some), device=true.device)[:, None]
+        ranks_of_class[first : first + len(some)] = (ranks * is_class).sum(dim=1)
+    of_class = torch.bincount(true, minlength=len(scores)).double()
+    pairs = of_class * (len(true) - of_class)  # of an image of the class and another one
+    return ((ranks_of_class - of_class * (of_class + 1) / 2) / pairs).cpu()
 
 
 def summary(

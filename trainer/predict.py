@@ -12,6 +12,7 @@ import torch
 
 from trainer.device import autocast
 from trainer.pixels import read_image
+from trainer.step import MicroBatch
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -50,7 +51,9 @@ def predict(
 
     Raises:
         DataError: a file cannot be read as an image.
+        OutOfDeviceMemoryError: the device has not even memory for one image.
     """
+    micro_batch = MicroBatch(batch_size)
     with ThreadPoolExecutor() as pool:  # Pillow lets go of the interpreter's lock
         for start in range(0, len(files), batch_size):
             batch = files[start : start + batch_size]
@@ -61,7 +64,7 @@ def predict(
                 if key not in read:
                     images = np.stack(list(pool.map(read_image, batch, repeat(side), repeat(interpolation))))
                     read[key] = torch.from_numpy(images).to(device)
-                probabilities.append(_mean_probabilities(member, read[key], tta, device))
+                probabilities.append(_mean_probabilities(member, read[key], tta, device, micro_batch))
             yield torch.stack(probabilities).cpu().numpy()
 
 
@@ -108,12 +111,17 @@ def hard_vote(probabilities: NDArray[np.float32]) -> tuple[NDArray[np.float32], 
 VOTINGS = {"soft": soft_vote, "hard": hard_vote}
 
 
-def _mean_probabilities(member: Member, images: torch.Tensor, tta: str, device: torch.device) -> torch.Tensor:
+def _mean_probabilities(
+    member: Member, images: torch.Tensor, tta: str, device: torch.device, micro_batch: MicroBatch
+) -> torch.Tensor:
     """Over the views of the images: float32 [batch, classes]."""
-    with torch.inference_mode():
-        total, count = torch.zeros((), device=device), 0
-        for view in views(images, member.size, tta):
-            with autocast(device):
-                logits = member.model(view)
-            total, count = total + logits.float().softmax(dim=1), count + 1
-        return total / count
+
+    def classify(size: int) -> torch.Tensor:
+        with torch.inference_mode(), autocast(device):
+            total, count = torch.zeros((), device=device), 0
+            for view in views(images, member.size, tta):
+                logits = torch.cat([member.model(part) for part in torch.split(view, size)])
+                total, count = total + logits.float().softmax(dim=1), count + 1
+            return total / count
+
+    return micro_batch.run(classify, len(images))

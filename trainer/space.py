@@ -42,7 +42,7 @@ DEFAULT_SPACE: dict[str, Any] = {
     "freeze": [0.0, 0.25, 0.5, 0.75],
     "optimizer": ["adamw", "sgd"],
     "learning_rate": {"low": 1e-5, "high": 1e-2, "log": True},
-    "layer_decay": [0.65, 0.75, 1.0],
+    "layer_decay": [0.65, 0.75, 0.9, 1.0],
     "weight_decay": {"low": 1e-5, "high": 0.1, "log": True},
     "clip_norm": [0.0, 1.0],
     "schedule": ["cosine", "step", "plateau", "one_cycle"],

@@ -112,7 +112,8 @@ class Steps:
         """Take the next step; returns its loss, float32 [], on the device.
 
         Where memory runs out, in the forward or backward pass or in the update, the same step is taken again with half
-        the micro-batch.
+        the micro-batch. (Of the updates only the first asks for memory when it has moved some weights already; that one
+        is undone.)
 
         Args:
             images: uint8 [batch, side, side, 3].
@@ -129,7 +130,7 @@ class Steps:
         return loss
 
     def _attempt(self, images: Tensor, labels: Tensor, size: int) -> Tensor:
-        self._seed()
+        self._seed(0)
         images = images.to(self._device, non_blocking=True)
         labels = labels.to(self._device, non_blocking=True)
         images, partners = self._mix(images, labels) if self._mix else (images, None)
@@ -154,13 +155,13 @@ class Steps:
 
     def _forward(self, images: Tensor, part: int | None = None) -> Tensor:
         if part is not None:
-            self._seed(part)  # the second pass over a part has to draw what the first one drew
+            self._seed(part + 1)  # the second pass over a part has to draw what the first one drew
         with autocast(self._device):
             logits = self._model(images)
         return cast("Tensor", logits.float())
 
-    def _seed(self, *part: int) -> None:
-        state = np.random.SeedSequence((self._recipe.seed, self.taken, *part)).generate_state(1, np.uint64)
+    def _seed(self, part: int) -> None:
+        state = np.random.SeedSequence((self._recipe.seed, self.taken, part)).generate_state(1, np.uint64)
         torch.manual_seed(int(state[0] >> 1))
 
     def _weights(self) -> list[nn.Parameter]:

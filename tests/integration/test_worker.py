@@ -16,6 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from hpo.stopwatch import Stopwatch
 from hpo.study import create_study, load_study
 from hpo.study_file import read_study_file
+from hpo.tensorboard import folder_of
 from hpo.worker import Worker
 from storage import logs
 from storage.lease import Lease, Limits, bury, places
@@ -291,3 +292,23 @@ def test_tensorboard(setting):
         assert [event.step for event in log.Scalars("train/loss")] == [1, 2]
         [parameters] = log.Tensors("recipe/text_summary")
         assert f"learning_rate = {trial.params['learning_rate']}" in parameters.tensor_proto.string_val[0].decode()
+
+
+def test_tensorboard_that_cannot_write_costs_no_trial(setting, tmp_path):
+    """Where TensorBoard's folder cannot be written, the trial's log says so and the trial goes on."""
+    study = setting(more="tensorboard = true")
+    study.file.folder.mkdir(exist_ok=True)
+    (study.file.folder / "tensorboard").write_text("a file in the folder's place")
+    study.work()
+    assert [place.state for place in study.places] == ["complete", "complete"]
+    with study.opened.storage.engine.connect() as connection:
+        lines = [line for _, line in logs.read(connection, study.opened.study_id, 0)]
+    assert sum("tensorboard: the logs cannot be written" in line for line in lines) == 1
+
+
+@pytest.mark.parametrize("name", ["..", ".", "a/../b", "/etc"])
+def test_no_name_of_a_study_leads_out_of_its_folder(name, setting):
+    """TensorBoard's logs of a study are in a folder of their own, whatever the study is called."""
+    file = dataclasses.replace(setting().file, name=name)
+    folder = folder_of(file)
+    assert folder.resolve().parent == (file.folder / "tensorboard").resolve()

@@ -279,6 +279,16 @@ def test_file_of_another_model(tmp_path):
         _built("test_resnet", pretrained=True, weights=tmp_path)
 
 
+def test_file_of_a_part_of_the_model(tmp_path):
+    """Weights of a part of the model are refused, where timm would leave the rest random without a word."""
+    state = _published(tmp_path, "test_resnet")
+    part = {name: value for name, value in state.items() if not name.startswith("layer3")}
+    save_file(part, tmp_path / "test_resnet.safetensors")
+    line = r"^weights: \S+test_resnet\.safetensors lacks \d+ of the \d+ weights of test_resnet, as layer3\.0\.\S+; .+$"
+    with pytest.raises(WeightsError, match=line):
+        _built("test_resnet", pretrained=True, weights=tmp_path)
+
+
 @pytest.mark.parametrize("folder", [True, False])
 def test_hub_unreachable(folder, tmp_path, hub_unreachable):
     """Without a file and without the hub, which is asked but once, one line says what was tried and what to do."""

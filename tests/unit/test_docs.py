@@ -45,6 +45,9 @@ def test_the_tree_in_the_readme_exists_and_is_complete():
             if name.endswith("/") and not indented:
                 folder = path
             named.add(path)
+    for folder, listed in re.findall(r"^ {4}(docs|benchmarks)/ +(.+)$", tree, re.MULTILINE):
+        pages = {page.name for page in (ROOT / folder).iterdir() if page.suffix == ".md" or folder == "benchmarks"}
+        assert set(listed.split(", ")) == pages
     for package in ("hpo", "trainer", "storage"):
         for module in (ROOT / package).glob("*.py"):
             if not module.name.startswith("__"):

@@ -262,7 +262,61 @@ def test_no_process_outlives_the_one_that_it_works_for(tmp_path):
 
 def _alive(pid):
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
         return False
-    return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+
+
+def test_a_death_while_a_training_ends_is_survived(noise):
+    """A training that ends early while a loader process dies ends all the same, and the next one works."""
+
+    def slow(image, _random):
+        time.sleep(0.05)
+        return image
+
+    loaders = Loaders(1)
+    images = AugmentedImages(*noise, Parts(augments={"slow": slow}))
+    orders = _orders(_recipe(augment="slow", image_size=16), noise[1], epochs=2)
+    batches = loaders.batches(images, iter(orders))
+    next(batches)
+    time.sleep(0.1)
+    os.kill(_children()[0], signal.SIGKILL)
+    batches.close()
+    _assert_same(loaders.batches(images, iter(orders[:2])), Loaders(0).batches(images, iter(orders[:2])))
+    loaders.close()
+
+
+class TwoPartError(Exception):
+    """An error that cannot be sent from process to process."""
+
+    def __init__(self, first, second):
+        super().__init__(f"{first} {second}")
+
+
+def test_a_mistake_that_cannot_be_sent_is_no_death(noise, loaders):
+    """An error of one's own augmentation that Python cannot send to another process is told by its name and text."""
+
+    def broken(image, random):
+        raise TwoPartError("no such", "colour")
+
+    orders = _orders(_recipe(augment="broken", image_size=16), noise[1])
+    with pytest.raises(RuntimeError, match="TwoPartError: no such colour"):
+        list(loaders.batches(AugmentedImages(*noise, Parts(augments={"broken": broken})), iter(orders)))
+    assert loaders.processes == 2
+
+
+def test_each_draw_of_a_rare_image_is_augmented_in_its_own_way():
+    """An image that the balanced sampler draws several times in an epoch looks different each time."""
+    labels = np.repeat([0, 1], [60, 2])
+    pixels = np.random.default_rng(4).integers(0, 256, (62, 16, 16, 3), dtype=np.uint8)
+    orders = epoch_orders(_recipe(sampler="balanced", augment="heavy", image_size=16), labels, np.arange(62), 1)
+    seen = {60: [], 61: []}
+    for order, (images, _) in zip(
+        orders, Loaders(0).batches(AugmentedImages(pixels, labels, Parts()), iter(orders)), strict=True
+    ):
+        for image, made in zip(order.images.tolist(), images.numpy(), strict=True):
+            if image in seen:
+                seen[image].append(made.tobytes())
+    for made in seen.values():
+        assert len(made) > 5
+        assert len(set(made)) == len(made)

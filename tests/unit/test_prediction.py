@@ -182,3 +182,11 @@ def test_bundles_vote(make_bundle, photos, tmp_path):
     np.testing.assert_allclose(_read(output)[1], votes, atol=1e-6)
     predict_to_csv(bundles, images, output, Parts(), tta="crops", batch_size=5)
     assert abs(_read(output)[1] - probabilities).max() > 1e-4
+
+
+def test_one_bundle_has_nothing_to_vote_on(make_bundle, photos, tmp_path):
+    """Hard voting of one bundle is refused, as it would only hide the probabilities."""
+    bundles, _ = find_bundles([make_bundle("alone"), str(photos)])
+    with pytest.raises(HpoError, match="--voting hard is for several bundles"):
+        predict_to_csv(bundles, find_images([str(photos)], CLASSES), tmp_path / "out.csv", Parts(), voting="hard")
+    assert not (tmp_path / "out.csv").exists()

@@ -130,8 +130,7 @@ def test_where_memory_runs_out_the_same_step_goes_on_in_halves(where, optimizer)
     torch.testing.assert_close(_weights(parted), _weights(whole), rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("at", [1, 3])
-@pytest.mark.parametrize("some_weights_first", [False, True])
+@pytest.mark.parametrize(("at", "some_weights_first"), [(1, False), (1, True), (3, False)])
 def test_where_memory_runs_out_in_the_update_it_is_made_once(at, some_weights_first, monkeypatch):
     """Out of memory in the update, in the first step also when some weights have moved, loses and doubles nothing."""
     recipe = _recipe(weight_decay=0.1)
@@ -145,7 +144,7 @@ def test_where_memory_runs_out_in_the_update_it_is_made_once(at, some_weights_fi
     def step():
         calls.append(1)
         if len(calls) == at:
-            if some_weights_first and at == 1:
+            if some_weights_first:
                 groups, optimizer.param_groups = optimizer.param_groups, optimizer.param_groups[:1]
                 update()
                 optimizer.param_groups = groups
