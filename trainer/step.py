@@ -62,7 +62,7 @@ class MicroBatch:
             except RuntimeError as error:
                 if not (isinstance(error, torch.OutOfMemoryError) or any(sign in str(error) for sign in NO_MEMORY)):
                     raise
-                cause = str(error).splitlines()[0]
+                cause = next(iter(str(error).splitlines()), "out of memory")
             # Out here the failed attempt and all that it held are gone.
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()

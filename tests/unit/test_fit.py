@@ -351,6 +351,15 @@ def test_class_weights_of_the_training_images(rare, parts, make_recipe):
     assert epoch.train_loss != pytest.approx(cross_entropy(logits, labels).item(), rel=1e-2)
 
 
+@pytest.mark.parametrize("wanted", [False, True])
+def test_compile(wanted, start, make_recipe, monkeypatch):
+    """The model is compiled where the recipe says so, and its weights keep their names."""
+    compiled = []
+    monkeypatch.setattr(nn.Module, "compile", lambda module: compiled.append(module))
+    *_, last = start(make_recipe(compile=wanted))
+    assert compiled == [last.model.backbone] * wanted
+
+
 def test_larger_images(colours, start, make_recipe):
     """The recipe's image size is the side that the model sees."""
     sides = []
