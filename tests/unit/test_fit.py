@@ -355,7 +355,11 @@ def test_class_weights_of_the_training_images(rare, parts, make_recipe):
 def test_compile(wanted, start, make_recipe, monkeypatch):
     """The model is compiled where the recipe says so, and its weights keep their names."""
     compiled = []
-    monkeypatch.setattr(nn.Module, "compile", lambda module: compiled.append(module))
+
+    def note(module):
+        compiled.append(module)
+
+    monkeypatch.setattr(nn.Module, "compile", note)
     *_, last = start(make_recipe(compile=wanted))
     assert compiled == [last.model.backbone] * wanted
 
