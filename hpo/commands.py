@@ -117,11 +117,10 @@ def run_worker(options: argparse.Namespace) -> int:
     from hpo.stopwatch import Stopwatch
     from hpo.study import check_settings, load_study, storage_url
     from hpo.worker import Worker
-    from trainer.device import choose_device, loader_processes
-    from trainer.loaders import Loaders
+    from trainer.device import choose_device
+    from trainer.loaders import loaders_for
 
     torch.set_num_threads(options.threads)
-    device = choose_device()
     with storage_url(file, options.url, create=False) as url:
         opened, data = load_study(file, url), file.data.load(file.folder / "pixels")
         check_settings(opened.study, file, data)
@@ -130,7 +129,7 @@ def run_worker(options: argparse.Namespace) -> int:
             opened,
             data,
             name=options.name or str(uuid.uuid4()),
-            loaders=Loaders(loader_processes(device, options.threads), pin_memory=device.type == "cuda"),
+            loaders=loaders_for(choose_device(), options.threads),
             watch=Stopwatch(options.started),
             stop=stop,
             parent=options.parent,

@@ -20,12 +20,11 @@ from hpo.errors import HpoError
 from hpo.launcher import cores
 from hpo.prediction import find_images
 from hpo.pseudo_labels import CONFIDENCE, choose, join
-from hpo.study import PACKAGES, best_trial, check_settings, count_test_use, recipe_of
-from storage.artifacts import fetch_file
-from trainer.backbones import build_model, load_weights, save_weights
-from trainer.device import choose_device, loader_processes
+from hpo.study import PACKAGES, best_trial, check_settings, count_test_use, model_of, recipe_of
+from trainer.backbones import save_weights
+from trainer.device import choose_device
 from trainer.fit import fit, probabilities_of
-from trainer.loaders import Loaders
+from trainer.loaders import loaders_for
 from trainer.metrics import confusion_matrix, summary
 from trainer.step import MicroBatch
 
@@ -79,8 +78,6 @@ def export_best(
         StorageError: the trial's own weights are not here.
         DataError: images that cannot be read.
     """
-    from hpo.worker import WEIGHTS_NAME
-
     trial = best_trial(opened.study)
     if trial is None:
         raise HpoError(f"export: no trial is complete yet; `hpo status {file.path.name}` shows how far the search is")
@@ -99,10 +96,7 @@ def export_best(
         elif retrain:
             model = _retrain(file, trial, recipe, data, _labelled(data), "training and validation", device, say)
         else:
-            model = build_model(recipe, len(data.index.classes), file.space.parts, pretrained=False)
-            fetch_file(opened.artifacts, opened.storage, trial, WEIGHTS_NAME, temporary / WEIGHTS)
-            load_weights(model, temporary / WEIGHTS)
-            model = model.to(device).eval()
+            model = model_of(trial, opened, file.space.parts, len(data.index.classes), device)
         save_weights(model, temporary / WEIGHTS)
         test, uses = None, 0
         if len(data.split.test):
@@ -177,7 +171,7 @@ def _retrain(
     say: Callable[[str], None],
 ) -> Classifier:
     last = int(trial.user_attrs["best_epoch"])
-    loaders = Loaders(loader_processes(device, cores()), pin_memory=device.type == "cuda")
+    loaders = loaders_for(device, cores())
     epochs = fit(
         recipe,
         data,

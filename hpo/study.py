@@ -8,6 +8,8 @@ import warnings
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,7 +17,7 @@ import optuna
 from optuna.trial import FixedTrial, TrialState
 
 from hpo.errors import HpoError
-from storage.artifacts import FolderArtifactStore, remove_files
+from storage.artifacts import FolderArtifactStore, fetch_file, remove_files
 from storage.database import connect, initialize, one_at_a_time
 from storage.embedded import embedded_postgres, has_postgres
 from storage.lease import GRACE_SECONDS, workers
@@ -24,12 +26,14 @@ from trainer.space import Space, suggest
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    import torch
     from optuna.pruners import BasePruner
     from optuna.samplers import BaseSampler
     from optuna.storages import RDBStorage
     from optuna.trial import FrozenTrial
 
     from hpo.study_file import StudyFile
+    from trainer.backbones import Classifier
     from trainer.data import Data
     from trainer.parts import Parts
     from trainer.recipe import Recipe
@@ -37,6 +41,7 @@ if TYPE_CHECKING:
 SETTINGS_KEY = "hpo:settings"
 DEFAULT_KEY = "hpo:default_recipe"
 TEST_USE_KEY = "hpo:test_use:"  # followed by anything unique; its value is the time
+WEIGHTS_NAME = "weights.safetensors"  # of a complete trial's best epoch, in the artifact store
 MICRO_BATCH_KEY = "hpo:micro_batch: "  # followed by backbone, image size and device; its value is a number of images
 PACKAGES = ("albumentations", "numpy", "optuna", "timm", "torch")  # whose major version can change a training
 STARTUP_TRIALS = 10  # random before TPE models anything, and unpruned before the median means anything
@@ -224,6 +229,22 @@ def default_trial(study: optuna.Study) -> FrozenTrial | None:
 def recipe_of(trial: FrozenTrial, study: optuna.Study, parts: Parts) -> Recipe:
     """The recipe that a trial was trained by, whatever the study file says by now."""
     return suggest(FixedTrial(trial.params), Space(study.user_attrs[SETTINGS_KEY]["recipe"], parts))
+
+
+def model_of(trial: FrozenTrial, opened: OpenStudy, parts: Parts, classes: int, device: torch.device) -> Classifier:
+    """The model of a complete trial with the weights of its best epoch, in eval mode on the device.
+
+    Raises:
+        StorageError: its weights are not here.
+    """
+    from trainer.backbones import build_model, load_weights
+
+    with TemporaryDirectory(prefix="hpo-") as folder:
+        weights = Path(folder) / WEIGHTS_NAME
+        fetch_file(opened.artifacts, opened.storage, trial, WEIGHTS_NAME, weights)
+        model = build_model(recipe_of(trial, opened.study, parts), classes, parts, pretrained=False)
+        load_weights(model, weights)
+    return model.to(device).eval()
 
 
 def read_micro_batches(study: optuna.Study) -> dict[str, int]:

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import numpy as np
 from optuna.trial import TrialState
 
-from hpo.study import recipe_of
-from storage.artifacts import fetch_file
+from hpo.study import model_of, recipe_of
 from storage.errors import StorageError
-from trainer.backbones import build_model, load_weights
 from trainer.checks import Finding, wrong_labels
 from trainer.device import choose_device
 from trainer.predict import Member, predict
@@ -21,7 +17,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Container
 
     from numpy.typing import NDArray
-    from optuna.trial import FrozenTrial
 
     from hpo.study import OpenStudy
     from hpo.study_file import StudyFile
@@ -53,13 +48,15 @@ def doubted_labels(
     images = np.array([image for image in data.split.valid.tolist() if image not in broken], np.int64)
     files = [data.index.root / data.index.paths[image] for image in images]
     found: list[NDArray[np.float32]] = []
+    device = choose_device()
     for trial in sorted(complete, key=lambda trial: (-(trial.value or 0.0), trial.number)):
         try:
-            member = _member(file, opened, trial, len(data.index.classes))
+            model = model_of(trial, opened, file.space.parts, len(data.index.classes), device)
         except StorageError:  # kept on another machine
             continue
+        size = recipe_of(trial, opened.study, file.space.parts).image_size
         batches = []
-        for batch in predict([member], files, choose_device()):
+        for batch in predict([Member(model, size, model.interpolation)], files, device):
             batches.append(batch[0])
             on_progress(len(found) * len(files) + sum(map(len, batches)), MODELS * len(files))
         found.append(np.concatenate(batches))
@@ -69,16 +66,3 @@ def doubted_labels(
         line = f"not looked for: the weights of the {len(complete):,} complete trials are on another machine"
         return Finding("wrong labels", "ok", line, "check again there")
     return wrong_labels(data.index, images, np.mean(found, axis=0), len(found))
-
-
-def _member(file: StudyFile, opened: OpenStudy, trial: FrozenTrial, classes: int) -> Member:
-    """The model of a complete trial, ready to predict; raises StorageError where its weights are not here."""
-    from hpo.worker import WEIGHTS_NAME
-
-    recipe = recipe_of(trial, opened.study, file.space.parts)
-    with TemporaryDirectory(prefix="hpo-") as folder:
-        weights = Path(folder) / WEIGHTS_NAME
-        fetch_file(opened.artifacts, opened.storage, trial, WEIGHTS_NAME, weights)
-        model = build_model(recipe, classes, file.space.parts, pretrained=False)
-        load_weights(model, weights)
-    return Member(model.to(choose_device()).eval(), recipe.image_size, model.interpolation)

@@ -20,7 +20,7 @@ from optuna.trial import TrialState
 
 from hpo.errors import HpoError
 from hpo.stopwatch import TimedTrial
-from hpo.study import DEFAULT_KEY, keep_micro_batches, make_pruner, make_sampler, read_micro_batches
+from hpo.study import DEFAULT_KEY, WEIGHTS_NAME, keep_micro_batches, make_pruner, make_sampler, read_micro_batches
 from hpo.tensorboard import TensorBoardLog
 from hpo.trial_log import TrialLog
 from storage.artifacts import keep_file
@@ -44,7 +44,6 @@ if TYPE_CHECKING:
 
 IDLE_SECONDS = 1.0  # between two looks for a place while others still run
 HOPELESS_TRIALS = 5  # that fail for one reason at the start of a search, and no other one ends it
-WEIGHTS_NAME = "weights.safetensors"
 
 logger = logging.getLogger(__name__)
 

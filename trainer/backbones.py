@@ -128,19 +128,18 @@ def _pretrained(recipe: Recipe, classes: int, weights: Path | None) -> nn.Module
     name = recipe.backbone
     file = _local_weights(name, weights)
     try:
-        if file and (lost := _unfilled(name, file, file.stat().st_mtime_ns)):
-            raise WeightsError(f"weights: {file} {lost}")
+        lost = _unfilled(name, file, file.stat().st_mtime_ns) if file else None
         downloaded = None if file else _downloaded(name)
         if not file and not downloaded:
             _reach_hub(name)
         here = file or downloaded  # a file is loaded as it is: the hub is not asked again in each trial
         overlay = {"pretrained_cfg_overlay": {"file": str(here)}} if here else {}
         model = _create(recipe, classes, pretrained=True, **overlay)
-    except WeightsError:
-        raise
     # Whatever the hub client, the file system or the unpickler raise: the user needs the one line.
     except Exception as error:
         raise WeightsError(_weights_line(name, weights, error)) from error
+    if lost:
+        raise WeightsError(f"weights: {file} {lost}")
     return model
 
 
@@ -215,8 +214,9 @@ _ASKED = ("pooling", "dropout", "drop_path", "freeze", "layer_decay", "loss")
 def backbone_problem(recipe: Recipe) -> str | None:
     """Say why a recipe's timm backbone cannot do what the recipe asks, or None. Computes nothing: shapes only."""
     loss = "arcface" if recipe.loss == "arcface" else "cross_entropy"
-    layered = recipe.pretrained and (recipe.freeze > 0 or recipe.layer_decay < 1)
-    return _problem(recipe.backbone, recipe.image_size, recipe.pooling, recipe.drop_path, loss, layered)
+    return _problem(
+        recipe.backbone, recipe.image_size, recipe.pooling, recipe.drop_path, loss, _tells_layers_apart(recipe)
+    )
 
 
 @cache
@@ -259,8 +259,11 @@ def _own_backbone_problem(model: nn.Module, recipe: Recipe) -> str | None:
             f'backbone: "{recipe.backbone}" is your own model, whose layers are its own affair: with it write '
             'pooling = "default", dropout = 0.0, drop_path = 0.0 and no loss "arcface"'
         )
-    layered = recipe.pretrained and (recipe.freeze > 0 or recipe.layer_decay < 1)
-    return _layer_problem(recipe.backbone, model) if layered else None
+    return _layer_problem(recipe.backbone, model) if _tells_layers_apart(recipe) else None
+
+
+def _tells_layers_apart(recipe: Recipe) -> bool:
+    return recipe.pretrained and (recipe.freeze > 0 or recipe.layer_decay < 1)
 
 
 def _layer_problem(name: str, model: Any) -> str | None:

@@ -22,6 +22,7 @@ import numpy as np
 import torch
 
 from trainer.augment import image_seed, make_augment
+from trainer.device import loader_processes
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
@@ -218,6 +219,11 @@ class Loaders:
     def _copy(self, slot: int, shape: tuple[int, ...]) -> torch.Tensor:
         there = torch.from_numpy(self._slots[slot, : math.prod(shape)].reshape(shape))
         return torch.empty(shape, dtype=torch.uint8, pin_memory=self._pin_memory).copy_(there)
+
+
+def loaders_for(device: torch.device, cores: int) -> Loaders:
+    """As many loaders as fit beside this device, with this many cores to share."""
+    return Loaders(loader_processes(device, cores), pin_memory=device.type == "cuda")
 
 
 _in_this_process: tuple[AugmentedImages, NDArray[np.uint8]]  # of a process that augments
