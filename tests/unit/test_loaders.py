@@ -207,6 +207,8 @@ def test_the_death_of_a_process_is_survived(deaths, noise, loaders, caplog):
         for death in range(deaths):
             made += islice(batches, 3)
             os.kill(_children()[0], signal.SIGKILL)
+            while _children():  # until the others have been ended for it
+                time.sleep(0.01)
             made += islice(batches, 8 + 4 * death)  # past those that were made ahead
         made += batches
     _assert_same(made, Loaders(0).batches(images, iter(orders)))
