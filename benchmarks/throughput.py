@@ -43,6 +43,8 @@ if TYPE_CHECKING:
     from multiprocessing.queues import Queue
     from multiprocessing.synchronize import Barrier
 
+    from trainer.checkpoint import Capture
+
 WARM_UP_STEPS = 20  # after each change, before the clock starts: caches fill, and what loaders had ready is used up
 RESIDENT_BATCHES = 16  # that the limit goes round
 
@@ -152,8 +154,12 @@ def train_with_fit(job: Job, meter: Meter) -> None:
     data, loaders = job.data(), Loaders(job.loaders, pin_memory=choose_device().type == "cuda")
     images = len(data.split.train)
     meter.images_a_step = images / batches_an_epoch(job.recipe, images)  # batches are evened out
+
+    def on_step(_: Capture) -> None:
+        meter.step()
+
     try:
-        for _ in fit(job.recipe, data, train=data.split.train, valid=None, loaders=loaders, on_step=meter.step):
+        for _ in fit(job.recipe, data, train=data.split.train, valid=None, loaders=loaders, on_step=on_step):
             pass
     finally:
         loaders.close()
@@ -231,7 +237,7 @@ def refuse_synchronisation(job: Job) -> None:
     """Take some steps on a GPU while CUDA raises an error wherever the CPU would wait for it."""
     data, loaders, taken = job.data(), Loaders(job.loaders, pin_memory=True), 0
 
-    def on_step() -> None:
+    def on_step(_: Capture) -> None:
         nonlocal taken
         taken += 1
         if taken == WARM_UP_STEPS:

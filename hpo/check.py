@@ -12,11 +12,12 @@ from hpo.errors import HpoError
 from hpo.machine import check_disk, check_gpus, check_memory
 from hpo.progress import show_bytes
 from hpo.search import pixel_kinds
-from hpo.study import check_settings, load_study, storage_url
+from hpo.study import check_settings, load_study, probe_artifacts, storage_url
 from hpo.suspicion import doubted_labels
-from storage.database import OUTAGES, is_initialized, public_url
+from storage.database import is_initialized, public_url
 from storage.embedded import has_postgres
 from storage.errors import StorageError
+from storage.patience import DATABASE_ERRORS
 from trainer.cache import pixels_file
 from trainer.checks import Case, Finding, broken_files, odd_sizes, passed_over, tiny_classes
 from trainer.duplicates import Sets
@@ -104,6 +105,7 @@ def run_checks(file: StudyFile, url: str | None, gpus: Sequence[str], progress: 
         findings += _of_images(file, index, data.split if data else None, survey, pairs)
     findings.append(_of_backbones(file, 2 if index is None else len(index.classes)))
     findings += _of_machine(file, data, gpus)
+    findings += _of_artifacts(file)
     findings += _of_storage(file, url, data, survey, progress)
     return Report(file.name, tuple(findings), index, pairs)
 
@@ -182,6 +184,16 @@ def _of_machine(file: StudyFile, data: Data | None, gpus: Sequence[str]) -> list
     return findings
 
 
+def _of_artifacts(file: StudyFile) -> list[Finding]:
+    if file.artifacts is None:  # the folder beside the study file, of which the check of the disk speaks
+        return []
+    try:
+        probe_artifacts(file)
+    except StorageError as error:
+        return [Finding("artifacts", "error", str(error))]
+    return [Finding("artifacts", "ok", f"{file.artifacts} can be written to and read")]
+
+
 def _of_storage(
     file: StudyFile, given: str | None, data: Data | None, survey: Survey | None, progress: Progress
 ) -> list[Finding]:
@@ -195,7 +207,7 @@ def _of_storage(
         try:
             url = held.enter_context(storage_url(file, given, create=False))
             initialized = is_initialized(url)
-        except (StorageError, HpoError, *OUTAGES) as error:
+        except (StorageError, HpoError, *DATABASE_ERRORS) as error:
             return [Finding("storage", "error", " ".join(str(error).split()))]
         findings.append(Finding("storage", "ok", f"{public_url(url)} answers"))
         if not initialized:
@@ -204,7 +216,7 @@ def _of_storage(
             opened = load_study(file, url)
         except HpoError:
             return [*findings, Finding("study", "ok", f'not begun: the storage has no study "{file.name}"'), not_yet]
-        except (StorageError, *OUTAGES) as error:
+        except (StorageError, *DATABASE_ERRORS) as error:
             return [*findings, Finding("study", "error", " ".join(str(error).split()))]
         if data is None:
             return findings
@@ -217,6 +229,6 @@ def _of_storage(
         try:
             with progress.counting("asking the best models") as count:
                 findings.append(doubted_labels(file, opened, data, survey.broken if survey else {}, count) or not_yet)
-        except (StorageError, HpoError, TrainerError, *OUTAGES) as error:
+        except (StorageError, HpoError, TrainerError, *DATABASE_ERRORS) as error:
             findings.append(Finding("wrong labels", "warning", f"not looked for: {' '.join(str(error).split())}"))
     return findings

@@ -59,12 +59,15 @@ def run(options: argparse.Namespace) -> int:
         print(f"hpo: {error}", file=sys.stderr)
         return EXIT_FAILED
     except Exception as error:
-        from storage.database import OUTAGES
+        from storage.patience import cause_of, is_outage, is_refusal
 
-        if not isinstance(error, OUTAGES):
+        if is_outage(error):
+            problem = "the database stopped answering; the same command goes on later"
+        elif is_refusal(error):
+            problem = "the database refuses; use the role that owns its tables, or give this one the right"
+        else:
             raise
-        cause = " ".join(str(error.__cause__ or error).split())
-        print(f"hpo: storage: the database stopped answering; the same command goes on later: {cause}", file=sys.stderr)
+        print(f"hpo: storage: {problem}: {cause_of(error)}", file=sys.stderr)
         return EXIT_FAILED
 
 
@@ -75,6 +78,7 @@ def parser() -> argparse.ArgumentParser:
         description="Hyperparameter search for image classification, on every GPU you point at one Postgres.",
     )
     root.add_argument("--version", action="version", version=f"hpo {version('hpo')}")
+    root.set_defaults(artifacts=os.environ.get("HPO_ARTIFACTS") or None)
     subparsers = root.add_subparsers(metavar="COMMAND", required=True)
 
     def add(name: str, command: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
@@ -91,17 +95,14 @@ def parser() -> argparse.ArgumentParser:
     added = add_for_study(
         "search", commands.run_search, "check, create or resume the study, and search to the end of the budget"
     )
+    _add_workers(added)
+    added = add_for_study("init", commands.run_init, "create the tables and the study, nothing else; safe to repeat")
     added.add_argument(
-        "--workers", type=_positive, metavar="N", help="processes; default: one a GPU, on a CPU one a core, at most 4"
+        "--from",
+        dest="old",
+        metavar="OLD",
+        help="name of a study in the same storage, whose finished trials are taken over as far as they still fit",
     )
-    added.add_argument(
-        "--per-gpu",
-        type=_positive,
-        metavar="N",
-        default=1,
-        help="workers that share a GPU, for small models; default: 1",
-    )
-    add_for_study("init", commands.run_init, "create the tables and the study, nothing else; safe to repeat")
     added = add_for_study(
         "check", commands.run_check, "find what could fail or mislead later: images, backbones, storage, GPUs"
     )
@@ -117,9 +118,19 @@ def parser() -> argparse.ArgumentParser:
     added.add_argument("--threads", type=_positive, metavar="N", default=cores(), help=THREADS)
     added.add_argument("--parent", type=int, metavar="PID", help="end when this is no longer the parent process")
     added = add_for_study(
+        "workers",
+        commands.run_workers,
+        "run a worker on each GPU to the end of the search; one that dies is started again",
+    )
+    _add_workers(added)
+    added = add_for_study(
         "status", commands.run_status, "show counts, the best so far, the budget used, and the workers"
     )
     added.add_argument("--json", action="store_true", help="as JSON")
+    added.add_argument("--watch", action="store_true", help="show it again and again until the search is over")
+    add_for_study("pause", commands.run_pause, "have all workers everywhere hand their trials back, and wait")
+    add_for_study("resume", commands.run_resume, "let a paused or stopped study go on")
+    add_for_study("stop", commands.run_stop, "have all workers everywhere hand their trials back, and end")
     added = add_for_study(
         "export-best", commands.run_export_best, "retrain the winner, test it on the held-out images, write a bundle"
     )
@@ -171,6 +182,10 @@ def parser() -> argparse.ArgumentParser:
     added.add_argument("--json", action="store_true", help="as JSON")
     added = add_for_study("delete", commands.run_delete, "delete the study with its trials and files, after asking")
     added.add_argument("--yes", action="store_true", help="do not ask")
+    added = add_for_study(
+        "prune-artifacts", commands.run_prune_artifacts, "remove the files of trials that are no longer needed"
+    )
+    added.add_argument("--dry-run", action="store_true", help="only show what would be removed")
     added = add("demo", _demo, "search, export and test on scikit-learn's digits, in minutes on a CPU")
     added.add_argument(
         "folder", metavar="DIR", type=Path, nargs="?", default=Path("hpo-demo"), help="default: hpo-demo"
@@ -180,6 +195,19 @@ def parser() -> argparse.ArgumentParser:
     added.add_argument("--trials", type=_positive, metavar="N", default=20, help="default: 20")
     added.add_argument("--epochs", type=_positive, metavar="N", default=14, help="of a trial; default: 14")
     return root
+
+
+def _add_workers(to: argparse.ArgumentParser) -> None:
+    to.add_argument(
+        "--workers", type=_positive, metavar="N", help="processes; default: one a GPU, on a CPU one a core, at most 4"
+    )
+    to.add_argument(
+        "--per-gpu",
+        type=_positive,
+        metavar="N",
+        default=1,
+        help="workers that share a GPU, for small models; default: 1",
+    )
 
 
 def _add_storage(to: argparse.ArgumentParser) -> None:

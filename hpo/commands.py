@@ -7,25 +7,31 @@ import shlex
 import shutil
 import signal
 import sys
-import threading
+import time
 import uuid
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from hpo.errors import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_TERMINATED, HpoError
 
+WATCH_SECONDS = 2.0  # between two looks of `status --watch`
 PLAIN_WIDTH = 120  # characters of a table that does not go to a terminal
 
 if TYPE_CHECKING:
     import argparse
 
     from hpo.study_file import StudyFile
+    from hpo.supervisor import Staff
+    from storage.halts import Halt
 
 
 def _file(options: argparse.Namespace) -> StudyFile:
     from hpo.study_file import read_study_file
 
     _quiet_optuna()
-    return read_study_file(options.study, options.parts)
+    file = read_study_file(options.study, options.parts)
+    return replace(file, artifacts=options.artifacts) if options.artifacts else file
 
 
 def _quiet_optuna() -> None:
@@ -38,26 +44,57 @@ def run_search(options: argparse.Namespace) -> int:
     """`hpo search`: check, create or resume, search to the end of the budget."""
     from rich.console import Console
 
-    from hpo.launcher import cores, own_command, visible_gpus
     from hpo.progress import Progress
     from hpo.search import check, search
-    from hpo.study import storage_url
+    from hpo.study import probe_artifacts, storage_url
     from storage.database import ping
 
     file = _file(options)
+    staff, progress = _staff(options, file), Progress(Console())
+    if url := options.url or file.storage:
+        ping(url)  # before the long checks; the embedded one is started after them, where nothing is wrong
+    probe_artifacts(file)
+    data = check(file, progress)
+    with storage_url(file, options.url) as url:
+        return search(file, url, data, progress, staff)
+
+
+def run_workers(options: argparse.Namespace) -> int:
+    """`hpo workers`: the workers of this machine, without checks before them and without the winner after them."""
+    from rich.console import Console
+
+    from hpo.progress import Progress
+    from hpo.study import load_study, storage_url
+    from hpo.supervisor import supervise
+
+    file = _file(options)
+    staff, progress = _staff(options, file), Progress(Console())
+    with storage_url(file, options.url, create=False) as url:
+        done = supervise(file, url, load_study(file, url), progress, staff, tell_starts=True)
+    if done.snapshot:
+        states = ", ".join(f"{count} {state}" for state, count in done.snapshot.counts.items() if count)
+        progress.say(f"all workers have ended: {states or 'no trials'}")
+    return done.code
+
+
+def _staff(options: argparse.Namespace, file: StudyFile) -> Staff:
+    """The workers that `hpo search` or `hpo workers` is to run."""
+    from hpo.launcher import cores, own_command, visible_gpus
+    from hpo.study import storage_url
+    from hpo.supervisor import Staff
+
     gpus = visible_gpus(options.cuda_visible_devices)
+    if options.per_gpu > 1 and not gpus:
+        raise HpoError("workers: --per-gpu needs a GPU, and there is none here; --workers says how many processes")
     command = [*own_command(options.script), "worker", str(file.path)]
     if options.storage:
         command += ["--storage", options.storage]
-    if options.per_gpu > 1 and not gpus:
-        raise HpoError("search: --per-gpu needs a GPU, and there is none here; --workers says how many processes")
-    workers = options.workers or options.per_gpu * len(gpus) or min(4, cores())
-    progress = Progress(Console())
-    if url := options.url or file.storage:
-        ping(url)  # before the long checks; the embedded one is started after them, where nothing is wrong
-    data = check(file, progress)
-    with storage_url(file, options.url) as url:
-        return search(file, url, data, progress, command=command, workers=workers, gpus=gpus)
+    return Staff(
+        command,
+        options.workers or options.per_gpu * len(gpus) or min(4, cores()),
+        gpus,
+        reopen=partial(storage_url, file, options.url),
+    )
 
 
 def run_check(options: argparse.Namespace) -> int:
@@ -85,44 +122,46 @@ def run_check(options: argparse.Namespace) -> int:
 
 
 def run_init(options: argparse.Namespace) -> int:
-    """`hpo init`: tables and study."""
+    """`hpo init`: tables and study, with the trials of an old one that still fit."""
     from hpo.study import create_study, storage_url
+    from hpo.takeover import take_over
     from storage.database import public_url
 
     file = _file(options)
     data = file.data.load(file.folder / "pixels")
-    with storage_url(file, options.url) as url:
-        create_study(file, url, data)
+    with storage_url(file, options.url, create=options.old is None) as url:
+        if options.old is None:
+            create_study(file, url, data)
+        else:
+            print("\n".join(take_over(file, url, data, options.old).lines()))
         print(f'the study "{file.name}" is ready in {public_url(url)}')
     return EXIT_DONE
 
 
 def run_worker(options: argparse.Namespace) -> int:
     """`hpo worker`: one worker in this process; signals hand its trial back."""
-    stop = threading.Event()
-    received: list[int] = []
+    file = _file(options)
+    import torch
+
+    from hpo.stop import Stop
+    from hpo.stopwatch import Stopwatch
+    from hpo.study import check_settings, load_study, storage_url
+    from hpo.worker import Worker
+    from storage.patience import Patience
+    from trainer.device import choose_device
+    from trainer.loaders import loaders_for
+
+    stop, received = Stop(), list[int]()
 
     def on_signal(number: int, _frame: Any) -> None:
         if signal.SIGINT in received and number == signal.SIGINT:
             raise KeyboardInterrupt
         received.append(number)
-        stop.set()
-
-    signal.signal(signal.SIGTERM, on_signal)
-    signal.signal(signal.SIGINT, on_signal)
-
-    file = _file(options)
-    import torch
-
-    from hpo.stopwatch import Stopwatch
-    from hpo.study import check_settings, load_study, storage_url
-    from hpo.worker import Worker
-    from trainer.device import choose_device
-    from trainer.loaders import loaders_for
+        stop.ask()
 
     torch.set_num_threads(options.threads)
     with storage_url(file, options.url, create=False) as url:
-        opened, data = load_study(file, url), file.data.load(file.folder / "pixels")
+        opened, data = load_study(file, url, Patience(stop.given_up)), file.data.load(file.folder / "pixels")
         check_settings(opened.study, file, data)
         worker = Worker(
             file,
@@ -134,27 +173,89 @@ def run_worker(options: argparse.Namespace) -> int:
             stop=stop,
             parent=options.parent,
         )
+        for number in (signal.SIGTERM, signal.SIGINT):  # until here they end the process at once
+            signal.signal(number, on_signal)
         worker.run()
     if not received:
         return EXIT_DONE
     return EXIT_INTERRUPTED if received[0] == signal.SIGINT else EXIT_TERMINATED
 
 
+def run_pause(options: argparse.Namespace) -> int:
+    """`hpo pause`: all workers hand their trials back, and wait."""
+    return _halt(options, "pause")
+
+
+def run_stop(options: argparse.Namespace) -> int:
+    """`hpo stop`: all workers hand their trials back, and end."""
+    return _halt(options, "stop")
+
+
+def _halt(options: argparse.Namespace, kind: Halt) -> int:
+    from hpo.status import take_snapshot
+    from hpo.study import load_study, storage_url
+    from storage.halts import begin_halt
+
+    file = _file(options)
+    with storage_url(file, options.url, create=False) as url:
+        opened = load_study(file, url)
+        with opened.storage.engine.begin() as connection:
+            begin_halt(connection, opened.study_id, kind)
+        count = len(take_snapshot(file, url, opened).present)
+    done, then = ("paused", "wait") if kind == "pause" else ("stopped", "end")
+    print(
+        f'the study "{file.name}" is {done}: its {count} workers leave their trials in the queue within seconds,'
+        f" and {then}; `hpo resume {options.study}` lets it go on"
+    )
+    return EXIT_DONE
+
+
+def run_resume(options: argparse.Namespace) -> int:
+    """`hpo resume`: a paused or stopped study goes on."""
+    from hpo.study import load_study, storage_url
+    from storage.halts import end_halt, halt_in_force
+
+    file = _file(options)
+    with storage_url(file, options.url, create=False) as url:
+        opened = load_study(file, url)
+        with opened.storage.engine.begin() as connection:
+            halt = halt_in_force(connection, opened.study_id)
+            end_halt(connection, opened.study_id)
+    ways = {
+        "pause": "its workers go on",
+        "stop": "start workers again (`hpo search`, `hpo workers`)",
+        None: "as it did",
+    }
+    print(f'the study "{file.name}" goes on: {ways[halt]}')
+    return EXIT_DONE
+
+
 def run_status(options: argparse.Namespace) -> int:
-    """`hpo status`: one snapshot."""
+    """`hpo status`: one snapshot, or one after the other."""
     from rich.console import Console
+    from rich.live import Live
 
     from hpo.progress import render
     from hpo.status import take_snapshot
     from hpo.study import load_study, storage_url
+    from storage.patience import Patience
 
-    file = _file(options)
+    if options.watch and options.json:
+        raise HpoError("status: --watch shows a table that changes; ask for --json as often as you like")
+    file, console = _file(options), Console()
     with storage_url(file, options.url, create=False) as url:
-        snapshot = take_snapshot(file, url, load_study(file, url))
-    if options.json:
-        print(json.dumps(snapshot.as_json(), indent=2, ensure_ascii=False))
-    else:
-        Console().print(render(snapshot))
+        opened = load_study(file, url, Patience() if options.watch else None)
+        snapshot = take_snapshot(file, url, opened)
+        if options.json:
+            print(json.dumps(snapshot.as_json(), indent=2, ensure_ascii=False))
+        elif not options.watch:
+            console.print(render(snapshot))
+        else:
+            with Live(render(snapshot), console=console, auto_refresh=False) as live:
+                while not snapshot.finished:
+                    time.sleep(WATCH_SECONDS)
+                    snapshot = take_snapshot(file, url, opened)
+                    live.update(render(snapshot), refresh=True)
     return EXIT_DONE
 
 
@@ -212,8 +313,10 @@ def run_predict(options: argparse.Namespace) -> int:
 
 
 def run_logs(options: argparse.Namespace) -> int:
-    """`hpo logs`: what a trial printed, and how it ended."""
+    """`hpo logs`: what a trial printed, which run did which epochs, and how it ended."""
+    from hpo.runs import shares
     from hpo.study import load_study, storage_url
+    from hpo.takeover import ORIGIN_KEY
     from storage import logs
 
     file = _file(options)
@@ -227,7 +330,12 @@ def run_logs(options: argparse.Namespace) -> int:
     trial = trials[options.trial]
     for at, line in lines:
         print(f"{at:%Y-%m-%d %H:%M:%S}  {line}")
+    runs = shares(trial, trials)
+    for run in runs if len(runs) > 1 else ():
+        print(f"epochs {run.first} to {run.last}: trial {run.trial} on {run.host} ({run.device})")
     why = f": {trial.user_attrs['reason']}" if "reason" in trial.user_attrs else ""
+    if origin := trial.user_attrs.get(ORIGIN_KEY):
+        why = f'; it ran as trial {origin["trial"]} of "{origin["study"]}", where its log is'
     print(f"trial {trial.number} is {trial.state.name.lower()}{why}")
     return EXIT_DONE
 
@@ -271,6 +379,26 @@ def run_delete(options: argparse.Namespace) -> int:
         delete_study(opened)
         shutil.rmtree(folder_of(file), ignore_errors=True)
     print(f'the study "{file.name}" is deleted')
+    return EXIT_DONE
+
+
+def run_prune_artifacts(options: argparse.Namespace) -> int:
+    """`hpo prune-artifacts`: clears what is no longer needed."""
+    from hpo.progress import show_bytes
+    from hpo.retention import prune_artifacts, take_inventory
+    from hpo.study import load_study, storage_url
+
+    file = _file(options)
+    with storage_url(file, options.url, create=False) as url:
+        opened = load_study(file, url)
+        inventory = take_inventory(opened, file.keep_weights)
+        if not options.dry_run:
+            prune_artifacts(opened, inventory.surplus)
+    removed, kept = [one.file.size_bytes for one in inventory.surplus], [one.size_bytes for one in inventory.kept]
+    for one in inventory.surplus:
+        print(f"{one.file.artifact_id}, {show_bytes(one.file.size_bytes)}: {one.why}")
+    done = "would be removed" if options.dry_run else "removed"
+    print(f"{done}: {len(removed)} files, {show_bytes(sum(removed))}; kept: {len(kept)}, {show_bytes(sum(kept))}")
     return EXIT_DONE
 
 

@@ -1,20 +1,25 @@
-"""Worker processes: one for each GPU, or as many as are asked for on a CPU; which GPUs and cores there are."""
+"""Worker processes, each on a GPU of its own or on the CPU; which GPUs and cores there are."""
 
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
+import time
 import uuid
 from dataclasses import dataclass
+from itertools import takewhile
 from tempfile import TemporaryFile
 from typing import IO, TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
-STOP_SECONDS = 20.0  # that a worker has to hand its trial back
+LISTED_GPU = re.compile(r"^GPU (\d+):")  # of nvidia-smi --list-gpus; the lines of its MIG slices follow it
+LISTED_SLICE = re.compile(r"^\s+MIG .*\(UUID: (MIG-[^)]+)\)")
+NAMED_GPU = re.compile(r"\d+|(GPU|MIG)-.+")
 
 
 @dataclass(frozen=True)
@@ -25,11 +30,15 @@ class Launched:
         name: of the worker in the storage.
         process: its process.
         output: what it printed, a temporary file.
+        gpu: the one that it sees; None for those that this process sees.
+        started: when, by time.monotonic().
     """
 
     name: str
     process: subprocess.Popen[bytes]
     output: IO[bytes]
+    gpu: str | None
+    started: float
 
     def printed(self) -> str:
         """All that the worker has printed; the file's position is the worker's, and stays where it is."""
@@ -37,32 +46,28 @@ class Launched:
         return os.pread(file, os.fstat(file).st_size, 0).decode(errors="replace").strip()
 
 
-def launch(command: Sequence[str], workers: int, gpus: Sequence[str]) -> list[Launched]:
-    """Start worker processes: `command` with a name for each, on one GPU each where there are any.
+def launch(command: Sequence[str], threads: int, gpu: str | None) -> Launched:
+    """Start a worker process: `command` with a new name.
 
     Args:
-        command: the program and its arguments, to which a name, threads and this process as parent are added.
-        workers: how many.
-        gpus: what CUDA_VISIBLE_DEVICES may name; several workers share one where there are fewer.
+        command: the program and its arguments, to which the name, the threads and this process as parent are added.
+        threads: that the worker may use.
+        gpu: what CUDA_VISIBLE_DEVICES is to name, from the start of the process; None to leave it.
+
+    Raises:
+        OSError: no process can be started.
     """
-    launched = []
-    threads = max(1, cores() // workers)
-    for number in range(workers):
-        environment = dict(os.environ)
-        if gpus:
-            environment["CUDA_VISIBLE_DEVICES"] = gpus[number % len(gpus)]
-        name = str(uuid.uuid4())
-        output = TemporaryFile()  # noqa: SIM115 - closed when the worker has ended
-        process = subprocess.Popen(
-            [*command, "--name", name, "--threads", str(threads), "--parent", str(os.getpid())],
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,  # Ctrl-C reaches the workers through us, once
-        )
-        launched.append(Launched(name, process, output))
-    return launched
+    name = str(uuid.uuid4())
+    output = TemporaryFile()  # noqa: SIM115 - closed when the worker has ended
+    process = subprocess.Popen(
+        [*command, "--name", name, "--threads", str(threads), "--parent", str(os.getpid())],
+        env=dict(os.environ) if gpu is None else {**os.environ, "CUDA_VISIBLE_DEVICES": gpu},
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,  # Ctrl-C reaches the workers through us, once
+    )
+    return Launched(name, process, output, gpu, time.monotonic())
 
 
 def stop(launched: Sequence[Launched], *, at_once: bool = False) -> None:
@@ -72,20 +77,44 @@ def stop(launched: Sequence[Launched], *, at_once: bool = False) -> None:
             worker.process.send_signal(signal.SIGKILL if at_once else signal.SIGTERM)
 
 
+def reap_orphans(ours: Collection[int]) -> None:
+    """Let ended processes go that became children of this one when their parent died, as happens to PID 1.
+
+    Args:
+        ours: process ids of the children that this process has started itself, whose ends are left to their owners.
+    """
+    if not hasattr(os, "waitid"):  # macOS, where this process is never PID 1
+        return
+    look = os.WEXITED | os.WNOHANG | os.WNOWAIT
+    try:
+        while (ended := os.waitid(os.P_ALL, 0, look)) and ended.si_pid not in ours:
+            os.waitpid(ended.si_pid, 0)
+    except ChildProcessError:
+        pass
+
+
 def visible_gpus(chosen: str | None) -> list[str]:
     """The GPUs of this machine that may be used, each as CUDA_VISIBLE_DEVICES names it.
 
+    One that MIG cuts into slices is those slices.
+
     Args:
-        chosen: the user's CUDA_VISIBLE_DEVICES; None where it is not set.
+        chosen: the user's CUDA_VISIBLE_DEVICES; None where it is not set. As CUDA does, what comes after something
+            that is no GPU is passed over.
     """
     if chosen is not None:
-        return [gpu.strip() for gpu in chosen.split(",") if gpu.strip() not in ("", "-1")]
+        return list(takewhile(NAMED_GPU.fullmatch, (gpu.strip() for gpu in chosen.split(","))))
     try:
         listed = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, check=True, text=True).stdout
     except (OSError, subprocess.CalledProcessError):
         return []
-    whole = [line for line in listed.splitlines() if line.startswith("GPU ")]  # their MIG slices are lines, too
-    return [str(number) for number in range(len(whole))]
+    slices: dict[str, list[str]] = {}
+    for line in listed.splitlines():
+        if gpu := LISTED_GPU.match(line):
+            slices[gpu[1]] = []
+        elif (part := LISTED_SLICE.match(line)) and slices:
+            slices[next(reversed(slices))].append(part[1])
+    return [name for gpu, parts in slices.items() for name in parts or [gpu]]
 
 
 def cores() -> int:

@@ -101,13 +101,18 @@ def render(snapshot: Snapshot) -> RenderableType:
             ]
         late = f" (no beat for {duration(worker.beat_seconds_ago)})" if worker.beat_seconds_ago > 30 else ""
         table.add_row(f"{worker.host}:{worker.pid}{late}", worker.device, *cells)
+    for worker in snapshot.dead:
+        since = f"died, last beat {duration(worker.beat_seconds_ago)} ago"
+        table.add_row(f"{worker.host}:{worker.pid}", worker.device, *["-"] * 4, since)
     counts = ", ".join(f"{count} {state}" for state, count in snapshot.counts.items() if count)
     best = (
         f"best macro-F1 {snapshot.best.macro_f1:.4f} (trial {snapshot.best.number})"
         if snapshot.best
         else "no trial is complete yet"
     )
-    return Group(table, _budget(snapshot), Text(f"{counts or 'no trials yet'}; {best}"))
+    halts = {"pause": "paused; `hpo resume` lets it go on", "stop": "stopped; `hpo resume` lets workers begin again"}
+    halted = [Text(halts[snapshot.halt])] if snapshot.halt else []
+    return Group(table, _budget(snapshot), Text(f"{counts or 'no trials yet'}; {best}"), *halted)
 
 
 def _budget(snapshot: Snapshot) -> Table:

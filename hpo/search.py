@@ -3,34 +3,29 @@
 from __future__ import annotations
 
 import shlex
-import signal
 import time
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from hpo.errors import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_TERMINATED, HpoError
-from hpo.launcher import STOP_SECONDS, launch, stop
+from hpo.errors import EXIT_DONE, EXIT_FAILED
 from hpo.progress import show_bytes
-from hpo.status import take_snapshot
 from hpo.stopwatch import duration
 from hpo.study import best_trial, create_study, default_trial, load_study
-from storage.database import OUTAGES
-from storage.lease import bury
+from hpo.supervisor import supervise
+from hpo.takeover import ORIGIN_KEY
+from storage.halts import end_halt, halt_in_force
 from trainer.errors import DataError
 from trainer.recipe import show, used_fields
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from types import FrameType
 
-    from hpo.launcher import Launched
     from hpo.progress import Progress
     from hpo.status import Snapshot
     from hpo.study import OpenStudy
     from hpo.study_file import StudyFile
+    from hpo.supervisor import Staff
     from trainer.data import Data
 
-POLL_SECONDS = 1.0
 WEAKEST = 5  # classes that the end of a search shows
 HEADINGS = {
     "training": "training",
@@ -107,16 +102,7 @@ def make_pixels(file: StudyFile, data: Data, progress: Progress) -> None:
     progress.say(f"pixels: {shown} in {(file.folder / 'pixels').relative_to(file.path.parent)}{took}")
 
 
-def search(
-    file: StudyFile,
-    url: str,
-    data: Data,
-    progress: Progress,
-    *,
-    command: Sequence[str],
-    workers: int,
-    gpus: Sequence[str],
-) -> int:
+def search(file: StudyFile, url: str, data: Data, progress: Progress, staff: Staff) -> int:
     """Create or resume the study and run workers to the end of its budget, or until a signal; returns the exit code.
 
     Args:
@@ -124,91 +110,29 @@ def search(
         url: of the storage.
         data: what `check` returned.
         progress: takes what there is to show.
-        command: that starts a worker on this study.
-        workers: how many.
-        gpus: that they may use; empty for the CPU.
+        staff: the workers to run.
 
     Raises:
-        HpoError: every worker failed, or the study was begun with other settings.
+        HpoError: workers were given up before the end, or the study was begun with other settings.
         StorageError: the database cannot be used.
     """
     create_study(file, url, data)
     opened = load_study(file, url)
+    with opened.storage.engine.begin() as connection:
+        halt = halt_in_force(connection, opened.study_id)
+        if halt == "stop":  # to search again is to want it to go on
+            end_halt(connection, opened.study_id)
+    if halt == "pause":
+        progress.say(f"the study is paused, and the workers wait: `hpo resume {file.path.name}` lets it go on")
     begun = time.monotonic()
-    signals: list[int] = []
-
-    def on_signal(number: int, _frame: FrameType | None) -> None:
-        signals.append(number)
-
-    previous = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
-    finished = take_snapshot(file, url, opened).finished
-    launched: list[Launched] = []
-    try:
-        if not finished:
-            launched += launch(command, workers, gpus)
-        failures = _watch(file, url, opened, launched, signals, progress)
-    finally:
-        stop(launched)
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-    snapshot = take_snapshot(file, url, opened)
-    if signals:
-        done = snapshot.counts
-        progress.say(
-            f"stopped: {done['complete'] + done['pruned'] + done['failed']} trials are done, {done['waiting']} went"
-            " back to the queue; the same command resumes"
-        )
-        return EXIT_INTERRUPTED if signals[0] == signal.SIGINT else EXIT_TERMINATED
-    if failures and not snapshot.finished:
-        raise HpoError("; ".join(dict.fromkeys(failures)))
-    for failure in dict.fromkeys(failures):
-        progress.say(f"a worker failed on the way: {failure}")
-    for line in summary_lines(file, snapshot, opened, {worker.name for worker in launched}, time.monotonic() - begun):
+    done = supervise(file, url, opened, progress, staff)
+    if done.snapshot is None:
+        return done.code
+    if done.snapshot.halt == "stop":
+        progress.say("the study was stopped: trials that ran are back in the queue; the same command resumes")
+    for line in summary_lines(file, done.snapshot, opened, done.names, staff.workers, time.monotonic() - begun):
         progress.say(line)
-    return EXIT_DONE if snapshot.best else EXIT_FAILED
-
-
-def _watch(
-    file: StudyFile,
-    url: str,
-    opened: OpenStudy,
-    launched: Sequence[Launched],
-    signals: Sequence[int],
-    progress: Progress,
-) -> list[str]:
-    """Show the search until the last worker has ended; returns why workers failed."""
-    failures: list[str] = []
-    watched = list(launched)
-    asked_at: float | None = None
-    with progress:
-        while watched:
-            if signals and asked_at is None:
-                progress.say("stopping: each trial goes back to the queue (Ctrl-C again ends at once)")
-                stop(watched)
-                asked_at = time.monotonic()
-            elif asked_at is not None and (len(signals) > 1 or time.monotonic() - asked_at > STOP_SECONDS):
-                stop(watched, at_once=True)
-            for worker in [worker for worker in watched if worker.process.poll() is not None]:
-                watched.remove(worker)
-                code = worker.process.returncode
-                if code < 0:  # killed: it had no time to say so itself
-                    bury(opened.storage.engine, worker.name, by_us=bool(signals))
-                if code != 0 and not signals:
-                    failures.append(_cause(worker))
-                worker.output.close()
-            with suppress(*OUTAGES):  # the workers wait or fail by themselves; the next look may succeed
-                progress.show(take_snapshot(file, url, opened))
-            time.sleep(POLL_SECONDS if watched else 0)
-    return failures
-
-
-def _cause(worker: Launched) -> str:
-    """Why a worker ended: a foreseen failure in its one line, anything else with all that it printed."""
-    if worker.process.returncode < 0:
-        return f"a worker was ended by signal {-worker.process.returncode}"
-    printed = worker.printed()
-    last = printed.splitlines()[-1] if printed else "it printed nothing"
-    return last.removeprefix("hpo: ") if last.startswith("hpo: ") else f"a worker broke down:\n{printed}"
+    return EXIT_DONE if done.snapshot.best else EXIT_FAILED
 
 
 def _pauses(seconds: Sequence[dict[str, float]]) -> list[str]:
@@ -233,7 +157,7 @@ def _weakest(of_classes: dict[str, dict[str, Any]]) -> str:
 
 
 def summary_lines(
-    file: StudyFile, snapshot: Snapshot, opened: OpenStudy, names: set[str], wall_seconds: float
+    file: StudyFile, snapshot: Snapshot, opened: OpenStudy, names: frozenset[str], workers: int, wall_seconds: float
 ) -> list[str]:
     """The winner, its recipe, the time spent, and the next command."""
     counts = ", ".join(f"{snapshot.counts[state]} {state}" for state in ("complete", "pruned", "failed"))
@@ -245,6 +169,8 @@ def summary_lines(
     if default and default.number != snapshot.best.number and default.value is not None:
         lines.append(f"the default recipe (trial {default.number}) reached {default.value:.4f}")
     winner = best_trial(opened.study)
+    if winner and (origin := winner.user_attrs.get(ORIGIN_KEY)):
+        lines.append(f'it was taken over: trial {origin["trial"]} of "{origin["study"]}"')
     if winner and (of_classes := winner.user_attrs.get("metrics", {}).get("per_class")):
         lines.append(_weakest(of_classes))
     lines.append("its recipe:")
@@ -259,7 +185,7 @@ def summary_lines(
             f"{HEADINGS[heading]} {100 * seconds / all_seconds:.1f} %" for heading, seconds in totals.items()
         )
         lines.append(
-            f"time: {duration(wall_seconds)} with {len(names)} workers ({totals['start_up'] / len(names):.1f} s"
+            f"time: {duration(wall_seconds)} with {workers} workers ({totals['start_up'] / len(names):.1f} s"
             f" start-up a worker); of all workers' time: {shares}"
         )
         lines += _pauses([worker.seconds for worker in snapshot.workers if worker.id in names])

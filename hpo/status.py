@@ -6,17 +6,22 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from hpo.study import best_trial, recipe_of
-from storage import lease
+from storage.budget import used
 from storage.database import public_url
+from storage.halts import halt_in_force
+from storage.roster import places, workers
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from hpo.study import OpenStudy
     from hpo.study_file import StudyFile
-    from storage.lease import Limits, PlaceRow, Used, WorkerRow
+    from storage.budget import Limits, Used
+    from storage.halts import Halt
+    from storage.roster import PlaceRow, WorkerRow
     from trainer.recipe import Recipe
 
+DEAD_SECONDS = 86_400.0  # for which a dead worker is shown
 STATES = ("complete", "pruned", "failed", "running", "waiting")
 
 
@@ -40,6 +45,7 @@ class Snapshot:
     places: Sequence[PlaceRow]
     workers: Sequence[WorkerRow]
     best: Best | None
+    halt: Halt | None = None
 
     @property
     def counts(self) -> dict[str, int]:
@@ -57,6 +63,11 @@ class Snapshot:
         """The workers that have not left."""
         return [worker for worker in self.workers if not worker.gone]
 
+    @property
+    def dead(self) -> list[WorkerRow]:
+        """The workers that went without a word, of the last day."""
+        return [worker for worker in self.workers if worker.died and worker.beat_seconds_ago < DEAD_SECONDS]
+
     def place_of(self, worker: WorkerRow) -> PlaceRow | None:
         """What a worker is doing."""
         return next((row for row in self.places if row.worker == worker.id and row.state == "running"), None)
@@ -73,7 +84,7 @@ class Snapshot:
                     "device": worker.device,
                     "trial": place.trial if place else None,
                     "epoch": place.epoch if place else None,
-                    "beat_seconds_ago": round(worker.beat_seconds_ago, 1),
+                    **_beat(worker),
                 }
             )
         return {
@@ -83,7 +94,16 @@ class Snapshot:
             "budget": {**asdict(self.limits), "used": asdict(self.used)},
             "best": self.best and asdict(self.best),
             "workers": workers,
+            "dead_workers": [
+                {"host": worker.host, "pid": worker.pid, "device": worker.device, **_beat(worker)}
+                for worker in self.dead
+            ],
+            "halt": self.halt,
         }
+
+
+def _beat(worker: WorkerRow) -> dict[str, float]:
+    return {"beat_seconds_ago": round(worker.beat_seconds_ago, 1)}
 
 
 def take_snapshot(file: StudyFile, url: str, opened: OpenStudy) -> Snapshot:
@@ -96,8 +116,9 @@ def take_snapshot(file: StudyFile, url: str, opened: OpenStudy) -> Snapshot:
             study=file.name,
             storage=public_url(url),
             limits=file.limits,
-            used=lease.used(connection, opened.study_id),
-            places=lease.places(connection, opened.study_id),
-            workers=lease.workers(connection, opened.study_id),
+            used=used(connection, opened.study_id),
+            places=places(connection, opened.study_id),
+            workers=workers(connection, opened.study_id),
             best=best,
+            halt=halt_in_force(connection, opened.study_id),
         )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
+import uuid
 import warnings
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,12 +17,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import optuna
 from optuna.trial import FixedTrial, TrialState
+from sqlalchemy import text
 
 from hpo.errors import HpoError
-from storage.artifacts import FolderArtifactStore, fetch_file, remove_files
+from storage.artifacts import fetch_file, remove_files
 from storage.database import connect, initialize, one_at_a_time
 from storage.embedded import embedded_postgres, has_postgres
-from storage.lease import GRACE_SECONDS, workers
+from storage.lease import GRACE_SECONDS
+from storage.roster import workers
+from storage.store import open_store, probe
+from trainer.recipe import DEFAULTS
 from trainer.space import Space, suggest
 
 if TYPE_CHECKING:
@@ -33,13 +39,17 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
     from hpo.study_file import StudyFile
+    from storage.patience import Patience
+    from storage.store import ArtifactFiles
     from trainer.backbones import Classifier
     from trainer.data import Data
     from trainer.parts import Parts
     from trainer.recipe import Recipe
 
 SETTINGS_KEY = "hpo:settings"
+ID_KEY = "hpo:id"  # its value marks the study's files in a store that it may share with other studies
 DEFAULT_KEY = "hpo:default_recipe"
+TAKEN_OVER_KEY = "hpo:taken_over_from"  # of a study that `hpo init --from` makes; its value names the old one
 TEST_USE_KEY = "hpo:test_use:"  # followed by anything unique; its value is the time
 WEIGHTS_NAME = "weights.safetensors"  # of a complete trial's best epoch, in the artifact store
 MICRO_BATCH_KEY = "hpo:micro_batch: "  # followed by backbone, image size and device; its value is a number of images
@@ -56,12 +66,16 @@ class OpenStudy:
         storage: Optuna's; its `engine` reaches our own tables.
         study_id: Optuna's number of it.
         artifacts: files of its trials.
+        owner: what the ids of its files begin with; empty for a study that is none of ours.
+        patience: waits for the database where it is away; None does not.
     """
 
     study: optuna.Study
     storage: RDBStorage
     study_id: int
-    artifacts: FolderArtifactStore
+    artifacts: ArtifactFiles
+    owner: str
+    patience: Patience | None = None
 
 
 @contextmanager
@@ -94,30 +108,67 @@ def create_study(file: StudyFile, url: str, data: Data) -> None:
     storage = connect(url)
     with one_at_a_time(url):
         study = optuna.create_study(study_name=file.name, storage=storage, direction="maximize", load_if_exists=True)
-        # The settings come last: without them and without a result the making was broken off, and goes on here.
+        # Without settings and without a result the making was broken off, and goes on here.
         if SETTINGS_KEY not in study.user_attrs:
-            trials = study.get_trials(deepcopy=False)
-            if not trials:
-                study.enqueue_trial(file.space.default_parameters(), user_attrs={DEFAULT_KEY: True})
-            if all(trial.state is TrialState.WAITING for trial in trials):
-                study.set_user_attr(SETTINGS_KEY, settings(file, data))
+            if TAKEN_OVER_KEY not in study.user_attrs and only_waits(study):
+                begin_study(study, file, data)
+        else:
+            give_id(study)
     check_settings(study, file, data)
 
 
-def load_study(file: StudyFile, url: str) -> OpenStudy:
-    """Load the study of a study file.
+def only_waits(study: optuna.Study) -> bool:
+    """Whether no trial of a study has begun."""
+    return all(trial.state is TrialState.WAITING for trial in study.get_trials(deepcopy=False))
+
+
+def give_id(study: optuna.Study) -> None:
+    """Give a study its id where it has none: one that is being made, or was before studies had one."""
+    if ID_KEY not in study.user_attrs:
+        study.set_user_attr(ID_KEY, uuid.uuid4().hex)
+
+
+def begin_study(study: optuna.Study, file: StudyFile, data: Data) -> None:
+    """Let workers begin: the default recipe waits for one, unless it was tried already; the settings come last."""
+    if not any(DEFAULT_KEY in trial.user_attrs for trial in study.get_trials(deepcopy=False)):
+        study.enqueue_trial(file.space.default_parameters(), user_attrs={DEFAULT_KEY: True})
+    give_id(study)
+    study.set_user_attr(SETTINGS_KEY, settings(file, data))
+
+
+def load_study(file: StudyFile, url: str, patience: Patience | None = None) -> OpenStudy:
+    """Load the study of a study file; all that is then done with it waits for the database as the patience has it.
 
     Raises:
         StorageError: the database cannot be used or is not initialised.
         HpoError: it holds no such study.
     """
-    storage = connect(url)
+    storage = connect(url, patience)
     try:
         study = optuna.load_study(study_name=file.name, storage=storage)
     except KeyError:
         raise HpoError(f'study: "{file.name}" is not in this storage; `hpo init {file.path.name}` creates it') from None
     study_id = storage.get_study_id_from_name(file.name)
-    return OpenStudy(study, storage, study_id, FolderArtifactStore(file.folder / "artifacts"))
+    return OpenStudy(study, storage, study_id, artifact_store(file), study.user_attrs.get(ID_KEY, ""), patience)
+
+
+def artifact_store(file: StudyFile) -> ArtifactFiles:
+    """Where the files of a study's trials are: what HPO_ARTIFACTS or the study file names, else a folder beside it.
+
+    Raises:
+        StorageError: the URL is wrong, or what it needs is not installed.
+    """
+    return open_store(file.artifacts or str(file.folder / "artifacts"))
+
+
+def probe_artifacts(file: StudyFile) -> None:
+    """Find out whether the store that is named for a study's files can be used; the folder beside it is not touched.
+
+    Raises:
+        StorageError: it cannot.
+    """
+    if file.artifacts is not None:
+        probe(artifact_store(file))
 
 
 def settings(file: StudyFile, data: Data) -> dict[str, Any]:
@@ -140,23 +191,43 @@ def check_settings(study: optuna.Study, file: StudyFile, data: Data) -> None:
     """Compare the study's settings with those of this study file, these images and this machine.
 
     Raises:
-        HpoError: they differ; the text names each difference.
+        HpoError: they differ; the text names each difference, and the way on.
     """
-    kept = study.user_attrs.get(SETTINGS_KEY)
-    if kept is None:
+    attributes = study.user_attrs
+    if SETTINGS_KEY not in attributes:
+        if source := attributes.get(TAKEN_OVER_KEY):
+            again = command_to_take_over(file, source["study"])
+            raise HpoError(f'study: the making of "{file.name}" was broken off; `{again}` goes on with it')
         raise HpoError(f'study: "{file.name}" was not created by hpo; give another [study] name')
-    here = json.loads(json.dumps(settings(file, data)))
-    differences = [
-        f"{table}.{key} was {json.dumps(kept.get(table, {}).get(key))}, is now {json.dumps(value)}"
-        for table, values in here.items()
-        for key, value in values.items()
-        if kept.get(table, {}).get(key) != value
-    ]
-    if differences:
-        raise HpoError(
-            f'study: "{file.name}" was begun with other settings, and its trials could not be compared: '
-            f"{'; '.join(differences)}. Put that back, or give the study another name in [study] name"
-        )
+    of_tables = differences(study, file, data)
+    if not of_tables:
+        return
+    way_on = "give the study another name in [study] name"
+    if of_tables.keys() == {"recipe"}:
+        command = command_to_take_over(file, file.name)
+        way_on += f", and `{command}` takes over the finished trials that still fit"
+    listed = "; ".join(line for lines in of_tables.values() for line in lines)
+    raise HpoError(
+        f'study: "{file.name}" was begun with other settings, and its trials could not be compared: {listed}.'
+        f" Put that back, or {way_on}"
+    )
+
+
+def differences(study: optuna.Study, file: StudyFile, data: Data) -> dict[str, list[str]]:
+    """What differs between a study's settings and those of this study file, these images and this machine, by table."""
+    kept, here = study.user_attrs[SETTINGS_KEY], json.loads(json.dumps(settings(file, data)))
+    found: dict[str, list[str]] = {}
+    for table, values in here.items():
+        for key, value in values.items():
+            was = kept.get(table, {}).get(key)
+            if was != value:
+                found.setdefault(table, []).append(f"{table}.{key} was {json.dumps(was)}, is now {json.dumps(value)}")
+    return found
+
+
+def command_to_take_over(file: StudyFile, old: str) -> str:
+    """The command that lets the study of a study file take over what fits of an old one, whatever that is called."""
+    return shlex.join(["hpo", "init", file.path.name, f"--from={old}"])
 
 
 def make_sampler(file: StudyFile, place: int) -> BaseSampler:
@@ -209,8 +280,15 @@ def refuse_if_at_work(opened: OpenStudy) -> None:
 
 
 def delete_study(opened: OpenStudy) -> None:
-    """Delete a study with its trials, our own rows and its files, for good."""
-    remove_files(opened.artifacts, opened.storage, opened.study)
+    """Delete a study with its trials, our own rows and its files, for good.
+
+    Raises:
+        HpoError: the role may not delete it, and nothing was.
+    """
+    with opened.storage.engine.connect() as connection:  # asked before the files are gone
+        if not connection.execute(text("SELECT has_table_privilege('studies', 'DELETE')")).scalar_one():
+            raise HpoError("study: the role may not delete it; use the role that owns the tables")
+    remove_files(opened.artifacts, opened.storage, opened.study, opened.owner)
     opened.storage.delete_study(opened.study_id)
 
 
@@ -226,16 +304,25 @@ def default_trial(study: optuna.Study) -> FrozenTrial | None:
     return next((trial for trial in complete if DEFAULT_KEY in trial.user_attrs), None)
 
 
+def space_of(study: optuna.Study, parts: Parts) -> Space:
+    """What a study searches, whatever the study file says by now; a field that is newer than the study has its default.
+
+    Raises:
+        RecipeError: it names functions of one's own that the parts do not hold.
+    """
+    return Space({**DEFAULTS, **study.user_attrs[SETTINGS_KEY]["recipe"]}, parts)
+
+
 def recipe_of(trial: FrozenTrial, study: optuna.Study, parts: Parts) -> Recipe:
-    """The recipe that a trial was trained by, whatever the study file says by now."""
-    return suggest(FixedTrial(trial.params), Space(study.user_attrs[SETTINGS_KEY]["recipe"], parts))
+    """The recipe that a trial was trained by; raises RecipeError as `space_of` does."""
+    return suggest(FixedTrial(trial.params), space_of(study, parts))
 
 
 def model_of(trial: FrozenTrial, opened: OpenStudy, parts: Parts, classes: int, device: torch.device) -> Classifier:
     """The model of a complete trial with the weights of its best epoch, in eval mode on the device.
 
     Raises:
-        StorageError: its weights are not here.
+        StorageError: its weights are not here, or no longer kept.
     """
     from trainer.backbones import build_model, load_weights
 

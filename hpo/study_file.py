@@ -5,15 +5,17 @@ from __future__ import annotations
 import os
 import re
 import tomllib
+import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hpo.errors import StudyFileError
 from hpo.tensorboard import is_installed
+from storage.budget import Limits
 from storage.database import parse_url
 from storage.errors import StorageError
-from storage.lease import Limits
+from storage.store import bucket_of
 from trainer.errors import RecipeError
 from trainer.recipe import nearest, show
 from trainer.space import Space
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 PRUNERS = ("median", "hyperband", "none")
 SAMPLERS = ("tpe", "random")
 DEFAULT_TRIALS = 100
+NAME_LENGTH = 512  # characters, which is what Optuna's table takes
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,8 @@ class StudyFile:
         weights: folder with pretrained weights, or the file of the only backbone, in place of the hub.
         tensorboard: whether trials write logs for TensorBoard.
         storage: URL of a Postgres; None for the embedded one.
+        artifacts: URL or folder of the trials' files; None for the folder beside the file.
+        keep_weights: how many complete trials keep their weights, the best ones.
     """
 
     path: Path
@@ -96,6 +101,8 @@ class StudyFile:
     weights: Path | None = None
     tensorboard: bool = False
     storage: str | None = None
+    artifacts: str | None = None
+    keep_weights: int = 20
 
     @property
     def folder(self) -> Path:
@@ -131,12 +138,21 @@ def read_study_file(path: Path, parts: Parts | None = None) -> StudyFile:
     budget = _Table("budget", tables["budget"], problems)
 
     name = study.text("name") or path.stem
+    problems += _name_problems(name)
     storage = study.text("storage")
     if storage is not None:
         try:
             parse_url(storage)
         except StorageError as error:
             problems.append(f"study.{error}")
+    artifacts = study.text("artifacts")
+    if artifacts is not None:
+        try:
+            if bucket_of(artifacts) is None:
+                artifacts = str(path.parent / artifacts)
+        except StorageError as error:
+            problems.append(f"study.{error}")
+    keep_weights = study.number("keep_weights", whole=True, low=1, high=10_000_000)
     weights = study.text("weights")
     if weights is not None and not (path.parent / weights).exists():
         problems.append(f"study.weights: {path.parent / weights} does not exist; name a folder of weights, or a file")
@@ -197,6 +213,8 @@ def read_study_file(path: Path, parts: Parts | None = None) -> StudyFile:
         weights=None if weights is None else path.parent / weights,
         tensorboard=tensorboard,
         storage=storage,
+        artifacts=artifacts,
+        keep_weights=StudyFile.keep_weights if keep_weights is None else int(keep_weights),
     )
 
 
@@ -259,6 +277,15 @@ class _Table:
         for key in self._values:
             if key not in self._known:
                 self._problem(key, f"there is no such key{nearest(key, self._known)}")
+
+
+def _name_problems(name: str) -> list[str]:
+    if len(name) > NAME_LENGTH:
+        return [f"study.name: has {len(name)} characters; the storage takes {NAME_LENGTH}"]
+    # Line breaks and other control characters, and bytes of a file's name that are no text.
+    if any(unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp") for letter in name):
+        return [f"study.name: {name!r} holds line breaks or other control characters; write one line of text"]
+    return []
 
 
 def _pattern_problems(pattern: str) -> list[str]:

@@ -52,7 +52,7 @@ def doubted_labels(
     for trial in sorted(complete, key=lambda trial: (-(trial.value or 0.0), trial.number)):
         try:
             model = model_of(trial, opened, file.space.parts, len(data.index.classes), device)
-        except StorageError:  # kept on another machine
+        except StorageError:  # kept on another machine, or no longer
             continue
         size = recipe_of(trial, opened.study, file.space.parts).image_size
         batches = []
@@ -63,6 +63,6 @@ def doubted_labels(
         if len(found) == MODELS:
             break
     if not found:
-        line = f"not looked for: the weights of the {len(complete):,} complete trials are on another machine"
-        return Finding("wrong labels", "ok", line, "check again there")
+        line = f"not looked for: the weights of the {len(complete):,} complete trials are not in this store"
+        return Finding("wrong labels", "ok", line, "check again where they were trained")
     return wrong_labels(data.index, images, np.mean(found, axis=0), len(found))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Self
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from trainer.fit import Epoch
 
 
+NAME_BYTES = 200  # of a folder's name; no file system takes more than 255
+
+
 def is_installed() -> bool:
     """Whether TensorBoard, an optional package, is there."""
     return find_spec("tensorboard") is not None
@@ -26,7 +30,10 @@ def is_installed() -> bool:
 
 def folder_of(file: StudyFile) -> Path:
     """Where the logs of a study's trials are, a folder a trial: what `tensorboard --logdir` wants."""
-    return file.folder / "tensorboard" / quote(file.name, safe=" ").replace(".", "%2E")  # no name leads elsewhere
+    name = quote(file.name, safe=" ").replace(".", "%2E")  # no name leads elsewhere
+    if len(name) > NAME_BYTES:
+        name = f"{name[:NAME_BYTES]}-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
+    return file.folder / "tensorboard" / name
 
 
 class TensorBoardLog:

@@ -7,19 +7,14 @@ import logging
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from typing import TYPE_CHECKING
 
-from storage import logs
-
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from sqlalchemy.engine import Engine
-
 
 class TrialLog(io.TextIOBase):
-    """A text stream for one trial; what is written to it is kept with the trial at each `flush_lines`."""
+    """A text stream for one trial, which gives out what was written to it line by line."""
 
-    def __init__(self, engine: Engine, study_id: int, trial: int) -> None:
-        self._engine, self._study_id, self._trial = engine, study_id, trial
+    def __init__(self) -> None:
         self._text = ""
 
     def write(self, text: str) -> int:
@@ -38,10 +33,8 @@ class TrialLog(io.TextIOBase):
         finally:
             training.removeHandler(handler)
 
-    def flush_lines(self, *, all_of_it: bool = False) -> None:
-        """Bring the lines that are complete into the database, or what is there."""
+    def take_lines(self, *, all_of_it: bool = False) -> list[str]:
+        """The lines that are complete, or all that is there; they are not given out again."""
         end = len(self._text) if all_of_it else self._text.rfind("\n") + 1
         lines, self._text = self._text[:end].splitlines(), self._text[end:]
-        if lines:
-            with self._engine.begin() as connection:
-                logs.append(connection, self._study_id, self._trial, lines)
+        return lines

@@ -1,16 +1,18 @@
-"""Files of a trial, in a folder that all workers reach, as an Optuna ArtifactStore."""
+"""Files that trials keep in a store and name in the database: the bytes first, then the name."""
 
 from __future__ import annotations
 
-import os
-import shutil
-from contextlib import suppress
-from typing import TYPE_CHECKING, BinaryIO
+import json
+import mimetypes
+import uuid
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
 
-from optuna.artifacts import FileSystemArtifactStore, get_all_artifact_meta, upload_artifact
-from optuna.artifacts.exceptions import ArtifactNotFound
+from optuna.artifacts import ArtifactMeta
+from sqlalchemy import text
 
 from storage.errors import StorageError
+from storage.store import discard, get, put
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -18,66 +20,162 @@ if TYPE_CHECKING:
     import optuna
     from optuna.storages import BaseStorage
     from optuna.trial import FrozenTrial
+    from sqlalchemy.engine import Connection
+
+    from storage.store import ArtifactFiles
+
+META_KEY = "artifacts:"  # followed by the id: where Optuna and optuna-dashboard look for what a trial keeps
 
 
-class FolderArtifactStore:
-    """Optuna's file system store with whole files or none: a reader never meets half a file, even after a crash."""
+@dataclass(frozen=True)
+class KeptFile:
+    """A file that a trial names.
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._files = FileSystemArtifactStore(folder)
+    Attributes:
+        trial_id: Optuna's number of the trial in the database.
+        number: of the trial in the study.
+        state: of the trial, as Optuna calls it, in lower case.
+        value: of the trial; None where it has none.
+        artifact_id: of the file.
+        name: of the file.
+    """
 
-    def open_reader(self, artifact_id: str) -> BinaryIO:
-        """Open an artifact for reading; raises Optuna's ArtifactNotFound where there is none."""
-        return self._files.open_reader(artifact_id)
-
-    def write(self, artifact_id: str, content_body: BinaryIO) -> None:
-        """Write an artifact: temporary file, fsync, rename."""
-        temporary = self._folder / f"{artifact_id}.{os.getpid()}.tmp"
-        try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            with temporary.open("wb") as file:
-                shutil.copyfileobj(content_body, file)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.rename(self._folder / artifact_id)
-        except OSError as error:
-            with suppress(OSError):
-                temporary.unlink()
-            raise StorageError(f"artifacts: {self._folder} cannot be written to: {error.strerror}") from error
-
-    def remove(self, artifact_id: str) -> None:
-        """Remove an artifact; raises Optuna's ArtifactNotFound where there is none."""
-        self._files.remove(artifact_id)
+    trial_id: int
+    number: int
+    state: str
+    value: float | None
+    artifact_id: str
+    name: str
 
 
-def keep_file(store: FolderArtifactStore, trial: optuna.Trial, file: Path) -> None:
-    """Keep a file of a running trial under its own name."""
-    upload_artifact(artifact_store=store, study_or_trial=trial, file_path=str(file))
+def checkpoint_id(owner: str) -> str:
+    """A new id for a checkpoint; the owner is what marks a study's files in a store that several studies share."""
+    return f"{owner}-checkpoint-{uuid.uuid4().hex}"
 
 
-def fetch_file(store: FolderArtifactStore, storage: BaseStorage, trial: FrozenTrial, name: str, to: Path) -> None:
-    """Copy the file of this name that a trial kept.
+def keep_file(store: ArtifactFiles, trial: optuna.Trial, file: Path, owner: str) -> None:
+    """Keep a file of a running trial under its own name: first its bytes, then what names them.
+
+    Optuna's `upload_artifact` does it the other way round, and a crash in between leaves a name without a file.
+
+    Args:
+        store: where to.
+        trial: whose file it is.
+        file: of any content.
+        owner: what the id begins with. All of it is hexadecimal, since optuna-dashboard serves no other ids.
 
     Raises:
-        StorageError: the trial kept none, or this store does not hold it.
+        StorageError: the store refuses, or does not answer.
     """
-    for meta in get_all_artifact_meta(trial, storage=storage):
-        if meta.filename == name:
-            try:
-                with store.open_reader(meta.artifact_id) as source, to.open("wb") as target:
-                    shutil.copyfileobj(source, target)
-            except ArtifactNotFound:
-                break
-            return
-    raise StorageError(
-        f"artifacts: {name} of trial {trial.number} is not in this store; was it run on another machine?"
+    artifact_id = f"{owner}-{uuid.uuid4()}"
+    put(store, artifact_id, file)
+    storage, trial_id = trial.storage, trial._trial_id  # noqa: SLF001 - as `upload_artifact` has it
+    for key, value in _naming(artifact_id, file.name).items():
+        storage.set_trial_system_attr(trial_id, key, value)
+
+
+def _naming(artifact_id: str, name: str) -> dict[str, str]:
+    """The system attributes by which a trial names a file."""
+    kind, encoding = mimetypes.guess_type(name)
+    meta = ArtifactMeta(artifact_id, name, kind or "application/octet-stream", encoding)
+    return {META_KEY + artifact_id: json.dumps(asdict(meta))}
+
+
+def fetch_file(store: ArtifactFiles, storage: BaseStorage, trial: FrozenTrial, name: str, to: Path) -> None:
+    """Copy the file of this name that a complete trial kept.
+
+    Raises:
+        StorageError: it has been removed since, or this store does not hold it.
+    """
+    kept = [meta["artifact_id"] for meta in _metas(storage, trial) if meta["filename"] == name]
+    if not kept:
+        raise StorageError(
+            f"artifacts: trial {trial.number} no longer has its {name}: only the best trials keep theirs, as many as"
+            " [study] keep_weights says; its recipe can be trained again"
+        )
+    if not any(get(store, artifact_id, to) for artifact_id in kept):
+        raise StorageError(
+            f"artifacts: {name} of trial {trial.number} is not in this store; was it run on another machine, or has"
+            " [study] artifacts changed?"
+        )
+
+
+def copy_file(store: ArtifactFiles, kept: KeptFile, owner: str, by: Path) -> dict[str, str]:
+    """Copy a file that a trial names, for a trial that is to be made in another study.
+
+    The id of the copy depends on that of the original and the owner alone: a repetition leaves no second copy.
+
+    Args:
+        store: of both.
+        kept: the file.
+        owner: what the id of the copy begins with.
+        by: a file for the bytes on their way; what is there is written over.
+
+    Returns:
+        the system attributes by which the other trial names its copy; none where the store does not hold the file.
+
+    Raises:
+        StorageError: the store refuses, or does not answer.
+    """
+    if not get(store, kept.artifact_id, by):
+        return {}
+    artifact_id = f"{owner}-{uuid.uuid5(uuid.NAMESPACE_OID, kept.artifact_id)}"
+    put(store, artifact_id, by)
+    return _naming(artifact_id, kept.name)
+
+
+def _metas(storage: BaseStorage, trial: FrozenTrial) -> list[dict[str, Any]]:
+    attributes = storage.get_trial_system_attrs(trial._trial_id)  # noqa: SLF001 - as Optuna's own listing has it
+    metas = [json.loads(value) for key, value in attributes.items() if key.startswith(META_KEY)]
+    return [meta for meta in metas if meta]  # optuna-dashboard writes null for what was removed there
+
+
+def kept_files(connection: Connection, study_id: int) -> list[KeptFile]:
+    """All files that trials of a study name, the best trials first, the earlier of equals first.
+
+    By one query, and not from Optuna's storage: that remembers finished trials as they were.
+    """
+    rows = connection.execute(
+        text(
+            "SELECT t.trial_id, t.number, lower(t.state::text), v.value, a.value_json"
+            " FROM trials t JOIN trial_system_attributes a ON a.trial_id = t.trial_id"
+            " LEFT JOIN trial_values v ON v.trial_id = t.trial_id AND v.objective = 0"
+            " WHERE t.study_id = :study_id AND a.key LIKE :key ORDER BY v.value DESC NULLS LAST, t.number"
+        ),
+        {"study_id": study_id, "key": f"{META_KEY}%"},
     )
+    found = []
+    for trial_id, number, state, value, encoded in rows:
+        if meta := json.loads(json.loads(encoded)):
+            found.append(KeptFile(trial_id, number, state, value, meta["artifact_id"], meta["filename"]))
+    return found
 
 
-def remove_files(store: FolderArtifactStore, storage: BaseStorage, study: optuna.Study) -> None:
-    """Remove all files of all trials of a study that this store holds."""
+def drop_file(store: ArtifactFiles, connection: Connection, kept: KeptFile) -> None:
+    """Remove a file that a trial names: first the name, so that no name is ever without its file.
+
+    The name goes by SQL, because Optuna changes no attributes of a finished trial; and it goes, rather than turn null
+    as in optuna-dashboard, because Optuna's `get_all_artifact_meta` stumbles over null.
+
+    Raises:
+        StorageError: the store refuses, or does not answer.
+    """
+    connection.execute(
+        text("DELETE FROM trial_system_attributes WHERE trial_id = :trial_id AND key = :key"),
+        {"trial_id": kept.trial_id, "key": META_KEY + kept.artifact_id},
+    )
+    connection.commit()
+    discard(store, kept.artifact_id)
+
+
+def remove_files(store: ArtifactFiles, storage: BaseStorage, study: optuna.Study, owner: str) -> None:
+    """Remove all files of a study that this store holds: those that its trials name, and all that carry its mark.
+
+    Raises:
+        StorageError: the store refuses, or does not answer.
+    """
     for trial in study.get_trials(deepcopy=False):
-        for meta in get_all_artifact_meta(trial, storage=storage):
-            with suppress(ArtifactNotFound):
-                store.remove(meta.artifact_id)
+        for meta in _metas(storage, trial):
+            discard(store, meta["artifact_id"])
+    for file in list(store.files(f"{owner}-")):
+        discard(store, file.artifact_id)

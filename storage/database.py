@@ -2,70 +2,38 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import optuna
 from sqlalchemy import create_engine, text
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, InterfaceError, OperationalError, ProgrammingError
+from sqlalchemy.exc import ArgumentError, OperationalError, ProgrammingError
 
+from storage import schema
 from storage.errors import StorageError
+from storage.optuna_storage import StudyStorage
+from storage.patience import cause_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from sqlalchemy.engine import Connection
 
+    from storage.patience import Patience
+
 DRIVER = "postgresql+psycopg2"
 CONNECT_TIMEOUT = 10  # seconds
-# What comes up from a database that stops answering in the middle of something.
-OUTAGES = (OperationalError, InterfaceError, optuna.exceptions.StorageInternalError)
-INIT_LOCK = 4_761_001  # of pg_advisory_lock: any number that others are unlikely to take
-
-# `place` is a place in the budget: one trial of it, however often it has to be started. `worker` is a process.
-# A worker holds a place by its id; its beat counts up, so that nobody needs to compare clocks to see it alive.
-SCHEMA = """
-CREATE SCHEMA IF NOT EXISTS hpo;
-CREATE TABLE IF NOT EXISTS hpo.worker (
-    id          text PRIMARY KEY,
-    study_id    integer NOT NULL REFERENCES studies (study_id) ON DELETE CASCADE,
-    host        text NOT NULL,
-    pid         integer NOT NULL,
-    device      text NOT NULL,
-    started     timestamptz NOT NULL DEFAULT now(),
-    beat        bigint NOT NULL DEFAULT 0,
-    beaten      timestamptz NOT NULL DEFAULT now(),
-    gone        timestamptz,
-    seconds     jsonb NOT NULL DEFAULT '{}'
-);
-CREATE INDEX IF NOT EXISTS worker_study ON hpo.worker (study_id);
-CREATE TABLE IF NOT EXISTS hpo.place (
-    study_id    integer NOT NULL REFERENCES studies (study_id) ON DELETE CASCADE,
-    number      integer NOT NULL,
-    state       text NOT NULL CHECK (state IN ('running', 'waiting', 'complete', 'pruned', 'failed')),
-    worker      text REFERENCES hpo.worker (id) ON DELETE SET NULL,
-    trial       integer,
-    deaths      integer NOT NULL DEFAULT 0,
-    reason      text,
-    epoch       integer NOT NULL DEFAULT 0,
-    epochs      integer,
-    macro_f1    double precision,
-    best        double precision,
-    taken       timestamptz NOT NULL DEFAULT now(),
-    ended       timestamptz,
-    busy_seconds double precision NOT NULL DEFAULT 0,
-    PRIMARY KEY (study_id, number)
-);
-CREATE TABLE IF NOT EXISTS hpo.log (
-    id          bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-    study_id    integer NOT NULL REFERENCES studies (study_id) ON DELETE CASCADE,
-    trial       integer NOT NULL,
-    at          timestamptz NOT NULL DEFAULT now(),
-    line        text NOT NULL
-);
-CREATE INDEX IF NOT EXISTS log_trial ON hpo.log (study_id, trial, id);
-"""
+# A host that vanishes says nothing: ask after 30 s of silence, thrice, and wait 30 s for what was sent to arrive.
+KEEPALIVES = {
+    "keepalives_idle": 30,
+    "keepalives_interval": 10,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 30_000,  # milliseconds
+}
+INIT_LOCK = 4_761_001  # of pg_advisory_xact_lock: any number that others are unlikely to take
 
 
 def parse_url(url: str) -> URL:
@@ -106,11 +74,14 @@ def initialize(url: str) -> None:
         StorageError: the database cannot be reached, or refuses.
     """
     with _foreseen(url), one_at_a_time(url) as connection:
-        if _is_initialized(connection):
+        if schema.version(connection) == len(schema.STEPS):
             return  # a role that may not make tables can use them
         with _silent_optuna():
-            optuna.storages.RDBStorage(_rendered(url), engine_kwargs=_engine_settings()).engine.dispose()
-        connection.execute(text(SCHEMA))
+            # Tables that another Optuna made are refused by whoever connects.
+            optuna.storages.RDBStorage(
+                _rendered(url), engine_kwargs=_engine_settings(), skip_compatibility_check=True
+            ).engine.dispose()
+        schema.bring_up_to_date(connection)
         connection.commit()
 
 
@@ -137,15 +108,16 @@ def is_initialized(url: str) -> bool:
     engine = create_engine(parse_url(url), **_engine_settings())
     try:
         with _foreseen(url), engine.connect() as connection:
-            return _is_initialized(connection)
+            return schema.version(connection) > 0
     finally:
         engine.dispose()
 
 
-def connect(url: str) -> optuna.storages.RDBStorage:
+def connect(url: str, patience: Patience | None = None) -> StudyStorage:
     """Optuna's storage on a database that `initialize` has prepared; its `engine` also serves our own tables.
 
-    Holds at most two connections, one at rest, and finds out by itself that a connection has died.
+    Holds at most two connections, one at rest, and finds out by itself that a connection has died. Once it is there, it
+    waits for a database that goes away as `patience` says; without it, an outage is an error at once.
 
     Raises:
         StorageError: the database cannot be reached, refuses, or is not initialised.
@@ -153,31 +125,27 @@ def connect(url: str) -> optuna.storages.RDBStorage:
     engine = create_engine(parse_url(url), **_engine_settings())
     try:
         with _foreseen(url), engine.connect() as connection:
-            if not _is_initialized(connection):
-                raise StorageError(f"storage: {public_url(url)} is not initialised; run `hpo init STUDY` first")
+            schema.refuse_other_version(connection, public_url(url))
     finally:
         engine.dispose()
     with _foreseen(url):
-        return optuna.storages.RDBStorage(_rendered(url), engine_kwargs=_engine_settings(), skip_table_creation=True)
-
-
-def _is_initialized(connection: Connection) -> bool:
-    """Whether the last of all tables is there."""
-    return connection.execute(text("SELECT to_regclass('hpo.log')")).scalar() is not None
+        storage = StudyStorage(_rendered(url), _engine_settings(), patience)
+        _refuse_other_optuna(storage, url)
+    return storage
 
 
 @contextmanager
 def one_at_a_time(url: str) -> Iterator[Connection]:
     """Let one block at a time run on this database, whatever host it comes from; yields the connection that locks.
 
-    The lock ends with its connection, and so with its process.
+    The lock lasts as long as the transaction that the block finds begun, or as its process.
     """
     engine = create_engine(parse_url(url), **_engine_settings())
     try:
         with engine.connect() as connection:
-            connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": INIT_LOCK})
-            connection.commit()
+            connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": INIT_LOCK})
             yield connection
+            connection.commit()
     finally:
         engine.dispose()
 
@@ -186,14 +154,36 @@ def one_at_a_time(url: str) -> Iterator[Connection]:
 def _foreseen(url: str) -> Iterator[None]:
     try:
         yield
-    except OperationalError as error:
-        cause = " ".join(str(error.orig).split())
+    except (OperationalError, optuna.exceptions.StorageInternalError) as error:
+        cause = cause_of(error)
+        if re.search(r"too many (clients|connections)|connection slots|no more connections", cause):
+            raise StorageError(
+                f"storage: {public_url(url)} has no connection left for this process: {cause}; raise max_connections"
+                " or that limit (a worker holds one, for moments two), put PgBouncer before it, or run fewer workers"
+            ) from None
         raise StorageError(f"storage: {public_url(url)} cannot be used: {cause}") from None
     except ProgrammingError as error:
-        cause = " ".join(str(error.orig).split())
         raise StorageError(
-            f"storage: {public_url(url)} refuses: {cause}; the role needs the right to do that"
+            f"storage: {public_url(url)} refuses: {cause_of(error)}; the role needs the right to do that"
         ) from None
+
+
+def _refuse_other_optuna(storage: StudyStorage, url: str) -> None:
+    """Raise StorageError where Optuna's tables are those of another version of it, with the way on."""
+    made_for = storage.get_current_version()
+    if made_for == storage.get_head_version():
+        return
+    if made_for in storage.get_all_versions():
+        optuna_url = parse_url(url)._replace(password=None).render_as_string()
+        remedy = (
+            "stop all workers, make a backup, then run `optuna storage upgrade --storage"
+            f" {shlex.quote(optuna_url)}` once, with the password in PGPASSFILE"
+        )
+    else:
+        remedy = "install the Optuna that made them, or a newer one"
+    raise StorageError(
+        f"storage: the tables in {public_url(url)} were made by another Optuna than {optuna.__version__}: {remedy}"
+    )
 
 
 @contextmanager
@@ -216,5 +206,5 @@ def _engine_settings() -> dict[str, object]:
         "pool_size": 1,
         "max_overflow": 1,
         "pool_pre_ping": True,
-        "connect_args": {"connect_timeout": CONNECT_TIMEOUT, "application_name": "hpo"},
+        "connect_args": {"connect_timeout": CONNECT_TIMEOUT, "application_name": "hpo", **KEEPALIVES},
     }

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parent.parent
 BASE = pytest.StashKey[str]()
-STORAGE_VARIABLES = ("HPO_STORAGE", "HPO_STORAGE_FILE", "PGPASSFILE", "PGPASSWORD")
+STORAGE_VARIABLES = ("HPO_STORAGE", "HPO_STORAGE_FILE", "HPO_ARTIFACTS", "PGPASSFILE", "PGPASSWORD")
 
 
 def paint(file: Path, colour: tuple[int, int, int], seed: int) -> None:

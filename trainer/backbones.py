@@ -16,6 +16,7 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import get_pretrained_cfg
 from torch import Tensor, nn
 
+from trainer.checkpoint import copies
 from trainer.errors import RecipeError, WeightsError
 from trainer.heads import use_cosine_head, use_generalized_mean
 from trainer.optimizers import freeze_layers
@@ -23,6 +24,7 @@ from trainer.pixels import INTERPOLATIONS
 from trainer.recipe import recipe_from
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from trainer.parts import Parts
@@ -272,14 +274,19 @@ def _layer_problem(name: str, model: Any) -> str | None:
     return f'freeze: "{name}" does not tell its layers (group_matcher), write freeze = 0.0 and layer_decay = 1.0'
 
 
+def weights_of(model: Classifier) -> dict[str, Tensor]:
+    """A copy of the backbone's weights on the CPU, with the names that timm gives them."""
+    return copies(model.backbone.state_dict())
+
+
+def write_weights(weights: Mapping[str, Tensor], file: Path) -> None:
+    """Write what `weights_of` gave, as safetensors."""
+    file.write_bytes(save(dict(weights)))  # save_file would give the file a mode of its own
+
+
 def save_weights(model: Classifier, file: Path) -> None:
-    """Write the backbone's weights with the names that timm gives them, as safetensors."""
-    # Cloned: some models (coat) have one tensor under several names, which the format refuses.
-    state = {
-        name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
-        for name, value in model.backbone.state_dict().items()
-    }
-    file.write_bytes(save(state))  # save_file would give the file a mode of its own
+    """Write the backbone's weights."""
+    write_weights(weights_of(model), file)
 
 
 def load_weights(model: Classifier, file: Path) -> None:

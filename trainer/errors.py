@@ -27,6 +27,10 @@ class WeightsError(TrainerError):
     """Pretrained weights that cannot be had."""
 
 
+class CheckpointError(TrainerError):
+    """A checkpoint from which this training cannot go on."""
+
+
 class NonFiniteLossError(TrainerError):
     """The loss became NaN or infinite."""
 

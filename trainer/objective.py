@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from contextlib import closing
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import optuna
 import torch
 
-from trainer.backbones import save_weights
+from trainer.backbones import weights_of, write_weights
+from trainer.checkpoint import in_part, part_of
 from trainer.device import choose_device, device_name
 from trainer.fit import fit
 from trainer.metrics import summary
@@ -20,7 +22,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from optuna.trial import BaseTrial
+    from torch import Tensor
 
+    from trainer.checkpoint import Capture, Checkpoint
     from trainer.data import Data
     from trainer.fit import Epoch
     from trainer.loaders import Loaders
@@ -37,8 +41,9 @@ def objective(
     loaders: Loaders | None = None,
     micro_batches: MutableMapping[str, int] | None = None,
     best_weights: Path | None = None,
+    resume: Checkpoint | None = None,
     on_epoch: Callable[[Epoch], None] | None = None,
-    on_step: Callable[[], None] | None = None,
+    on_step: Callable[[Capture], None] | None = None,
 ) -> float:
     """Train by the recipe that the trial suggests; report each epoch; stop where the pruner says so.
 
@@ -51,9 +56,12 @@ def objective(
         loaders: processes that augment; None does it in this one.
         micro_batches: how many images fit into memory, where that was fewer than a batch, by backbone, image size and
             device; read before the training, and added to when memory runs out.
-        best_weights: file for the weights of the best epoch, as safetensors.
-        on_epoch: called with each epoch as soon as it has ended.
-        on_step: called after each batch; what it raises ends the trial.
+        best_weights: file for the weights of the best epoch, as safetensors; written as the training ends or is pruned.
+        resume: a checkpoint of an earlier trial with these parameters, to go on from. The trial is to have the values
+            that are in its history already: they are not reported again.
+        on_epoch: called with each epoch as soon as it has ended, before it is reported.
+        on_step: called after each batch, of training and of validation, with a function that gives the checkpoint of a
+            trial that stops there, as an epoch's `capture` does; what it raises ends the trial.
 
     Returns:
         the best validation macro-F1 of the epochs, in [0, 1]. Of the trial's user attributes `best_epoch` says which
@@ -72,7 +80,20 @@ def objective(
     def remember(size: int) -> None:
         known[key] = size
 
-    best = -1.0
+    best = _best_in(resume) if resume and resume.history else None
+
+    def with_best(capture: Capture) -> Capture:
+        def captured() -> Checkpoint:
+            checkpoint = capture()
+            return replace(checkpoint, tensors={**checkpoint.tensors, **(_tensors_of(best) if best else {})})
+
+        return captured
+
+    def stepped(capture: Capture) -> None:
+        if on_step:
+            on_step(with_best(capture))
+
+    pruned = False
     epochs = fit(
         recipe,
         data,
@@ -83,29 +104,56 @@ def objective(
         weights=weights,
         loaders=loaders,
         micro_batch=MicroBatch(min(recipe.batch_size, known.get(key, recipe.batch_size)), remember),
-        on_step=on_step,
+        resume=resume,
+        on_step=stepped if on_step else None,
     )
     with closing(epochs):
         for epoch in epochs:
             assert epoch.macro_f1 is not None, "there are validation images"
+            if best is None or epoch.macro_f1 > best.macro_f1:
+                best = _best_of(epoch)
             if on_epoch:
-                on_epoch(epoch)
-            if epoch.macro_f1 > best:
-                best, best_epoch = epoch.macro_f1, epoch
-                if best_weights:
-                    save_weights(epoch.model, best_weights)
+                on_epoch(replace(epoch, capture=with_best(epoch.capture)))
             trial.report(epoch.macro_f1, epoch.number)
             if pruned := epoch.number < recipe.epochs and trial.should_prune():
                 break
-    trial.set_user_attr("best_epoch", best_epoch.number)
-    trial.set_user_attr("metrics", _metrics(best_epoch, data))
+    assert best, "there is an epoch at least"
+    labels = torch.from_numpy(data.index.labels[split.valid])
+    trial.set_user_attr("best_epoch", best.number)
+    trial.set_user_attr("metrics", summary(best.confusion, data.index.classes, labels, best.probabilities))
+    if best_weights:
+        write_weights(best.weights, best_weights)
     if pruned:
         raise optuna.TrialPruned
-    return best
+    return best.macro_f1
 
 
-def _metrics(epoch: Epoch, data: Data) -> dict[str, object]:
-    """All metrics of an epoch's validation, in one piece that JSON can hold."""
-    assert epoch.confusion is not None, "there are validation images"
-    labels = torch.from_numpy(data.index.labels[data.split.valid])
-    return summary(epoch.confusion, data.index.classes, labels, epoch.probabilities)
+@dataclass(frozen=True, eq=False)
+class _Best:
+    """What is kept of the best epoch."""
+
+    number: int
+    macro_f1: float
+    confusion: Tensor
+    probabilities: Tensor
+    weights: dict[str, Tensor]
+
+
+def _best_of(epoch: Epoch) -> _Best:
+    assert epoch.macro_f1 is not None, "there are validation images"
+    assert epoch.confusion is not None, "as above"
+    assert epoch.probabilities is not None, "as above"
+    return _Best(epoch.number, epoch.macro_f1, epoch.confusion, epoch.probabilities, weights_of(epoch.model))
+
+
+def _tensors_of(best: _Best) -> dict[str, Tensor]:
+    """How a checkpoint holds it: which epoch it was is in the history."""
+    own = {"confusion": best.confusion, "probabilities": best.probabilities}
+    return in_part("best", own | in_part("weights", best.weights))
+
+
+def _best_in(checkpoint: Checkpoint) -> _Best:
+    history, tensors = checkpoint.history, part_of("best", checkpoint.tensors)
+    macro_f1 = max(history)
+    weights = part_of("weights", tensors)
+    return _Best(history.index(macro_f1) + 1, macro_f1, tensors["confusion"], tensors["probabilities"], weights)

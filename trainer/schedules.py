@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch.optim.lr_scheduler import LambdaLR, LinearLR, LRScheduler, OneCycleLR, ReduceLROnPlateau
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from torch.optim import Optimizer
 
     from trainer.recipe import Recipe
@@ -37,6 +39,19 @@ class Schedule:
         """Take in the validation macro-F1 of an epoch."""
         if self.each_epoch is not None:
             self.each_epoch.step(macro_f1)
+
+    def state(self) -> dict[str, Any]:
+        """How far it has moved, as JSON can hold it; the optimiser's rates are the optimiser's."""
+        return {name: mover.state_dict() for name, mover in self._movers().items()}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from where a schedule of the same recipe and steps was when it gave this state."""
+        for name, mover in self._movers().items():
+            mover.load_state_dict(dict(state[name]))
+
+    def _movers(self) -> dict[str, LRScheduler]:
+        movers = {"each_step": self.each_step, "each_epoch": self.each_epoch}
+        return {name: mover for name, mover in movers.items() if mover is not None}
 
 
 def make_schedule(recipe: Recipe, optimizer: Optimizer, steps: int) -> Schedule:

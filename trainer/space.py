@@ -16,6 +16,7 @@ from trainer.recipe import (
     recipe_from,
     show,
     unknown_problem,
+    used_fields,
     value_problem,
     whole_to_float,
 )
@@ -171,6 +172,21 @@ def suggest(trial: BaseTrial, space: Space) -> Recipe:
             case _:
                 chosen[name] = entry
     return recipe_from(chosen)
+
+
+def misfits(recipe: Recipe, space: Space) -> list[str]:
+    """The fields whose value in the recipe the space could not suggest; fields that the recipe does not use fit."""
+    return [name for name, value in used_fields(recipe).items() if not _allows(space.fields[name], value)]
+
+
+def _allows(entry: Any, value: Any) -> bool:
+    match entry:
+        case Choice(values):
+            return value in values
+        case Range(low, high):
+            return bool(low <= value <= high)
+        case _:
+            return bool(entry == value)
 
 
 def _as_list(written: Any) -> list[Any]:

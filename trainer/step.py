@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -13,11 +13,12 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import clip_grad_norm_
 
+from trainer.checkpoint import in_part, part_of
 from trainer.device import autocast
 from trainer.errors import NonFiniteLossError, OutOfDeviceMemoryError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from torch.optim import Optimizer
 
@@ -90,7 +91,8 @@ class Steps:
     What differs: batch norm sees the parts alone (and what a failed attempt has added to its running statistics stays
     there), and dropout draws anew for each part. MixUp and CutMix mix the whole batch before it is parted.
 
-    Everything random is drawn from torch's global generators, seeded by (seed, step, part): no state is hidden.
+    Everything random is drawn from torch's global generators, seeded by (seed, step, part): no state is hidden, and
+    what the next step depends on beside the recipe is what `state` gives.
     """
 
     def __init__(
@@ -128,6 +130,40 @@ class Steps:
         self.taken += 1
         self._finite.check(loss)
         return loss
+
+    def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """The step count, the micro-batch, the model and the optimiser: values for JSON, tensors of the training."""
+        state = self._optimizer.state_dict()
+        tensors = in_part("model", self._model.state_dict())
+        scalars: dict[str, dict[str, Any]] = {}
+        for number, of_weight in state["state"].items():
+            moments = {name: value for name, value in of_weight.items() if isinstance(value, Tensor)}
+            tensors |= in_part(f"optimizer.{number}", moments)
+            scalars[str(number)] = {name: value for name, value in of_weight.items() if name not in moments}
+        values = {
+            "taken": self.taken,
+            "micro_batch": self._micro_batch.size,
+            "optimizer": scalars,
+            "groups": state["param_groups"],
+        }
+        return values, tensors
+
+    def restore(self, values: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+        """Go on from where the steps of another training by the same recipe were when they gave this state."""
+        self.taken, self._micro_batch.size = values["taken"], values["micro_batch"]
+        self._model.load_state_dict(part_of("model", tensors))
+        state = {
+            int(number): {**scalars, **part_of(f"optimizer.{number}", tensors)}
+            for number, scalars in values["optimizer"].items()
+        }
+        self._optimizer.load_state_dict({"state": state, "param_groups": values["groups"]})
+        # What is loaded may be the very tensors that were given, and is laid out as on the CPU. Fused updates want the
+        # moments of a weight laid out as the weight is.
+        for weight, of_weight in self._optimizer.state.items():
+            for name, value in of_weight.items():
+                if isinstance(value, Tensor):
+                    like = weight if value.shape == weight.shape else value
+                    of_weight[name] = torch.empty_like(like, dtype=value.dtype, device=value.device).copy_(value)
 
     def _attempt(self, images: Tensor, labels: Tensor, size: int) -> Tensor:
         self._seed(0)

@@ -16,7 +16,7 @@ import optuna
 import pytest
 
 from storage.database import connect, initialize
-from storage.lease import places
+from storage.roster import places
 from tests.conftest import ROOT, paint
 
 pytestmark = pytest.mark.acceptance
@@ -156,7 +156,7 @@ def test_a_killed_workers_trial_is_run_again_by_the_other(hpo, tmp_path, photos,
     os.kill(busy[0]["pid"], signal.SIGKILL)
     out, err = search.communicate(timeout=120)
     assert search.returncode == 0, err
-    assert "a worker was ended by signal 9" in out
+    assert "has died: ended by signal 9 (Killed); it starts again in 1 s" in out
     storage = connect(database)
     with storage.engine.connect() as connection:
         rows = places(connection, storage.get_study_id_from_name("colours"))

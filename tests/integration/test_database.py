@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 
 import optuna
 import pytest
-from sqlalchemy import text
+from sqlalchemy import create_engine, text
 
-from storage.database import connect, initialize, parse_url, public_url
+from storage import embedded
+from storage.database import connect, initialize, one_at_a_time, parse_url, public_url
+from storage.embedded import embedded_postgres
 from storage.errors import StorageError
 
 pytestmark = pytest.mark.integration
@@ -114,3 +120,105 @@ def test_a_connection_that_the_server_closed_is_replaced(database):
             )
         )
     assert storage.get_all_studies() == []
+
+
+def test_every_connection_notices_a_host_that_has_vanished(database):
+    """A connection asks whether the other side is still there, so that no call waits for hours."""
+    initialize(database)
+    storage = connect(database)
+    with storage.engine.connect() as connection:
+        asked = connection.connection.driver_connection.get_dsn_parameters()
+    assert asked["keepalives_idle"] == "30"
+    assert asked["tcp_user_timeout"] == "30000"
+    storage.engine.dispose()
+
+
+def test_where_no_connection_is_left_the_remedy_is_named(database):
+    """A database whose connections are used up is one line that says what to do."""
+    initialize(database)
+    url = parse_url(database)
+    role, name = f"few_{url.database}", url.database
+    engine = create_engine(url, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.execute(text(f"CREATE ROLE {role} LOGIN PASSWORD 'p' CONNECTION LIMIT 0"))
+        try:
+            remedy = r"has no connection left .* role .*; raise max_connections"
+            with pytest.raises(StorageError, match=remedy) as caught:
+                connect(url.set(username=role, password="p").render_as_string(hide_password=False))
+            assert "\n" not in str(caught.value)
+            assert f"/{name}?" in str(caught.value)
+        finally:
+            connection.execute(text(f"DROP ROLE {role}"))
+    engine.dispose()
+
+
+def test_blocks_that_run_one_at_a_time_do(database):
+    """A second block begins when the first has ended, also where that one failed."""
+    events = []
+
+    def second():
+        with one_at_a_time(database):
+            events.append("second")
+
+    def first():
+        with one_at_a_time(database) as connection:
+            thread.start()
+            waiting = text("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted")
+            while not connection.execute(waiting).scalar():
+                time.sleep(0.05)
+            events.append("first")
+            raise KeyError
+
+    thread = threading.Thread(target=second)
+    with pytest.raises(KeyError):
+        first()
+    thread.join(30)
+    assert events == ["first", "second"]
+
+
+@pytest.mark.parametrize(
+    ("revision", "remedy"),
+    [("v3.0.0.a", "optuna storage upgrade --storage"), ("v99.0.0.a", "install the Optuna that made them")],
+)
+def test_tables_of_another_optuna_are_refused_with_the_way_on(database, revision, remedy):
+    """Tables of an older Optuna name the upgrade, those of a newer one that Optuna; no password is shown."""
+    initialize(database)
+    engine = create_engine(parse_url(database))
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = :revision"), {"revision": revision})
+    engine.dispose()
+    with pytest.raises(StorageError, match=remedy) as caught:
+        connect(database)
+    assert parse_url(database).password not in str(caught.value)
+    assert ("postgresql+psycopg2://" in str(caught.value)) == ("upgrade" in remedy)
+
+
+def test_200_clients_hold_two_connections_each_at_work_and_one_at_rest(tmp_path, monkeypatch):
+    """A Postgres with max_connections = 500 has room for 200 workers."""
+    monkeypatch.setitem(embedded._SETTINGS, "max_connections", "500")
+    with embedded_postgres(tmp_path / "postgres") as url:
+        initialize(url)
+        with ThreadPoolExecutor(4) as pool:
+            storages = list(pool.map(lambda _: connect(url), range(200)))
+        count = text("SELECT count(*) FROM pg_stat_activity WHERE datname = 'hpo' AND application_name = 'hpo'")
+        with create_engine(url).connect() as watching:  # its application name is another
+
+            def held():
+                watching.rollback()  # a transaction sees one moment of this view
+                return watching.execute(count).scalar()
+
+            def wait_for(number):
+                while held() != number:
+                    time.sleep(0.05)  # a server process takes a moment to leave
+
+            study_id = storages[0].create_new_study([optuna.study.StudyDirection.MAXIMIZE], "study")
+            wait_for(200)
+            # At work: one connection is in use, as for a beat, while Optuna takes the other.
+            with ExitStack() as stack:
+                for storage in storages:
+                    stack.enter_context(storage.engine.connect()).execute(text("SELECT 1"))
+                    assert storage.get_study_name_from_id(study_id) == "study"
+                assert held() == 400
+            wait_for(200)
+        for storage in storages:
+            storage.engine.dispose()

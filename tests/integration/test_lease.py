@@ -7,11 +7,15 @@ from concurrent.futures import ThreadPoolExecutor
 
 import optuna
 import pytest
+from optuna.trial import TrialState, create_trial
 from sqlalchemy import text
 
 from storage import logs
+from storage.budget import Limits, used
 from storage.database import connect, initialize
-from storage.lease import Lease, Limits, LostPlaceError, bury, places, used, workers
+from storage.halts import begin_halt, end_halt, halt_in_force
+from storage.lease import Lease, LostPlaceError, StudyGoneError, bury
+from storage.roster import places, workers
 
 pytestmark = pytest.mark.integration
 
@@ -36,6 +40,27 @@ def joined(storage, study_id, name):
     lease = Lease(storage.engine, study_id, name)
     lease.join("host", 1, "cpu")
     return lease
+
+
+def add_waiting(storage, study_id, **fields):
+    """The id of a new trial in Optuna's queue."""
+    return storage.create_new_trial(study_id, create_trial(state=TrialState.WAITING, **fields))
+
+
+def running(storage, study_id, lease):
+    """A place of this worker, with a running trial."""
+    place = lease.take(Limits())
+    add_waiting(storage, study_id)
+    trial_id = lease.name_trial(place)
+    storage.set_trial_state_values(trial_id, TrialState.RUNNING)
+    return place, trial_id
+
+
+def progress(storage, lease, place, trial_id, lines=()):
+    """A word on the second of nine epochs."""
+    study = optuna.load_study(study_name="study", storage=storage)
+    trial = optuna.Trial(study, trial_id)
+    lease.progress(place, trial, epoch=2, epochs=9, macro_f1=0.5, best=0.75, lines=lines)
 
 
 def rows(storage, study_id):
@@ -66,14 +91,106 @@ def test_eight_takers_take_exactly_the_budget(storage, study_id, database):
 def test_a_place_handed_back_is_taken_again_and_counts_once(storage, study_id):
     """A place that was handed back comes before new ones, names its earlier trial, and uses no more of the budget."""
     first, second = joined(storage, study_id, "first"), joined(storage, study_id, "second")
-    place = first.take(Limits(trials=1))
-    first.begin(place, trial=7)
+    add_waiting(storage, study_id)
+    place, _ = running(storage, study_id, first)
     assert second.take(Limits(trials=1)) is None
-    first.hand_back(place)
+    first.hand_back(place, "interrupted")
     again = second.take(Limits(trials=1))
-    assert (again.number, again.interrupted_trial, again.deaths) == (0, 7, 0)
+    assert (again.number, again.earlier_trial, again.failed_runs, again.reason) == (0, 0, 0, "interrupted")
     with storage.engine.connect() as connection:
         assert used(connection, study_id).trials == 1
+    [trial, _] = storage.get_all_trials(study_id)
+    assert (trial.state, trial.user_attrs["reason"]) == (TrialState.FAIL, "interrupted; run again as another trial")
+
+
+def test_a_failed_run_counts_where_it_is_said_to(storage, study_id):
+    """A run that is handed back as failed brings its place nearer to being given up."""
+    first = joined(storage, study_id, "first")
+    place, _ = running(storage, study_id, first)
+    first.hand_back(place, "disk full", failed=True)
+    assert first.take(Limits()).failed_runs == 1
+
+
+def test_a_taker_whose_answer_was_lost_gets_the_same_place_again(storage, study_id):
+    """A worker that asks again, since the connection broke before the answer came, uses no more of the budget."""
+    lease = joined(storage, study_id, "worker")
+    assert lease.take(Limits(trials=5)) == lease.take(Limits(trials=5))
+    assert len(rows(storage, study_id)) == 1
+
+
+def test_an_end_that_was_told_already_may_be_told_again(storage, study_id):
+    """Repeating the end of a place, since the answer was lost, changes nothing and is no loss of the place."""
+    lease = joined(storage, study_id, "worker")
+    place, _ = running(storage, study_id, lease)
+    lease.finish(place, "failed", "the loss is nan")
+    lease.finish(place, "failed", "the loss is nan")
+    assert [(row.state, row.reason) for row in rows(storage, study_id)] == [("failed", "the loss is nan")]
+
+
+def test_a_trial_fails_in_the_same_breath_as_its_place_is_given_back(storage, study_id):
+    """What ends a run ends its trial for Optuna, too, with the reason, in one transaction."""
+    lease = joined(storage, study_id, "worker")
+    _, trial_id = running(storage, study_id, lease)
+    bury(storage.engine, "worker")
+    trial = storage.get_trial(trial_id)
+    assert trial.state is TrialState.FAIL
+    assert trial.user_attrs == {"reason": "its worker died; run again as another trial"}
+    assert trial.datetime_complete >= trial.datetime_start
+    [row] = rows(storage, study_id)
+    assert (row.state, row.reason, row.trial) == ("waiting", "its worker died", trial.number)
+
+
+def test_a_waiting_trial_is_named_by_one_place_only(storage, study_id):
+    """Of Optuna's waiting trials each is named once, the first first, and a repeating one only for what it repeats."""
+    lease, other = joined(storage, study_id, "worker"), joined(storage, study_id, "other")
+    first = add_waiting(storage, study_id)
+    repeat = add_waiting(storage, study_id, user_attrs={"repeats": 7})
+    third = add_waiting(storage, study_id)
+    assert lease.name_trial(lease.take(Limits())) == first
+    place = other.take(Limits())
+    assert other.name_trial(place, repeats=8) is None
+    assert other.name_trial(place) == third
+    assert other.name_trial(place) is None
+    assert other.name_trial(place, repeats=7) == repeat
+
+
+def test_a_trial_that_was_ended_elsewhere_takes_no_more_progress(storage, study_id):
+    """A worker finds out at its next epoch that its trial was failed from outside."""
+    lease = joined(storage, study_id, "worker")
+    place, trial_id = running(storage, study_id, lease)
+    assert lease.beat({}).trial == 0
+    storage.set_trial_state_values(trial_id, TrialState.FAIL)
+    assert lease.beat({}).trial is None
+    with pytest.raises(LostPlaceError):
+        progress(storage, lease, place, trial_id)
+
+
+def test_a_halted_study_gives_out_no_place(storage, study_id):
+    """While a study is paused or stopped nobody begins a trial, every worker hears it, and pauses are no hours."""
+    lease = joined(storage, study_id, "worker")
+    with storage.engine.begin() as connection:
+        begin_halt(connection, study_id, "pause")
+    assert lease.take(Limits()) is None
+    assert lease.beat({}).halt == lease.halt() == "pause"
+    with storage.engine.begin() as connection:
+        begin_halt(connection, study_id, "stop")
+        assert halt_in_force(connection, study_id) == "stop"
+        end_halt(connection, study_id)
+        connection.execute(text("UPDATE hpo.worker SET started = now() - interval '3 hours'"))
+        connection.execute(
+            text("UPDATE hpo.halt SET began = now() - interval '2 hours', ended = now() - interval '1 hour'")
+        )
+        assert used(connection, study_id).hours == pytest.approx(2, abs=0.01)
+    assert lease.take(Limits()).number == 0
+
+
+def test_a_worker_of_a_deleted_study_is_told_so(storage, study_id):
+    """Who takes a place of a study that was deleted learns that it was."""
+    lease = joined(storage, study_id, "worker")
+    storage.delete_study(study_id)
+    assert not lease.beat({}).known
+    with pytest.raises(StudyGoneError):
+        lease.take(Limits())
 
 
 def test_the_former_holder_of_a_place_can_do_nothing_with_it(storage, study_id):
@@ -82,16 +199,20 @@ def test_the_former_holder_of_a_place_can_do_nothing_with_it(storage, study_id):
     place = first.take(Limits())
     bury(storage.engine, "first")
     again = second.take(Limits())
-    assert (again.number, again.deaths) == (place.number, 1)
+    assert (again.number, again.failed_runs) == (place.number, 1)
+    trial_id = add_waiting(storage, study_id)
     for attempt in (
         lambda: first.hold(place),
-        lambda: first.progress(place, 1, 2, 0.5, 0.5),
+        lambda: progress(storage, first, place, trial_id),
         lambda: first.finish(place, "complete"),
-        lambda: first.hand_back(place),
-        lambda: first.begin(place, trial=3),
+        lambda: first.finish(place, "failed", "a reason"),
+        lambda: first.name_trial(place),
     ):
         with pytest.raises(LostPlaceError):
             attempt()
+    first.hand_back(place, "interrupted")
+    assert storage.get_trial(trial_id).state is TrialState.WAITING
+    assert [row.worker for row in rows(storage, study_id)] == ["second"]
     second.finish(again, "pruned")
     assert [row.state for row in rows(storage, study_id)] == ["pruned"]
 
@@ -102,7 +223,10 @@ def test_a_worker_that_breaks_down_leaves_its_place_to_the_next(storage, study_i
     broken.take(Limits(trials=1))
     assert next_one.take(Limits(trials=1)) is None
     broken.leave()
-    assert next_one.take(Limits(trials=1)).deaths == 1
+    assert next_one.take(Limits(trials=1)).failed_runs == 1
+    with storage.engine.connect() as connection:
+        gone = next(row for row in workers(connection, study_id) if row.id == "broken")
+    assert (gone.gone, gone.died) == (True, False)
 
 
 def test_a_worker_that_comes_back_is_watched_again(storage, study_id):
@@ -135,7 +259,7 @@ def test_what_we_end_ourselves_is_no_death(storage, study_id):
     lease, other = joined(storage, study_id, "worker"), joined(storage, study_id, "other")
     lease.take(Limits())
     bury(storage.engine, "worker", by_us=True)
-    assert other.take(Limits()).deaths == 0
+    assert other.take(Limits()).failed_runs == 0
 
 
 def test_only_a_beat_watched_standing_still_counts_as_death(storage, study_id):
@@ -151,6 +275,21 @@ def test_only_a_beat_watched_standing_still_counts_as_death(storage, study_id):
     living.beat({})
     watcher.reap(grace_seconds=0.2)
     assert [row.state for row in rows(storage, study_id)] == ["waiting", "running"]
+
+
+def test_after_an_outage_nobody_is_reaped_for_it(storage, study_id, monkeypatch):
+    """A watcher that could not look for a while, since the database was away, begins its watch anew."""
+    monkeypatch.setattr("storage.lease.WATCH_SECONDS", 0.2)
+    quiet, watcher = joined(storage, study_id, "quiet"), joined(storage, study_id, "watcher")
+    quiet.take(Limits())
+    watcher.reap(grace_seconds=0.3)
+    time.sleep(0.4)
+    watcher.reap(grace_seconds=0.3)
+    assert [row.state for row in rows(storage, study_id)] == ["running"]
+    for _ in range(4):
+        time.sleep(0.1)
+        watcher.reap(grace_seconds=0.3)
+    assert [row.state for row in rows(storage, study_id)] == ["waiting"]
 
 
 def test_hours_are_those_with_at_least_one_worker(storage, study_id):
@@ -191,13 +330,14 @@ def test_first_ends_are_those_since_a_worker_joined(storage, study_id):
 def test_progress_and_times_are_seen_by_all(storage, study_id):
     """Everybody sees who runs what, how far it has come, and where a worker's time went."""
     lease = joined(storage, study_id, "worker")
-    place = lease.take(Limits())
-    lease.begin(place, trial=4)
-    lease.progress(place, 2, 9, 0.5, 0.75)
+    place, trial_id = running(storage, study_id, lease)
+    progress(storage, lease, place, trial_id, ["a line"])
+    lease.log(0, ["another"])
     lease.beat({"training": 1.5})
     [row] = rows(storage, study_id)
-    assert (row.trial, row.epoch, row.epochs, row.macro_f1, row.best, row.worker) == (4, 2, 9, 0.5, 0.75, "worker")
+    assert (row.trial, row.epoch, row.epochs, row.macro_f1, row.best, row.worker) == (0, 2, 9, 0.5, 0.75, "worker")
     with storage.engine.connect() as connection:
+        assert [line for _, line in logs.read(connection, study_id, 0)] == ["a line", "another"]
         [worker] = workers(connection, study_id)
     assert worker.seconds == {"training": 1.5}
     assert not worker.gone
@@ -212,9 +352,10 @@ def test_deleting_the_study_deletes_its_rows(storage, study_id):
     lease.take(Limits())
     with storage.engine.begin() as connection:
         logs.append(connection, study_id, 0, ["a line"])
+        begin_halt(connection, study_id, "pause")
     storage.delete_study(study_id)
     with storage.engine.connect() as connection:
-        for table in ("worker", "place", "log"):
+        for table in ("worker", "place", "log", "halt"):
             assert connection.execute(text(f"SELECT count(*) FROM hpo.{table}")).scalar() == 0
 
 

@@ -354,3 +354,18 @@ def test_check_looks_for_the_weights(tmp_path, hub_unreachable):
     assert hub_unreachable
     _published(tmp_path, "test_resnet")
     check_backbones(Space(fields | {"pretrained": True}, own), 3, tmp_path)
+
+
+class Code:
+    """What is run when it is unpickled."""
+
+    def __reduce__(self):
+        """The code."""
+        return pytest.fail, ("a file of weights has run code",)
+
+
+def test_a_file_of_weights_runs_no_code(tmp_path):
+    """A .pth with more in it than tensors is refused with a line, and none of it is run."""
+    torch.save({"conv1.weight": Code()}, tmp_path / "test_resnet.pth")
+    with pytest.raises(WeightsError, match=r"test_resnet\.pth cannot be loaded into test_resnet"):
+        build_model(Recipe(backbone="test_resnet"), 3, Parts(), pretrained=True, weights=tmp_path)

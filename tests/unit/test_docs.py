@@ -11,7 +11,7 @@ import pytest
 
 from hpo.cli import parser
 from hpo.study_file import DataSettings, StudyFile, read_study_file
-from storage.lease import Limits
+from storage.budget import Limits
 from tests.conftest import ROOT
 from trainer.backbones import backbone_problem
 from trainer.recipe import RULES, Recipe

@@ -71,7 +71,7 @@ def test_random_numbers_of_the_caller(start, make_recipe):
     quiet = _kept(start(recipe))
     noisy = []
     torch.manual_seed(123)
-    for epoch in start(recipe, on_step=lambda: torch.rand(7)):
+    for epoch in start(recipe, on_step=lambda _: torch.rand(7)):
         noisy.append((epoch, _state(epoch)))
         torch.manual_seed(99)
         np.random.default_rng().random()
@@ -207,7 +207,7 @@ def test_moving_average_formula(start, make_recipe, parts):
     recipe = make_recipe(backbone="watched", ema=True, epochs=3)
     own = Parts(backbones={"watched": watched})
 
-    def keep():
+    def keep(_):
         raw.append(built[0][1].weight.detach().clone())
 
     last = _kept(start(recipe, valid=None, parts=own, on_step=keep))[-1][1]
@@ -272,7 +272,7 @@ def test_on_step(start, make_recipe):
     """`on_step` is called after each batch, validation's too, and what it raises ends the training."""
     calls = []
 
-    def stop():
+    def stop(_):
         calls.append(len(calls))
         if len(calls) == 10:
             raise KeyboardInterrupt("enough")
@@ -290,7 +290,7 @@ def test_on_step(start, make_recipe):
 def test_close(start, make_recipe):
     """A caller that has seen enough closes the training, and no further step is done."""
     calls = []
-    training = start(make_recipe(epochs=5), on_step=lambda: calls.append(1))
+    training = start(make_recipe(epochs=5), on_step=lambda _: calls.append(1))
     next(training)
     training.close()
     assert list(training) == []

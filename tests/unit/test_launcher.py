@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 
 import pytest
@@ -13,35 +14,48 @@ pytestmark = pytest.mark.unit
 
 @pytest.mark.parametrize(
     ("chosen", "gpus"),
-    [("0,2", ["0", "2"]), ("", []), ("-1", []), ("GPU-1a, MIG-2b", ["GPU-1a", "MIG-2b"])],
+    [
+        ("0,2", ["0", "2"]),
+        ("", []),
+        ("-1", []),
+        ("NoDevFiles", []),
+        ("1,-1,0", ["1"]),
+        ("GPU-1a, MIG-2b", ["GPU-1a", "MIG-2b"]),
+    ],
 )
 def test_a_given_subset_of_gpus_is_respected(chosen, gpus):
-    """CUDA_VISIBLE_DEVICES decides, where it is set, and may name GPUs by number, UUID or MIG slice."""
+    """CUDA_VISIBLE_DEVICES decides, where it is set, up to what names no GPU: by number, UUID or MIG slice."""
     assert visible_gpus(chosen) == gpus
 
 
-def test_gpus_are_counted_by_the_driver(tmp_path, monkeypatch):
-    """Where nothing is chosen, there are as many GPUs as the driver lists; none without a driver."""
+def test_gpus_are_listed_by_the_driver(tmp_path, monkeypatch):
+    """Where nothing is chosen, the GPUs are those of the driver, cut-up ones by MIG slice; none without one."""
     monkeypatch.setenv("PATH", str(tmp_path))
     assert visible_gpus(None) == []
     tool = tmp_path / "nvidia-smi"
-    tool.write_text("#!/bin/sh\necho 'GPU 0: one'\necho '  MIG 1g.10gb Device 0: x'\necho 'GPU 1: two'\n")
+    tool.write_text(
+        "#!/bin/sh\n"
+        "echo 'GPU 0: NVIDIA A100-SXM4-40GB (UUID: GPU-5d5ba0d6)'\n"
+        "echo '  MIG 3g.20gb     Device  0: (UUID: MIG-0b1c)'\n"
+        "echo '  MIG 1g.5gb      Device  1: (UUID: MIG-c5d2)'\n"
+        "echo 'GPU 1: NVIDIA A100-SXM4-40GB (UUID: GPU-9a7e)'\n"
+    )
     tool.chmod(0o755)
-    assert visible_gpus(None) == ["0", "1"]
+    assert visible_gpus(None) == ["MIG-0b1c", "MIG-c5d2", "1"]
 
 
 def test_each_worker_gets_its_gpu_its_name_and_its_threads():
-    """Each worker sees one GPU from its start, in turn where there are more workers, and has a name of its own."""
+    """Each worker sees its one GPU from its start, and has a name of its own."""
     program = "import os, sys; print(os.environ['CUDA_VISIBLE_DEVICES'], *sys.argv[1:])"
-    launched = launch([sys.executable, "-c", program], 3, ["GPU-a", "GPU-b"])
-    assert [worker.process.wait(timeout=60) for worker in launched] == [0, 0, 0]
+    launched = [launch([sys.executable, "-c", program], 3, gpu) for gpu in ("GPU-a", "GPU-b")]
+    assert [worker.process.wait(timeout=60) for worker in launched] == [0, 0]
     words = [worker.printed().split() for worker in launched]
     for worker in launched:
         worker.output.close()
-    assert [word[0] for word in words] == ["GPU-a", "GPU-b", "GPU-a"]
+    assert [word[0] for word in words] == [worker.gpu for worker in launched] == ["GPU-a", "GPU-b"]
     assert [word[2] for word in words] == [worker.name for worker in launched]
-    assert len({worker.name for worker in launched}) == 3
-    assert all(int(word[4]) >= 1 for word in words)
+    assert len({worker.name for worker in launched}) == 2
+    assert [word[4] for word in words] == ["3", "3"]
 
 
 def test_stopping_ends_workers_that_would_not_end():
@@ -49,7 +63,7 @@ def test_stopping_ends_workers_that_would_not_end():
     program = (
         "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(60)"
     )
-    [worker] = launch([sys.executable, "-c", program], 1, [])
+    worker = launch([sys.executable, "-c", program], 1, None)
     while worker.printed() != "up":
         assert worker.process.poll() is None
     stop([worker])
@@ -57,6 +71,27 @@ def test_stopping_ends_workers_that_would_not_end():
     stop([worker], at_once=True)
     assert worker.process.wait(timeout=10) == -9
     worker.output.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has orphans that come to another than PID 1")
+def test_orphans_are_reaped_and_ones_own_children_left():
+    """A process whose parent has died is let go by the one that inherits it, which leaves its own children alone."""
+    program = """
+import ctypes, os, subprocess, sys
+from hpo.launcher import reap_orphans
+assert ctypes.CDLL(None).prctl(36, 1, 0, 0, 0) == 0  # PR_SET_CHILD_SUBREAPER
+shell = ["sh", "-c", "exec 3<&0; cat <&3 & echo $!"]
+child = subprocess.Popen(shell, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+orphan = int(child.stdout.readline())
+os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+child.stdin.close()
+os.waitid(os.P_PID, orphan, os.WEXITED | os.WNOWAIT)
+reap_orphans([child.pid])  # the child may be looked at first, and then stands before the orphan
+assert child.wait() == 0
+reap_orphans([])
+assert not os.path.exists(f"/proc/{orphan}")
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
 
 
 def test_a_script_of_ones_own_starts_itself():

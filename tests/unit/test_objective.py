@@ -1,6 +1,7 @@
 """The objective: a trial from the search space to its score, in a study of plain Optuna."""
 
 import dataclasses
+import itertools
 import json
 import os
 import subprocess
@@ -15,8 +16,9 @@ from sklearn.metrics import roc_auc_score
 from torch import nn
 
 from trainer.backbones import build_model, load_weights
+from trainer.checkpoint import load_checkpoint, save_checkpoint
 from trainer.data import Data
-from trainer.errors import NonFiniteLossError
+from trainer.errors import CheckpointError, NonFiniteLossError
 from trainer.fit import probabilities_of
 from trainer.metrics import confusion_matrix, macro_f1
 from trainer.objective import objective
@@ -184,7 +186,7 @@ def test_pruned(colours, space, tmp_path):
             colours,
             device=CPU,
             best_weights=tmp_path / "best.safetensors",
-            on_step=lambda: steps.append(1),
+            on_step=lambda _: steps.append(1),
         )
     assert list(study.trials[0].intermediate_values) == [1, 2]
     assert len(steps) == 2 * (5 + 3)
@@ -215,11 +217,103 @@ def test_on_epoch(colours, space):
 def test_on_step(colours, space):
     """What `on_step` raises ends the trial."""
 
-    def stop():
+    def stop(_):
         raise InterruptedError("the disk is full")
 
     with pytest.raises(InterruptedError, match="the disk is full"):
         objective(_study().ask(), space, colours, device=CPU, on_step=stop)
+
+
+def _whole(space, data, file):
+    """A trial that nothing interrupts: its parameters, what it ends with, and the checkpoints of its epochs."""
+    study, checkpoints = _study(), []
+    trial = study.ask()
+
+    def on_epoch(epoch):
+        checkpoints.append(epoch.capture())
+
+    value = objective(trial, space, data, device=CPU, best_weights=file, on_epoch=on_epoch)
+    ended = study.trials[0]
+    return ended.params, (value, ended.intermediate_values, ended.user_attrs, file.read_bytes()), checkpoints
+
+
+def _resumed(space, data, params, checkpoint, file):
+    """A new trial that has the values of the earlier one goes on from its checkpoint: what it ends with."""
+    save_checkpoint(checkpoint, file)
+    study = _study()
+    study.enqueue_trial(params)
+    trial = study.ask()
+    for step, score in enumerate(checkpoint.history, start=1):
+        trial.report(score, step)
+    seen, weights = [], file.with_suffix(".safetensors")
+    value = objective(
+        trial,
+        space,
+        data,
+        device=CPU,
+        best_weights=weights,
+        resume=load_checkpoint(file),
+        on_epoch=lambda epoch: seen.append((epoch.number, epoch.capture())),
+    )
+    assert [number for number, _ in seen] == list(range(checkpoint.epochs_done + 1, 5))
+    ended = study.trials[0]
+    return (value, ended.intermediate_values, ended.user_attrs, weights.read_bytes()), [last for _, last in seen]
+
+
+class StoppedError(Exception):
+    """The trial is to stop here."""
+
+
+@pytest.mark.parametrize("rate", [0.0003, 0.05])
+def test_resumed(rate, colours, space, tmp_path):
+    """A trial that stopped after any batch goes on in another one to the same value, metrics and best weights."""
+    space = Space({**space.fields, "learning_rate": rate}, space.parts)
+    params, whole, checkpoints = _whole(space, colours, tmp_path / "whole.safetensors")
+    for at in range(1, 4 * (5 + 3) + 1, 3):
+        batches = itertools.count(1)
+
+        def on_step(capture, at=at, batches=batches):
+            if next(batches) == at:
+                raise StoppedError(capture())
+
+        with pytest.raises(StoppedError) as stopped:
+            objective(optuna.trial.FixedTrial(params), space, colours, device=CPU, on_step=on_step)
+        ended, captured = _resumed(space, colours, params, stopped.value.args[0], tmp_path / "checkpoint")
+        assert ended == whole
+        for checkpoint, uninterrupted in zip(reversed(captured), reversed(checkpoints), strict=False):
+            assert checkpoint.tensors.keys() == uninterrupted.tensors.keys()
+            assert all(torch.equal(value, uninterrupted.tensors[name]) for name, value in checkpoint.tensors.items())
+
+
+def test_resumed_between_epochs(colours, space, tmp_path):
+    """A trial goes on after any epoch, its best one among them, and has nothing left to train after the last one."""
+    space = Space({**space.fields, "learning_rate": 0.05}, space.parts)
+    params, whole, checkpoints = _whole(space, colours, tmp_path / "whole.safetensors")
+    assert whole[2]["best_epoch"] < 4
+    for checkpoint in checkpoints:
+        assert checkpoint.history == list(whole[1].values())[: checkpoint.epochs_done]
+        assert _resumed(space, colours, params, checkpoint, tmp_path / "checkpoint")[0] == whole
+
+
+def test_second_chance(colours, space, tmp_path):
+    """A pruned trial can go on in another one that is not pruned."""
+    study, checkpoints = _study(optuna.pruners.ThresholdPruner(lower=1.1, n_warmup_steps=2)), []
+    trial = study.ask()
+    with pytest.raises(optuna.TrialPruned):
+        objective(trial, space, colours, device=CPU, on_epoch=lambda epoch: checkpoints.append(epoch.capture()))
+    params, whole, _ = _whole(space, colours, tmp_path / "whole.safetensors")
+    assert params == trial.params
+    assert _resumed(space, colours, params, checkpoints[-1], tmp_path / "checkpoint")[0] == whole
+
+
+def test_resumed_from_another_recipe(colours, space, tmp_path):
+    """A checkpoint of other parameters is refused, and the trial reports nothing."""
+    params, _, checkpoints = _whole(space, colours, tmp_path / "whole.safetensors")
+    study = _study()
+    study.enqueue_trial({**params, "augment": "flip" if params["augment"] == "none" else "none"})
+    with pytest.raises(CheckpointError, match=r"of another recipe \(augment was "):
+        objective(study.ask(), space, colours, device=CPU, resume=checkpoints[0])
+    assert study.trials[0].intermediate_values == {}
 
 
 def test_own_parts(colours, parts):

@@ -11,7 +11,8 @@ from rich.console import Console
 from hpo.progress import Progress, render
 from hpo.status import Best, Snapshot
 from hpo.stopwatch import Stopwatch, TimedTrial, duration
-from storage.lease import Limits, PlaceRow, Used, WorkerRow
+from storage.budget import Limits, Used
+from storage.roster import PlaceRow, WorkerRow
 from trainer.recipe import Recipe
 
 pytestmark = pytest.mark.unit
@@ -73,10 +74,10 @@ def test_without_a_terminal_each_end_is_told_once():
 
 
 def test_json_has_the_documented_form():
-    """`hpo status --json` has study, storage, trials by state, budget, best and workers."""
+    """`hpo status --json` has study, storage, trials by state, budget, best, and workers that live or died."""
     running = place(1, "running", worker="w1", epoch=3)
     shown = snapshot(place(0, "complete"), running).as_json()
-    assert set(shown) == {"study", "storage", "trials", "budget", "best", "workers"}
+    assert set(shown) == {"study", "storage", "trials", "budget", "best", "workers", "dead_workers", "halt"}
     assert shown["trials"] == {"complete": 1, "pruned": 0, "failed": 0, "running": 1, "waiting": 0}
     assert shown["budget"]["used"] == {"trials": 2, "hours": 0.5, "gpu_hours": 1.0}
     assert shown["best"]["recipe"]["loss"] == "cross_entropy"

@@ -10,7 +10,7 @@ import pytest
 from trainer.errors import RecipeError
 from trainer.parts import Parts
 from trainer.recipe import DEFAULTS, RULES, Recipe, used_fields
-from trainer.space import DEFAULT_SPACE, Choice, Range, Space, suggest
+from trainer.space import DEFAULT_SPACE, Choice, Range, Space, misfits, suggest
 
 pytestmark = pytest.mark.unit
 
@@ -141,6 +141,35 @@ def test_default_parameters():
     study = _study()
     study.enqueue_trial(space.default_parameters())
     assert suggest(study.ask(), space) == Recipe(**expected)
+
+
+def test_misfits_are_the_used_fields_that_the_space_could_not_suggest():
+    """A recipe fits a space that could suggest it; fields that it does not use do not count."""
+    space = Space(
+        {name: default for name, default in DEFAULTS.items() if name != "ema"}
+        | {
+            "epochs": {"low": 5, "high": 20},
+            "loss": ["focal", "cross_entropy"],
+            "focal_gamma": 3.0,
+            "learning_rate": {"low": 1e-4, "high": 1e-2, "log": True},
+            "augment": "flip",
+            "ema": [True],
+        }
+    )
+    assert misfits(Recipe(augment="flip", ema=True), space) == []
+    assert misfits(Recipe(augment="flip", ema=True, epochs=5, learning_rate=1e-2), space) == []
+    assert misfits(Recipe(augment="flip", ema=True, epochs=4, learning_rate=0.011), space) == [
+        "epochs",
+        "learning_rate",
+    ]
+    assert misfits(Recipe(augment="flip", ema=True, loss="focal"), space) == ["focal_gamma"]
+    assert misfits(Recipe(loss="bce", batch_size=16), space) == ["batch_size", "loss", "augment", "ema"]
+
+
+def test_what_a_space_suggests_fits_it():
+    """Every recipe that a space suggests fits it."""
+    space = Space({"epochs": {"low": 1, "high": 50}})
+    assert all(misfits(recipe, space) == [] for _, recipe in _asked(space, trials=100))
 
 
 def test_values():

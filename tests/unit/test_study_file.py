@@ -6,7 +6,7 @@ import pytest
 
 from hpo.errors import StudyFileError
 from hpo.study_file import read_study_file
-from storage.lease import Limits
+from storage.budget import Limits
 from trainer.space import DEFAULT_SPACE
 
 pytestmark = pytest.mark.unit
@@ -52,6 +52,8 @@ pruner = "hyperband"
 seed = 3
 retries = 0
 weights = "weights"
+artifacts = "../shared files"
+keep_weights = 5
 [data]
 path = "images.csv"
 valid = 0.25
@@ -75,6 +77,7 @@ epochs = 5
         0,
     )
     assert file.weights == tmp_path / "weights"
+    assert (file.artifacts, file.keep_weights) == (f"{tmp_path}/../shared files", 5)
     assert (file.data.valid, file.data.test, file.data.seed, file.data.group) == (0.25, 0, 4, "person")
     assert file.limits == Limits(trials=7, hours=1.5, gpu_hours=9)
     assert file.space.values("epochs") == (5,)
@@ -92,9 +95,14 @@ epochs = 5
         ('[data]\npath = "a"\ngroup_pattern = "a"', "has 0 groups in ( ); it needs one"),
         ('[data]\npath = "a"\ngroup = "g"\ngroup_pattern = "(a)"', "cannot stand beside group_pattern"),
         ('[study]\nstorage = "mysql://a/b"\n[data]\npath = "a"', "study.storage: mysql:// is no Postgres"),
+        ('[study]\nartifacts = "gs://a"\n[data]\npath = "a"', "study.artifacts: gs:// is not known; write s3://"),
+        ('[study]\nkeep_weights = 0\n[data]\npath = "a"', "study.keep_weights: 0 is outside 1 to"),
         ('[study]\nweights = "nowhere"\n[data]\npath = "a"', "study.weights:"),
         ('[study]\nseed = true\n[data]\npath = "a"', "study.seed: true is not a whole number"),
         ("[data]\npath = 3", "data.path: 3 is not a text"),
+        (f'[study]\nname = "{"x" * 513}"\n[data]\npath = "a"', "study.name: has 513 characters; the storage takes 512"),
+        ('[study]\nname = "a\\u2028b"\n[data]\npath = "a"', "study.name: 'a\\u2028b' holds line breaks"),
+        ('[study]\nname = "a\\u0000b"\n[data]\npath = "a"', "study.name: 'a\\x00b' holds line breaks"),
         ('[data]\npath = "a"\n[recipe.loss]\nlow = 1', "recipe.loss: takes a value or a list, no range"),
     ],
 )
@@ -104,3 +112,8 @@ def test_each_mistake_is_one_line_with_its_key(read, text, complaint):
         read(text)
     assert any(complaint in line for line in str(caught.value).splitlines()), str(caught.value)
     assert all(line.startswith("my study.toml: ") for line in str(caught.value).splitlines())
+
+
+def test_files_of_trials_in_s3(read):
+    """A URL of S3 is taken as it is; a folder is relative to the study file."""
+    assert read('[study]\nartifacts = "s3://bucket/a"\n[data]\npath = "a"').artifacts == "s3://bucket/a"

@@ -1,0 +1,67 @@
+"""The budget of a search: how much it may use, and how much it has used."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from sqlalchemy import text
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine import Connection
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much a search may use; None is without limit. The first that is used up ends it."""
+
+    trials: int | None = None
+    hours: float | None = None
+    gpu_hours: float | None = None
+
+
+@dataclass(frozen=True)
+class Used:
+    """What a search has used so far.
+
+    Attributes:
+        trials: places taken; a trial that has to be started again counts once.
+        hours: wall-clock hours with at least one worker there, but for those in which the search was paused.
+        gpu_hours: hours that trials have run, added up over all workers.
+    """
+
+    trials: int
+    hours: float
+    gpu_hours: float
+
+    def within(self, limits: Limits) -> bool:
+        """Whether another trial may begin."""
+        return (
+            (limits.trials is None or self.trials < limits.trials)
+            and (limits.hours is None or self.hours < limits.hours)
+            and (limits.gpu_hours is None or self.gpu_hours < limits.gpu_hours)
+        )
+
+
+def used(connection: Connection, study_id: int) -> Used:
+    """What the study's search has used so far, places that run now included."""
+    trials, busy = connection.execute(
+        text(
+            "SELECT count(*), coalesce(sum(busy_seconds + CASE WHEN state = 'running'"
+            " THEN greatest(0, extract(epoch FROM beaten - taken)) ELSE 0 END), 0)"
+            " FROM hpo.place LEFT JOIN hpo.worker ON id = worker WHERE place.study_id = :study"
+        ),
+        {"study": study_id},
+    ).one()
+    # The union of the workers' lives, so that two workers at once count once, less the pauses.
+    hours = connection.execute(
+        text(
+            "SELECT coalesce(sum(extract(epoch FROM upper(span) - lower(span))), 0) / 3600 FROM (SELECT unnest("
+            " coalesce((SELECT range_agg(tstzrange(started, greatest(started, coalesce(gone, beaten))))"
+            " FROM hpo.worker WHERE study_id = :study), '{}')"
+            " - coalesce((SELECT range_agg(tstzrange(began, ended)) FROM hpo.halt WHERE study_id = :study), '{}')"
+            ") AS span) AS spans"
+        ),
+        {"study": study_id},
+    ).scalar_one()
+    return Used(trials=int(trials), hours=float(hours), gpu_hours=float(busy) / 3600)

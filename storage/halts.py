@@ -1,0 +1,35 @@
+"""Pauses and stops of a study: for all of its workers, wherever they run."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from sqlalchemy import text
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine import Connection
+
+    Halt = Literal["pause", "stop"]
+
+
+def begin_halt(connection: Connection, study_id: int, kind: Halt) -> None:
+    """Have all workers of a study hand their trials back, and wait (pause) or end (stop), until it is lifted."""
+    end_halt(connection, study_id)
+    connection.execute(
+        text("INSERT INTO hpo.halt (study_id, kind) VALUES (:study, :kind)"), {"study": study_id, "kind": kind}
+    )
+
+
+def end_halt(connection: Connection, study_id: int) -> None:
+    """Let the workers of a study go on."""
+    connection.execute(
+        text("UPDATE hpo.halt SET ended = now() WHERE study_id = :study AND ended IS NULL"), {"study": study_id}
+    )
+
+
+def halt_in_force(connection: Connection, study_id: int) -> Halt | None:
+    """Whether a study is paused or stopped."""
+    kind: Halt | None = connection.execute(
+        text("SELECT kind FROM hpo.halt WHERE study_id = :study AND ended IS NULL"), {"study": study_id}
+    ).scalar()
+    return kind

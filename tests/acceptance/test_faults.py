@@ -1,0 +1,292 @@
+"""Whatever happens to workers, their database and their files, every trial of the budget comes to its own end."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from hpo.retention import CHECKPOINT_KEY
+from hpo.training import RESUMED_KEY
+from storage.lease import REPEATS_KEY
+from tests.acceptance.conftest import fill
+from tests.drill import Drill, wait_for
+
+pytestmark = pytest.mark.acceptance
+
+KILLED = -signal.SIGKILL
+
+
+def holds(drill, **states):
+    """The tally of a drill, which must hold, with so many places in each state; all complete where none is given."""
+    tally = drill.tally()
+    assert tally.problems == ()
+    assert tally.states == (states or {"complete": drill.file.limits.trials})
+    return tally
+
+
+def undisturbed(drill, **faults):
+    """How the same trials end where nothing happens to them."""
+    assert drill.worker(step_seconds=0, **faults).end() == 0
+    return drill.ends()
+
+
+def test_workers_killed_at_random_lose_nothing_and_change_nothing(drill):
+    """Kill -9 of workers at random moments: each trial ends as without it, bit for bit, most from a checkpoint."""
+    rng, killed = random.Random(4), drill(trials=20, epochs=5, step_seconds=0.05)
+    lives = [killed.worker() for _ in range(3)]
+    for _ in range(10):
+        victim = rng.choice(lives)
+        wait_for(lambda victim=victim: killed.place_of(victim))
+        time.sleep(rng.uniform(0.0, 0.7))
+        victim.send(signal.SIGKILL)
+        assert victim.end() == KILLED
+        lives[lives.index(victim)] = killed.worker()
+    assert [life.end() for life in lives] == [0, 0, 0]
+    tally = holds(killed)
+    assert tally.runs > 20
+    assert tally.resumed > 0
+    assert killed.ends() == undisturbed(drill("calm", trials=20, epochs=5))
+
+
+def test_no_trial_notices_a_database_that_goes_away(drill, server):
+    """Postgres restarted, crashed, cut off and stopped for longer than the grace time: no run breaks off."""
+    study = drill(trials=6, epochs=8, step_seconds=0.15)
+    lives = [study.worker() for _ in range(3)]
+    wait_for(lambda: all(study.place_of(life, epoch=1) for life in lives))
+    server.restart("fast")
+    server.restart("immediate")
+    for _ in range(3):
+        wait_for(server.cut)
+        time.sleep(0.3)
+    server.stop("fast")
+    time.sleep(3)
+    server.start()
+    assert [life.end() for life in lives] == [0, 0, 0]
+    tally = holds(study)
+    assert (tally.runs, tally.workers) == (6, 3)
+    assert all("the database is back after" in life.printed for life in lives)
+
+
+def test_a_frozen_worker_drops_its_trial_and_goes_on(drill):
+    """SIGSTOP past the grace time: another takes the trial; after SIGCONT the worker drops it and takes the next one."""
+    study = drill(trials=6, epochs=6, step_seconds=0.1)
+    frozen = study.worker()
+    held = wait_for(lambda: study.place_of(frozen, epoch=1))
+    frozen.send(signal.SIGSTOP)
+    other = study.worker()
+    wait_for(lambda: study.places[held.number].worker == other.name)
+    frozen.send(signal.SIGCONT)
+    assert [frozen.end(), other.end()] == [0, 0]
+    assert holds(study).resumed == 1
+    assert "Traceback" not in frozen.printed
+    assert frozen.printed.count("was given to another worker; this worker drops it") == 1
+    assert {place.worker for place in study.places} == {frozen.name, other.name}
+    assert study.places[held.number].worker == other.name
+
+
+def test_a_full_disk_delays_the_end_of_a_trial_and_no_more(drill, mount_small_disk):
+    """No room for a checkpoint: the log says so, the training goes on, and the trial is complete when there is room."""
+    study = drill(trials=2, epochs=8, step_seconds=0.15)
+    store = study.file.folder / "artifacts"
+    store.mkdir(parents=True)
+    mount_small_disk(store)
+    life = study.worker()
+    wait_for(lambda: study.place_of(life, epoch=1))
+    filler = fill(store)
+    wait_for(lambda: "trial 0 waits for the artifact store: " in life.printed)
+    assert [place.state for place in study.places] == ["running"]
+    filler.unlink()
+    assert life.end() == 0
+    assert "the training goes on" in study.log(0)
+    assert "No space left on device" in study.log(0)
+    assert holds(study).runs == 2
+
+
+def test_an_artifact_store_that_goes_away_and_comes_back(drill):
+    """The folder of the artifacts is gone for a while: trainings go on, and what is complete waits for it."""
+    study = drill(trials=2, epochs=8, step_seconds=0.15)
+    store = study.file.folder / "artifacts"
+    life = study.worker()
+    wait_for(lambda: study.place_of(life, epoch=1) and store.exists())
+    store.rename(store.with_name("away"))
+    store.write_text("a file in its place")
+    wait_for(lambda: "trial 0 waits for the artifact store: " in life.printed)
+    store.unlink()
+    store.with_name("away").rename(store)
+    assert life.end() == 0
+    assert "the training goes on" in study.log(0)
+    assert holds(study).leftovers == 0
+
+
+def damage(checkpoint):
+    """Change one byte in the middle."""
+    content = bytearray(checkpoint.read_bytes())
+    content[len(content) // 2] ^= 1
+    checkpoint.write_bytes(content)
+
+
+def truncate(checkpoint):
+    """Leave the first half."""
+    checkpoint.write_bytes(checkpoint.read_bytes()[: checkpoint.stat().st_size // 2])
+
+
+def test_a_damaged_checkpoint_costs_its_epochs_alone(drill):
+    """A checkpoint that is corrupt, cut short or gone: the log says so, the trial begins anew, and ends the same."""
+    study = drill(trials=3, epochs=4, step_seconds=0.08)
+    for place, harm in enumerate((damage, truncate, type(study.folder).unlink)):
+        life = study.worker()
+        wait_for(lambda life=life, place=place: (now := study.place_of(life, epoch=2)) and now.number == place)
+        life.send(signal.SIGTERM)
+        assert life.end() == 143
+        broken = study.trials[study.places[place].trial]
+        harm(study.file.folder / "artifacts" / broken.user_attrs[CHECKPOINT_KEY])
+    assert study.worker().end() == 0
+    assert holds(study).resumed == 0
+    logs = [study.log(place.trial) for place in study.places]
+    assert [("is cut short or damaged" in log, "epoch 1 of 4" in log) for log in logs] == [
+        (True, True),
+        (True, True),
+        (False, True),
+    ]
+    assert study.ends() == undisturbed(drill("calm", trials=3, epochs=4))
+
+
+def test_clocks_and_zones_that_differ_harm_nobody(drill):
+    """Hosts whose clocks are two hours apart, and their zones the world: nobody is taken for dead, times are sane."""
+    study = drill(trials=4, epochs=8, step_seconds=0.15, grace_seconds=4.0)
+    lives = [
+        study.worker(clock_seconds=3600, variables={"TZ": "Pacific/Auckland", "PGTZ": "Pacific/Auckland"}),
+        study.worker(clock_seconds=-3600, variables={"TZ": "America/Anchorage", "PGTZ": "America/Anchorage"}),
+    ]
+    wait_for(lambda: all(study.place_of(life, epoch=2) for life in lives))
+    shown = study.begin("status", "--json", clock_seconds=3600)
+    assert shown.end() == 0
+    status = json.loads(shown.printed)
+    assert len(status["workers"]) == 2
+    assert all(0 <= worker["beat_seconds_ago"] < 4 for worker in status["workers"])
+    assert [life.end() for life in lives] == [0, 0]
+    assert holds(study).runs == 4
+    ended = study.begin("status", "--json", clock_seconds=-3600)
+    assert ended.end() == 0
+    assert 0 < json.loads(ended.printed)["budget"]["used"]["hours"] < 0.1
+
+
+def test_two_searches_on_one_study_share_its_budget(drill):
+    """Two `hpo search` at once end with exactly the budget, and both tell the winner."""
+    study = drill(trials=7, epochs=3, step_seconds=0.02)
+    searches = [study.begin("search", "--workers", "1") for _ in range(2)]
+    assert [search.end() for search in searches] == [0, 0]
+    assert all("7 trials: 7 complete" in search.printed for search in searches)
+    assert holds(study).runs == 7
+
+
+def test_a_terminated_worker_hands_its_trial_back_in_the_middle_of_an_epoch(drill):
+    """SIGTERM in a long epoch: exit 143 within 20 s, the trial in the queue; the next worker goes on at that step."""
+    study = drill(trials=1, epochs=2, batch_size=1, step_seconds=0.3)
+    life = study.worker()
+    wait_for(lambda: study.place_of(life))
+    time.sleep(3)  # some steps of its 6 s
+    begun = time.monotonic()
+    life.send(signal.SIGTERM)
+    assert life.end() == 143
+    assert time.monotonic() - begun < 20
+    [place] = study.places
+    assert (place.state, place.epoch) == ("waiting", 0)
+    assert study.worker(step_seconds=0).end() == 0
+    assert holds(study).resumed == 1
+    [_, again] = study.trials
+    assert again.user_attrs[RESUMED_KEY] == 0
+    assert "going on after epoch 0 and " in study.log(1)
+    assert "and 0 steps" not in study.log(1)
+    assert study.ends() == undisturbed(drill("calm", trials=1, epochs=2, batch_size=1))
+
+
+# What kills the workers of a study, one after the other: a function, before or after it, and at which of its calls. The
+# last worker meets no fault.
+TAKE, NAME, BEAT, PROGRESS, FINISH, HAND_BACK = (
+    f"storage.lease:Lease.{name}" for name in ("take", "name_trial", "beat", "progress", "finish", "hand_back")
+)
+MAKE, TELL, REPORT = "optuna:Study.add_trial", "optuna:Study.tell", "optuna:Trial.report"
+BOUNDARIES = {
+    "taken": [(TAKE, "after", 1)],
+    "named": [(NAME, "after", 1)],
+    "made": [(MAKE, "after", 1)],
+    "made and named": [(NAME, "after", 3)],
+    "running": [("storage.optuna_storage:StudyStorage.set_trial_state_values", "after", 1)],
+    "asked": [("hpo.runs:Runs._fill", "after", 1)],
+    "half suggested": [("storage.optuna_storage:StudyStorage._set_trial_param", "after", 1)],
+    "before the first beat": [(BEAT, "before", 1)],
+    "after the first beat": [(BEAT, "after", 1)],
+    "checkpoint half written": [("os:fsync", "before", 2)],
+    "checkpoint stored, not named": [("hpo.checkpoints:put", "after", 1)],
+    "before progress": [(PROGRESS, "before", 2)],
+    "before a report": [(REPORT, "before", 1)],
+    "after a report": [(REPORT, "after", 2)],
+    "weights half written": [("shutil:copyfileobj", "after", 2)],
+    "weights stored, not named": [("storage.artifacts:put", "after", 1)],
+    "weights named": [("hpo.worker:keep_file", "after", 1)],
+    "told": [(TELL, "after", 1)],
+    "finished": [(FINISH, "after", 1)],
+    "earlier checkpoints removed": [(REPORT, "after", 3), ("hpo.checkpoints:discard", "after", 1)],
+    "reaped, not committed": [(REPORT, "after", 2), ("storage.lease:_bury", "after", 1)],
+    "reaped": [(REPORT, "after", 2), (MAKE, "before", 1)],
+    "retry made": [(REPORT, "after", 2), (MAKE, "after", 1)],
+    "retry named": [(REPORT, "after", 2), (NAME, "after", 2)],
+    "retry resumed": [(REPORT, "after", 2), ("hpo.checkpoints:get", "after", 1)],
+    "retry taken over": [(REPORT, "after", 2), (REPORT, "after", 1)],
+}
+# These runs end otherwise first: they fail, or are told to go.
+FAILING = {
+    "failed, not committed": ("storage.lease:_fail_trial", "after", 1),
+    "failed": (FINISH, "after", 1),
+}
+LEAVING = {
+    "before it is handed back": (HAND_BACK, "before", 1),
+    "handed back, not committed": ("storage.lease:_fail_trial", "after", 1),
+    "handed back": (HAND_BACK, "after", 1),
+}
+
+
+def lives_of(case):
+    """The faults of each worker of a case but the last one; none of the case without a name."""
+    if case in FAILING:
+        return [{"raise_at_step": 2, "kill": FAILING[case]}]
+    if case in LEAVING:
+        return [{"terminate_at_step": 5, "kill": LEAVING[case]}]
+    return [{"kill": kill} for kill in BOUNDARIES.get(case, ())]
+
+
+@pytest.fixture(scope="module")
+def boundaries(server, tmp_path_factory):
+    """All cases, six at a time: exit codes of their workers, tallies, and how their trials ended."""
+    folder = tmp_path_factory.mktemp("boundaries")
+    folder.chmod(0o711)
+
+    def play(case):
+        name, faults = f"boundary_{abs(hash(case))}", lives_of(case)
+        trials = 1 if len(faults) > 1 else 2  # with one place, the second worker has but the first one's trial to take
+        with Drill(folder / name, server.make_database(name), trials=trials, epochs=3, step_seconds=0.02) as study:
+            codes = [study.worker(**each).end() for each in [*faults, {}]]
+            return codes, study.tally(), study.ends()
+
+    cases = ["", *FAILING, *LEAVING, *BOUNDARIES]
+    with ThreadPoolExecutor(6) as pool:
+        return dict(zip(cases, pool.map(play, cases), strict=True))
+
+
+@pytest.mark.parametrize("case", [*BOUNDARIES, *FAILING, *LEAVING])
+def test_a_kill_at_any_boundary_loses_nothing(case, boundaries):
+    """A worker that is killed in the instant between any two steps of a trial's life leaves a study that goes on."""
+    codes, tally, ends = boundaries[case]
+    assert codes == [*(KILLED for _ in lives_of(case)), 0]
+    assert tally.problems == ()
+    if case == "failed":
+        assert tally.failures == ("place 0: ValueError: the loss had enough",)
+    else:
+        assert tally.states == {"complete": tally.budget}
+    assert ends.items() <= boundaries[""][2].items()

@@ -1,0 +1,262 @@
+"""`hpo workers` and what it shares with `hpo search`: workers that die, databases that crash, signals."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from storage.embedded import data_folder, embedded_postgres
+from tests.acceptance.test_search import status, wait_for, write_study
+
+pytestmark = pytest.mark.acceptance
+
+# An `hpo` of one's own, whose supervisor inherits orphans as PID 1 of a container does, and whose workers
+# first do something else.
+OWN = """
+import ctypes, os, signal, subprocess, sys, time
+from pathlib import Path
+from hpo.cli import main
+from trainer.parts import Parts
+
+def begin_worker():
+    {worker}
+
+if __name__ == "__main__":
+    if sys.argv[1] == "workers":
+        ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER
+    if sys.argv[1] == "worker":
+        begin_worker()
+    main(parts=Parts())
+"""
+
+
+@contextmanager
+def started(folder, *arguments, program=("-m", "hpo"), **options):
+    """A command that runs, and is ended with the block if it still does; all that it prints is one text."""
+    with subprocess.Popen(
+        [sys.executable, *program, *arguments],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        **options,
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def with_storage(database, **variables):
+    """The environment with a database."""
+    return {**os.environ, "HPO_STORAGE": database, **variables}
+
+
+@pytest.fixture
+def study(hpo, tmp_path, photos, database):
+    """A function that makes a study for `own.py`, whose workers begin with this line of Python."""
+
+    def make(worker="pass", **settings):
+        (tmp_path / "own.py").write_text(OWN.format(worker=worker))
+        write_study(tmp_path, **settings)
+        done = hpo("init", "study.toml", HPO_STORAGE=database)
+        assert done.returncode == 0, done.stderr
+
+    return make
+
+
+def test_a_killed_worker_is_started_again_and_leaves_nothing_behind(tmp_path, study, database, hpo):
+    """Kill -9 of a worker: its trial is run again, another worker comes in its stead, its orphan leaves no zombie."""
+    study("Path(f'{os.getpid()}.orphan').write_text(str(subprocess.Popen(['sleep', '4']).pid))", trials=4, epochs=15)
+    with started(
+        tmp_path, "workers", "study.toml", "--workers", "2", program=("own.py",), env=with_storage(database)
+    ) as workers:
+        killed = wait_for(
+            lambda: (now := status(hpo, HPO_STORAGE=database)) and [w["pid"] for w in now["workers"] if w["epoch"]]
+        )[0]
+        orphan = Path("/proc") / (tmp_path / f"{killed}.orphan").read_text()
+        os.kill(killed, signal.SIGKILL)
+        wait_for(lambda: not orphan.exists())
+        out, _ = workers.communicate(timeout=180)
+    assert workers.returncode == 0, out
+    assert f":{killed} has died: ended by signal 9 (Killed); it starts again in 1 s" in out
+    assert out.count("has started on the CPU") == out.count("has ended") + 1 == 3
+    assert "all workers have ended: 4 complete" in out
+    now = status(hpo, HPO_STORAGE=database)
+    assert now["trials"] == {"complete": 4, "pruned": 0, "failed": 0, "running": 0, "waiting": 0}
+    assert now["workers"] == []
+
+
+def test_a_worker_that_always_dies_at_once_is_given_up(study, hpo, database):
+    """After five deaths at once the command ends with one line that names the cause, and the traceback was shown."""
+    study("raise RuntimeError('no luck')")
+    done = hpo("workers", "study.toml", "--workers", 1, program=("own.py",), HPO_STORAGE=database)
+    assert done.returncode == 1
+    assert done.stderr == "hpo: workers: one died at once 5 times in a row: RuntimeError: no luck\n"
+    assert done.stdout.count("has started") == done.stdout.count("in begin_worker") == 5
+    assert "has died: RuntimeError: no luck; it starts again in 8 s" in done.stdout
+
+
+def test_one_bad_gpu_costs_one_worker(study, hpo, database):
+    """Each worker sees its own GPU; one that fails for a reason that stays is given up, and the other goes on."""
+    study(
+        "os.environ['CUDA_VISIBLE_DEVICES'] == 'GPU-bad' and sys.exit('hpo: data: no images here');"
+        " os.environ['CUDA_VISIBLE_DEVICES'] = ''",
+        trials=2,
+    )
+    variables = {"HPO_STORAGE": database, "CUDA_VISIBLE_DEVICES": "GPU-good,GPU-bad"}
+    done = hpo("workers", "study.toml", program=("own.py",), **variables)
+    assert done.returncode == 0, done.stderr
+    assert "is given up, 1 go on: data: no images here" in done.stdout
+    assert done.stdout.count("has started on GPU GPU-good") == done.stdout.count("has started on GPU GPU-bad") == 1
+    assert "all workers have ended: 2 complete" in done.stdout
+
+
+def test_a_worker_that_meets_no_database_tries_again(tmp_path, study, hpo, database):
+    """A failure of the storage may pass: the worker is started again."""
+    study(
+        "Path('met').exists() or (Path('met').touch(), sys.exit('hpo: storage: the database stopped answering'))",
+        trials=1,
+    )
+    done = hpo("workers", "study.toml", "--workers", 1, program=("own.py",), HPO_STORAGE=database)
+    assert done.returncode == 0, done.stderr
+    assert "has died: storage: the database stopped answering; it starts again in 1 s" in done.stdout
+
+
+def test_sigterm_hands_all_trials_back(tmp_path, study, database, hpo):
+    """SIGTERM ends all workers, with their trials in the queue, within 20 seconds; none is started again."""
+    study(trials=4, epochs=200)
+    with started(tmp_path, "workers", "study.toml", "--workers", "2", env=with_storage(database)) as workers:
+        wait_for(
+            lambda: (now := status(hpo, HPO_STORAGE=database)) and sum(bool(w["epoch"]) for w in now["workers"]) == 2
+        )
+        begun = time.monotonic()
+        workers.send_signal(signal.SIGTERM)
+        out, _ = workers.communicate(timeout=60)
+    assert time.monotonic() - begun < 20
+    assert workers.returncode == 143, out
+    assert out.count("has started") == out.count("has ended") == 2
+    assert "stopped: 0 trials are done, 2 went back to the queue" in out
+    now = status(hpo, HPO_STORAGE=database)
+    assert (now["trials"]["waiting"], now["trials"]["running"], now["workers"]) == (2, 0, [])
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGHUP, 143), (signal.SIGINT, 130)])
+def test_a_signal_reaches_the_workers(tmp_path, study, database, number, code):
+    """A terminal that goes away, and Ctrl-C, end the workers, too."""
+    study("Path('up').touch(); time.sleep(600)")
+    with started(
+        tmp_path, "workers", "study.toml", "--workers", "1", program=("own.py",), env=with_storage(database)
+    ) as workers:
+        wait_for((tmp_path / "up").exists)
+        workers.send_signal(number)
+        out, _ = workers.communicate(timeout=20)
+    assert workers.returncode == code, out
+    assert out.count("has started") == out.count("has ended") == 1
+
+
+def test_a_frozen_database_keeps_no_signal_from_the_workers(tmp_path, photos, hpo):
+    """SIGTERM reaches the workers at once, and ends the command, while the database neither answers nor refuses."""
+    (tmp_path / "own.py").write_text(OWN.format(worker="Path('up').touch(); time.sleep(600)"))
+    write_study(tmp_path)
+    with embedded_postgres(tmp_path / "server") as url:
+        assert hpo("init", "study.toml", HPO_STORAGE=url).returncode == 0
+        with started(
+            tmp_path, "workers", "study.toml", "--workers", "1", program=("own.py",), env=with_storage(url)
+        ) as workers:
+            wait_for((tmp_path / "up").exists)
+            server = int((data_folder(tmp_path / "server") / "data" / "postmaster.pid").read_text().split()[0])
+            backends = map(int, Path(f"/proc/{server}/task/{server}/children").read_text().split())
+            frozen = [server, *backends]
+            for process in frozen:
+                os.kill(process, signal.SIGSTOP)
+            try:
+                begun = time.monotonic()
+                workers.send_signal(signal.SIGTERM)
+                out, _ = workers.communicate(timeout=60)
+                seconds = time.monotonic() - begun
+            finally:
+                for process in frozen:
+                    os.kill(process, signal.SIGCONT)
+    assert workers.returncode == 143, out
+    assert "the database does not say how the search stands; the same command resumes" in out
+    assert seconds < 15
+
+
+def test_a_second_interrupt_ends_workers_that_do_not_end(tmp_path, study, database):
+    """Ctrl-C asks, Ctrl-C again kills; a terminal that goes away ends nothing under nohup."""
+    study("signal.signal(signal.SIGTERM, signal.SIG_IGN); Path('deaf').touch(); time.sleep(600)")
+    with started(
+        tmp_path,
+        "workers",
+        "study.toml",
+        "--workers",
+        "1",
+        program=("own.py",),
+        env=with_storage(database),
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN),
+    ) as workers:
+        wait_for((tmp_path / "deaf").exists)
+        workers.send_signal(signal.SIGHUP)
+        workers.send_signal(signal.SIGINT)
+        assert "has started" in workers.stdout.readline()
+        assert "stopping: " in workers.stdout.readline()
+        assert workers.poll() is None
+        workers.send_signal(signal.SIGINT)
+        out, _ = workers.communicate(timeout=20)
+    assert workers.returncode == 130
+    assert "stopped: 0 trials are done" in out
+
+
+def test_what_cannot_work_is_refused_at_once(tmp_path, study, hpo, database):
+    """A study that is not there, or was begun with other settings, is one line, exit code 1 and no second start."""
+    write_study(tmp_path)
+    assert hpo("init", "study.toml", HPO_STORAGE=database).returncode == 0
+    file = tmp_path / "study.toml"
+    known = file.read_text()
+    file.write_text(known.replace('name = "colours"', 'name = "unknown"'))
+    unknown = hpo("workers", "study.toml", "--workers", 2, HPO_STORAGE=database)
+    file.write_text(known.replace("batch_size = 8", "batch_size = 4"))
+    changed = hpo("workers", "study.toml", "--workers", 2, HPO_STORAGE=database)
+    shared = hpo("workers", "study.toml", "--per-gpu", 2, HPO_STORAGE=database, CUDA_VISIBLE_DEVICES="")
+    for done, said in (
+        (unknown, '"unknown" is not in this storage'),
+        (changed, "recipe.batch_size was 8, is now 4"),
+        (shared, "--per-gpu needs a GPU"),
+    ):
+        assert done.returncode == 1
+        assert said in done.stderr
+        assert done.stderr.count("\n") == 1
+        assert "starts again" not in done.stdout
+
+
+def test_a_search_outlives_the_crash_of_its_embedded_postgres(tmp_path, photos, hpo):
+    """After kill -9 of the private Postgres in the middle of a search it is started again, and the budget is exact."""
+    write_study(tmp_path, trials=4, epochs=30)
+    variables = {name: value for name, value in os.environ.items() if name != "HPO_STORAGE"}
+    with started(tmp_path, "search", "study.toml", "--workers", "2", env=variables) as search:
+        wait_for(lambda: (now := status(hpo)) and any(w["epoch"] for w in now["workers"]))
+        pid_file = data_folder(tmp_path / ".hpo") / "data" / "postmaster.pid"
+        os.kill(int(pid_file.read_text().split()[0]), signal.SIGKILL)
+        out, _ = search.communicate(timeout=180)
+    assert search.returncode == 0, out
+    assert "the database answers again" in out
+    now = status(hpo)
+    assert now["trials"] == {"complete": 4, "pruned": 0, "failed": 0, "running": 0, "waiting": 0}
+    assert now["budget"]["used"]["trials"] == 4
+
+
+def test_a_finished_search_starts_no_worker(study, hpo, database):
+    """Workers of a search at its end are not started at all."""
+    study(trials=1)
+    assert hpo("worker", "study.toml", HPO_STORAGE=database).returncode == 0
+    done = hpo("workers", "study.toml", "--workers", 2, HPO_STORAGE=database)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "all workers have ended: 1 complete\n"

@@ -1,0 +1,198 @@
+"""A small study whose workers meet faults: real commands, real training, a real Postgres."""
+
+from __future__ import annotations
+
+import hashlib
+import multiprocessing
+import os
+import signal
+import time
+import uuid
+from collections import namedtuple
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from hpo.study import WEIGHTS_NAME, create_study, load_study
+from hpo.study_file import read_study_file
+from storage import logs
+from storage.artifacts import fetch_file
+from storage.roster import places
+from tests.conftest import STORAGE_VARIABLES, paint
+from tests.faulty import Faults, linear, run
+from tests.tally import count
+from trainer.parts import Parts
+
+COLOURS = {"red": (200, 60, 60), "green": (60, 200, 60), "blue": (60, 60, 200)}
+STUDY = """
+[study]
+name = "{name}"
+pruner = "none"
+sampler = "random"
+retries = {retries}
+keep_weights = 1000
+[data]
+path = "photos"
+[budget]
+trials = {trials}
+[recipe]
+backbone = "linear"
+image_size = 16
+epochs = {epochs}
+batch_size = {batch_size}
+loss = "slow"
+learning_rate = {{ low = 1e-5, high = 1e-3, log = true }}
+dropout = 0.0
+augment = "flip"
+mixing = "none"
+optimizer = "adamw"
+schedule = "cosine"
+ema = true
+"""
+# One process imports torch, and each command is a fork of it: a start takes a tenth of a second and not five.
+PROCESSES = multiprocessing.get_context("forkserver")
+LAZY = ("albumentations", "alembic.command", "optuna.storages._rdb.storage", "psycopg2.extras", "scipy.special")
+PROCESSES.set_forkserver_preload(["tests.faulty", "hpo.worker", "hpo.search", "trainer.data", *LAZY])
+
+Ended = namedtuple("Ended", "epochs weights")
+
+
+def wait_for(condition, seconds=60.0):
+    """Wait until the condition gives something true; returns that."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if found := condition():
+            return found
+        time.sleep(0.05)
+    raise AssertionError(f"not within {seconds} s")
+
+
+class Life:
+    """A command in a process of its own."""
+
+    def __init__(self, folder, arguments, variables, faults):
+        self.name, self._output = None, folder / f"{uuid.uuid4().hex}.out"
+        self._process = PROCESSES.Process(target=run, args=(folder, self._output, arguments, variables, faults))
+        self._process.start()
+
+    def send(self, number):
+        """Send it a signal."""
+        os.kill(self._process.pid, number)
+
+    @property
+    def runs(self):
+        """Whether it still does."""
+        return self._process.is_alive()
+
+    @property
+    def code(self):
+        """Its exit code, or less the number of the signal that ended it; None while it runs."""
+        return self._process.exitcode
+
+    def end(self, seconds=120.0):
+        """Wait for its end; returns its exit code."""
+        self._process.join(seconds)
+        assert self._process.exitcode is not None, f"it still runs: {self.printed}"
+        return self._process.exitcode
+
+    @property
+    def printed(self):
+        """All that it has printed so far."""
+        return self._output.read_text() if self._output.exists() else ""
+
+
+class Drill:
+    """A study in a folder and a database of its own, and what runs on it.
+
+    Args:
+        folder: for everything but the database.
+        url: of its database.
+        trials, epochs, retries, batch_size: as in a study file.
+        faults: of all of its processes.
+    """
+
+    def __init__(self, folder, url, *, name="drill", trials, epochs, retries=100, batch_size=8, **faults):
+        self.folder, self.url, self._faults, self._lives = folder, url, {"grace_seconds": 2.0, **faults}, []
+        folder.mkdir(exist_ok=True)
+        if not (folder / "photos").exists():
+            for colour, rgb in COLOURS.items():
+                for number in range(12):
+                    paint(folder / "photos" / colour / f"{number}.png", rgb, number)
+        study = folder / f"{name}.toml"
+        study.write_text(
+            STUDY.format(name=name, trials=trials, epochs=epochs, retries=retries, batch_size=batch_size)
+        )
+        parts = Parts(losses={"slow": lambda *_: None}, backbones={"linear": linear})
+        self.file = read_study_file(study, parts)
+        create_study(self.file, url, self.file.data.load(self.file.folder / "pixels"))
+        self.opened = load_study(self.file, url)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        for life in self._lives:
+            if life.runs:
+                life.send(signal.SIGKILL)
+                life.end()
+        self.opened.storage.engine.dispose()
+
+    def begin(self, command, *arguments, variables=None, **faults):
+        """Start a command on the study, with its faults."""
+        clean = dict.fromkeys(STORAGE_VARIABLES, "")
+        environment = {**clean, "HPO_STORAGE": self.url, **(variables or {})}
+        life = Life(
+            self.folder,
+            [command, str(self.file.path), *arguments],
+            environment,
+            Faults(**{**self._faults, **faults}),
+        )
+        self._lives.append(life)
+        return life
+
+    def worker(self, *, variables=None, **faults):
+        """Start a worker, with its faults."""
+        name = uuid.uuid4().hex
+        life = self.begin("worker", "--threads", "1", "--name", name, variables=variables, **faults)
+        life.name = name
+        return life
+
+    @property
+    def places(self):
+        """All places of the budget."""
+        with self.opened.storage.engine.connect() as connection:
+            return places(connection, self.opened.study_id)
+
+    @property
+    def trials(self):
+        """All trials."""
+        return self.opened.study.get_trials()
+
+    def place_of(self, life, epoch=0):
+        """The place in which a worker trains, once it has done so many epochs of its trial; None until then."""
+        return next(
+            (row for row in self.places if row.worker == life.name and row.state == "running" and row.epoch >= epoch),
+            None,
+        )
+
+    def log(self, trial):
+        """What a trial printed, as one text."""
+        with self.opened.storage.engine.connect() as connection:
+            return "\n".join(line for _, line in logs.read(connection, self.opened.study_id, trial))
+
+    def tally(self):
+        """The study, counted; printed, too."""
+        tally = count(self.file, self.url)
+        print(f"\n{self.file.name}\n{tally}")
+        return tally
+
+    def ends(self):
+        """Macro-F1 of each epoch, and a digest of the weights, of the complete trial in each place."""
+        trials, ended = self.trials, {}
+        with TemporaryDirectory() as folder:
+            for place in self.places:
+                if place.state == "complete":
+                    trial, weights = trials[place.trial], Path(folder) / WEIGHTS_NAME
+                    fetch_file(self.opened.artifacts, self.opened.storage, trial, WEIGHTS_NAME, weights)
+                    digest = hashlib.sha256(weights.read_bytes()).hexdigest()
+                    ended[place.number] = Ended(trial.intermediate_values, digest)
+        return ended

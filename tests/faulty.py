@@ -1,0 +1,140 @@
+"""An `hpo` of one's own whose processes meet faults, as the variable FAULTS says: `python faulty.py worker study.toml`."""
+
+from __future__ import annotations
+
+import datetime
+import functools
+import importlib
+import itertools
+import json
+import os
+import signal
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+import hpo.cli
+from trainer.parts import Parts
+
+VARIABLE = "FAULTS"
+
+
+@dataclass(frozen=True)
+class Faults:
+    """What happens to one process.
+
+    Attributes:
+        step_seconds: that each step of a training takes longer.
+        grace_seconds: after which the workers count another as dead, 60 where not given; they beat as much faster.
+        kill: a function as "module:name", "before" or "after", and at which of its calls the process kills itself.
+        terminate_at_step: the step of a training at which the process gets SIGTERM.
+        raise_at_step: the step of a training that raises.
+        clock_seconds: by which the clock of the process is ahead.
+    """
+
+    step_seconds: float = 0.0
+    grace_seconds: float | None = None
+    kill: tuple[str, str, int] | None = None
+    terminate_at_step: int | None = None
+    raise_at_step: int | None = None
+    clock_seconds: float = 0.0
+
+    def as_text(self):
+        """What the variable is to hold."""
+        return json.dumps(asdict(self))
+
+
+def linear(classes, size):
+    """A small model that draws random numbers as it learns."""
+    return torch.nn.Sequential(
+        torch.nn.Flatten(), torch.nn.Dropout(0.2), torch.nn.Linear(3 * size * size, classes)
+    )
+
+
+def main(arguments, faults):
+    """Run a command, with its faults."""
+    if faults.grace_seconds:
+        _shorten_grace(faults.grace_seconds)
+    if faults.clock_seconds:
+        _skew_clock(faults.clock_seconds)
+    if faults.kill:
+        _kill_at(*faults.kill)
+    steps = itertools.count(1)
+
+    def slow(logits, labels):
+        time.sleep(faults.step_seconds)
+        step = next(steps)
+        if step == faults.terminate_at_step:
+            os.kill(os.getpid(), signal.SIGTERM)
+        if step == faults.raise_at_step:
+            raise ValueError("the loss had enough")
+        return torch.nn.functional.cross_entropy(logits, labels)
+
+    hpo.cli.main(arguments, parts=Parts(losses={"slow": slow}, backbones={"linear": linear}))
+
+
+def _shorten_grace(seconds):
+    import hpo.worker
+    from storage import lease
+
+    lease.Lease.reap.__defaults__ = (seconds,)
+    hpo.worker.BEAT_SECONDS, lease.WATCH_SECONDS = seconds / 12, seconds / 4
+    hpo.worker.STORE_PAUSE = seconds / 12
+
+
+def _skew_clock(seconds):
+    """Set the clock of this process, in every module that has imported it."""
+    for module in ("hpo.worker", "hpo.status"):
+        importlib.import_module(module)
+    now, real = time.time, datetime.datetime
+
+    class Skewed(real):
+        """A time of the clock that is ahead."""
+
+        @classmethod
+        def now(cls, tz=None):
+            """The time."""
+            return real.now(tz) + datetime.timedelta(seconds=seconds)
+
+    time.time = lambda: now() + seconds
+    for module in list(sys.modules.values()):
+        if getattr(module, "datetime", None) is real:
+            module.datetime = Skewed
+
+
+def _kill_at(target, when, call):
+    module, _, path = target.partition(":")
+    *outer, name = path.split(".")
+    owner = functools.reduce(getattr, outer, importlib.import_module(module))
+    function, calls = getattr(owner, name), itertools.count(1)
+
+    @functools.wraps(function)
+    def deadly(*arguments, **options):
+        now = next(calls) == call
+        if now and when == "before":
+            os.kill(os.getpid(), signal.SIGKILL)
+        result = function(*arguments, **options)
+        if now and when == "after":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return result
+
+    setattr(owner, name, deadly)
+
+
+def run(folder, output, arguments, variables, faults):
+    """Run a command in a process that was forked for it, as if that had been started anew."""
+    os.chdir(folder)
+    with Path(output).open("wb") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    os.environ.update({**variables, VARIABLE: faults.as_text()})
+    sys.argv[0] = __file__  # what the workers of a search are to run
+    time.tzset()
+    main(arguments, faults)
+
+
+if __name__ == "__main__":
+    main(None, Faults(**json.loads(os.environ.get(VARIABLE, "{}"))))

@@ -1,0 +1,350 @@
+"""Checkpoints: a training that stops between any two steps goes on to the same end, bit for bit; whole files."""
+
+import dataclasses
+import errno
+import math
+import os
+from contextlib import closing
+from itertools import count
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from trainer.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from trainer.errors import CheckpointError
+from trainer.fit import fit
+from trainer.loaders import Loaders
+from trainer.parts import Parts
+from trainer.step import MicroBatch
+
+pytestmark = [pytest.mark.unit, pytest.mark.usefixtures("one_thread")]
+
+CPU = torch.device("cpu")
+STEPS, BATCHES = 5, 3  # of an epoch over `colours` in batches of 8: to train, to validate
+
+
+@pytest.fixture
+def start(colours, parts):
+    """A function that starts a training of `colours` on its training part, validated on its validation part."""
+
+    def start(recipe, **changes):
+        split = colours.split
+        options = {"train": split.train, "valid": split.valid, "parts": parts, "device": CPU} | changes
+        return fit(recipe, colours, **options)
+
+    return start
+
+
+class StoppedError(Exception):
+    """The training is to stop here."""
+
+
+def _say(epoch):
+    """All that an epoch says and leaves behind, its times apart."""
+    facts = (epoch.number, epoch.epochs, epoch.train_loss, epoch.learning_rate, epoch.macro_f1, epoch.accuracy)
+    tensors = {name: value.clone() for name, value in epoch.model.state_dict().items()}
+    if epoch.confusion is not None:
+        tensors |= {"confusion": epoch.confusion, "probabilities": epoch.probabilities}
+    return facts, tensors, epoch.capture()
+
+
+def _assert_same(epoch, other):
+    (facts, tensors, checkpoint), (other_facts, other_tensors, other_checkpoint) = epoch, other
+    assert facts == other_facts
+    _assert_equal_tensors(tensors, other_tensors)
+    _assert_same_checkpoint(checkpoint, other_checkpoint)
+
+
+def _assert_same_checkpoint(checkpoint, other):
+    for name in ("epochs_done", "steps_done", "threads", "history", "values"):
+        assert getattr(checkpoint, name) == getattr(other, name)
+    _assert_equal_tensors(checkpoint.tensors, other.tensors)
+
+
+def _assert_equal_tensors(tensors, others):
+    assert tensors.keys() == others.keys()
+    assert all(tensors[name].dtype == others[name].dtype for name in tensors)
+    assert [name for name in tensors if not torch.equal(tensors[name], others[name])] == []
+
+
+def _stopped(start, recipe, at, **changes):
+    """The epochs of a training that stops at its `at`-th batch, 1 for the first, and its checkpoint there."""
+    batches, epochs, checkpoints = count(1), [], []
+
+    def on_step(capture):
+        if next(batches) == at:
+            checkpoints.append(capture())
+            raise StoppedError
+
+    with pytest.raises(StoppedError):
+        epochs.extend(_say(epoch) for epoch in start(recipe, on_step=on_step, **changes))
+    return epochs, checkpoints[0]
+
+
+def _after_file(checkpoint, file):
+    save_checkpoint(checkpoint, file)
+    return load_checkpoint(file)
+
+
+LINEAR = [
+    {"optimizer": "sgd", "schedule": "step", "warmup": 0.3},
+    {"optimizer": "adamw", "schedule": "cosine", "ema": True, "sampler": "balanced", "augment": "heavy"},
+    {"optimizer": "sgd", "schedule": "constant", "loss": "soft_f1", "warmup": 0.0},
+    {"optimizer": "adamw", "schedule": "one_cycle", "mixing": "both", "mix_probability": 0.7, "clip_norm": 0.1},
+    {"optimizer": "sgd", "schedule": "one_cycle", "ema": True},
+    {"optimizer": "adamw", "schedule": "plateau", "warmup": 0.4},
+]
+
+
+@pytest.mark.parametrize("changes", LINEAR, ids=lambda changes: f"{changes['optimizer']}-{changes['schedule']}")
+def test_any_batch(changes, start, make_recipe, tmp_path):
+    """Stopped after any batch, of training or of validation, a training goes on to the same end, bit for bit."""
+    recipe = make_recipe(**{"backbone": "dropout", "learning_rate": 0.01, "seed": 2, **changes})
+    whole = [_say(epoch) for epoch in start(recipe)]
+    for at in range(1, recipe.epochs * (STEPS + BATCHES) + 1):
+        before, checkpoint = _stopped(start, recipe, at)
+        epoch, batch = divmod(at - 1, STEPS + BATCHES)
+        assert (checkpoint.epochs_done, checkpoint.steps_done) == (epoch, min(batch + 1, STEPS))
+        checkpoint = _after_file(checkpoint, tmp_path / "checkpoint")
+        after = [_say(epoch) for epoch in start(recipe, resume=checkpoint)]
+        assert len(before) + len(after) == len(whole)
+        for resumed, uninterrupted in zip(before + after, whole, strict=True):
+            _assert_same(resumed, uninterrupted)
+
+
+MODELS = [
+    {"backbone": "test_resnet", "optimizer": "sgd", "schedule": "one_cycle", "mixing": "mixup", "clip_norm": 1.0},
+    {"backbone": "test_resnet", "loss": "arcface", "pooling": "gem", "ema": True, "augment": "randaugment"},
+    {"backbone": "test_vit", "dropout": 0.2, "drop_path": 0.3, "mixing": "cutmix", "ema": True, "schedule": "cosine"},
+    {"backbone": "test_efficientnet", "drop_path": 0.3, "loss": "focal", "sampler": "balanced"},
+    {"backbone": "test_resnet", "pretrained": True, "freeze": 0.5, "layer_decay": 0.7, "schedule": "plateau"},
+]
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory):
+    """A folder with weights of test_resnet for 1,000 classes."""
+    folder = tmp_path_factory.mktemp("published")
+    save_file(timm.create_model("test_resnet").state_dict(), folder / "test_resnet.safetensors")
+    return folder
+
+
+@pytest.mark.parametrize("changes", MODELS, ids=lambda changes: "-".join(map(str, changes.values())))
+@pytest.mark.parametrize("part", [None, 3], ids=["whole", "parts"])
+def test_models(changes, part, start, make_recipe, published, tmp_path):
+    """So do real models with all they draw and count, whole or in parts of a batch, without their published weights."""
+    recipe = make_recipe(image_size=32, learning_rate=0.01, **changes)
+    options = {"micro_batch": MicroBatch(part)} if part else {}
+    whole = [_say(epoch) for epoch in start(recipe, weights=published, **options)]
+    in_validation = STEPS + (math.ceil(18 / part) if part else BATCHES)
+    for at in (2, STEPS, in_validation - 1, in_validation + 3):
+        before, checkpoint = _stopped(start, recipe, at, weights=published, **options)
+        checkpoint = _after_file(checkpoint, tmp_path / "checkpoint")
+        after = [_say(epoch) for epoch in start(recipe, resume=checkpoint, weights=tmp_path)]
+        for resumed, uninterrupted in zip(before + after, whole, strict=True):
+            _assert_same(resumed, uninterrupted)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_channels_last(optimizer, start, make_recipe, monkeypatch):
+    """Weights that lie in memory as a GPU wants them are resumed with moments that lie alike."""
+    monkeypatch.setattr("trainer.fit.memory_format", lambda _: torch.channels_last)
+    recipe = make_recipe(backbone="test_resnet", image_size=32, optimizer=optimizer, ema=True)
+    whole = [_say(epoch) for epoch in start(recipe)]
+    before, checkpoint = _stopped(start, recipe, 3)
+    after = [_say(epoch) for epoch in start(recipe, resume=checkpoint)]
+    for resumed, uninterrupted in zip(before + after, whole, strict=True):
+        _assert_same(resumed, uninterrupted)
+
+
+@pytest.mark.parametrize("schedule", ["plateau", "one_cycle"])
+def test_between_epochs(schedule, start, make_recipe, tmp_path):
+    """Stopped after any epoch, a training goes on with the next one; after the last one there is none."""
+    recipe = make_recipe(schedule=schedule, epochs=9, learning_rate=0.01, optimizer="sgd", ema=True)
+    whole = [_say(epoch) for epoch in start(recipe)]
+    if schedule == "plateau":
+        assert whole[-1][0][3] < 0.01 / 3
+    for number, (_, _, checkpoint) in enumerate(whole, start=1):
+        assert (checkpoint.epochs_done, checkpoint.steps_done) == (number, 0)
+        assert checkpoint.history == [facts[4] for facts, _, _ in whole[:number]]
+        after = [
+            _say(epoch) for epoch in start(recipe, resume=_after_file(checkpoint, tmp_path / f"{number}.checkpoint"))
+        ]
+        for resumed, uninterrupted in zip(after, whole[number:], strict=True):
+            _assert_same(resumed, uninterrupted)
+
+
+def test_many_interruptions(start, make_recipe, tmp_path):
+    """A training that stops after every fourth batch ends as one that never stops."""
+    recipe = make_recipe(backbone="dropout", ema=True, augment="light", epochs=3)
+    whole = [_say(epoch) for epoch in start(recipe)]
+    epochs, checkpoint, runs = [], None, 0
+    while len(epochs) < len(whole):
+        batches = count(1)
+
+        def on_step(capture, batches=batches):
+            if next(batches) == 4:
+                raise StoppedError(capture())
+
+        runs += 1
+        try:
+            epochs.extend(_say(epoch) for epoch in start(recipe, resume=checkpoint, on_step=on_step))
+        except StoppedError as stopped:
+            checkpoint = _after_file(stopped.args[0], tmp_path / "checkpoint")
+    assert runs > 6
+    for resumed, uninterrupted in zip(epochs, whole, strict=True):
+        _assert_same(resumed, uninterrupted)
+
+
+def test_without_validation(start, make_recipe, tmp_path):
+    """A training without validation goes on, too, with the rates of the plateau that it follows."""
+    recipe = make_recipe(schedule="plateau", epochs=6, optimizer="sgd")
+    options = {"valid": None, "plateau": [0.5] * 6}
+    whole = [_say(epoch) for epoch in start(recipe, **options)]
+    assert whole[-1][0][3] < whole[0][0][3]
+    for at in (STEPS, 4 * STEPS - 2):
+        before, checkpoint = _stopped(start, recipe, at, **options)
+        assert checkpoint.history == []
+        checkpoint = _after_file(checkpoint, tmp_path / "checkpoint")
+        after = [_say(epoch) for epoch in start(recipe, resume=checkpoint, **options)]
+        for resumed, uninterrupted in zip(before + after, whole, strict=True):
+            _assert_same(resumed, uninterrupted)
+
+
+def test_loader_processes(start, make_recipe, tmp_path):
+    """Processes that make batches ahead of a training that stops change nothing."""
+    recipe = make_recipe(augment="heavy", sampler="balanced")
+    whole = [_say(epoch) for epoch in start(recipe)]
+    with closing(Loaders(2)) as loaders:
+        for at in (3, STEPS + BATCHES + 1):
+            before, checkpoint = _stopped(start, recipe, at, loaders=loaders)
+            checkpoint = _after_file(checkpoint, tmp_path / "checkpoint")
+            after = [_say(epoch) for epoch in start(recipe, resume=checkpoint, loaders=loaders)]
+            for resumed, uninterrupted in zip(before + after, whole, strict=True):
+                _assert_same(resumed, uninterrupted)
+
+
+def test_smaller_memory(start, make_recipe):
+    """The parts in which a batch went through the model when it stopped are those in which it goes on."""
+    recipe = make_recipe(backbone="dropout")
+    _, checkpoint = _stopped(start, recipe, 2, micro_batch=MicroBatch(4))
+    micro_batch = MicroBatch(8)
+    list(start(recipe, resume=checkpoint, micro_batch=micro_batch))
+    assert micro_batch.size == 4
+
+
+@pytest.mark.parametrize("at", [3, STEPS + 1])
+def test_a_checkpoint_stays(at, start, make_recipe, tmp_path):
+    """Neither the training that gave a checkpoint nor one that goes on from it changes the checkpoint."""
+    recipe = make_recipe(ema=True, schedule="one_cycle")
+    batches, checkpoints = count(1), []
+
+    def on_step(capture):
+        if next(batches) == at:
+            checkpoints.append(capture())
+            checkpoints.append(_after_file(checkpoints[0], tmp_path / "checkpoint"))
+
+    whole = [_say(epoch) for epoch in start(recipe, on_step=on_step)]
+    for _ in range(2):
+        _assert_same_checkpoint(*checkpoints)
+        for resumed, uninterrupted in zip(start(recipe, resume=checkpoints[0]), whole, strict=True):
+            _assert_same(_say(resumed), uninterrupted)
+
+
+def test_threads(start, make_recipe):
+    """A checkpoint knows torch's number of threads."""
+    torch.set_num_threads(2)
+    assert _stopped(start, make_recipe(), 1)[1].threads == 2
+
+
+def test_other_recipe(start, make_recipe):
+    """A checkpoint of another recipe is refused in one line that names what differs."""
+    _, checkpoint = _stopped(start, make_recipe(), 1)
+    message = (
+        r"^the checkpoint is of another recipe \(learning_rate was 0\.001 and is 0\.5, ema was false and is true\): "
+        r"begin this training anew$"
+    )
+    with pytest.raises(CheckpointError, match=message):
+        next(start(make_recipe(learning_rate=0.5, ema=True), resume=checkpoint))
+
+
+def test_other_model(start, make_recipe):
+    """A checkpoint whose model has been changed since is refused in one line."""
+
+    def deeper(classes, side):
+        return nn.Sequential(nn.Flatten(), nn.Linear(3 * side * side, 5), nn.Linear(5, classes))
+
+    _, checkpoint = _stopped(start, make_recipe(), 1)
+    with pytest.raises(CheckpointError, match=r"^the checkpoint does not fit the model linear, .*: begin .* anew$"):
+        next(start(make_recipe(), resume=checkpoint, parts=Parts(backbones={"linear": deeper})))
+
+
+@pytest.fixture
+def checkpoint():
+    """A small one."""
+    tensors = {"a.b": torch.arange(6.0).reshape(2, 3), "c": torch.tensor(7), "empty": torch.zeros(0)}
+    values = {"recipe": {"backbone": "ä"}, "worst": -math.inf, "tiny": 5e-324, "third": 1 / 3, "nothing": None}
+    return Checkpoint(2, 3, 4, [0.1, 1 / 3], values, tensors)
+
+
+def test_file(checkpoint, tmp_path):
+    """A checkpoint comes back from its file as it was, over an older one, and leaves no other file."""
+    file = tmp_path / "checkpoint"
+    file.write_bytes(b"older")
+    _assert_same_checkpoint(_after_file(checkpoint, file), checkpoint)
+    assert list(tmp_path.iterdir()) == [file]
+
+
+@pytest.mark.parametrize("kept", [0, 1, 31, 32, 40, 200, -1])
+def test_cut_short(kept, checkpoint, tmp_path):
+    """A file that is empty or cut short is refused in one line."""
+    file = tmp_path / "checkpoint"
+    save_checkpoint(checkpoint, file)
+    file.write_bytes(file.read_bytes()[:kept])
+    with pytest.raises(CheckpointError, match=rf"^the checkpoint {file} is cut short or damaged: begin .* anew$"):
+        load_checkpoint(file)
+
+
+def test_flipped(checkpoint, tmp_path):
+    """Whichever byte of a file is another one, the file is refused in one line."""
+    file = tmp_path / "checkpoint"
+    save_checkpoint(checkpoint, file)
+    whole = file.read_bytes()
+    for place in range(len(whole)):
+        file.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        with pytest.raises(CheckpointError, match=rf"^the checkpoint {file} is cut short or damaged: begin .* anew$"):
+            load_checkpoint(file)
+
+
+def test_missing(tmp_path):
+    """A file that is not there is refused in one line."""
+    with pytest.raises(CheckpointError, match=r"^the checkpoint .*gone cannot be read \(No such file or directory\):"):
+        load_checkpoint(tmp_path / "gone")
+
+
+def test_other_format(checkpoint, tmp_path, monkeypatch):
+    """A file of another version of the format is refused in one line."""
+    file = tmp_path / "checkpoint"
+    monkeypatch.setattr("trainer.checkpoint.FORMAT", "0")
+    save_checkpoint(checkpoint, file)
+    monkeypatch.undo()
+    with pytest.raises(CheckpointError, match=r"^the checkpoint .* has format 0, and this version reads 1: begin"):
+        load_checkpoint(file)
+
+
+def test_full_disk(checkpoint, tmp_path, monkeypatch):
+    """Where there is no room for a checkpoint, the earlier one stays, and nothing else."""
+    file = tmp_path / "checkpoint"
+    save_checkpoint(checkpoint, file)
+
+    def full(_descriptor):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        save_checkpoint(dataclasses.replace(checkpoint, epochs_done=9), file)
+    _assert_same_checkpoint(load_checkpoint(file), checkpoint)
+    assert list(tmp_path.iterdir()) == [file]

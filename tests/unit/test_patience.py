@@ -1,0 +1,143 @@
+"""What counts as the database's absence, and how it is waited for."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+
+import psycopg2
+import psycopg2.errors
+import pytest
+from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
+from sqlalchemy.exc import DataError, IntegrityError, InternalError, OperationalError, ProgrammingError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+
+from storage.patience import Patience, cause_of, is_outage
+
+pytestmark = pytest.mark.unit
+
+
+def away(cause="server closed the connection unexpectedly"):
+    """The error of a database that does not answer."""
+    return OperationalError("SELECT 1", {}, psycopg2.OperationalError(cause))
+
+
+def of_optuna(cause):
+    """An error as Optuna's storage wraps it."""
+    error = StorageInternalError("An exception is raised during the commit.")
+    error.__cause__ = cause
+    return error
+
+
+def answering(*answers):
+    """A call that gives these answers in turn."""
+    left = list(answers)
+
+    def call():
+        answer = left.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    return call
+
+
+class ReadOnly(psycopg2.errors.ReadOnlySqlTransaction):
+    """What a standby says to a write; only the server can set the code of a real one."""
+
+    pgcode = "25006"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        away(),
+        of_optuna(away()),
+        PoolTimeoutError("QueuePool limit reached"),
+        InternalError("UPDATE x", {}, ReadOnly("cannot execute UPDATE in a read-only transaction")),
+        DataError("SELECT 1", {}, psycopg2.DataError("lost"), connection_invalidated=True),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_a_database_that_is_away_is_an_outage(error):
+    """Broken connections, a pool that waits in vain and a server that became a standby are outages."""
+    assert is_outage(error)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        DataError("SELECT 1", {}, psycopg2.DataError("value too long")),
+        of_optuna(DataError("SELECT 1", {}, psycopg2.DataError("value too long"))),
+        ProgrammingError("SELECT 1", {}, psycopg2.ProgrammingError("no such table")),
+        IntegrityError("SELECT 1", {}, psycopg2.IntegrityError("duplicate key")),
+        InternalError("SELECT 1", {}, psycopg2.InternalError("current transaction is aborted")),
+        StorageInternalError("without a cause"),
+        KeyError("Record does not exist."),
+        UpdateFinishedTrialError("Trial#3 has already finished"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_what_the_database_refuses_is_no_outage(error):
+    """Data that cannot be kept, and questions that cannot be answered, are not waited for."""
+    assert not is_outage(error)
+
+
+def test_an_outage_is_waited_for_and_told_once(caplog):
+    """A call is repeated until the database answers, and the log says once that it is away and once that it is back."""
+    call = answering(away("the server is\nshutting down"), of_optuna(away()), 7)
+    with caplog.at_level(logging.WARNING, "storage.patience"):
+        assert Patience().run(call) == 7
+    assert [record.getMessage().split(";")[0][:24] for record in caplog.records] == [
+        "the database does not an",
+        "the database is back aft",
+    ]
+    assert caplog.records[0].getMessage().endswith("waiting for it: the server is shutting down")
+
+
+def test_an_error_that_is_no_outage_ends_the_waiting():
+    """What the database says once it is back is raised, and was asked for only once."""
+    call = answering(away(), KeyError("Record does not exist."), 7)
+    with pytest.raises(KeyError):
+        Patience().run(call)
+    assert call() == 7
+
+
+def test_giving_up_ends_the_waiting_at_once():
+    """Whoever is asked to stop does not wait for the next attempt."""
+    given_up, waiting = threading.Event(), threading.Event()
+    attempts = []
+
+    def call():
+        attempts.append(time.monotonic())
+        if len(attempts) == 5:  # the pause after this one is 1.6 s
+            waiting.set()
+        raise away()
+
+    raised = []
+
+    def run():
+        try:
+            Patience(given_up).run(call)
+        except OperationalError as error:
+            raised.append((error, time.monotonic()))
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    assert waiting.wait(30)
+    given_up.set()
+    asked = time.monotonic()
+    thread.join()
+    assert raised[0][1] - asked < 1
+    assert len(attempts) == 5
+    with pytest.raises(OperationalError):
+        Patience(given_up).run(call)
+    assert len(attempts) == 6
+
+
+def test_the_cause_of_an_outage_is_one_line():
+    """An outage is shown by what the driver says, without SQL."""
+    assert cause_of(of_optuna(away("connection refused\n\tIs the server running?"))) == (
+        "connection refused Is the server running?"
+    )

@@ -1,0 +1,123 @@
+"""Where a training stands between two of its steps, as a value and as a file."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass, fields
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors.torch import load, save
+
+from trainer.errors import CheckpointError
+from trainer.recipe import show
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    from torch import Tensor
+
+    from trainer.recipe import Recipe
+
+    Capture = Callable[[], "Checkpoint"]
+
+FORMAT = "1"  # of the file
+DIGEST_BYTES = sha256().digest_size
+TEMPORARY = ".part"  # behind the name of a file that is being written
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """Where a training stands between two of its steps: what goes on from it ends as if it had never stopped.
+
+    Attributes:
+        epochs_done: epochs that have ended, their validation included.
+        steps_done: steps of the epoch after those; where they are all of its steps, only its validation is still to do.
+        threads: of torch when it was captured; with another number the last bits of the weights are others.
+        history: validation macro-F1 of each ended epoch, the first first, in [0, 1]; empty where nothing is validated.
+        values: whatever else JSON can hold, the recipe among it.
+        tensors: on the CPU, by names that begin with the part that they belong to and a dot.
+    """
+
+    epochs_done: int
+    steps_done: int
+    threads: int
+    history: list[float]
+    values: Mapping[str, Any]
+    tensors: Mapping[str, Tensor]
+
+    def refuse_other_recipe(self, recipe: Recipe) -> None:
+        """Raise CheckpointError unless it is one of a training by this recipe."""
+        then, now = self.values["recipe"], asdict(recipe)
+        if then != now:
+            changed = ", ".join(
+                f"{name} was {show(then.get(name))} and is {show(now.get(name))}"
+                for name in {**now, **then}
+                if then.get(name) != now.get(name)
+            )
+            raise CheckpointError(f"the checkpoint is of another recipe ({changed}): begin this training anew")
+
+
+def in_part(name: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """These tensors under names that begin with the name of a part and a dot."""
+    return {f"{name}.{key}": tensor for key, tensor in tensors.items()}
+
+
+def part_of(name: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a part, by their names in it."""
+    return {key.removeprefix(f"{name}."): tensor for key, tensor in tensors.items() if key.startswith(f"{name}.")}
+
+
+def copies(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copies on the CPU, laid out one value after the other, each with memory of its own."""
+    # Some models (coat) have one tensor under several names, which safetensors refuses.
+    return {
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()
+    }
+
+
+def save_checkpoint(checkpoint: Checkpoint, file: Path) -> None:
+    """Write a checkpoint: its SHA-256 digest, then safetensors. At any time the file is an old or the new one, whole.
+
+    Raises:
+        OSError: there is no room for it, say; what was there before stays.
+    """
+    values = {item.name: getattr(checkpoint, item.name) for item in fields(checkpoint) if item.name != "tensors"}
+    body = save(dict(checkpoint.tensors), {"format": FORMAT, "checkpoint": json.dumps(values)})
+    temporary = file.with_name(file.name + TEMPORARY)
+    try:
+        with temporary.open("wb") as opened:
+            opened.write(sha256(body).digest())
+            opened.write(body)
+            opened.flush()
+            os.fsync(opened.fileno())
+        temporary.replace(file)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def load_checkpoint(file: Path) -> Checkpoint:
+    """Read a checkpoint that `save_checkpoint` wrote.
+
+    Raises:
+        CheckpointError: it cannot be read, is not whole, or comes from another version of this program.
+    """
+    try:
+        with file.open("rb") as opened:
+            digest, body = opened.read(DIGEST_BYTES), opened.read()
+    except OSError as error:
+        raise CheckpointError(f"the checkpoint {file} cannot be read ({error.strerror}): begin anew") from error
+    if digest != sha256(body).digest():
+        raise CheckpointError(f"the checkpoint {file} is cut short or damaged: begin this training anew")
+    header = int.from_bytes(body[:8], "little")  # where safetensors has the length of its header
+    metadata = json.loads(body[8 : 8 + header])["__metadata__"]
+    if metadata["format"] != FORMAT:
+        raise CheckpointError(
+            f"the checkpoint {file} has format {metadata['format']}, and this version reads {FORMAT}: begin this "
+            "training anew, or go on with the version that wrote it"
+        )
+    return Checkpoint(**json.loads(metadata["checkpoint"]), tensors=load(body))
