@@ -12,7 +12,8 @@ from hpo.errors import HpoError
 from hpo.machine import check_disk, check_gpus, check_memory
 from hpo.progress import show_bytes
 from hpo.search import pixel_kinds
-from hpo.study import check_settings, load_study, probe_artifacts, storage_url
+from hpo.settings import check_settings
+from hpo.study import load_study, probe_artifacts, storage_url
 from hpo.suspicion import doubted_labels
 from storage.database import is_initialized, public_url
 from storage.embedded import has_postgres

@@ -143,9 +143,10 @@ def run_worker(options: argparse.Namespace) -> int:
     file = _file(options)
     import torch
 
+    from hpo.settings import check_settings
     from hpo.stop import Stop
     from hpo.stopwatch import Stopwatch
-    from hpo.study import check_settings, load_study, storage_url
+    from hpo.study import load_study, storage_url
     from hpo.worker import Worker
     from storage.patience import Patience
     from trainer.device import choose_device

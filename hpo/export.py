@@ -20,7 +20,8 @@ from hpo.errors import HpoError
 from hpo.launcher import cores
 from hpo.prediction import find_images
 from hpo.pseudo_labels import CONFIDENCE, choose, join
-from hpo.study import PACKAGES, best_trial, check_settings, count_test_use, model_of, recipe_of
+from hpo.settings import PACKAGES, check_settings
+from hpo.study import best_trial, count_test_use, model_of, recipe_of
 from trainer.backbones import save_weights
 from trainer.device import choose_device
 from trainer.fit import fit, probabilities_of

@@ -10,7 +10,8 @@ import optuna
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState, create_trial
 
-from hpo.study import DEFAULT_KEY, make_pruner, make_sampler
+from hpo.methods import make_pruner, make_sampler
+from hpo.study import DEFAULT_KEY
 from storage.lease import REASON_KEY, REPEATS_KEY, LostPlaceError
 
 if TYPE_CHECKING:

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import json
-import math
-import shlex
 import uuid
-import warnings
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import optuna
 from optuna.trial import FixedTrial, TrialState
 from sqlalchemy import text
 
 from hpo.errors import HpoError
+from hpo.settings import SETTINGS_KEY, TAKEN_OVER_KEY, check_settings, settings
 from storage.artifacts import fetch_file, remove_files
 from storage.database import connect, initialize, one_at_a_time
 from storage.embedded import embedded_postgres, has_postgres
@@ -33,8 +28,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     import torch
-    from optuna.pruners import BasePruner
-    from optuna.samplers import BaseSampler
     from optuna.storages import RDBStorage
     from optuna.trial import FrozenTrial
 
@@ -46,15 +39,11 @@ if TYPE_CHECKING:
     from trainer.parts import Parts
     from trainer.recipe import Recipe
 
-SETTINGS_KEY = "hpo:settings"
 ID_KEY = "hpo:id"  # its value marks the study's files in a store that it may share with other studies
 DEFAULT_KEY = "hpo:default_recipe"
-TAKEN_OVER_KEY = "hpo:taken_over_from"  # of a study that `hpo init --from` makes; its value names the old one
 TEST_USE_KEY = "hpo:test_use:"  # followed by anything unique; its value is the time
 WEIGHTS_NAME = "weights.safetensors"  # of a complete trial's best epoch, in the artifact store
 MICRO_BATCH_KEY = "hpo:micro_batch: "  # followed by backbone, image size and device; its value is a number of images
-PACKAGES = ("albumentations", "numpy", "optuna", "timm", "torch")  # whose major version can change a training
-STARTUP_TRIALS = 10  # random before TPE models anything, and unpruned before the median means anything
 
 
 @dataclass(frozen=True)
@@ -169,93 +158,6 @@ def probe_artifacts(file: StudyFile) -> None:
     """
     if file.artifacts is not None:
         probe(artifact_store(file))
-
-
-def settings(file: StudyFile, data: Data) -> dict[str, Any]:
-    """What must stay as it is while a study lives, since its trials could not be compared otherwise."""
-    return {
-        "recipe": file.space.as_dict(),
-        "data": {
-            "valid": file.data.valid,
-            "test": file.data.test,
-            "seed": file.data.seed,
-            "group": file.data.group,
-            "group_pattern": file.data.group_pattern,
-        },
-        "images": {"count": len(data.index.paths), "digest": data.index.digest, "split_digest": data.split.digest},
-        "major versions": {package: version(package).split(".")[0] for package in PACKAGES},
-    }
-
-
-def check_settings(study: optuna.Study, file: StudyFile, data: Data) -> None:
-    """Compare the study's settings with those of this study file, these images and this machine.
-
-    Raises:
-        HpoError: they differ; the text names each difference, and the way on.
-    """
-    attributes = study.user_attrs
-    if SETTINGS_KEY not in attributes:
-        if source := attributes.get(TAKEN_OVER_KEY):
-            again = command_to_take_over(file, source["study"])
-            raise HpoError(f'study: the making of "{file.name}" was broken off; `{again}` goes on with it')
-        raise HpoError(f'study: "{file.name}" was not created by hpo; give another [study] name')
-    of_tables = differences(study, file, data)
-    if not of_tables:
-        return
-    way_on = "give the study another name in [study] name"
-    if of_tables.keys() == {"recipe"}:
-        command = command_to_take_over(file, file.name)
-        way_on += f", and `{command}` takes over the finished trials that still fit"
-    listed = "; ".join(line for lines in of_tables.values() for line in lines)
-    raise HpoError(
-        f'study: "{file.name}" was begun with other settings, and its trials could not be compared: {listed}.'
-        f" Put that back, or {way_on}"
-    )
-
-
-def differences(study: optuna.Study, file: StudyFile, data: Data) -> dict[str, list[str]]:
-    """What differs between a study's settings and those of this study file, these images and this machine, by table."""
-    kept, here = study.user_attrs[SETTINGS_KEY], json.loads(json.dumps(settings(file, data)))
-    found: dict[str, list[str]] = {}
-    for table, values in here.items():
-        for key, value in values.items():
-            was = kept.get(table, {}).get(key)
-            if was != value:
-                found.setdefault(table, []).append(f"{table}.{key} was {json.dumps(was)}, is now {json.dumps(value)}")
-    return found
-
-
-def command_to_take_over(file: StudyFile, old: str) -> str:
-    """The command that lets the study of a study file take over what fits of an old one, whatever that is called."""
-    return shlex.join(["hpo", "init", file.path.name, f"--from={old}"])
-
-
-def make_sampler(file: StudyFile, place: int) -> BaseSampler:
-    """The sampler for one place in the budget, with a seed of its own: workers that begin together differ."""
-    seed = int(np.random.SeedSequence((file.seed, place)).generate_state(1)[0])
-    if file.sampler == "random":
-        return optuna.samplers.RandomSampler(seed)
-    with warnings.catch_warnings():
-        # `group` samples the fields of a condition jointly where they occur; Optuna calls it experimental.
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        return optuna.samplers.TPESampler(
-            n_startup_trials=STARTUP_TRIALS, multivariate=True, group=True, constant_liar=True, seed=seed
-        )
-
-
-def make_pruner(file: StudyFile) -> BasePruner:
-    """The pruner that the study file names: the median after a quarter of the epochs, Hyperband after a ninth."""
-    epochs = int(max(file.space.values("epochs")))
-    match file.pruner:
-        case "median":
-            quarter = math.ceil(epochs / 4)
-            return optuna.pruners.MedianPruner(n_startup_trials=STARTUP_TRIALS // 2, n_warmup_steps=quarter)
-        case "hyperband":
-            return optuna.pruners.HyperbandPruner(
-                min_resource=max(1, epochs // 9), max_resource=epochs, reduction_factor=3
-            )
-        case _:
-            return optuna.pruners.NopPruner()
 
 
 def list_studies(url: str) -> list[dict[str, Any]]:

@@ -13,15 +13,12 @@ from optuna.trial import FixedTrial, FrozenTrial, TrialState
 
 from hpo.errors import HpoError
 from hpo.retention import CHECKPOINT_KEY
+from hpo.settings import SETTINGS_KEY, TAKEN_OVER_KEY, check_settings, differences
 from hpo.study import (
     DEFAULT_KEY,
-    SETTINGS_KEY,
-    TAKEN_OVER_KEY,
     TEST_USE_KEY,
     WEIGHTS_NAME,
     begin_study,
-    check_settings,
-    differences,
     give_id,
     load_study,
     only_waits,

@@ -8,7 +8,7 @@ import os
 import signal
 import time
 import uuid
-from collections import namedtuple
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -53,7 +53,13 @@ PROCESSES = multiprocessing.get_context("forkserver")
 LAZY = ("albumentations", "alembic.command", "optuna.storages._rdb.storage", "psycopg2.extras", "scipy.special")
 PROCESSES.set_forkserver_preload(["tests.faulty", "hpo.worker", "hpo.search", "trainer.data", *LAZY])
 
-Ended = namedtuple("Ended", "epochs weights")
+
+@dataclass(frozen=True)
+class Ended:
+    """How a trial ended: macro-F1 by epoch, and a digest of its weights."""
+
+    macro_f1: dict[int, float]
+    weights: str
 
 
 def wait_for(condition, seconds=60.0):
@@ -118,9 +124,7 @@ class Drill:
                 for number in range(12):
                     paint(folder / "photos" / colour / f"{number}.png", rgb, number)
         study = folder / f"{name}.toml"
-        study.write_text(
-            STUDY.format(name=name, trials=trials, epochs=epochs, retries=retries, batch_size=batch_size)
-        )
+        study.write_text(STUDY.format(name=name, trials=trials, epochs=epochs, retries=retries, batch_size=batch_size))
         parts = Parts(losses={"slow": lambda *_: None}, backbones={"linear": linear})
         self.file = read_study_file(study, parts)
         create_study(self.file, url, self.file.data.load(self.file.folder / "pixels"))

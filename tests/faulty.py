@@ -1,8 +1,8 @@
-"""An `hpo` of one's own whose processes meet faults, as the variable FAULTS says: `python faulty.py worker study.toml`."""
+"""An `hpo` whose processes meet faults, as the variable FAULTS says: `python faulty.py worker study.toml`."""
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import functools
 import importlib
 import itertools
@@ -49,9 +49,7 @@ class Faults:
 
 def linear(classes, size):
     """A small model that draws random numbers as it learns."""
-    return torch.nn.Sequential(
-        torch.nn.Flatten(), torch.nn.Dropout(0.2), torch.nn.Linear(3 * size * size, classes)
-    )
+    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Dropout(0.2), torch.nn.Linear(3 * size * size, classes))
 
 
 def main(arguments, faults):
@@ -89,7 +87,7 @@ def _skew_clock(seconds):
     """Set the clock of this process, in every module that has imported it."""
     for module in ("hpo.worker", "hpo.status"):
         importlib.import_module(module)
-    now, real = time.time, datetime.datetime
+    now, real = time.time, dt.datetime
 
     class Skewed(real):
         """A time of the clock that is ahead."""
@@ -97,7 +95,7 @@ def _skew_clock(seconds):
         @classmethod
         def now(cls, tz=None):
             """The time."""
-            return real.now(tz) + datetime.timedelta(seconds=seconds)
+            return real.now(tz) + dt.timedelta(seconds=seconds)
 
     time.time = lambda: now() + seconds
     for module in list(sys.modules.values()):

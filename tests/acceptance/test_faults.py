@@ -12,7 +12,6 @@ import pytest
 
 from hpo.retention import CHECKPOINT_KEY
 from hpo.training import RESUMED_KEY
-from storage.lease import REPEATS_KEY
 from tests.acceptance.conftest import fill
 from tests.drill import Drill, wait_for
 
@@ -73,7 +72,7 @@ def test_no_trial_notices_a_database_that_goes_away(drill, server):
 
 
 def test_a_frozen_worker_drops_its_trial_and_goes_on(drill):
-    """SIGSTOP past the grace time: another takes the trial; after SIGCONT the worker drops it and takes the next one."""
+    """SIGSTOP past the grace time: another takes the trial; after SIGCONT the worker drops it and takes the next."""
     study = drill(trials=6, epochs=6, step_seconds=0.1)
     frozen = study.worker()
     held = wait_for(lambda: study.place_of(frozen, epoch=1))

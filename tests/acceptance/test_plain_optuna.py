@@ -24,6 +24,7 @@ pytestmark = [
 ]
 
 STEPS, STEP_SECONDS = 10, 0.1
+FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 STORED = b"0" * 100_000  # what a trial keeps
 
 
@@ -60,7 +61,7 @@ def optimize(url, trials, grace_seconds, variables, store, die_asked):
     if die_asked:
         ask = study.ask
         study.ask = lambda *given, **named: (ask(*given, **named), os.kill(os.getpid(), signal.SIGKILL))
-    study.optimize(objective, callbacks=[MaxTrialsCallback(trials, states=None)])
+    study.optimize(objective, callbacks=[MaxTrialsCallback(trials, FINISHED)])
 
 
 def kept_in(store):
@@ -122,7 +123,7 @@ def code_of(process, seconds=60):
 
 
 def test_a_killed_trial_begins_anew(plain):
-    """Plain Optuna does retry a trial that was killed, by its heartbeat, but from its first step: it has no checkpoint."""
+    """Plain Optuna's heartbeat has a killed trial retried, but from its first step: there is no checkpoint."""
     killed = plain.optimize(grace_seconds=2)
     plain.wait_for_step(6)
     killed.kill()
@@ -139,7 +140,7 @@ def test_a_trial_killed_before_its_first_beat_runs_for_ever(plain):
     """Kill -9 between ask and the first heartbeat: plain Optuna never finds out, with all of its remedies."""
     assert code_of(plain.optimize(grace_seconds=2, die_asked=True)) == -signal.SIGKILL
     time.sleep(3)
-    assert code_of(plain.optimize(trials=2, grace_seconds=2)) == 0
+    assert code_of(plain.optimize(grace_seconds=2)) == 0
     assert plain.states == [TrialState.RUNNING, TrialState.COMPLETE]
 
 
@@ -149,13 +150,13 @@ def test_a_terminated_trial_runs_for_ever(plain):
     plain.wait_for_step(2)
     terminated.terminate()
     assert code_of(terminated) == -signal.SIGTERM
-    assert code_of(plain.optimize(trials=2)) == 0
+    assert code_of(plain.optimize()) == 0
     assert plain.states == [TrialState.RUNNING, TrialState.COMPLETE]
 
 
 @pytest.mark.parametrize("fault", ["fast", "immediate", "cut"])
 def test_a_database_that_goes_away_kills_the_worker(plain, server, fault):
-    """Postgres restarted, crashed or its connections cut: the worker of plain Optuna dies, and its trial runs for ever."""
+    """Postgres restarted, crashed or its connections cut: the worker of plain Optuna dies, and its trial is lost."""
     worker = plain.optimize(trials=2)
     plain.wait_for_step(2)
     plain.study._storage._backend.engine.dispose()
@@ -164,11 +165,12 @@ def test_a_database_that_goes_away_kills_the_worker(plain, server, fault):
     else:
         server.restart(fault)
     assert code_of(worker) == 1
-    assert plain.states == [TrialState.RUNNING]
+    [state] = plain.states
+    assert state in (TrialState.RUNNING, TrialState.FAIL)  # by whether the database was back when the worker died
 
 
 def test_a_frozen_worker_dies_when_it_comes_back(plain):
-    """A worker that was frozen past the grace period: its trial is retried by another, and its own `optimize` raises."""
+    """Frozen past the grace period: the trial is retried by another, and the worker's own `optimize` raises."""
     frozen = plain.optimize(trials=9, grace_seconds=2)
     plain.wait_for_step(3)
     os.kill(frozen.pid, signal.SIGSTOP)
@@ -205,7 +207,7 @@ def test_a_full_disk_leaves_the_name_of_a_file_that_is_not_whole(plain, mount_sm
 
 
 def test_an_artifact_store_that_is_away_fails_the_trial(plain, tmp_path):
-    """The store is away when a trial is done: plain Optuna fails the trial, and its worker dies; nothing retries it."""
+    """The store is away when a trial is done: plain Optuna fails the trial, its worker dies, and nothing retries it."""
     assert code_of(plain.optimize(store=tmp_path, grace_seconds=2)) == 1
     (tmp_path / "kept").mkdir()
     time.sleep(3)

@@ -14,6 +14,7 @@ from optuna.trial import FixedTrial, TrialState, create_trial
 
 import hpo.takeover
 from hpo.errors import HpoError
+from hpo.methods import make_sampler
 from hpo.status import take_snapshot
 from hpo.study import (
     WEIGHTS_NAME,
@@ -24,7 +25,6 @@ from hpo.study import (
     delete_study,
     list_studies,
     load_study,
-    make_sampler,
     model_of,
     recipe_of,
 )

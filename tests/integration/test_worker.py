@@ -267,7 +267,7 @@ def test_time_is_kept_under_its_headings(setting):
 
 def test_workers_that_begin_together_try_different_recipes(setting):
     """The sampler's seed differs from place to place, and is the same for the same study seed and place."""
-    from hpo.study import make_sampler
+    from hpo.methods import make_sampler
 
     def first_value(place):
         sampled = optuna.create_study(sampler=make_sampler(study.file, place))
