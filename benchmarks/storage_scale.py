@@ -36,7 +36,7 @@ from optuna.distributions import (
 from optuna.trial import TrialState, create_trial
 from sqlalchemy import event, text
 
-from hpo.brackets import BracketPruner
+from hpo.pruning import BracketPruner, RunningMedianPruner
 from storage.database import connect, initialize, parse_url
 from storage.embedded import embedded_postgres
 from storage.patience import Patience
@@ -71,9 +71,10 @@ PRUNERS: dict[str, dict[str, Callable[[], BasePruner]]] = {
         "stock": lambda: optuna.pruners.HyperbandPruner(min_resource=1, max_resource=EPOCHS, reduction_factor=3),
         "ours": lambda: BracketPruner(min_resource=1, max_resource=EPOCHS, reduction_factor=3),
     },
-    "median": dict.fromkeys(
-        ("stock", "ours"), lambda: optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=3)
-    ),
+    "median": {
+        "stock": lambda: optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=3),
+        "ours": lambda: RunningMedianPruner(n_startup_trials=5, n_warmup_steps=3),
+    },
     "none": dict.fromkeys(("stock", "ours"), optuna.pruners.NopPruner),
 }
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import optuna
 
-from hpo.brackets import BracketPruner
+from hpo.pruning import BracketPruner, RunningMedianPruner
 
 if TYPE_CHECKING:
     from optuna.pruners import BasePruner
@@ -39,7 +39,7 @@ def make_pruner(file: StudyFile) -> BasePruner:
     match file.pruner:
         case "median":
             quarter = math.ceil(epochs / 4)
-            return optuna.pruners.MedianPruner(n_startup_trials=STARTUP_TRIALS // 2, n_warmup_steps=quarter)
+            return RunningMedianPruner(n_startup_trials=STARTUP_TRIALS // 2, n_warmup_steps=quarter)
         case "hyperband":
             return BracketPruner(min_resource=max(1, epochs // 9), max_resource=epochs, reduction_factor=3)
         case _:

@@ -154,8 +154,9 @@ class Worker:
                     standing.halt or ""
                 )
                 self._lease.reap()
-            except Exception:  # whatever the database is up to: a later beat will tell
-                logger.warning("the database did not take a beat", exc_info=True)
+            except Exception as error:  # a later beat will tell
+                if not is_outage(error):  # which whoever waits for it has told
+                    logger.warning("the database did not take a beat", exc_info=True)
 
     def _refuse_hopeless(self) -> None:
         if self._hopeful:

@@ -63,8 +63,9 @@ def parse_url(url: str) -> URL:
 
 
 def public_url(url: str) -> str:
-    """The URL as it may be shown: without its password."""
-    return parse_url(url)._replace(password=None, drivername="postgresql").render_as_string()
+    """The URL as it may be shown: without its password, and without that of a client's key."""
+    parsed = parse_url(url).difference_update_query(["sslpassword"])
+    return parsed._replace(password=None, drivername="postgresql").render_as_string()
 
 
 def initialize(url: str) -> None:
@@ -82,7 +83,6 @@ def initialize(url: str) -> None:
                 _rendered(url), engine_kwargs=_engine_settings(), skip_compatibility_check=True
             ).engine.dispose()
         schema.bring_up_to_date(connection)
-        connection.commit()
 
 
 def ping(url: str) -> None:

@@ -19,7 +19,7 @@ from storage.artifacts import fetch_file
 from storage.roster import places
 from tests.conftest import STORAGE_VARIABLES, paint
 from tests.faulty import Faults, linear, run
-from tests.tally import count
+from tests.tally import ENDS, count
 from trainer.parts import Parts
 
 COLOURS = {"red": (200, 60, 60), "green": (60, 200, 60), "blue": (60, 60, 200)}
@@ -30,6 +30,7 @@ pruner = "none"
 sampler = "random"
 retries = {retries}
 keep_weights = 1000
+artifacts = "disk/artifacts"
 [data]
 path = "photos"
 [budget]
@@ -117,6 +118,7 @@ class Drill:
     """
 
     def __init__(self, folder, url, *, name="drill", trials, epochs, retries=100, batch_size=8, **faults):
+        self.disk, self.store = folder / "disk", folder / "disk" / "artifacts"
         self.folder, self.url, self._faults, self._lives = folder, url, {"grace_seconds": 2.0, **faults}, []
         folder.mkdir(exist_ok=True)
         if not (folder / "photos").exists():
@@ -170,6 +172,12 @@ class Drill:
     def trials(self):
         """All trials."""
         return self.opened.study.get_trials()
+
+    @property
+    def is_finished(self):
+        """Whether every trial of the budget has ended."""
+        ended = [place.state in ENDS for place in self.places]
+        return len(ended) == self.file.limits.trials and all(ended)
 
     def place_of(self, life, epoch=0):
         """The place in which a worker trains, once it has done so many epochs of its trial; None until then."""

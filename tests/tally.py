@@ -9,7 +9,7 @@ from optuna.trial import TrialState
 
 from hpo.retention import CHECKPOINT_KEY, take_inventory
 from hpo.study import WEIGHTS_NAME, load_study
-from hpo.training import RESUMED_KEY
+from hpo.runs import RESUMED_KEY
 from storage.artifacts import kept_files
 from storage.lease import REASON_KEY, REPEATS_KEY
 from storage.roster import places, workers

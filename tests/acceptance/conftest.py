@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
 import uuid
 from contextlib import ExitStack
 
 import pytest
 
 from tests.conftest import opened
+from tests.disk import NoSmallDiskError, small_disk
 from tests.drill import Drill
 from tests.server import Server
 
@@ -36,26 +36,12 @@ def drill(tmp_path, server):
 @pytest.fixture
 def mount_small_disk():
     """Mounts disks of one megabyte at folders, until the end of the test."""
-    mounted = []
+    with ExitStack() as stack:
 
-    def mount(folder):
-        command = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            pytest.skip(f"no small disk can be mounted here: {done.stderr.strip()}")
-        mounted.append(folder)
+        def mount(folder):
+            try:
+                stack.enter_context(small_disk(folder))
+            except NoSmallDiskError as error:
+                pytest.skip(f"no small disk can be mounted here: {error}")
 
-    yield mount
-    for folder in mounted:
-        subprocess.run(["umount", "--lazy", folder], check=True)
-
-
-def fill(disk):
-    """Fill a disk to its last byte; returns the file to be removed."""
-    filler = disk / "filler"
-    with filler.open("wb", buffering=0) as file:
-        try:
-            while True:
-                file.write(bytes(1024))
-        except OSError:
-            return filler
+        yield mount

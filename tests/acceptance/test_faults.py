@@ -11,8 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from hpo.retention import CHECKPOINT_KEY
-from hpo.training import RESUMED_KEY
-from tests.acceptance.conftest import fill
+from hpo.runs import RESUMED_KEY
+from tests.disk import fill
 from tests.drill import Drill, wait_for
 
 pytestmark = pytest.mark.acceptance
@@ -54,7 +54,7 @@ def test_workers_killed_at_random_lose_nothing_and_change_nothing(drill):
 
 def test_no_trial_notices_a_database_that_goes_away(drill, server):
     """Postgres restarted, crashed, cut off and stopped for longer than the grace time: no run breaks off."""
-    study = drill(trials=6, epochs=8, step_seconds=0.15)
+    study = drill(trials=6, epochs=10, step_seconds=0.2)
     lives = [study.worker() for _ in range(3)]
     wait_for(lambda: all(study.place_of(life, epoch=1) for life in lives))
     server.restart("fast")
@@ -91,12 +91,10 @@ def test_a_frozen_worker_drops_its_trial_and_goes_on(drill):
 def test_a_full_disk_delays_the_end_of_a_trial_and_no_more(drill, mount_small_disk):
     """No room for a checkpoint: the log says so, the training goes on, and the trial is complete when there is room."""
     study = drill(trials=2, epochs=8, step_seconds=0.15)
-    store = study.file.folder / "artifacts"
-    store.mkdir(parents=True)
-    mount_small_disk(store)
+    mount_small_disk(study.disk)
     life = study.worker()
     wait_for(lambda: study.place_of(life, epoch=1))
-    filler = fill(store)
+    filler = fill(study.disk)
     wait_for(lambda: "trial 0 waits for the artifact store: " in life.printed)
     assert [place.state for place in study.places] == ["running"]
     filler.unlink()
@@ -109,7 +107,7 @@ def test_a_full_disk_delays_the_end_of_a_trial_and_no_more(drill, mount_small_di
 def test_an_artifact_store_that_goes_away_and_comes_back(drill):
     """The folder of the artifacts is gone for a while: trainings go on, and what is complete waits for it."""
     study = drill(trials=2, epochs=8, step_seconds=0.15)
-    store = study.file.folder / "artifacts"
+    store = study.store
     life = study.worker()
     wait_for(lambda: study.place_of(life, epoch=1) and store.exists())
     store.rename(store.with_name("away"))
@@ -143,7 +141,7 @@ def test_a_damaged_checkpoint_costs_its_epochs_alone(drill):
         life.send(signal.SIGTERM)
         assert life.end() == 143
         broken = study.trials[study.places[place].trial]
-        harm(study.file.folder / "artifacts" / broken.user_attrs[CHECKPOINT_KEY])
+        harm(study.store / broken.user_attrs[CHECKPOINT_KEY])
     assert study.worker().end() == 0
     assert holds(study).resumed == 0
     logs = [study.log(place.trial) for place in study.places]

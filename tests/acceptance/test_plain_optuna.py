@@ -15,7 +15,7 @@ from optuna.study import MaxTrialsCallback
 from optuna.trial import TrialState
 
 from storage.database import parse_url
-from tests.acceptance.conftest import fill
+from tests.disk import fill
 from tests.drill import PROCESSES, wait_for
 
 pytestmark = [

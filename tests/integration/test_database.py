@@ -89,6 +89,8 @@ def test_a_url_is_shown_without_its_password():
     for url in ("postgresql://me:s3cret@db:5433/hpo", "postgresql://me@db:5433/hpo?password=s3cret"):
         assert public_url(url) == "postgresql://me@db:5433/hpo"
         assert parse_url(url).password == "s3cret"
+    with_key = "postgresql://me@db/hpo?sslkey=client.key&sslpassword=s3cret"
+    assert public_url(with_key) == "postgresql://me@db/hpo?sslkey=client.key"
 
 
 def test_a_worker_holds_two_connections_at_most_and_one_at_rest(database):

@@ -21,7 +21,7 @@ from sqlalchemy import create_engine, event, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import OperationalError
 
-from hpo.brackets import BracketPruner
+from hpo.pruning import BracketPruner
 from storage.database import connect, initialize
 from storage.optuna_storage import CALLS
 from storage.patience import Patience
