@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: install demo test lint docs bench bench-gpu clean
+.PHONY: install demo test chaos lint docs bench bench-storage bench-gpu clean
 
 install: $(VENV)/installed
 
@@ -16,7 +16,11 @@ demo: install
 	$(BIN)/hpo demo demo
 
 test: install
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses 2 --dist loadfile
+
+# A search of 110 trials under all faults at random moments, a quarter of an hour: make chaos CHAOS='--seed 1 --trials 20'
+chaos: install
+	$(BIN)/python -m tests.chaos $(CHAOS)
 
 lint: install
 	$(BIN)/ruff check .
@@ -31,6 +35,11 @@ docs: install
 bench: install
 	$(BIN)/python benchmarks/throughput.py $(DATA) --side-by-side $(shell nproc)
 	$(BIN)/python benchmarks/memory.py
+
+# What the service costs a trial, against plain Optuna; and 1 to 64 workers on one study
+bench-storage: install
+	$(BIN)/python benchmarks/storage_scale.py
+	$(BIN)/python benchmarks/storage_scale.py --workers 1 4 16 64
 
 bench-gpu: install
 	for model in resnet50 convnext_tiny; do $(BIN)/python benchmarks/throughput.py $(DATA) --backbone $$model --image-size 224 --batch-size 128 --threads $(shell nproc) --seconds 15; done

@@ -13,7 +13,7 @@ from hpo.machine import check_disk, check_gpus, check_memory
 from hpo.progress import show_bytes
 from hpo.search import pixel_kinds
 from hpo.settings import check_settings
-from hpo.study import load_study, probe_artifacts, storage_url
+from hpo.study import find_study, probe_artifacts, storage_url
 from hpo.suspicion import doubted_labels
 from storage.database import is_initialized, public_url
 from storage.embedded import has_postgres
@@ -214,7 +214,7 @@ def _of_storage(
         if not initialized:
             return [*findings, Finding("study", "ok", "not begun: the storage has no tables yet"), not_yet]
         try:
-            opened = load_study(file, url)
+            opened = find_study(file, url)
         except HpoError:
             return [*findings, Finding("study", "ok", f'not begun: the storage has no study "{file.name}"'), not_yet]
         except (StorageError, *DATABASE_ERRORS) as error:

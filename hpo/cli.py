@@ -12,7 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from hpo import commands
-from hpo.errors import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_TERMINATED, EXIT_USAGE, HpoError
+from hpo.errors import (
+    EXIT_DONE,
+    EXIT_FAILED,
+    EXIT_USAGE,
+    HpoError,
+    exit_code,
+)
 from hpo.launcher import cores
 
 if TYPE_CHECKING:
@@ -25,7 +31,7 @@ STARTED = time.perf_counter()  # the start-up of a worker counts from here
 
 
 def main(arguments: Sequence[str] | None = None, *, parts: Parts | None = None) -> NoReturn:
-    """Run a command and exit: 0 done, 1 a foreseen failure, 2 wrong usage, 130 interrupted, 143 terminated.
+    """Run a command and exit, with a code of `hpo.errors`.
 
     Args:
         arguments: those of the command line where not given.
@@ -35,11 +41,14 @@ def main(arguments: Sequence[str] | None = None, *, parts: Parts | None = None) 
     options = parser().parse_args(arguments)
     options.parts, options.script = parts, sys.argv[0] if parts else None
     options.started, options.cuda_visible_devices = STARTED, os.environ.get("CUDA_VISIBLE_DEVICES")
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(EXIT_TERMINATED))  # so that what was begun is cleaned up
+    # What was begun is cleaned up.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(exit_code(signal.SIGTERM)))
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as it is under nohup
+        signal.signal(signal.SIGHUP, lambda *_: sys.exit(exit_code(signal.SIGHUP)))
     try:
         sys.exit(run(options))
     except KeyboardInterrupt:
-        sys.exit(EXIT_INTERRUPTED)
+        sys.exit(exit_code(signal.SIGINT))
     except BrokenPipeError:  # whoever read our output has had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(EXIT_DONE)
@@ -238,7 +247,8 @@ def _storage(options: argparse.Namespace) -> str | None:
     from storage.database import parse_url
 
     if options.storage:
-        if parse_url(options.storage).password is not None:
+        url = parse_url(options.storage)
+        if url.password is not None or "sslpassword" in url.query:
             print(
                 "hpo: --storage: a password would stand in the process list; put the URL into HPO_STORAGE, or into"
                 " a file named by HPO_STORAGE_FILE, or the password into a PGPASSFILE",
@@ -246,8 +256,8 @@ def _storage(options: argparse.Namespace) -> str | None:
             )
             sys.exit(EXIT_USAGE)
         return str(options.storage)
-    if url := os.environ.get("HPO_STORAGE"):
-        return url
+    if named := os.environ.get("HPO_STORAGE"):
+        return named
     if name := os.environ.get("HPO_STORAGE_FILE"):
         try:
             return Path(name).read_text(encoding="utf-8").strip()

@@ -5,15 +5,14 @@ from __future__ import annotations
 import json
 import shlex
 import shutil
-import signal
 import sys
 import time
 import uuid
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from hpo.errors import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_TERMINATED, HpoError
+from hpo.errors import EXIT_DONE, EXIT_FAILED, HpoError, exit_code
 
 WATCH_SECONDS = 2.0  # between two looks of `status --watch`
 PLAIN_WIDTH = 120  # characters of a table that does not go to a terminal
@@ -144,7 +143,7 @@ def run_worker(options: argparse.Namespace) -> int:
     import torch
 
     from hpo.settings import check_settings
-    from hpo.stop import Stop
+    from hpo.stop import Stop, asked_by_signals
     from hpo.stopwatch import Stopwatch
     from hpo.study import load_study, storage_url
     from hpo.worker import Worker
@@ -152,14 +151,7 @@ def run_worker(options: argparse.Namespace) -> int:
     from trainer.device import choose_device
     from trainer.loaders import loaders_for
 
-    stop, received = Stop(), list[int]()
-
-    def on_signal(number: int, _frame: Any) -> None:
-        if signal.SIGINT in received and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        received.append(number)
-        stop.ask()
-
+    stop = Stop()
     torch.set_num_threads(options.threads)
     with storage_url(file, options.url, create=False) as url:
         opened, data = load_study(file, url, Patience(stop.given_up)), file.data.load(file.folder / "pixels")
@@ -174,12 +166,9 @@ def run_worker(options: argparse.Namespace) -> int:
             stop=stop,
             parent=options.parent,
         )
-        for number in (signal.SIGTERM, signal.SIGINT):  # until here they end the process at once
-            signal.signal(number, on_signal)
-        worker.run()
-    if not received:
-        return EXIT_DONE
-    return EXIT_INTERRUPTED if received[0] == signal.SIGINT else EXIT_TERMINATED
+        with asked_by_signals(stop) as received:  # until here they end the process at once
+            worker.run()
+    return exit_code(received[0]) if received else EXIT_DONE
 
 
 def run_pause(options: argparse.Namespace) -> int:
@@ -366,12 +355,12 @@ def run_list(options: argparse.Namespace) -> int:
 
 def run_delete(options: argparse.Namespace) -> int:
     """`hpo delete`: a study with all that is its own."""
-    from hpo.study import delete_study, load_study, refuse_if_at_work, storage_url
+    from hpo.study import delete_study, find_study, refuse_if_at_work, storage_url
     from hpo.tensorboard import folder_of
 
     file = _file(options)
     with storage_url(file, options.url, create=False) as url:
-        opened = load_study(file, url)
+        opened = find_study(file, url)
         refuse_if_at_work(opened)
         count = len(opened.study.get_trials(deepcopy=False))
         if not options.yes and not _agrees(f'delete the study "{file.name}" with its {count} trials and their files?'):

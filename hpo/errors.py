@@ -1,6 +1,14 @@
 """How a command ends: exit codes, and failures that are foreseen, with what to do next."""
 
-EXIT_DONE, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED, EXIT_TERMINATED = 0, 1, 2, 130, 143
+from signal import SIGHUP, SIGINT, SIGTERM
+
+EXIT_DONE, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
+ENDING_SIGNALS = (SIGHUP, SIGINT, SIGTERM)
+
+
+def exit_code(signal_number: int) -> int:
+    """That of a command which a signal has ended, as shells have it: 129 hung up, 130 interrupted, 143 terminated."""
+    return 128 + signal_number
 
 
 class HpoError(Exception):

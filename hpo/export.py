@@ -21,7 +21,7 @@ from hpo.launcher import cores
 from hpo.prediction import find_images
 from hpo.pseudo_labels import CONFIDENCE, choose, join
 from hpo.settings import PACKAGES, check_settings
-from hpo.study import best_trial, count_test_use, model_of, recipe_of
+from hpo.study import BEST_EPOCH_KEY, best_trial, count_test_use, model_of, recipe_of
 from trainer.backbones import save_weights
 from trainer.device import choose_device
 from trainer.fit import fit, probabilities_of
@@ -79,7 +79,7 @@ def export_best(
         StorageError: the trial's own weights are not here.
         DataError: images that cannot be read.
     """
-    trial = best_trial(opened.study)
+    trial = best_trial(opened.study, file.space.parts)
     if trial is None:
         raise HpoError(f"export: no trial is complete yet; `hpo status {file.path.name}` shows how far the search is")
     data, device = file.data.load(file.folder / "pixels"), choose_device()
@@ -121,7 +121,7 @@ def export_best(
             "trial": trial.number,
             "retrained": retrain,
             "pseudo_labels": pseudo and pseudo.as_json(),
-            "epochs": trial.user_attrs["best_epoch"],
+            "epochs": trial.user_attrs[BEST_EPOCH_KEY],
             "seeds": {"training": recipe.seed, "split": file.data.seed, "search": file.seed},
             "versions": {"python": platform.python_version(), **{name: version(name) for name in ("hpo", *PACKAGES)}},
             "data_digest": data.index.digest,
@@ -171,7 +171,7 @@ def _retrain(
     device: torch.device,
     say: Callable[[str], None],
 ) -> Classifier:
-    last = int(trial.user_attrs["best_epoch"])
+    last = int(trial.user_attrs[BEST_EPOCH_KEY])
     loaders = loaders_for(device, cores())
     epochs = fit(
         recipe,

@@ -14,11 +14,14 @@ from itertools import takewhile
 from tempfile import TemporaryFile
 from typing import IO, TYPE_CHECKING
 
+from hpo.errors import HpoError
+
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
 LISTED_GPU = re.compile(r"^GPU (\d+):")  # of nvidia-smi --list-gpus; the lines of its MIG slices follow it
 LISTED_SLICE = re.compile(r"^\s+MIG .*\(UUID: (MIG-[^)]+)\)")
+LIST_SECONDS = 10.0  # that the driver may take to list the GPUs
 NAMED_GPU = re.compile(r"\d+|(GPU|MIG)-.+")
 
 
@@ -101,11 +104,21 @@ def visible_gpus(chosen: str | None) -> list[str]:
     Args:
         chosen: the user's CUDA_VISIBLE_DEVICES; None where it is not set. As CUDA does, what comes after something
             that is no GPU is passed over.
+
+    Raises:
+        HpoError: the driver does not answer.
     """
     if chosen is not None:
         return list(takewhile(NAMED_GPU.fullmatch, (gpu.strip() for gpu in chosen.split(","))))
     try:
-        listed = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, check=True, text=True).stdout
+        listed = subprocess.run(
+            ["nvidia-smi", "--list-gpus"], capture_output=True, check=True, text=True, timeout=LIST_SECONDS
+        ).stdout
+    except subprocess.TimeoutExpired:
+        raise HpoError(
+            f"GPUs: nvidia-smi has not listed them within {LIST_SECONDS:g} s: the driver is in trouble; put it right,"
+            " or set CUDA_VISIBLE_DEVICES to those to use, empty for the CPU"
+        ) from None
     except (OSError, subprocess.CalledProcessError):
         return []
     slices: dict[str, list[str]] = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -20,7 +21,9 @@ if TYPE_CHECKING:
     from hpo.study import OpenStudy
     from hpo.study_file import StudyFile
 
-LOOK_SECONDS = 1.0  # between two looks
+LOOK_SECONDS = 1.0  # between two looks, at least
+LOOK_SHARE = 20  # times as long as a look is the pause after it: many who look leave the database to the workers
+LONGEST_PAUSE = 60.0  # seconds between two looks, at most
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,7 @@ class Lookout:
         url: of the storage.
         opened: the study in it.
         reopen: opens the storage once more, which starts an embedded Postgres that has crashed.
-        report: takes each look, and an error that is no outage; called in the thread.
+        report: takes each look, and the error that ends them, which is no outage; called in the thread.
     """
 
     def __init__(
@@ -79,29 +82,39 @@ class Lookout:
         self._wake.set()
 
     def _run(self) -> None:
-        is_last = False
-        while not is_last:
-            ending = self._ending.is_set()
-            try:
-                while self._dead:
-                    worker, by_us = self._dead[0]
-                    bury(self._opened.storage.engine, worker, by_us=by_us)
-                    self._dead.popleft()
-                is_last = ending
-                self._report(Look(take_snapshot(self._file, self._url, self._opened), is_last=is_last))
-            except Exception as error:  # noqa: BLE001 - what is no outage is the main thread's to raise
-                if not is_outage(error):
-                    self._report(error)
-                    return
-                is_last = False
-                self._report(Look(None, problem=cause_of(error)))
-                self._open_again()
-            self._wake.wait(LOOK_SECONDS)
-            self._wake.clear()
+        try:
+            is_last = False
+            while not is_last:
+                ending, begun = self._ending.is_set(), time.monotonic()
+                look = self._look(ending=ending)
+                is_last = look.is_last
+                self._report(look)
+                self._wake.wait(pause_after(time.monotonic() - begun) if look.snapshot else LOOK_SECONDS)
+                self._wake.clear()
+        except Exception as error:  # noqa: BLE001 - the main thread's to raise
+            self._report(error)
 
-    def _open_again(self) -> None:
+    def _look(self, *, ending: bool) -> Look:
+        try:
+            while self._dead:
+                worker, by_us = self._dead[0]
+                bury(self._opened.storage.engine, worker, by_us=by_us)
+                self._dead.popleft()
+            return Look(take_snapshot(self._file, self._url, self._opened), is_last=ending)
+        except Exception as error:
+            if not is_outage(error):
+                raise
+            return Look(None, problem=self._open_again() or cause_of(error))
+
+    def _open_again(self) -> str | None:
+        """Open the storage once more; why that was refused, where it was."""
         try:
             with self.starts_processes, self._reopen():
-                pass
+                return None
         except StorageError as error:
-            self._report(Look(None, problem=str(error)))
+            return str(error)
+
+
+def pause_after(look_seconds: float) -> float:
+    """Seconds to the next look, after one that took so long."""
+    return min(max(LOOK_SECONDS, LOOK_SHARE * look_seconds), LONGEST_PAUSE)

@@ -106,9 +106,16 @@ def drop_surplus_weights(opened: OpenStudy, keep: int) -> None:
     Raises:
         StorageError: the store refuses, or does not answer.
     """
-    with opened.storage.engine.connect() as connection:
-        for kept in _surplus_weights(kept_files(connection, opened.study_id), keep):
-            drop_file(opened.artifacts, connection, kept)
+
+    def drop() -> None:
+        with opened.storage.engine.connect() as connection:
+            for kept in _surplus_weights(kept_files(connection, opened.study_id), keep):
+                drop_file(opened.artifacts, connection, kept)
+
+    if opened.patience:
+        opened.patience.run(drop)
+    else:
+        drop()
 
 
 def _surplus_weights(named: Sequence[KeptFile], keep: int) -> Sequence[KeptFile]:

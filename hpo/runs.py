@@ -11,6 +11,7 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState, create_trial
 
 from hpo.methods import make_pruner, make_sampler
+from hpo.pruning import FIRST_RUN_KEY
 from hpo.study import DEFAULT_KEY
 from storage.lease import REASON_KEY, REPEATS_KEY, LostPlaceError
 
@@ -142,7 +143,10 @@ class Runs:
             return "was deleted"
         if not trial.state.is_finished() or REASON_KEY in trial.user_attrs:
             return "was given to another worker"
-        self._settle(run.place, trial)
+        try:
+            self._settle(run.place, trial)
+        except LostPlaceError:
+            return "was settled by another worker"
         return f"was told {STATES[trial.state]} elsewhere"
 
     def _fill(self, place: Place) -> Run | None:
@@ -194,10 +198,11 @@ class Runs:
     def _again(self, earlier: FrozenTrial) -> FrozenTrial:
         """A trial with the parameters of an earlier one, and what the pruner has noted of it."""
         marks = {key: value for key, value in earlier.user_attrs.items() if key == DEFAULT_KEY}
+        first = earlier.user_attrs.get(FIRST_RUN_KEY, earlier.number)
         return _waiting(
             params=earlier.params,
             distributions=earlier.distributions,
-            user_attrs={**marks, **self._about, REPEATS_KEY: earlier.number},
+            user_attrs={**marks, **self._about, REPEATS_KEY: earlier.number, FIRST_RUN_KEY: first},
             system_attrs={key: value for key, value in earlier.system_attrs.items() if not key.startswith(ARTIFACTS)},
         )
 

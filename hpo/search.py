@@ -6,7 +6,7 @@ import shlex
 import time
 from typing import TYPE_CHECKING, Any
 
-from hpo.errors import EXIT_DONE, EXIT_FAILED
+from hpo.errors import EXIT_DONE, HpoError
 from hpo.progress import show_bytes
 from hpo.stopwatch import duration
 from hpo.study import best_trial, create_study, default_trial, load_study
@@ -113,7 +113,8 @@ def search(file: StudyFile, url: str, data: Data, progress: Progress, staff: Sta
         staff: the workers to run.
 
     Raises:
-        HpoError: workers were given up before the end, or the study was begun with other settings.
+        HpoError: workers were given up before the end, or the budget is used up without a complete trial, or the study
+            was begun with other settings.
         StorageError: the database cannot be used.
     """
     create_study(file, url, data)
@@ -132,7 +133,18 @@ def search(file: StudyFile, url: str, data: Data, progress: Progress, staff: Sta
         progress.say("the study was stopped: trials that ran are back in the queue; the same command resumes")
     for line in summary_lines(file, done.snapshot, opened, done.names, staff.workers, time.monotonic() - begun):
         progress.say(line)
-    return EXIT_DONE if done.snapshot.best else EXIT_FAILED
+    if done.snapshot.best is None and done.snapshot.finished:
+        raise HpoError(_fruitless(file, done.snapshot))
+    return EXIT_DONE
+
+
+def _fruitless(file: StudyFile, snapshot: Snapshot) -> str:
+    """Why a search has no winner, and what to do."""
+    if failed := next((place for place in snapshot.places if place.state == "failed"), None):
+        why = f"`hpo logs {file.path.name} {failed.trial}` shows what the first that failed has printed"
+    else:
+        why = "raise the limit in [budget] that it has reached, and give the same command again"
+    return f"search: the budget is used up, and no trial is complete; {why}"
 
 
 def _pauses(seconds: Sequence[dict[str, float]]) -> list[str]:
@@ -163,12 +175,12 @@ def summary_lines(
     counts = ", ".join(f"{snapshot.counts[state]} {state}" for state in ("complete", "pruned", "failed"))
     lines = ["", f"{snapshot.used.trials} trials: {counts}"]
     if snapshot.best is None:
-        return [*lines, f"no trial is complete; `hpo logs {file.path.name} 0` shows what the first one printed"]
+        return lines
     lines.append(f"winner: trial {snapshot.best.number}, validation macro-F1 {snapshot.best.macro_f1:.4f}")
-    default = default_trial(opened.study)
+    default = default_trial(opened.study, file.space.parts)
     if default and default.number != snapshot.best.number and default.value is not None:
         lines.append(f"the default recipe (trial {default.number}) reached {default.value:.4f}")
-    winner = best_trial(opened.study)
+    winner = best_trial(opened.study, file.space.parts)
     if winner and (origin := winner.user_attrs.get(ORIGIN_KEY)):
         lines.append(f'it was taken over: trial {origin["trial"]} of "{origin["study"]}"')
     if winner and (of_classes := winner.user_attrs.get("metrics", {}).get("per_class")):

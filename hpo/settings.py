@@ -42,12 +42,7 @@ def check_settings(study: optuna.Study, file: StudyFile, data: Data) -> None:
     Raises:
         HpoError: they differ; the text names each difference, and the way on.
     """
-    attributes = study.user_attrs
-    if SETTINGS_KEY not in attributes:
-        if source := attributes.get(TAKEN_OVER_KEY):
-            again = command_to_take_over(file, source["study"])
-            raise HpoError(f'study: the making of "{file.name}" was broken off; `{again}` goes on with it')
-        raise HpoError(f'study: "{file.name}" was not created by hpo; give another [study] name')
+    refuse_foreign(study, file)
     of_tables = differences(study, file, data)
     if not of_tables:
         return
@@ -60,6 +55,17 @@ def check_settings(study: optuna.Study, file: StudyFile, data: Data) -> None:
         f'study: "{file.name}" was begun with other settings, and its trials could not be compared: {listed}.'
         f" Put that back, or {way_on}"
     )
+
+
+def refuse_foreign(study: optuna.Study, file: StudyFile) -> None:
+    """Raise HpoError where hpo has not made a study, or not to the end; the text names the way on."""
+    attributes = study.user_attrs
+    if SETTINGS_KEY in attributes:
+        return
+    if source := attributes.get(TAKEN_OVER_KEY):
+        again = command_to_take_over(file, source["study"])
+        raise HpoError(f'study: the making of "{file.name}" was broken off; `{again}` goes on with it')
+    raise HpoError(f'study: "{file.name}" was not created by hpo; give another [study] name')
 
 
 def differences(study: optuna.Study, file: StudyFile, data: Data) -> dict[str, list[str]]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from hpo.study import best_trial, recipe_of
-from storage.budget import used
+from hpo.errors import HpoError
+from hpo.study import best_and_strangers, recipe_of
+from storage.budget import Used, used
 from storage.database import public_url
 from storage.halts import halt_in_force
 from storage.roster import places, workers
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
     from hpo.study import OpenStudy
     from hpo.study_file import StudyFile
-    from storage.budget import Limits, Used
+    from storage.budget import Limits
     from storage.halts import Halt
     from storage.roster import PlaceRow, WorkerRow
     from trainer.recipe import Recipe
@@ -36,7 +37,7 @@ class Best:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A search at one moment, as the storage tells it."""
+    """A search at one moment, as the storage tells it; `strangers` are better trials from outside, without a part."""
 
     study: str
     storage: str
@@ -46,6 +47,7 @@ class Snapshot:
     workers: Sequence[WorkerRow]
     best: Best | None
     halt: Halt | None = None
+    strangers: Sequence[int] = ()
 
     @property
     def counts(self) -> dict[str, int]:
@@ -55,8 +57,10 @@ class Snapshot:
 
     @property
     def finished(self) -> bool:
-        """Whether the budget is used up and nothing runs or waits."""
-        return not self.used.within(self.limits) and not self.counts["running"] and not self.counts["waiting"]
+        """Whether the budget is used up and nothing runs, or waits and may still run."""
+        hours_left = Used(0, self.used.hours, self.used.gpu_hours).within(self.limits)
+        waiting = self.counts["waiting"] if hours_left else 0
+        return not self.used.within(self.limits) and not self.counts["running"] and not waiting
 
     @property
     def present(self) -> list[WorkerRow]:
@@ -107,10 +111,14 @@ def _beat(worker: WorkerRow) -> dict[str, float]:
 
 
 def take_snapshot(file: StudyFile, url: str, opened: OpenStudy) -> Snapshot:
-    """Look at a study once."""
-    best = None
-    if trial := best_trial(opened.study):
-        best = Best(trial.number, trial.value or 0.0, recipe_of(trial, opened.study, file.space.parts))
+    """Look at a study once; raises HpoError where it was deleted."""
+    best, parts = None, file.space.parts
+    try:
+        trial, strangers = best_and_strangers(opened.study, parts)
+        if trial:
+            best = Best(trial.number, trial.value or 0.0, recipe_of(trial, opened.study, parts))
+    except KeyError:
+        raise HpoError(f'study: "{file.name}" was deleted') from None
     with opened.storage.engine.connect() as connection:
         return Snapshot(
             study=file.name,
@@ -121,4 +129,5 @@ def take_snapshot(file: StudyFile, url: str, opened: OpenStudy) -> Snapshot:
             workers=workers(connection, opened.study_id),
             best=best,
             halt=halt_in_force(connection, opened.study_id),
+            strangers=strangers,
         )

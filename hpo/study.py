@@ -14,7 +14,7 @@ from optuna.trial import FixedTrial, TrialState
 from sqlalchemy import text
 
 from hpo.errors import HpoError
-from hpo.settings import SETTINGS_KEY, TAKEN_OVER_KEY, check_settings, settings
+from hpo.settings import SETTINGS_KEY, TAKEN_OVER_KEY, check_settings, refuse_foreign, settings
 from storage.artifacts import fetch_file, remove_files
 from storage.database import connect, initialize, one_at_a_time
 from storage.embedded import embedded_postgres, has_postgres
@@ -43,6 +43,7 @@ ID_KEY = "hpo:id"  # its value marks the study's files in a store that it may sh
 DEFAULT_KEY = "hpo:default_recipe"
 TEST_USE_KEY = "hpo:test_use:"  # followed by anything unique; its value is the time
 WEIGHTS_NAME = "weights.safetensors"  # of a complete trial's best epoch, in the artifact store
+BEST_EPOCH_KEY = "best_epoch"  # user attribute that a trial gets when it is trained to its end
 MICRO_BATCH_KEY = "hpo:micro_batch: "  # followed by backbone, image size and device; its value is a number of images
 
 
@@ -130,8 +131,15 @@ def load_study(file: StudyFile, url: str, patience: Patience | None = None) -> O
 
     Raises:
         StorageError: the database cannot be used or is not initialised.
-        HpoError: it holds no such study.
+        HpoError: it holds no such study, or one that hpo has not made, or not to the end.
     """
+    opened = find_study(file, url, patience)
+    refuse_foreign(opened.study, file)
+    return opened
+
+
+def find_study(file: StudyFile, url: str, patience: Patience | None = None) -> OpenStudy:
+    """Load the study of that name, whoever has made it; raises as `load_study` does where there is none."""
     storage = connect(url, patience)
     try:
         study = optuna.load_study(study_name=file.name, storage=storage)
@@ -194,16 +202,39 @@ def delete_study(opened: OpenStudy) -> None:
     opened.storage.delete_study(opened.study_id)
 
 
-def best_trial(study: optuna.Study) -> FrozenTrial | None:
-    """The complete trial with the highest validation macro-F1, the earliest of equals; None before the first."""
-    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    return max(complete, key=lambda trial: (trial.value or 0.0, -trial.number), default=None)
+def best_trial(study: optuna.Study, parts: Parts) -> FrozenTrial | None:
+    """The complete trial with the highest validation macro-F1, the earliest of equals; None before the first.
+
+    One that was told or added from outside does not count. Raises RecipeError as `space_of` does.
+    """
+    return best_and_strangers(study, parts)[0]
 
 
-def default_trial(study: optuna.Study) -> FrozenTrial | None:
-    """The trial of the default recipe, if it is complete."""
+def best_and_strangers(study: optuna.Study, parts: Parts) -> tuple[FrozenTrial | None, list[int]]:
+    """The best trial, and the numbers of those from outside that would come before it."""
     complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    return next((trial for trial in complete if DEFAULT_KEY in trial.user_attrs), None)
+    space, strangers = space_of(study, parts), list[int]()
+    for trial in sorted(complete, key=lambda trial: (-(trial.value or 0.0), trial.number)):
+        if _was_trained(trial, space):
+            return trial, strangers
+        strangers.append(trial.number)
+    return None, strangers
+
+
+def default_trial(study: optuna.Study, parts: Parts) -> FrozenTrial | None:
+    """The trial of the default recipe, if it is complete and counts; raises RecipeError as `space_of` does."""
+    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    space = space_of(study, parts)
+    return next((each for each in complete if DEFAULT_KEY in each.user_attrs and _was_trained(each, space)), None)
+
+
+def _was_trained(trial: FrozenTrial, space: Space) -> bool:
+    """Whether a complete trial was trained to its end, by a recipe of the space."""
+    try:
+        suggest(FixedTrial(trial.params), space)
+    except ValueError:
+        return False
+    return BEST_EPOCH_KEY in trial.user_attrs
 
 
 def space_of(study: optuna.Study, parts: Parts) -> Space:

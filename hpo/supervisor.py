@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING
 
-from hpo.errors import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_TERMINATED, HpoError
+from hpo.errors import ENDING_SIGNALS, EXIT_DONE, EXIT_FAILED, HpoError, exit_code
 from hpo.launcher import cores, launch, reap_orphans, stop
 from hpo.lookout import LOOK_SECONDS, Look, Lookout
 
@@ -76,8 +76,8 @@ def death_of(code: int, printed: str) -> Death:
     """Why a worker has ended with an exit code other than 0, by that and what it has printed."""
     if code < 0:
         return Death(f"ended by signal {-code} ({signal.strsignal(-code) or 'without a name'})", may_pass=True)
-    if code in (EXIT_INTERRUPTED, EXIT_TERMINATED):
-        return Death("a worker was told to end by somebody else", may_pass=False)
+    if code in map(exit_code, ENDING_SIGNALS):
+        return Death("told to end by somebody else", may_pass=True)
     foreseen = re.findall(r"^hpo: (.*)$", printed, re.MULTILINE)
     if code == EXIT_FAILED and foreseen:
         return Death(foreseen[-1], may_pass=foreseen[-1].startswith("storage: "))
@@ -154,8 +154,7 @@ def supervise(
         snapshot = crew.wait_for_the_last_look()
     if crew.signals:
         progress.say(_stopped(snapshot))
-        code = EXIT_INTERRUPTED if crew.signals[0] == signal.SIGINT else EXIT_TERMINATED
-        return Supervised(code, None, frozenset(crew.names))
+        return Supervised(exit_code(crew.signals[0]), None, frozenset(crew.names))
     if crew.failures and not (snapshot and snapshot.finished):
         raise HpoError("; ".join(dict.fromkeys(crew.failures)))
     return Supervised(EXIT_DONE, snapshot, frozenset(crew.names))

@@ -12,6 +12,7 @@ import optuna
 from optuna.trial import FixedTrial, FrozenTrial, TrialState
 
 from hpo.errors import HpoError
+from hpo.pruning import FIRST_RUN_KEY
 from hpo.retention import CHECKPOINT_KEY
 from hpo.settings import SETTINGS_KEY, TAKEN_OVER_KEY, check_settings, differences
 from hpo.study import (
@@ -19,8 +20,8 @@ from hpo.study import (
     TEST_USE_KEY,
     WEIGHTS_NAME,
     begin_study,
+    find_study,
     give_id,
-    load_study,
     only_waits,
     space_of,
 )
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
     from trainer.recipe import Recipe
 
 ORIGIN_KEY = "taken_over_from"  # user attribute of a trial: the study and the number that it comes from
-OF_ITS_STUDY = (CHECKPOINT_KEY, REPEATS_KEY, DEFAULT_KEY)  # user attributes that mean nothing in another one
+OF_ITS_STUDY = (CHECKPOINT_KEY, REPEATS_KEY, FIRST_RUN_KEY, DEFAULT_KEY)  # user attributes for that study alone
 UNKNOWN = "no known recipe"
 
 
@@ -130,7 +131,7 @@ def _load_old(file: StudyFile, url: str, data: Data, name: str) -> OpenStudy:
         raise HpoError(
             f'study: "{name}" is not in this storage{nearest(name, names)}; `hpo list {file.path.name}` shows what is'
         )
-    old = load_study(replace(file, name=name), url)
+    old = find_study(replace(file, name=name), url)
     if SETTINGS_KEY not in old.study.user_attrs:
         raise HpoError(f'study: "{name}" was not created by hpo, or not to the end: nothing can be taken over from it')
     of_tables = differences(old.study, file, data)
@@ -159,7 +160,7 @@ def _prepare(file: StudyFile, url: str, data: Data, old: OpenStudy) -> OpenStudy
             " new study another name in [study] name"
         )
     give_id(study)
-    return load_study(file, url)
+    return find_study(file, url)
 
 
 def _fit(old: OpenStudy, file: StudyFile) -> Fit:

@@ -12,6 +12,7 @@ import optuna
 import torch
 from optuna.exceptions import UpdateFinishedTrialError
 
+from hpo.checkpoints import wait_for_store
 from hpo.runs import RESUMED_KEY
 from hpo.stopwatch import TimedTrial
 from hpo.study import keep_micro_batches, read_micro_batches
@@ -19,7 +20,7 @@ from hpo.tensorboard import TensorBoardLog
 from storage.errors import StorageError
 from storage.lease import LostPlaceError
 from storage.patience import is_outage
-from trainer.errors import TrainerError
+from trainer.errors import CheckpointError, TrainerError
 from trainer.objective import objective
 
 if TYPE_CHECKING:
@@ -112,7 +113,10 @@ class Training:
             LostPlaceError, UpdateFinishedTrialError: the run no longer counts.
         """
         with self._watch.time("storage"):
-            checkpoint = self._checkpoints.resume()
+            try:
+                checkpoint = wait_for_store(self._checkpoints.resume, self._to_leave)
+            except StorageError as error:
+                return End("waiting", reason=reason_of(error), counts=not self._to_leave())
             micro_batches = read_micro_batches(self._opened.study)
             if checkpoint:
                 self._take_over(checkpoint)
@@ -154,6 +158,8 @@ class Training:
         except Exception as error:
             if is_outage(error):
                 raise
+            if isinstance(error, CheckpointError):
+                self._checkpoints.forget_earlier()
             self._log.write(traceback.format_exc())
             return _end_by(error)
         return End("complete", value)
@@ -164,6 +170,7 @@ class Training:
         for number, macro_f1 in enumerate(checkpoint.history, start=1):
             trial.report(macro_f1, number)
         trial.set_user_attr(RESUMED_KEY, done)
+        trial.set_user_attr("threads", checkpoint.threads)
         self._best = max(checkpoint.history, default=0.0)
         self._log.write(
             f"going on after epoch {done} and {checkpoint.steps_done} steps, where trial"
@@ -231,7 +238,7 @@ def _end_by(error: Exception) -> End:
     reason = reason_of(error)
     if isinstance(error, RuntimeError) and "CUDA error" in str(error):  # a context that is lost for this process
         return End("waiting", reason=reason, counts=True, broken=error)
-    if isinstance(error, OSError | MemoryError | StorageError):
+    if isinstance(error, OSError | MemoryError | StorageError | CheckpointError):
         return End("waiting", reason=reason, counts=True)
     return End("failed", reason=reason)
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import torch
 from optuna.exceptions import UpdateFinishedTrialError
 
-from hpo.checkpoints import Checkpoints
+from hpo.checkpoints import Checkpoints, wait_for_store
 from hpo.errors import HpoError
 from hpo.retention import drop_surplus_weights
 from hpo.runs import Runs
@@ -25,7 +25,7 @@ from hpo.training import End, Training, reason_of
 from hpo.trial_log import TrialLog
 from storage.artifacts import keep_file
 from storage.errors import StorageError
-from storage.lease import BEAT_SECONDS, Lease, LostPlaceError, StudyGoneError
+from storage.lease import BEAT_SECONDS, INTERRUPTED, Lease, LostPlaceError
 from storage.patience import is_outage
 from trainer.device import choose_device, device_name
 
@@ -42,8 +42,7 @@ if TYPE_CHECKING:
 
 IDLE_SECONDS = 1.0  # between two looks for a place while others still run
 HOPELESS_TRIALS = 5  # that fail for one reason at the start of a search, and no other one ends it
-STORE_SECONDS = 600.0  # that a complete trial waits for an artifact store that is away
-STORE_PAUSE = 5.0  # seconds between two attempts
+HALTS = {"pause": "the study was paused", "stop": "the study was stopped"}
 
 logger = logging.getLogger(__name__)
 
@@ -86,7 +85,7 @@ class Worker:
         self._runs = Runs(file, opened, self._lease, about)
         self._ended = threading.Event()
         self._run: Run | None = None  # the one that trains now
-        self._halted: str | None = None  # why that one is to be left to another worker
+        self._halted: tuple[Run, str] | None = None  # one that is to be left to another worker, and why
         self._lost_run: Run | None = None  # one that no longer counts
         self._hopeful = False
         self._trained: float | None = None  # time.perf_counter() at the end of the last training
@@ -97,38 +96,44 @@ class Worker:
         Raises:
             HpoError: the first trials all failed for the same reason, or the study was deleted.
         """
-        self._lease.join(socket.gethostname(), os.getpid(), device_name(self._device))
         beating = threading.Thread(target=self._beat, daemon=True)
-        beating.start()
-        self._watch.started_up()
-        try:
-            while not self._stop.asked.is_set():
-                with self._watch.time("storage"):
-                    self._refuse_hopeless()
-                    run = self._runs.begin()
-                if run:
-                    self._train(run)
-                elif self._is_over():
-                    break
-                else:
-                    with self._watch.time("idle"):
-                        self._stop.asked.wait(IDLE_SECONDS)
-        except StudyGoneError:
-            raise HpoError(f'worker: the study "{self._file.name}" was deleted') from None
-        finally:
-            self._ended.set()
-            beating.join()
-            self._loaders.close()
-            with self._unless_away():
-                self._lease.beat(self._watch.seconds())
-                self._lease.leave()
+        with self._unless_away():
+            self._lease.join(socket.gethostname(), os.getpid(), device_name(self._device))
+            beating.start()
+            self._watch.started_up()
+            try:
+                self._work()
+            except Exception as error:
+                if is_outage(error) or self._lease.study_exists():
+                    raise
+                raise HpoError(f'worker: the study "{self._file.name}" was deleted') from None
+            finally:
+                self._ended.set()
+                beating.join()
+                self._loaders.close()
+                self._lease.leave(self._watch.seconds(), interrupted=self._stop.asked.is_set())
+
+    def _work(self) -> None:
+        while not self._stop.asked.is_set():
+            with self._watch.time("storage"):
+                self._refuse_hopeless()
+                run = self._runs.begin()
+            if run:
+                self._train(run)
+            elif self._is_over():
+                return
+            else:
+                with self._watch.time("idle"):
+                    if self._device.type == "cuda":  # what it holds for the next trial is somebody else's meanwhile
+                        torch.cuda.empty_cache()
+                    self._stop.asked.wait(IDLE_SECONDS)
 
     def _is_over(self) -> bool:
         """Whether nothing is left to do for this worker, where there is no place to take."""
         halt = self._lease.halt()
         if halt == "stop":
             logger.warning("the study was stopped: the worker ends; `hpo resume` lets workers begin again")
-        return halt == "stop" or not (halt == "pause" or self._lease.others_run())
+        return halt == "stop" or not (halt == "pause" or self._lease.may_get_a_place(self._file.limits))
 
     @contextlib.contextmanager
     def _unless_away(self) -> Iterator[None]:
@@ -148,11 +153,11 @@ class Worker:
             try:
                 run = self._run
                 standing = self._lease.beat(self._watch.seconds())
-                if run and run is self._run and standing.trial != run.trial.number:
-                    self._lost_run = run
-                self._halted = {"pause": "the study was paused", "stop": "the study was stopped"}.get(
-                    standing.halt or ""
-                )
+                if run and run is self._run:
+                    if standing.trial != run.trial.number:
+                        self._lost_run = run
+                    if standing.halt:
+                        self._halted = run, HALTS[standing.halt]
                 self._lease.reap()
             except Exception as error:  # a later beat will tell
                 if not is_outage(error):  # which whoever waits for it has told
@@ -174,7 +179,7 @@ class Worker:
             self._watch.note("turnover", time.perf_counter() - self._trained)
         end, log = None, TrialLog()
         with TemporaryDirectory(prefix="hpo-") as folder, self._unless_away():
-            checkpoints, weights = Checkpoints(self._opened, run, Path(folder), log.write), Path(folder) / WEIGHTS_NAME
+            checkpoints, weights = Checkpoints(self._opened, run, log.write), Path(folder) / WEIGHTS_NAME
             training = Training(
                 self._file,
                 self._opened,
@@ -204,7 +209,9 @@ class Worker:
     def _to_leave(self, run: Run) -> str | None:
         if self._lost_run is run:
             raise LostPlaceError
-        return "interrupted" if self._stop.asked.is_set() else self._halted
+        if self._stop.asked.is_set():
+            return INTERRUPTED
+        return self._halted[1] if self._halted and self._halted[0] is run else None
 
     def _end(self, run: Run, end: End, weights: Path, checkpoints: Checkpoints) -> None:
         """Tell how a run ended: only the holder of its place may, and only when its files are safe."""
@@ -216,24 +223,26 @@ class Worker:
         if end.state == "complete":
             assert end.value is not None, "a complete run has one"
             self._runs.complete(run, end.value)
-            drop_surplus_weights(self._opened, self._file.keep_weights)
         elif end.state == "pruned":
             self._runs.prune(run)
         else:
             self._runs.fail(run, end.reason or "")
         checkpoints.discard()
+        if end.state == "complete":
+            try:
+                drop_surplus_weights(self._opened, self._file.keep_weights)
+            except StorageError as error:  # the next complete trial's worker, or `hpo prune-artifacts`, does it
+                logger.warning("weights that are no longer needed stay: %s", error)
 
     def _with_weights_kept(self, run: Run, end: End, weights: Path) -> End:
         """Keep the weights of a complete run; where the store is away for long, the run is left to another worker."""
-        begun = time.monotonic()
-        while True:
+
+        def keep() -> None:
             self._lease.hold(run.place)
-            try:
-                keep_file(self._opened.artifacts, run.trial, weights, self._opened.owner)
-            except StorageError as error:
-                if self._stop.asked.is_set() or time.monotonic() - begun > STORE_SECONDS:
-                    return End("waiting", reason=reason_of(error), counts=not self._stop.asked.is_set())
-                logger.warning("trial %d waits for the artifact store: %s", run.trial.number, error)
-                self._stop.asked.wait(STORE_PAUSE)
-            else:
-                return end
+            keep_file(self._opened.artifacts, run.trial, weights, self._opened.owner)
+
+        try:
+            wait_for_store(keep, lambda: self._to_leave(run))
+        except StorageError as error:
+            return End("waiting", reason=reason_of(error), counts=not self._to_leave(run))
+        return end

@@ -14,16 +14,22 @@ if TYPE_CHECKING:
 
 def begin_halt(connection: Connection, study_id: int, kind: Halt) -> None:
     """Have all workers of a study hand their trials back, and wait (pause) or end (stop), until it is lifted."""
-    end_halt(connection, study_id)
+    end_halt(connection, study_id)  # one command at a time from here on
     connection.execute(
-        text("INSERT INTO hpo.halt (study_id, kind) VALUES (:study, :kind)"), {"study": study_id, "kind": kind}
+        text("INSERT INTO hpo.halt (study_id, kind, began) VALUES (:study, :kind, clock_timestamp())"),
+        {"study": study_id, "kind": kind},
     )
 
 
 def end_halt(connection: Connection, study_id: int) -> None:
     """Let the workers of a study go on."""
+    connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('hpo.halt'), :study)"), {"study": study_id})
+    # A server that has taken over after a failure may be behind with its clock.
     connection.execute(
-        text("UPDATE hpo.halt SET ended = now() WHERE study_id = :study AND ended IS NULL"), {"study": study_id}
+        text(
+            "UPDATE hpo.halt SET ended = greatest(began, clock_timestamp()) WHERE study_id = :study AND ended IS NULL"
+        ),
+        {"study": study_id},
     )
 
 

@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from sqlalchemy import text
 
 from storage import logs
+from storage.autocommit import autocommit
 from storage.budget import Used, used
+from storage.errors import StorageError
 from storage.halts import halt_in_force
 
 if TYPE_CHECKING:
@@ -34,7 +36,7 @@ T = TypeVar("T")
 BEAT_SECONDS = 5.0
 GRACE_SECONDS = 60.0  # without a beat, on the watcher's own clock, before a worker counts as dead
 WATCH_SECONDS = 3 * BEAT_SECONDS  # between two looks at the others that still are one watch
-DEATH = "its worker died"
+DEATH, INTERRUPTED = "its worker died", "interrupted"
 REASON_KEY = "reason"  # user attribute of a trial: why it failed, where it was not ended from outside
 REPEATS_KEY = "repeats"  # user attribute of a trial: number of the one whose recipe it runs again
 
@@ -94,40 +96,63 @@ class Lease:
         self._looked = 0.0  # when this one last looked at the others, on its monotonic clock
 
     def join(self, host: str, pid: int, device: str) -> None:
-        """Make this worker known."""
+        """Make this worker known.
 
-        def insert(connection: Connection) -> None:
-            self._execute(
+        Raises:
+            StorageError: there is or was another one of this name.
+        """
+
+        def insert(connection: Connection) -> bool:
+            # Setting what is set already returns the row also where the answer to the first attempt was lost.
+            mine = self._execute(
                 connection,
                 "INSERT INTO hpo.worker (id, study_id, host, pid, device)"
-                " VALUES (:worker, :study, :host, :pid, :device) ON CONFLICT (id) DO NOTHING",
+                " VALUES (:worker, :study, :host, :pid, :device) ON CONFLICT (id) DO UPDATE SET host = excluded.host"
+                " WHERE worker.study_id = :study AND worker.host = :host AND worker.pid = :pid RETURNING id",
                 host=host,
                 pid=pid,
                 device=device,
             )
+            return mine.one_or_none() is not None
 
-        self._transaction(insert)
+        if not self._transaction(insert):
+            raise StorageError(f'worker: the name "{self.worker}" was used before; give another one, or none')
 
-    def leave(self) -> None:
-        """Say that this worker ends; a place that it still holds, since something broke, goes to the next."""
+    def leave(self, seconds: dict[str, float], *, interrupted: bool = False) -> None:
+        """Say that this worker ends, and where its time went; a place that it still holds goes to the next.
+
+        Args:
+            seconds: by heading.
+            interrupted: it was told to end. If not, and it holds a place, something broke, and the run has failed.
+        """
 
         def depart(connection: Connection) -> None:
-            self._execute(connection, "UPDATE hpo.worker SET beaten = now() WHERE id = :worker")
-            _bury(connection, self.worker, "its worker broke down", died=False)
+            self._execute(
+                connection,
+                "UPDATE hpo.worker SET beaten = now(), seconds = CAST(:seconds AS jsonb) WHERE id = :worker",
+                seconds=json.dumps(seconds),
+            )
+            reason = INTERRUPTED if interrupted else "its worker broke down"
+            _bury(connection, self.worker, reason, died=False, failed=not interrupted)
 
         self._transaction(depart)
 
+    def study_exists(self) -> bool:
+        """Whether the study was not deleted."""
+        there = "SELECT EXISTS (SELECT FROM studies WHERE study_id = :study)"
+        return bool(self._statement(lambda connection: self._execute(connection, there).scalar_one()))
+
     def beat(self, seconds: dict[str, float]) -> Standing:
         """Say that this worker lives, and where its time went so far; hear how things stand."""
-        with self._engine.begin() as connection:
+        with autocommit(self._engine) as connection:
             row = self._execute(
                 connection,
-                "WITH beaten AS (UPDATE hpo.worker SET beat = beat + 1, beaten = now(), gone = NULL, died = false,"
+                "WITH beaten AS (UPDATE hpo.worker SET beat = beat + 1, beaten = now(), gone = NULL, died = false,"  # noqa: S608 - ours
                 " seconds = CAST(:seconds AS jsonb) WHERE id = :worker RETURNING id)"
                 " SELECT EXISTS (SELECT FROM beaten) AS known,"
                 " (SELECT kind FROM hpo.halt WHERE study_id = :study AND ended IS NULL) AS halt,"
                 " (SELECT number FROM trials WHERE study_id = :study AND state = 'RUNNING' AND number ="
-                " (SELECT trial FROM hpo.place WHERE worker = :worker AND state = 'running')) AS trial",
+                f" (SELECT trial FROM hpo.place WHERE worker = :worker AND state = 'running')) AS trial, {_UNSYNCED}",
                 seconds=json.dumps(seconds),
             ).one()
         return Standing(row.known, row.halt, row.trial)
@@ -146,8 +171,6 @@ class Lease:
             ).scalar_one():
                 raise StudyGoneError
             self._used_up = False
-            if halt_in_force(connection, self._study_id):
-                return None
             # One that this worker holds already comes first: it was taken, and the answer was lost.
             there = self._execute(
                 connection,
@@ -157,15 +180,29 @@ class Lease:
             ).one_or_none()
             if there and there.state == "running":
                 return Place(there.number, there.trial, there.failed_runs, there.reason)
+            if halt_in_force(connection, self._study_id):
+                return None
             spent = used(connection, self._study_id)
-            if there:
-                # Its place in the number of trials is taken already; only the hours can forbid it.
-                if not Used(0, spent.hours, spent.gpu_hours).within(limits):
+            if there and not Used(0, spent.hours, spent.gpu_hours).within(limits):
+                # Its place in the number of trials is taken already, and the hours forbid another run. What was told
+                # from outside meanwhile needs none, and is to be settled.
+                there = self._execute(
+                    connection,
+                    "SELECT place.number, trial, failed_runs, reason FROM hpo.place JOIN trials"  # noqa: S608 - ours
+                    " ON trials.study_id = place.study_id AND trials.number = trial"
+                    " WHERE place.study_id = :study AND place.state = 'waiting'"
+                    " AND (trials.state IN ('COMPLETE', 'PRUNED') OR (trials.state = 'FAIL' AND NOT EXISTS"
+                    " (SELECT FROM trial_user_attributes AS mark WHERE mark.trial_id = trials.trial_id"
+                    f" AND key = '{REASON_KEY}'))) LIMIT 1",
+                ).one_or_none()
+                if there is None:
                     return None
+            if there:
                 self._execute(
                     connection,
-                    "UPDATE hpo.place SET state = 'running', worker = :worker, taken = now(), epoch = 0,"
-                    " epochs = NULL, macro_f1 = NULL, best = NULL WHERE study_id = :study AND number = :number",
+                    f"{_PRESENT} UPDATE hpo.place SET state = 'running', worker = :worker, taken = now(),"  # noqa: S608 - ours
+                    " epoch = 0, epochs = NULL, macro_f1 = NULL, best = NULL"
+                    " WHERE study_id = :study AND number = :number",
                     number=there.number,
                 )
                 return Place(there.number, there.trial, there.failed_runs, there.reason)
@@ -174,7 +211,8 @@ class Lease:
                 return None
             self._execute(
                 connection,
-                "INSERT INTO hpo.place (study_id, number, state, worker) VALUES (:study, :number, 'running', :worker)",
+                f"{_PRESENT} INSERT INTO hpo.place (study_id, number, state, worker)"  # noqa: S608 - ours
+                " VALUES (:study, :number, 'running', :worker)",
                 number=spent.trials,
             )
             return Place(spent.trials, None, 0, None)
@@ -205,9 +243,13 @@ class Lease:
             waiting = self._execute(
                 connection,
                 "SELECT trial_id, number FROM trials WHERE study_id = :study AND state = 'WAITING'"  # noqa: S608 - ours
-                " AND NOT EXISTS (SELECT FROM hpo.place WHERE place.study_id = :study AND trial = trials.number)"
-                f" AND {wanted} ORDER BY number LIMIT 1",
+                # One that this very place has named already is what a lost answer was about.
+                " AND NOT EXISTS (SELECT FROM hpo.place WHERE place.study_id = :study AND trial = trials.number"
+                " AND place.number <> :number)"
+                f" AND {wanted} ORDER BY number IS DISTINCT FROM"
+                " (SELECT trial FROM hpo.place WHERE study_id = :study AND number = :number), number LIMIT 1",
                 repeats=str(repeats),
+                number=place.number,
             ).one_or_none()
             if waiting is None:
                 return None
@@ -233,29 +275,42 @@ class Lease:
             LostPlaceError: it no longer runs in this place.
         """
 
-        def update(connection: Connection) -> None:
-            self._update(
+        def update(connection: Connection) -> bool:
+            updated = self._execute(
                 connection,
-                place,
-                "epoch = :epoch, epochs = :epochs, macro_f1 = :macro_f1, best = :best",
-                "EXISTS (SELECT FROM trials WHERE trial_id = :trial AND state = 'RUNNING')",
+                "WITH held AS (UPDATE hpo.place SET epoch = :epoch, epochs = :epochs, macro_f1 = :macro_f1,"  # noqa: S608 - ours
+                f" best = :best WHERE {_HELD}"
+                " AND EXISTS (SELECT FROM trials WHERE trial_id = :trial_id AND state = 'RUNNING') RETURNING number),"
+                f" kept AS ({logs.APPEND} WHERE EXISTS (SELECT FROM held) ORDER BY place)"
+                f" SELECT EXISTS (SELECT FROM held), {_UNSYNCED}",
+                number=place.number,
                 epoch=epoch,
                 epochs=epochs,
                 macro_f1=macro_f1,
                 best=best,
-                trial=trial._trial_id,  # noqa: SLF001 - no public name
+                trial_id=trial._trial_id,  # noqa: SLF001 - no public name
+                trial=trial.number,
+                lines=[logs.storable(line) for line in lines],
             )
-            logs.append(connection, self._study_id, trial.number, lines)
+            return bool(updated.one()[0])
 
-        self._transaction(update)
+        if not self._statement(update):
+            raise LostPlaceError(_lost(place))
 
     def log(self, trial: int, lines: Sequence[str]) -> None:
         """Keep what a trial printed."""
-        self._transaction(lambda connection: logs.append(connection, self._study_id, trial, lines))
+        if lines:
+            self._statement(lambda connection: logs.append(connection, self._study_id, trial, lines))
 
     def hold(self, place: Place) -> None:
         """Raise LostPlaceError unless a place is still this worker's."""
-        self._transaction(lambda connection: self._update(connection, place, "worker = worker"))
+
+        def look(connection: Connection) -> bool:
+            held = f"SELECT EXISTS (SELECT FROM hpo.place WHERE {_HELD})"  # noqa: S608 - ours
+            return bool(self._execute(connection, held, number=place.number).scalar_one())
+
+        if not self._statement(look):
+            raise LostPlaceError(_lost(place))
 
     def finish(self, place: Place, state: str, reason: str | None = None) -> None:
         """Say how the trial in a place ended: complete, pruned or failed; a failed one fails in Optuna's tables, too.
@@ -263,13 +318,14 @@ class Lease:
         Raises:
             LostPlaceError: the place is no longer this worker's.
         """
+        kept = None if reason is None else logs.storable(reason)
 
         def close(connection: Connection) -> None:
             if self._is_closed(connection, place, state):
                 return  # the answer to the first attempt was lost
             if state == "failed":
                 _fail_trial(connection, self.worker, reason or "")
-            self._update(connection, place, f"state = :state, reason = :reason, {_ENDED}", state=state, reason=reason)
+            self._update(connection, place, f"state = :state, reason = :reason, {_ENDED}", state=state, reason=kept)
 
         self._transaction(close)
 
@@ -289,7 +345,7 @@ class Lease:
                 "UPDATE hpo.place SET state = 'waiting', worker = NULL, reason = :reason,"  # noqa: S608 - ours
                 f" failed_runs = failed_runs + :failed, {_ENDED} WHERE {_HELD}",
                 number=place.number,
-                reason=reason,
+                reason=logs.storable(reason),
                 failed=int(failed),
             )
 
@@ -297,11 +353,27 @@ class Lease:
 
     def halt(self) -> Halt | None:
         """Whether the study is paused or stopped."""
-        return self._transaction(lambda connection: halt_in_force(connection, self._study_id))
+        return self._statement(lambda connection: halt_in_force(connection, self._study_id))
 
-    def others_run(self) -> bool:
-        """Whether a worker holds a place, which may come back."""
-        return self._any("running")
+    def may_get_a_place(self, limits: Limits) -> bool:
+        """Whether a worker that has found no place may find one later: one that waits now, or that of a worker."""
+
+        def look(connection: Connection) -> bool:
+            # In one statement: a place can go from one state to the other between two.
+            states = (
+                self._execute(
+                    connection,
+                    "SELECT DISTINCT state FROM hpo.place WHERE study_id = :study AND state IN ('running', 'waiting')",
+                )
+                .scalars()
+                .all()
+            )
+            if "running" in states or not states:
+                return bool(states)
+            spent = used(connection, self._study_id)
+            return Used(0, spent.hours, spent.gpu_hours).within(limits)
+
+        return self._transaction(look)
 
     def first_ends(self, count: int) -> list[tuple[str, str | None]]:
         """State and reason of the first places that came to an end since this worker joined."""
@@ -324,9 +396,10 @@ class Lease:
         Only what this process has seen on its own monotonic clock counts: no other clock, no outage of the database and
         no time zone can make a living worker look dead.
         """
-        with self._engine.begin() as connection:
+        with autocommit(self._engine) as connection:
             rows = self._execute(
-                connection, "SELECT id, beat FROM hpo.worker WHERE study_id = :study AND gone IS NULL AND id <> :worker"
+                connection,
+                f"SELECT id, beat FROM hpo.worker WHERE study_id = :study AND id <> :worker AND {_UNBURIED}",  # noqa: S608 - ours
             ).all()
         now = time.monotonic()
         if now - self._looked > WATCH_SECONDS:  # the database was away, or this process stood still: nobody watched
@@ -347,7 +420,7 @@ class Lease:
             places = "SELECT EXISTS (SELECT FROM hpo.place WHERE study_id = :study AND state = :state)"
             return bool(self._execute(connection, places, state=state).scalar_one())
 
-        return self._transaction(look)
+        return self._statement(look)
 
     def _transaction(self, function: Callable[[Connection], T]) -> T:
         def attempt() -> T:
@@ -356,15 +429,22 @@ class Lease:
 
         return self._patience.run(attempt) if self._patience else attempt()
 
+    def _statement(self, function: Callable[[Connection], T]) -> T:
+        """A transaction of one statement."""
+
+        def attempt() -> T:
+            with autocommit(self._engine) as connection:
+                return function(connection)
+
+        return self._patience.run(attempt) if self._patience else attempt()
+
     def _execute(self, connection: Connection, statement: str, **values: Any) -> CursorResult[Any]:
         return connection.execute(text(statement), {"worker": self.worker, "study": self._study_id, **values})
 
-    def _update(
-        self, connection: Connection, place: Place, assignments: str, condition: str = "TRUE", **values: Any
-    ) -> None:
-        statement = f"UPDATE hpo.place SET {assignments} WHERE {_HELD} AND {condition}"  # noqa: S608 - written above
+    def _update(self, connection: Connection, place: Place, assignments: str, **values: Any) -> None:
+        statement = f"UPDATE hpo.place SET {assignments} WHERE {_HELD}"  # noqa: S608 - written above
         if not self._execute(connection, statement, number=place.number, **values).rowcount:
-            raise LostPlaceError(f"place {place.number} of the budget no longer belongs to this run")
+            raise LostPlaceError(_lost(place))
 
     def _is_closed(self, connection: Connection, place: Place, state: str) -> bool:
         closed = (
@@ -378,8 +458,18 @@ class Lease:
         self._execute(connection, "SELECT pg_advisory_xact_lock(hashtext('hpo.place'), :study)")
 
 
+# The commit does not wait for the disk: a server that crashes may forget it, unless another commit came after it.
+_UNSYNCED = "set_config('synchronous_commit', 'off', true)"
 _HELD = "study_id = :study AND number = :number AND worker = :worker AND state = 'running'"
-_ENDED = "ended = now(), busy_seconds = busy_seconds + extract(epoch FROM now() - taken)"
+_ENDED = "ended = now(), busy_seconds = busy_seconds + greatest(0, extract(epoch FROM now() - taken))"
+# A worker that takes a place is there, whoever has given it up.
+_PRESENT = "WITH present AS (UPDATE hpo.worker SET gone = NULL, died = false WHERE id = :worker AND gone IS NOT NULL)"
+# One that was given up may have taken a place since, and died of something else.
+_UNBURIED = "(gone IS NULL OR EXISTS (SELECT FROM hpo.place WHERE place.worker = worker.id AND state = 'running'))"
+
+
+def _lost(place: Place) -> str:
+    return f"place {place.number} of the budget no longer belongs to this run"
 
 
 def bury(engine: Engine, worker: str, *, by_us: bool = False) -> None:
@@ -401,8 +491,8 @@ def _bury(
     connection: Connection, worker: str, reason: str, *, died: bool, failed: bool = True, beat: int | None = None
 ) -> None:
     """Note that a worker has gone, and fail its run; with a beat, only if it has not beaten since."""
-    values = {"worker": worker, "reason": reason, "died": died, "failed": int(failed), "beat": beat}
-    gone = "UPDATE hpo.worker SET gone = beaten, died = :died WHERE id = :worker AND gone IS NULL"
+    values = {"worker": worker, "reason": logs.storable(reason), "died": died, "failed": int(failed), "beat": beat}
+    gone = f"UPDATE hpo.worker SET gone = coalesce(gone, beaten), died = :died WHERE id = :worker AND {_UNBURIED}"  # noqa: S608 - ours
     if not connection.execute(text(gone if beat is None else f"{gone} AND beat = :beat"), values).rowcount:
         return
     _fail_trial(connection, worker, _again(reason), only="RUNNING")

@@ -13,11 +13,23 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import Connection
 
 
+APPEND = (
+    "INSERT INTO hpo.log (study_id, trial, line) SELECT :study, :trial, line"
+    " FROM unnest(CAST(:lines AS text[])) WITH ORDINALITY AS given (line, place)"
+)
+
+
 def append(connection: Connection, study_id: int, trial: int, lines: Sequence[str]) -> None:
-    """Keep lines of a trial, in their order. Postgres cannot store NUL characters, so they are left out."""
-    rows = [{"study": study_id, "trial": trial, "line": line.replace("\0", "")} for line in lines]
-    if rows:
-        connection.execute(text("INSERT INTO hpo.log (study_id, trial, line) VALUES (:study, :trial, :line)"), rows)
+    """Keep lines of a trial, in their order."""
+    connection.execute(
+        text(f"{APPEND} ORDER BY place"),
+        {"study": study_id, "trial": trial, "lines": [storable(line) for line in lines]},
+    )
+
+
+def storable(line: str) -> str:
+    """A text without what Postgres cannot store: NUL, and what stands for the bytes of an odd file name."""
+    return line.replace("\0", "").encode(errors="backslashreplace").decode()
 
 
 def read(connection: Connection, study_id: int, trial: int) -> list[tuple[datetime, str]]:

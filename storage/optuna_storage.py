@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import json
-from contextlib import contextmanager
+import uuid
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -15,12 +15,16 @@ from optuna.distributions import (
     distribution_to_json,
     json_to_distribution,
 )
+from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from sqlalchemy import text
+from sqlalchemy.exc import DataError
+
+from storage.autocommit import autocommit
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Container, Iterator, Sequence
+    from collections.abc import Callable, Container, Sequence
 
     from sqlalchemy import TextClause
     from sqlalchemy.engine import Connection, Row
@@ -79,6 +83,12 @@ MAKE_TRIAL = text(
     " RETURNING trial_id, number"
 )
 
+MADE_KEY = "hpo:made"  # system attribute that marks who made a trial, so that nobody who has to repeat it makes two
+MADE_TRIAL = text(
+    "SELECT trial_id, number FROM trials JOIN trial_system_attributes AS mark USING (trial_id)"  # noqa: S608 - ours
+    f" WHERE study_id = :study AND key = '{MADE_KEY}' AND value_json = :mark"
+)
+
 # What is written to a trial comes as arrays, for one row or many, and only to one that is not finished.
 GIVEN = "AS given WHERE trial_id = :trial AND state IN ('RUNNING', 'WAITING')"
 SET_PARAMS = text(
@@ -130,7 +140,6 @@ CALLS = (
     "set_study_user_attr",
     "set_study_system_attr",
     "create_new_trial",
-    "_create_new_trial",
     "set_trial_param",
     "_set_trial_param",
     "set_trial_intermediate_value",
@@ -214,7 +223,7 @@ class StudyStorage(RDBStorage):
         def attempt() -> bool:
             nonlocal repeated
             earlier, repeated = repeated, True
-            with self._autocommit() as connection:
+            with autocommit(self.engine) as connection:
                 if connection.execute(SET_STATE, given).scalar_one():
                     return True
                 found = connection.execute(STATE, {"trial": trial_id}).scalar_one_or_none()
@@ -246,7 +255,7 @@ class StudyStorage(RDBStorage):
         previous_distribution: BaseDistribution | None,
     ) -> None:
         if previous_distribution is None:
-            with self._autocommit() as connection:
+            with autocommit(self.engine) as connection:
                 _refuse_incompatible(connection, trial_id, {param_name: distribution})
         else:
             check_distribution_compatibility(previous_distribution, distribution)
@@ -260,7 +269,7 @@ class StudyStorage(RDBStorage):
 
     def get_trial(self, trial_id: int) -> FrozenTrial:
         """The trial; raises KeyError where there is none."""
-        with self._autocommit() as connection:
+        with autocommit(self.engine) as connection:
             row = connection.execute(ONE_TRIAL, {"trial": trial_id}).one_or_none()
         if row is None:
             raise KeyError(f"there is no trial with the id {trial_id}")
@@ -268,7 +277,7 @@ class StudyStorage(RDBStorage):
 
     def get_trial_system_attrs(self, trial_id: int) -> dict[str, Any]:
         """What Optuna keeps with a trial; raises KeyError where there is none."""
-        with self._autocommit() as connection:
+        with autocommit(self.engine) as connection:
             row = connection.execute(SYSTEM_ATTRS, {"trial": trial_id}).one_or_none()
         if row is None:
             raise KeyError(f"there is no trial with the id {trial_id}")
@@ -282,7 +291,7 @@ class StudyStorage(RDBStorage):
         trial_id_greater_than: int,
     ) -> list[FrozenTrial]:
         given = {"study": study_id, "after": trial_id_greater_than, "included": list(included_trial_ids)}
-        with self._autocommit() as connection:
+        with autocommit(self.engine) as connection:
             rows = connection.execute(TRIALS_OF_STUDY, given).all()
         if not rows:
             self.get_study_name_from_id(study_id)  # raises KeyError where there is no such study
@@ -291,41 +300,40 @@ class StudyStorage(RDBStorage):
 
     def _create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> FrozenTrial:
         made = copy.deepcopy(template_trial) if template_trial else create_trial(state=TrialState.RUNNING)
-        with self.engine.begin() as connection:
-            if connection.execute(LOCK_STUDY, {"study": study_id}).one_or_none() is None:
-                raise KeyError(f"there is no study with the id {study_id}")
-            row = connection.execute(
-                MAKE_TRIAL,
-                {
-                    "study": study_id,
-                    # A finished trial takes nothing more: it is finished at the end.
-                    "state": "RUNNING" if made.state.is_finished() else made.state.name,
-                    "start": _utc(made.datetime_start),
-                    "complete": _utc(made.datetime_complete),
-                },
-            ).one()
-            made.number, made._trial_id = row.number, row.trial_id  # noqa: SLF001 - as Optuna's own storages do
-            _refuse_incompatible(connection, row.trial_id, made.distributions)
-            self._fill(connection, made)
-        return made
+        mark, repeated = uuid.uuid4().hex, False
+        if self._patience:  # without it nothing is repeated
+            made.system_attrs[MADE_KEY] = mark
+        given = {
+            "study": study_id,
+            # A finished trial takes nothing more: it is finished at the end.
+            "state": "RUNNING" if made.state.is_finished() else made.state.name,
+            "start": _utc(made.datetime_start),
+            "complete": _utc(made.datetime_complete),
+        }
 
-    @contextmanager
-    def _autocommit(self) -> Iterator[Connection]:
-        """A connection on which each statement is a transaction, without BEGIN and COMMIT on their ways to and fro.
+        def attempt() -> FrozenTrial:
+            nonlocal repeated
+            earlier, repeated = repeated, True
+            with self.engine.begin() as connection:
+                if connection.execute(LOCK_STUDY, {"study": study_id}).one_or_none() is None:
+                    raise KeyError(f"there is no study with the id {study_id}")
+                # An earlier attempt that comes through has done so by now: it had the lock.
+                mine = {"study": study_id, "mark": json.dumps(mark)}
+                there = connection.execute(MADE_TRIAL, mine).one_or_none() if earlier else None
+                row = there or connection.execute(MAKE_TRIAL, given).one()
+                made.number, made._trial_id = row.number, row.trial_id  # noqa: SLF001 - as Optuna's own storages do
+                if not there:
+                    _refuse_incompatible(connection, row.trial_id, made.distributions)
+                    self._fill(connection, made)
+            return made
 
-        The driver's own switch, since SQLAlchemy's sends a SET at each turn.
-        """
-        with self.engine.connect() as connection:
-            driver: Any = connection.connection.driver_connection
-            driver.autocommit = True
-            try:
-                yield connection
-            finally:
-                if not driver.closed:
-                    driver.autocommit = False
+        return self._wait(attempt)
 
     def _wait(self, attempt: Callable[[], T]) -> T:
-        return self._patience.run(attempt) if self._patience else attempt()
+        try:
+            return self._patience.run(attempt) if self._patience else attempt()
+        except DataError as error:
+            raise StorageInternalError("the database does not take this, which may be too long or too large") from error
 
     def _fill(self, connection: Connection, trial: FrozenTrial) -> None:
         """Write what a new trial brings along."""
@@ -350,7 +358,7 @@ class StudyStorage(RDBStorage):
 
     def _write(self, trial_id: int, statement: TextClause, **given: list[Any]) -> None:
         """Write to a trial; raises KeyError where there is none, and Optuna's UpdateFinishedTrialError."""
-        with self._autocommit() as connection:
+        with autocommit(self.engine) as connection:
             if connection.execute(statement, {"trial": trial_id, **given}).rowcount:
                 return
             found = connection.execute(STATE, {"trial": trial_id}).scalar_one_or_none()

@@ -20,6 +20,7 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0  # seconds between two attempts; each paus
 DATABASE_ERRORS = (SQLAlchemyError, StorageInternalError)  # what calls raise because of the database, outage or not
 NO_RIGHT = "42501"  # SQLSTATE of what a role has no right to do
 READ_ONLY = "25006"  # SQLSTATE of a write to a server that a failover has left as a standby
+LASTING = ("54", "57014")  # how SQLSTATEs of OperationalErrors begin that come again: too large, cancelled or too slow
 
 logger = logging.getLogger(__name__)
 
@@ -28,12 +29,15 @@ def is_outage(error: BaseException) -> bool:
     """Whether an error means that the database is away, and not that it was asked for something wrong."""
     if isinstance(error, StorageInternalError):
         return error.__cause__ is not None and is_outage(error.__cause__)
-    if isinstance(error, OperationalError | InterfaceError | PoolTimeoutError):
+    if isinstance(error, PoolTimeoutError):
         return True
+    if not isinstance(error, DBAPIError):
+        return False
+    code = getattr(error.orig, "pgcode", None) or ""
+    if isinstance(error, OperationalError | InterfaceError):
+        return not code.startswith(LASTING)
     # A connection that breaks in the middle of an answer can come as any error.
-    return isinstance(error, DBAPIError) and (
-        error.connection_invalidated or getattr(error.orig, "pgcode", None) == READ_ONLY
-    )
+    return error.connection_invalidated or code == READ_ONLY
 
 
 def is_refusal(error: BaseException) -> bool:
@@ -60,6 +64,7 @@ class Patience:
     def __init__(self, given_up: threading.Event | None = None) -> None:
         self._given_up = given_up or threading.Event()
         self._away_since: float | None = None  # time.monotonic() at the first failure
+        self._told: set[str] = set()  # causes since then
         self._lock = threading.Lock()
 
     def run(self, function: Callable[[], T]) -> T:
@@ -86,7 +91,9 @@ class Patience:
         with self._lock:
             if self._away_since is None:
                 self._away_since = time.monotonic()
-                logger.warning("the database does not answer; waiting for it: %s", cause_of(error))
+            if (cause := cause_of(error)) not in self._told:
+                self._told.add(cause)
+                logger.warning("the database does not answer; waiting for it: %s", cause)
 
     def _came_back(self) -> None:
         if self._away_since is None:  # nearly always, and then not worth a lock
@@ -95,3 +102,4 @@ class Patience:
             if self._away_since is not None:
                 logger.warning("the database is back after %.1f s", time.monotonic() - self._away_since)
                 self._away_since = None
+                self._told.clear()

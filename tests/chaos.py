@@ -19,7 +19,7 @@ from sqlalchemy import text
 import tests.faulty
 from hpo.retention import CHECKPOINT_KEY
 from tests.disk import NoSmallDiskError, fill, small_disk
-from tests.drill import Drill
+from tests.drill import Drill, changed
 from tests.faulty import VARIABLE, Faults
 from tests.server import Server
 
@@ -34,7 +34,7 @@ LONG_SECONDS = 60.0  # that the database and the artifact store are away once
 ONCE = ("database away for long", "store away for long", "worker frozen until it counts as dead")
 WEIGHTS = {
     "worker killed": 8,
-    "worker terminated": 2,
+    "worker terminated": 1,
     "worker frozen for a moment": 1,
     "search killed": 1,
     "search terminated": 1,
@@ -110,9 +110,13 @@ class Chaos:
                 time.sleep(self._rng.uniform(1, 8))
                 worker.resume()
             case ["worker", "frozen", "until", *_]:
-                if self._frozen:
+                training = self._pids(
+                    "SELECT pid FROM hpo.worker JOIN hpo.place ON worker = id WHERE state = 'running'"
+                )
+                at_work = [worker for worker in workers if worker.pid in training]
+                if self._frozen or not at_work:
                     return False
-                self._frozen.append(self._rng.choice(workers))
+                self._frozen.append(self._rng.choice(at_work))
                 self._frozen[0].suspend()
             case ["search", *_] if self._frozen:
                 return False
@@ -154,7 +158,7 @@ class Chaos:
             if search.process.poll() is not None:
                 search.start()
         for worker in list(self._frozen):
-            if worker.pid in self._dead():
+            if worker.pid in self._pids("SELECT pid FROM hpo.worker WHERE gone IS NOT NULL"):
                 worker.resume()
                 self._frozen.remove(worker)
                 print(f"{time.strftime('%H:%M:%S')} the frozen worker counted as dead and goes on", flush=True)
@@ -174,10 +178,10 @@ class Chaos:
         self._store.unlink()
         away.rename(self._store)
 
-    def _dead(self):
-        """Process ids of the workers that count as dead."""
+    def _pids(self, query):
+        """Process ids of workers, from the database."""
         with self._drill.opened.storage.engine.connect() as connection:
-            return set(connection.execute(text("SELECT pid FROM hpo.worker WHERE gone IS NOT NULL")).scalars())
+            return set(connection.execute(text(query)).scalars())
 
     def _damage(self):
         """Damage the checkpoint of a trial that runs, which matters only if its worker dies before the next one."""
@@ -218,7 +222,7 @@ def run(drill, server, arguments, output):
     print(f"\n{time.monotonic() - begun:.0f} s, {sum(search.starts for search in searches)} starts of a search")
     for fault in (*WEIGHTS, *ONCE):
         print(f"{fault:<44}{chaos.happened[fault]:>6}")
-    return [f"{search} ended with {search.process.returncode}" for search in searches if search.process.returncode]
+    return [f"a search ended with {search.process.returncode}" for search in searches if search.process.returncode]
 
 
 def main():
@@ -226,7 +230,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seed", type=int, default=0, help="of the faults; default: 0")
     parser.add_argument("--trials", type=int, default=110, help="default: 110, for a quarter of an hour on two cores")
-    parser.add_argument("--step-seconds", type=float, default=0.5, help="of 30 in a trial; default: 0.5")
+    parser.add_argument("--step-seconds", type=float, default=0.35, help="of 30 in a trial; default: 0.35")
     parser.add_argument("--pause-seconds", type=float, default=8.0, help="the longest between two faults; default: 8")
     parser.add_argument(
         "--long-seconds", type=float, default=LONG_SECONDS, help="that database and store are away once; default: 60"
@@ -249,9 +253,9 @@ def main():
         calm = stack.enter_context(Drill(folder / "calm", server.make_database("calm"), **settings))
         assert calm.worker(grace_seconds=None).end(600) == 0
         expected = calm.ends()
-        changed = [number for number, end in drill.ends().items() if end != expected[number]]
-        problems += [f"trial {number} ended otherwise than without faults" for number in changed]
-        print(f"trials that ended as without faults, bit for bit: {len(expected) - len(changed)} of {len(expected)}")
+        other = changed(drill.ends(), expected)
+        problems += [f"the trial in place {number} ended otherwise than without faults" for number in other]
+        print(f"trials that ended as without faults, bit for bit: {len(expected) - len(other)} of {len(expected)}")
         output.seek(0)
         if "Traceback" in (printed := output.read()) or problems or tally.problems:
             print("\n".join([*problems, printed]))

@@ -17,6 +17,7 @@ from sqlalchemy import create_engine, text
 
 from storage.database import parse_url
 from storage.embedded import embedded_postgres
+from tests.forked import run_hpo
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -41,6 +42,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """
     if config.option.basetemp is None:
         config.option.basetemp = config.stash[BASE] = tempfile.mkdtemp(prefix="hpo-tests-")
+        Path(config.option.basetemp).chmod(0o711)  # where several pytests share the work, theirs are in it
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
@@ -96,9 +98,13 @@ def hpo(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Runs the real command line in the test's folder, with no storage but what the test gives."""
 
     def run(
-        *arguments: object, timeout: float = 180, program: tuple[str, ...] = ("-m", "hpo"), **variables: str
+        *arguments: object, timeout: float = 180, program: tuple[str, ...] | None = None, **variables: str
     ) -> subprocess.CompletedProcess[str]:
         environment = {name: value for name, value in os.environ.items() if name not in STORAGE_VARIABLES}
+        # What libraries read as they are imported needs a process that imports them.
+        if program is None and variables.keys() <= set(STORAGE_VARIABLES):
+            return run_hpo([*map(str, arguments)], tmp_path, {**environment, **variables}, timeout)
+        program = program or ("-m", "hpo")
         return subprocess.run(
             [sys.executable, *program, *map(str, arguments)],
             cwd=tmp_path,

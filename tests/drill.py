@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import multiprocessing
 import os
 import signal
 import time
 import uuid
 from dataclasses import dataclass
+from multiprocessing.connection import wait
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -19,6 +19,7 @@ from storage.artifacts import fetch_file
 from storage.roster import places
 from tests.conftest import STORAGE_VARIABLES, paint
 from tests.faulty import Faults, linear, run
+from tests.forked import PROCESSES, REAPING
 from tests.tally import ENDS, count
 from trainer.parts import Parts
 
@@ -49,16 +50,13 @@ optimizer = "adamw"
 schedule = "cosine"
 ema = true
 """
-# One process imports torch, and each command is a fork of it: a start takes a tenth of a second and not five.
-PROCESSES = multiprocessing.get_context("forkserver")
-LAZY = ("albumentations", "alembic.command", "optuna.storages._rdb.storage", "psycopg2.extras", "scipy.special")
-PROCESSES.set_forkserver_preload(["tests.faulty", "hpo.worker", "hpo.search", "trainer.data", *LAZY])
 
 
 @dataclass(frozen=True)
 class Ended:
-    """How a trial ended: macro-F1 by epoch, and a digest of its weights."""
+    """How a trial ended: its parameters, macro-F1 by epoch, and a digest of its weights."""
 
+    recipe: dict[str, object]
     macro_f1: dict[int, float]
     weights: str
 
@@ -73,13 +71,24 @@ def wait_for(condition, seconds=60.0):
     raise AssertionError(f"not within {seconds} s")
 
 
+def changed(ends, calm):
+    """The places whose trials ended otherwise than they do where nothing happens to them.
+
+    The recipe that the study begins with goes to the first worker that asks. Where the one that took the first place
+    died before it asked, that is the worker in another place: two places then have other recipes.
+    """
+    others = [place for place, end in ends.items() if end.recipe != calm[place].recipe]
+    return [place for place, end in ends.items() if end != calm[place] and (place not in others or len(others) > 2)]
+
+
 class Life:
     """A command in a process of its own."""
 
     def __init__(self, folder, arguments, variables, faults):
         self.name, self._output = None, folder / f"{uuid.uuid4().hex}.out"
         self._process = PROCESSES.Process(target=run, args=(folder, self._output, arguments, variables, faults))
-        self._process.start()
+        with REAPING:
+            self._process.start()
 
     def send(self, number):
         """Send it a signal."""
@@ -88,18 +97,15 @@ class Life:
     @property
     def runs(self):
         """Whether it still does."""
-        return self._process.is_alive()
-
-    @property
-    def code(self):
-        """Its exit code, or less the number of the signal that ended it; None while it runs."""
-        return self._process.exitcode
+        with REAPING:
+            return self._process.is_alive()
 
     def end(self, seconds=120.0):
-        """Wait for its end; returns its exit code."""
-        self._process.join(seconds)
-        assert self._process.exitcode is not None, f"it still runs: {self.printed}"
-        return self._process.exitcode
+        """Wait for its end; returns its exit code, or less the number of the signal that ended it."""
+        assert wait([self._process.sentinel], seconds), f"it still runs: {self.printed}"
+        with REAPING:
+            self._process.join()
+            return self._process.exitcode
 
     @property
     def printed(self):
@@ -198,7 +204,7 @@ class Drill:
         return tally
 
     def ends(self):
-        """Macro-F1 of each epoch, and a digest of the weights, of the complete trial in each place."""
+        """How the complete trial in each place has ended."""
         trials, ended = self.trials, {}
         with TemporaryDirectory() as folder:
             for place in self.places:
@@ -206,5 +212,5 @@ class Drill:
                     trial, weights = trials[place.trial], Path(folder) / WEIGHTS_NAME
                     fetch_file(self.opened.artifacts, self.opened.storage, trial, WEIGHTS_NAME, weights)
                     digest = hashlib.sha256(weights.read_bytes()).hexdigest()
-                    ended[place.number] = Ended(trial.intermediate_values, digest)
+                    ended[place.number] = Ended(trial.params, trial.intermediate_values, digest)
         return ended

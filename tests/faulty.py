@@ -75,12 +75,13 @@ def main(arguments, faults):
 
 
 def _shorten_grace(seconds):
+    import hpo.checkpoints
     import hpo.worker
     from storage import lease
 
     lease.Lease.reap.__defaults__ = (seconds,)
     hpo.worker.BEAT_SECONDS, lease.WATCH_SECONDS = seconds / 12, seconds / 4
-    hpo.worker.STORE_PAUSE = seconds / 12
+    hpo.checkpoints.STORE_PAUSE = seconds / 12
 
 
 def _skew_clock(seconds):

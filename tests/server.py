@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import secrets
+import signal
 import socket
 from contextlib import closing, contextmanager
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import psycopg2
 
 from storage.postgres import give, run
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 SETTINGS = """
 listen_addresses = '127.0.0.1'
@@ -74,6 +73,20 @@ class Server:
             connection.autocommit = True
             with connection.cursor() as cursor:
                 yield cursor
+
+    @contextmanager
+    def frozen(self):
+        """Let no process of it run, while the block runs: connections stay, and nothing answers."""
+        main = int((self._data / "postmaster.pid").read_text().split()[0])
+        children = Path(f"/proc/{main}/task/{main}/children").read_text().split()
+        processes = [main, *map(int, children)]
+        for process in processes:
+            os.kill(process, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for process in processes:
+                os.kill(process, signal.SIGCONT)
 
     def cut(self) -> int:
         """End all other sessions; returns how many there were."""

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from optuna.trial import TrialState
 
 from hpo.retention import CHECKPOINT_KEY, take_inventory
-from hpo.study import WEIGHTS_NAME, load_study
 from hpo.runs import RESUMED_KEY
+from hpo.study import WEIGHTS_NAME, load_study
 from storage.artifacts import kept_files
 from storage.lease import REASON_KEY, REPEATS_KEY
 from storage.roster import places, workers

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict, dataclass, fields
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
@@ -12,11 +11,10 @@ import torch
 from safetensors.torch import load, save
 
 from trainer.errors import CheckpointError
-from trainer.recipe import show
+from trainer.recipe import DEFAULTS, show
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from pathlib import Path
 
     from torch import Tensor
 
@@ -26,7 +24,6 @@ if TYPE_CHECKING:
 
 FORMAT = "1"  # of the file
 DIGEST_BYTES = sha256().digest_size
-TEMPORARY = ".part"  # behind the name of a file that is being written
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +48,8 @@ class Checkpoint:
 
     def refuse_other_recipe(self, recipe: Recipe) -> None:
         """Raise CheckpointError unless it is one of a training by this recipe."""
-        then, now = self.values["recipe"], asdict(recipe)
+        # A field that the program did not know then was as it is by default.
+        then, now = {**DEFAULTS, **self.values["recipe"]}, asdict(recipe)
         if then != now:
             changed = ", ".join(
                 f"{name} was {show(then.get(name))} and is {show(now.get(name))}"
@@ -79,45 +77,24 @@ def copies(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     }
 
 
-def save_checkpoint(checkpoint: Checkpoint, file: Path) -> None:
-    """Write a checkpoint: its SHA-256 digest, then safetensors. At any time the file is an old or the new one, whole.
-
-    Raises:
-        OSError: there is no room for it, say; what was there before stays.
-    """
+def encode(checkpoint: Checkpoint) -> bytes:
+    """A checkpoint as a file: the SHA-256 digest of what follows, then safetensors."""
     values = {item.name: getattr(checkpoint, item.name) for item in fields(checkpoint) if item.name != "tensors"}
-    body = save(dict(checkpoint.tensors), {"format": FORMAT, "checkpoint": json.dumps(values)})
-    temporary = file.with_name(file.name + TEMPORARY)
-    try:
-        with temporary.open("wb") as opened:
-            opened.write(sha256(body).digest())
-            opened.write(body)
-            opened.flush()
-            os.fsync(opened.fileno())
-        temporary.replace(file)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    body: bytes = save(dict(checkpoint.tensors), {"format": FORMAT, "checkpoint": json.dumps(values)})
+    return sha256(body).digest() + body
 
 
-def load_checkpoint(file: Path) -> Checkpoint:
-    """Read a checkpoint that `save_checkpoint` wrote.
+def decode(content: bytes) -> Checkpoint:
+    """The checkpoint in a file that `encode` made.
 
     Raises:
-        CheckpointError: it cannot be read, is not whole, or comes from another version of this program.
+        CheckpointError: it is not whole, or comes from another version of this program.
     """
-    try:
-        with file.open("rb") as opened:
-            digest, body = opened.read(DIGEST_BYTES), opened.read()
-    except OSError as error:
-        raise CheckpointError(f"the checkpoint {file} cannot be read ({error.strerror}): begin anew") from error
+    digest, body = content[:DIGEST_BYTES], content[DIGEST_BYTES:]
     if digest != sha256(body).digest():
-        raise CheckpointError(f"the checkpoint {file} is cut short or damaged: begin this training anew")
+        raise CheckpointError("the file is cut short or damaged")
     header = int.from_bytes(body[:8], "little")  # where safetensors has the length of its header
     metadata = json.loads(body[8 : 8 + header])["__metadata__"]
     if metadata["format"] != FORMAT:
-        raise CheckpointError(
-            f"the checkpoint {file} has format {metadata['format']}, and this version reads {FORMAT}: begin this "
-            "training anew, or go on with the version that wrote it"
-        )
+        raise CheckpointError(f"the file has format {metadata['format']}, and this version reads {FORMAT}")
     return Checkpoint(**json.loads(metadata["checkpoint"]), tensors=load(body))

@@ -16,7 +16,6 @@ import optuna
 import pytest
 
 from storage.database import connect, initialize
-from storage.roster import places
 from tests.conftest import ROOT, paint
 
 pytestmark = pytest.mark.acceptance
@@ -120,48 +119,24 @@ def test_demo_searches_prunes_exports_and_predicts(hpo, tmp_path):
     assert finished_by_process() == 2
 
 
-def test_ctrl_c_hands_trials_back_and_the_same_command_resumes(hpo, tmp_path, photos, database):
+def test_ctrl_c_hands_trials_back_and_the_same_command_resumes(drill):
     """Ctrl-C ends with 130 and running trials in the queue; the same command ends with exactly the budget."""
-    write_study(tmp_path, trials=3, epochs=60)
-    search = start_search(tmp_path, database, "--workers", "2")
-    wait_for(lambda: (now := status(hpo, HPO_STORAGE=database)) and any(w["epoch"] for w in now["workers"]))
-    search.send_signal(signal.SIGINT)
-    out, err = search.communicate(timeout=60)
-    assert search.returncode == 130, err
-    assert "the same command resumes" in out
-    now = status(hpo, HPO_STORAGE=database)
-    assert now["trials"]["waiting"] == 2
-    assert now["trials"]["running"] == 0
-    assert now["workers"] == []
+    study = drill(trials=3, epochs=12, step_seconds=0.1)
+    search = study.begin("search", "--workers", "2")
+    wait_for(lambda: len(study.places) == 2 and all(place.epoch for place in study.places))
+    search.send(signal.SIGINT)
+    assert search.end() == 130
+    assert "the same command resumes" in search.printed
+    assert [place.state for place in study.places] == ["waiting", "waiting"]
 
-    done = hpo("search", "study.toml", "--workers", 2, HPO_STORAGE=database)
-    assert done.returncode == 0, done.stderr
-    now = status(hpo, HPO_STORAGE=database)
-    assert now["trials"] == {"complete": 3, "pruned": 0, "failed": 0, "running": 0, "waiting": 0}
-    assert now["budget"]["used"]["trials"] == 3
-    study = optuna.load_study(study_name="colours", storage=connect(database))
-    repeated = [trial for trial in study.trials if "repeats" in trial.user_attrs]
-    assert len(repeated) == 2
-    for trial in repeated:
-        assert trial.params == study.trials[trial.user_attrs["repeats"]].params
-
-
-def test_a_killed_workers_trial_is_run_again_by_the_other(hpo, tmp_path, photos, database):
-    """Kill -9 of a worker costs no place of the budget: the other runs its trial again."""
-    write_study(tmp_path, trials=3, epochs=20)
-    search = start_search(tmp_path, database, "--workers", "2")
-    busy = wait_for(
-        lambda: (now := status(hpo, HPO_STORAGE=database)) and [w for w in now["workers"] if w["trial"] is not None]
-    )
-    os.kill(busy[0]["pid"], signal.SIGKILL)
-    out, err = search.communicate(timeout=120)
-    assert search.returncode == 0, err
-    assert "has died: ended by signal 9 (Killed); it starts again in 1 s" in out
-    storage = connect(database)
-    with storage.engine.connect() as connection:
-        rows = places(connection, storage.get_study_id_from_name("colours"))
-    assert [row.state for row in rows] == ["complete"] * 3
-    assert status(hpo, HPO_STORAGE=database)["budget"]["used"]["trials"] == 3
+    again = study.begin("search", "--workers", "2", step_seconds=0)
+    assert again.end() == 0, again.printed
+    tally = study.tally()
+    assert tally.problems == ()
+    assert (tally.budget, tally.states, tally.resumed) == (3, {"complete": 3}, 2)
+    trials = study.trials
+    repeated = [trial for trial in trials if "repeats" in trial.user_attrs]
+    assert [trial.params for trial in repeated] == [trials[trial.user_attrs["repeats"]].params for trial in repeated]
 
 
 def test_a_search_that_cannot_succeed_stops_with_the_reason(hpo, tmp_path, photos, database):

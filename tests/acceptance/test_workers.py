@@ -148,7 +148,7 @@ def test_sigterm_hands_all_trials_back(tmp_path, study, database, hpo):
     assert (now["trials"]["waiting"], now["trials"]["running"], now["workers"]) == (2, 0, [])
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGHUP, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGHUP, 129), (signal.SIGINT, 130)])
 def test_a_signal_reaches_the_workers(tmp_path, study, database, number, code):
     """A terminal that goes away, and Ctrl-C, end the workers, too."""
     study("Path('up').touch(); time.sleep(600)")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import shutil
-import threading
 import time
 
 import pytest
@@ -14,6 +13,7 @@ import torch
 from hpo.cli import parser
 from hpo.commands import run_export_best
 from hpo.errors import HpoError
+from hpo.stop import Stop
 from hpo.stopwatch import Stopwatch
 from hpo.study import create_study, load_study
 from hpo.study_file import read_study_file
@@ -55,7 +55,7 @@ def search(file, url):
     data = file.data.load(file.folder / "pixels")
     create_study(file, url, data)
     opened = load_study(file, url)
-    watch, stop = Stopwatch(time.perf_counter()), threading.Event()
+    watch, stop = Stopwatch(time.perf_counter()), Stop()
     Worker(file, opened, data, name="worker", loaders=Loaders(0), watch=watch, stop=stop).run()
     opened.storage.engine.dispose()
 

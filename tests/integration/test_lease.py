@@ -13,6 +13,7 @@ from sqlalchemy import text
 from storage import logs
 from storage.budget import Limits, used
 from storage.database import connect, initialize
+from storage.errors import StorageError
 from storage.halts import begin_halt, end_halt, halt_in_force
 from storage.lease import Lease, LostPlaceError, StudyGoneError, bury
 from storage.roster import places, workers
@@ -150,7 +151,7 @@ def test_a_waiting_trial_is_named_by_one_place_only(storage, study_id):
     place = other.take(Limits())
     assert other.name_trial(place, repeats=8) is None
     assert other.name_trial(place) == third
-    assert other.name_trial(place) is None
+    assert other.name_trial(place) == third  # it asks again where the answer was lost
     assert other.name_trial(place, repeats=7) == repeat
 
 
@@ -182,6 +183,22 @@ def test_a_halted_study_gives_out_no_place(storage, study_id):
         )
         assert used(connection, study_id).hours == pytest.approx(2, abs=0.01)
     assert lease.take(Limits()).number == 0
+
+
+def test_a_worker_may_end_only_where_no_place_can_come_back(storage, study_id):
+    """As long as a place runs, or waits and the hours allow it, a worker that has none stays."""
+    lease, other = joined(storage, study_id, "worker"), joined(storage, study_id, "other")
+    limits = Limits(trials=1, hours=1)
+    assert not lease.may_get_a_place(limits)
+    place, _ = running(storage, study_id, other)
+    assert lease.take(limits) is None
+    assert lease.may_get_a_place(limits)
+    other.hand_back(place, "interrupted")  # between two questions of the other worker, say
+    assert lease.may_get_a_place(limits)
+    with storage.engine.begin() as connection:
+        connection.execute(text("UPDATE hpo.worker SET started = now() - interval '2 hours'"))
+    assert not lease.may_get_a_place(limits)
+    assert lease.take(Limits(trials=1)).number == place.number
 
 
 def test_a_worker_of_a_deleted_study_is_told_so(storage, study_id):
@@ -222,7 +239,7 @@ def test_a_worker_that_breaks_down_leaves_its_place_to_the_next(storage, study_i
     broken, next_one = joined(storage, study_id, "broken"), joined(storage, study_id, "next")
     broken.take(Limits(trials=1))
     assert next_one.take(Limits(trials=1)) is None
-    broken.leave()
+    broken.leave({})
     assert next_one.take(Limits(trials=1)).failed_runs == 1
     with storage.engine.connect() as connection:
         gone = next(row for row in workers(connection, study_id) if row.id == "broken")
@@ -341,7 +358,7 @@ def test_progress_and_times_are_seen_by_all(storage, study_id):
         [worker] = workers(connection, study_id)
     assert worker.seconds == {"training": 1.5}
     assert not worker.gone
-    lease.leave()
+    lease.leave({})
     with storage.engine.connect() as connection:
         assert workers(connection, study_id)[0].gone
 
@@ -368,3 +385,46 @@ def test_logs_keep_order_and_any_text(storage, study_id):
         logs.append(connection, study_id, 4, ["of another trial"])
         logs.append(connection, study_id, 4, [])
         assert [line for _, line in logs.read(connection, study_id, 3)] == ["first", "", "두 번째 %s :name", "nulbyte"]
+
+
+def test_any_text_may_be_a_reason(storage, study_id):
+    """A reason with what Postgres cannot store, as the bytes of an odd file name, is kept as far as it goes."""
+    lease = joined(storage, study_id, "worker")
+    place, trial_id = running(storage, study_id, lease)
+    progress(storage, lease, place, trial_id, ["nul\0, \udcff"])
+    lease.hand_back(place, "nul\0, \udcff.png")
+    again = lease.take(Limits())
+    assert again.reason == "nul, \\udcff.png"
+    lease.finish(again, "failed", "nul\0, \udcff.png")
+    assert rows(storage, study_id)[0].reason == "nul, \\udcff.png"
+
+
+def test_pauses_that_cross_leave_one_halt_and_a_sane_time(storage, study_id):
+    """Commands that come at the same moment, and a clock that goes back, leave the hours of a study countable."""
+    with storage.engine.begin() as early, storage.engine.begin() as late:
+        early.execute(text("SELECT now()"))
+        begin_halt(late, study_id, "pause")
+        late.commit()
+        end_halt(early, study_id)
+    with storage.engine.begin() as connection:
+        connection.execute(text("INSERT INTO hpo.halt (study_id, kind, began) VALUES (1, 'pause', now() + '1 hour')"))
+        end_halt(connection, study_id)
+        assert used(connection, study_id).hours == 0
+
+    def pause(_):
+        with storage.engine.begin() as connection:
+            begin_halt(connection, study_id, "pause")
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(pause, range(6)))
+    with storage.engine.connect() as connection:
+        assert halt_in_force(connection, study_id) == "pause"
+
+
+def test_tables_of_a_newer_program_are_left_as_they_are(storage, database):
+    """An older program refuses the tables of a newer one, and does not mark them as its own."""
+    with storage.engine.begin() as connection:
+        connection.execute(text("UPDATE hpo.version SET number = number + 1"))
+    initialize(database)
+    with pytest.raises(StorageError, match="is used by a newer hpo"):
+        connect(database)

@@ -14,7 +14,7 @@ import optuna
 import psycopg2
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.exceptions import UpdateFinishedTrialError
+from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.storages import BaseStorage, RDBStorage, _CachedStorage
 from optuna.trial import TrialState, create_trial
 from sqlalchemy import create_engine, event, text
@@ -312,6 +312,34 @@ def test_a_trial_that_another_ended_during_an_outage_keeps_that_end(database, st
     patient.engine.dispose()
 
 
+@pytest.mark.parametrize("lost", ["INSERT INTO trials", "COMMIT"])
+def test_a_trial_whose_making_lost_its_answer_is_made_once(database, storage, study_id, monkeypatch, lost):
+    """A trial that has to be made again, because nobody knows whether it was, is there once and complete."""
+    patient = connect(database, Patience())
+    study = optuna.load_study(study_name="study", storage=patient)
+    if lost == "COMMIT":
+        monkeypatch.setattr(patient.engine.dialect, "do_commit", fails_after(patient.engine.dialect.do_commit))
+    else:
+        loses_an_answer(patient, lost)
+    study.enqueue_trial({"x": 1}, user_attrs={"mine": True})
+    [trial] = storage.get_all_trials(study_id)
+    assert (trial.number, trial.state, trial.user_attrs) == (0, TrialState.WAITING, {"mine": True})
+    assert trial.system_attrs["fixed_params"] == {"x": 1}
+    asked = study.ask()
+    assert asked.number == 0
+    study.tell(asked, 1)
+    assert study.ask().number == 1
+    patient.engine.dispose()
+
+
+def test_what_the_database_cannot_take_is_optunas_error(stock, storage, study_id):
+    """A name that is too long is the same error as in stock Optuna, which its callers know."""
+    for each in (stock, storage):
+        trial_id = each.create_new_trial(study_id)
+        with pytest.raises(StorageInternalError):
+            each.set_trial_user_attr(trial_id, "k" * 513, 1)
+
+
 def test_a_study_whose_deletion_lost_its_answer_is_deleted(database, storage, study_id, monkeypatch):
     """A deletion that has to be repeated is content with what the first attempt did; one of nothing is an error."""
     patient = connect(database, Patience())
@@ -328,7 +356,7 @@ def test_every_call_of_optunas_waits():
     own = {name for name, call in vars(BaseStorage).items() if callable(call) and not name.startswith("__")}
     of_cache = set(re.findall(r"_backend\.(\w+)\(", inspect.getsource(_CachedStorage)))
     assert {"_create_new_trial", "_get_trials", "_set_trial_param"} <= of_cache
-    waiting = {*CALLS, "delete_study", "set_trial_state_values"}
+    waiting = {*CALLS, "delete_study", "set_trial_state_values", "_create_new_trial"}
     # These ask nothing of a database, or belong to Optuna's heartbeat, which is not used.
     assert (own | of_cache) - waiting == {
         "check_trial_is_updatable",

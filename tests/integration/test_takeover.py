@@ -282,7 +282,7 @@ def test_repeating_completes_what_was_broken_off(studies, monkeypatch):
     own = finish(new, file, PLAIN, [0.7])
     _, new = studies.take_over(file, "old's")
     assert taken(new).keys() == {*numbers, later}
-    assert best_trial(new.study).number == own
+    assert best_trial(new.study, file.space.parts).number == own
 
 
 def test_two_at_the_same_time_add_nothing_twice(studies):
@@ -309,11 +309,11 @@ def test_the_default_recipe_is_not_tried_again(studies):
     finish(old, old_file, {"loss": "cross_entropy", "learning_rate": 1e-3}, [0.4])
     _, same = studies.take_over(studies.file("same"), "old")
     assert [trial.state for trial in same.study.trials] == [TrialState.COMPLETE]
-    assert default_trial(same.study).value == 0.4
+    assert default_trial(same.study, old_file.space.parts).value == 0.4
     lines, other = studies.take_over(studies.file("other", OLD.replace("batch_size = 8", "batch_size = [4, 8]")), "old")
     assert lines[0].startswith("1 of 1 ")
     assert [trial.state for trial in other.study.trials] == [TrialState.COMPLETE, TrialState.WAITING]
-    assert default_trial(other.study) is None
+    assert default_trial(other.study, old_file.space.parts) is None
 
 
 def test_the_best_weights_come_along(studies):
@@ -329,7 +329,7 @@ def test_the_best_weights_come_along(studies):
     device = torch.device("cpu")
     was = model_of(old.study.trials[numbers[2]], old, file.space.parts, 3, device).state_dict()
     delete_study(old)
-    now = model_of(best_trial(new.study), new, file.space.parts, 3, device).state_dict()
+    now = model_of(best_trial(new.study, file.space.parts), new, file.space.parts, 3, device).state_dict()
     assert all(torch.equal(was[name], now[name]) for name in was)
     assert len(list(new.artifacts.files(""))) == 2
 

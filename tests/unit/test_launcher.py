@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from hpo import launcher
+from hpo.errors import HpoError
 from hpo.launcher import launch, own_command, stop, visible_gpus
 
 pytestmark = pytest.mark.unit
@@ -42,6 +44,18 @@ def test_gpus_are_listed_by_the_driver(tmp_path, monkeypatch):
     )
     tool.chmod(0o755)
     assert visible_gpus(None) == ["MIG-0b1c", "MIG-c5d2", "1"]
+
+
+def test_a_driver_that_does_not_answer_is_an_error(tmp_path, monkeypatch):
+    """A driver that hangs holds nobody up for more than ten seconds, and is not taken for a machine without GPUs."""
+    assert launcher.LIST_SECONDS == 10
+    monkeypatch.setattr(launcher, "LIST_SECONDS", 0.2)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text("#!/bin/sh\nexec sleep 60\n")
+    tool.chmod(0o755)
+    with pytest.raises(HpoError, match="nvidia-smi has not listed them"):
+        visible_gpus(None)
 
 
 def test_each_worker_gets_its_gpu_its_name_and_its_threads():

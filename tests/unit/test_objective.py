@@ -16,7 +16,7 @@ from sklearn.metrics import roc_auc_score
 from torch import nn
 
 from trainer.backbones import build_model, load_weights
-from trainer.checkpoint import load_checkpoint, save_checkpoint
+from trainer.checkpoint import decode, encode
 from trainer.data import Data
 from trainer.errors import CheckpointError, NonFiniteLossError
 from trainer.fit import probabilities_of
@@ -239,7 +239,6 @@ def _whole(space, data, file):
 
 def _resumed(space, data, params, checkpoint, file):
     """A new trial that has the values of the earlier one goes on from its checkpoint: what it ends with."""
-    save_checkpoint(checkpoint, file)
     study = _study()
     study.enqueue_trial(params)
     trial = study.ask()
@@ -252,7 +251,7 @@ def _resumed(space, data, params, checkpoint, file):
         data,
         device=CPU,
         best_weights=weights,
-        resume=load_checkpoint(file),
+        resume=decode(encode(checkpoint)),
         on_epoch=lambda epoch: seen.append((epoch.number, epoch.capture())),
     )
     assert [number for number, _ in seen] == list(range(checkpoint.epochs_done + 1, 5))

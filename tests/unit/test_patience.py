@@ -65,9 +65,23 @@ def test_a_database_that_is_away_is_an_outage(error):
     assert is_outage(error)
 
 
+class TooLarge(psycopg2.errors.ProgramLimitExceeded):
+    """What the server says to a row that does not fit into its index."""
+
+    pgcode = "54000"
+
+
+class Cancelled(psycopg2.errors.QueryCanceled):
+    """What the server says to a statement that was cancelled, or takes longer than statement_timeout."""
+
+    pgcode = "57014"
+
+
 @pytest.mark.parametrize(
     "error",
     [
+        OperationalError("INSERT x", {}, TooLarge("index row size 9016 exceeds btree version 4 maximum 2704")),
+        OperationalError("SELECT 1", {}, Cancelled("canceling statement due to statement timeout")),
         DataError("SELECT 1", {}, psycopg2.DataError("value too long")),
         of_optuna(DataError("SELECT 1", {}, psycopg2.DataError("value too long"))),
         ProgrammingError("SELECT 1", {}, psycopg2.ProgrammingError("no such table")),
@@ -86,7 +100,8 @@ def test_what_the_database_refuses_is_no_outage(error):
 
 def test_an_outage_is_waited_for_and_told_once(caplog):
     """A call is repeated until the database answers, and the log says once that it is away and once that it is back."""
-    call = answering(away("the server is\nshutting down"), of_optuna(away()), 7)
+    cause = "the server is\nshutting down"
+    call = answering(away(cause), of_optuna(away(cause)), 7)
     with caplog.at_level(logging.WARNING, "storage.patience"):
         assert Patience().run(call) == 7
     assert [record.getMessage().split(";")[0][:24] for record in caplog.records] == [
@@ -94,6 +109,15 @@ def test_an_outage_is_waited_for_and_told_once(caplog):
         "the database is back aft",
     ]
     assert caplog.records[0].getMessage().endswith("waiting for it: the server is shutting down")
+
+
+def test_an_outage_that_goes_on_for_another_reason_is_told_again(caplog):
+    """Each cause of an outage is logged once: a wrong password after a restart does not hide behind the restart."""
+    call = answering(away("terminating"), away("no password"), away("terminating"), 7)
+    with caplog.at_level(logging.WARNING, "storage.patience"):
+        assert Patience().run(call) == 7
+    assert [record.getMessage().rsplit(": ")[-1] for record in caplog.records[:-1]] == ["terminating", "no password"]
+    assert "is back" in caplog.records[-1].getMessage()
 
 
 def test_an_error_that_is_no_outage_ends_the_waiting():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -93,6 +94,22 @@ def test_a_search_is_finished_when_nothing_is_left_to_do():
     assert not snapshot(*ended, place(9, "waiting")).finished
     assert not snapshot(*ended, place(9, "running")).finished
     assert not snapshot(*ended).finished
+
+
+@pytest.mark.parametrize("spent", [Used(10, 5.0, 0.0), Used(10, 0.0, 5.0), Used(3, 5.0, 0.0)])
+def test_what_waits_when_the_hours_are_used_up_keeps_no_search_unfinished(spent):
+    """A place that waits for hours that are used up never runs again; one that runs still ends."""
+    limits = Limits(trials=10, hours=5, gpu_hours=5)
+    assert replace(snapshot(place(0, "waiting")), used=spent, limits=limits).finished
+    assert not replace(snapshot(place(0, "waiting")), used=Used(10, 4.0, 4.0), limits=limits).finished
+    assert not replace(snapshot(place(0, "running")), used=spent, limits=limits).finished
+
+
+def test_trials_from_outside_are_named():
+    """Better trials that were told or added from outside are shown by number, the first five of them."""
+    assert "from outside" not in printed(render(snapshot()))
+    assert "without a part in this: trial 3, 5\n" in printed(render(replace(snapshot(), strangers=[3, 5])))
+    assert "trial 0, 1, 2, 3, 4, …\n" in printed(render(replace(snapshot(), strangers=range(6))))
 
 
 @pytest.mark.parametrize(

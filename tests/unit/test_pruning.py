@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import random
+
 import optuna
 import pytest
 from optuna.pruners import HyperbandPruner, MedianPruner
+from optuna.trial import TrialState, create_trial
 
-from hpo.pruning import BracketPruner, RunningMedianPruner
+from hpo.pruning import FIRST_RUN_KEY, BracketPruner, RunningMedianPruner
+from storage.lease import REPEATS_KEY
 
 pytestmark = pytest.mark.unit
 
@@ -30,9 +34,10 @@ def decisions(pruner, storage=None):
     return [(trial.state, trial.params, trial.intermediate_values, trial.system_attrs) for trial in study.trials]
 
 
-def test_brackets_that_are_worked_out_once_decide_like_optunas():
+def test_brackets_that_are_worked_out_once_decide_like_optunas(tmp_path):
     """Every trial of a search is sampled and pruned as with Optuna's Hyperband."""
-    ours = decisions(BracketPruner(min_resource=1, max_resource=9, reduction_factor=3))
+    pruner = BracketPruner(min_resource=1, max_resource=9, reduction_factor=3)
+    ours = decisions(pruner, f"sqlite:///{tmp_path / 'study.db'}")
     assert ours == decisions(HyperbandPruner(min_resource=1, max_resource=9, reduction_factor=3))
     assert {state.name for state, *_ in ours} == {"COMPLETE", "PRUNED"}
 
@@ -43,3 +48,48 @@ def test_the_median_of_trials_that_are_looked_at_once_decides_like_optunas(tmp_p
     assert ours == decisions(MedianPruner(5, 3))
     assert {state.name for state, *_ in ours} == {"COMPLETE", "PRUNED"}
     assert min(len(reports) for _, _, reports, _ in ours) == 3
+
+
+def answers_beside_a_trial(name, interruptions):
+    """What the pruner answers a trial that is interrupted so often, and those that run meanwhile; and its bracket."""
+    pruner, scores = BracketPruner(min_resource=1, max_resource=9, reduction_factor=3), random.Random(name)
+    study = optuna.create_study(study_name=name, direction="maximize", storage="sqlite://", pruner=pruner)
+    answers, asked = [], study.ask()
+
+    def report(trial, value, epoch):
+        trial.report(value, epoch)
+        answers.append(trial.should_prune())
+
+    for epoch in (1, 2, 3):
+        report(asked, epoch / 20, epoch)
+    trial, first = asked, asked.number
+    for number in range(2):
+        if number >= interruptions:
+            study.add_trial(create_trial(state=TrialState.FAIL))  # the others have the same numbers either way
+            continue
+        notes = study.trials[trial.number].system_attrs
+        study.tell(trial, state=TrialState.FAIL)
+        about = {REPEATS_KEY: trial.number, FIRST_RUN_KEY: first}
+        study.add_trial(create_trial(state=TrialState.WAITING, user_attrs=about, system_attrs=notes))
+        trial = study.ask()
+        for epoch in (1, 2, 3):
+            trial.report(epoch / 20, epoch)
+    for _ in range(12):
+        other, best = study.ask(), scores.random()
+        for epoch in range(1, 10):
+            report(other, best * epoch / 9, epoch)
+        study.tell(other, best)
+    for epoch in range(4, 10):
+        report(trial, 0.3 + epoch / 200, epoch)
+    return answers, pruner._get_bracket_id(study, study.trials[first])
+
+
+def test_an_interrupted_trial_is_pruned_as_if_it_had_not_been():
+    """Hyperband asks the same of a trial that goes on as another one, which counts once among its rivals."""
+    brackets = set()
+    for name in ("a", "h"):
+        answers, bracket = answers_beside_a_trial(name, 0)
+        assert {True, False} == set(answers)
+        assert answers_beside_a_trial(name, 2) == (answers, bracket)
+        brackets.add(bracket)
+    assert len(brackets) == 2

@@ -1,0 +1,172 @@
+"""A worker that asks the database for all that hpo's asks for, and trains nothing."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+
+from hpo.retention import drop_surplus_weights
+from hpo.runs import Runs
+from hpo.settings import SETTINGS_KEY
+from hpo.study import WEIGHTS_NAME, give_id, load_study, read_micro_batches
+from hpo.study_file import DataSettings, StudyFile
+from storage.artifacts import keep_file
+from storage.budget import Limits
+from storage.database import connect
+from storage.lease import Lease
+from storage.patience import Patience
+from trainer.space import Space
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from hpo.runs import Run
+
+EPOCHS = 10
+FIELDS: dict[str, BaseDistribution] = {
+    **{f"choice_{n}": CategoricalDistribution([f"{n}-{option}" for option in range(2 + n)]) for n in range(6)},
+    **{f"rate_{n}": FloatDistribution(1e-5, 1e-1, log=True) for n in range(3)},
+    **{f"share_{n}": FloatDistribution(0, 1) for n in range(3)},
+    **{f"count_{n}": IntDistribution(1, 64, log=n == 0) for n in range(3)},
+}
+METRICS = {
+    "per_class": {
+        f"class {n}": {"precision": 0.9123 + n / 1e4, "recall": 0.8876, "f1": 0.8998, "images": 36} for n in range(24)
+    }
+}  # about 2 kB, as the objective keeps them
+
+
+def study_file(
+    folder: Path, name: str, *, trials: int | None = None, sampler: str = "tpe", pruner: str = "median"
+) -> StudyFile:
+    """A study of that budget; the files of its trials go into the folder, in which `weights.safetensors` is made."""
+    (folder / WEIGHTS_NAME).write_bytes(bytes(1000))
+    return StudyFile(
+        folder / "study.toml",
+        name,
+        DataSettings(folder),
+        Limits(trials=trials),
+        Space({"epochs": EPOCHS}),
+        sampler=sampler,
+        pruner=pruner,
+    )
+
+
+def create_study(file: StudyFile, url: str) -> int:
+    """Make the study of a file, in a storage that is initialised; returns its id."""
+    storage = connect(url)
+    study = optuna.create_study(study_name=file.name, storage=storage, direction="maximize")
+    give_id(study)
+    study.set_user_attr(SETTINGS_KEY, {"recipe": file.space.as_dict()})
+    study_id = storage.get_study_id_from_name(file.name)
+    storage.engine.dispose()  # of what processes that are forked later would share
+    return study_id
+
+
+class BareWorker:
+    """All that one worker asks for in a trial, in its order; what its second thread asks for comes once a trial.
+
+    Args:
+        file: of a study that exists.
+        url: of its storage.
+        name: of the worker; no other may ever have it.
+    """
+
+    def __init__(self, file: StudyFile, url: str, name: str) -> None:
+        self._file, self._weights = file, file.path.parent / WEIGHTS_NAME
+        self._opened = load_study(file, url, Patience())
+        self._lease = Lease(self._opened.storage.engine, self._opened.study_id, name, self._opened.patience)
+        self._runs = Runs(file, self._opened, self._lease, {"host": "host", "device": "none", "threads": 1})
+        self._lease.join(socket.gethostname(), os.getpid(), "none")
+        self._run: Run | None = None
+        self.study, self.storage = self._opened.study, self._opened.storage
+
+    def ask(self) -> optuna.Trial | None:
+        """A new trial that runs; None where the budget is used up."""
+        self._run = self._runs.begin()
+        if self._run is None:
+            return None
+        read_micro_batches(self.study)
+        self._lease.beat({})
+        self._lease.reap()
+        return self._run.trial
+
+    def report(self, trial: optuna.Trial, value: float, epoch: int) -> None:
+        """An epoch of the trial that runs, with the line that it prints."""
+        assert self._run
+        self._lease.progress(
+            self._run.place,
+            trial,
+            epoch=epoch,
+            epochs=EPOCHS,
+            macro_f1=value,
+            best=value,
+            lines=[
+                f"epoch {epoch} of {EPOCHS}: macro-F1 {value:.4f}, accuracy {value:.4f}, train loss {1 - value:.4f}"
+            ],
+        )
+        trial.report(value, epoch)
+
+    def tell(self, trial: optuna.Trial, value: float | None) -> None:
+        """The end of the trial that runs; None where it was pruned."""
+        assert self._run
+        if value is not None:
+            trial.set_user_attr("best_epoch", EPOCHS)
+            trial.set_user_attr("metrics", METRICS)
+        self._lease.log(trial.number, [])
+        if value is None:
+            self._runs.prune(self._run)
+            return
+        self._lease.hold(self._run.place)
+        keep_file(self._opened.artifacts, trial, self._weights, self._opened.owner)
+        self._runs.complete(self._run, value)
+        drop_surplus_weights(self._opened, self._file.keep_weights)
+
+    def leave(self) -> None:
+        """The end of the worker."""
+        self._lease.leave({})
+        self.storage.engine.dispose()
+
+
+def suggest(trial: optuna.Trial) -> None:
+    """Ask for all fields."""
+    for field, distribution in FIELDS.items():
+        trial._suggest(field, distribution)  # noqa: SLF001 - what suggest_float and its like call
+
+
+def work(worker: BareWorker, called: Callable[[float], object]) -> int:
+    """Run trials with scores that are drawn until the budget is used up; returns how many.
+
+    Args:
+        worker: that runs them.
+        called: takes the seconds of each of its calls.
+    """
+
+    def timed(call: Callable[..., Any], *arguments: object) -> Any:
+        began = time.perf_counter()
+        result = call(*arguments)
+        called(time.perf_counter() - began)
+        return result
+
+    trials = 0
+    while trial := timed(worker.ask):
+        random = np.random.default_rng(trial.number)
+        suggest(trial)
+        value: float | None = None
+        for epoch in range(1, EPOCHS + 1):
+            value = random.random()
+            timed(worker.report, trial, value, epoch)
+            if timed(trial.should_prune):
+                value = None
+                break
+        timed(worker.tell, trial, value)
+        trials += 1
+    worker.leave()
+    return trials

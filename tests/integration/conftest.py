@@ -1,0 +1,170 @@
+"""A small study on a real database, and what its workers meet."""
+
+from __future__ import annotations
+
+import time
+import tomllib
+
+import pytest
+import tomli_w
+import torch
+
+from hpo.runs import Runs
+from hpo.stop import Stop
+from hpo.stopwatch import Stopwatch
+from hpo.study import create_study, load_study, model_of
+from hpo.study_file import read_study_file
+from hpo.worker import Worker
+from storage import logs
+from storage.lease import Lease
+from storage.roster import places
+from trainer.loaders import Loaders
+from trainer.parts import Parts
+
+STUDY = """
+[study]
+name = "colours"
+pruner = "none"
+retries = 1
+[data]
+path = "photos"
+[budget]
+trials = 2
+[recipe]
+backbone = "linear"
+image_size = 8
+epochs = 2
+batch_size = 8
+loss = ["cross_entropy", "own"]
+augment = "none"
+"""
+
+
+def linear(classes, size):
+    """The smallest model."""
+    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * size * size, classes))
+
+
+class SmallMemory(torch.nn.Module):
+    """A layer that has no memory for more than two images that are to be learned from."""
+
+    asked = 0
+
+    def forward(self, features):
+        """The features as they are."""
+        if features.requires_grad and len(features) > 2:
+            SmallMemory.asked += 1
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return features
+
+
+def small_memory(classes, size):
+    """The smallest model, in too small a memory."""
+    return torch.nn.Sequential(linear(classes, size), SmallMemory())
+
+
+class Setting:
+    """A study on a database, and workers on it."""
+
+    def __init__(self, folder, url, own_loss, more="", recipe=None, trials=2, retries=1, name="colours"):
+        tables = tomllib.loads(STUDY.replace("[study]", f"[study]\n{more}"))
+        tables["study"] |= {"name": name, "retries": retries}
+        tables["budget"]["trials"] = trials
+        tables["recipe"] |= recipe or {}
+        (folder / "study.toml").write_text(tomli_w.dumps(tables))
+        self.own_loss = own_loss
+        parts = Parts(losses={"own": own_loss}, backbones={"linear": linear, "small memory": small_memory})
+        self.file = read_study_file(folder / "study.toml", parts)
+        self.url, self.data = url, self.file.data.load(folder / ".hpo/pixels")
+        self.stop = Stop()
+        create_study(self.file, url, self.data)
+        self.opened = load_study(self.file, url)
+
+    def work(self, name="worker"):
+        """Run a worker to the end of the budget."""
+        Worker(
+            self.file,
+            self.opened,
+            self.data,
+            name=name,
+            loaders=Loaders(0),
+            watch=Stopwatch(time.perf_counter()),
+            stop=self.stop,
+        ).run()
+
+    def dead_worker(self, name="dead"):
+        """The runs of another worker, and one that it has begun."""
+        lease = Lease(self.opened.storage.engine, self.opened.study_id, name)
+        lease.join("host", 1, "cpu")
+        runs = Runs(self.file, self.opened, lease, {"host": "host"})
+        return runs, runs.begin()
+
+    @property
+    def places(self):
+        """All places of the budget."""
+        with self.opened.storage.engine.connect() as connection:
+            return places(connection, self.opened.study_id)
+
+    @property
+    def checkpoints(self):
+        """The files of the checkpoints that are kept."""
+        return list((self.file.folder / "artifacts").glob("*-checkpoint-*"))
+
+    @property
+    def trials(self):
+        """All trials."""
+        return self.opened.study.get_trials()
+
+
+@pytest.fixture
+def setting(tmp_path, photos, database):
+    """Makes a study whose own loss is the given one."""
+    made = []
+
+    def make(own_loss=torch.nn.functional.cross_entropy, **more):
+        made.append(Setting(tmp_path, database, own_loss, **more))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.opened.storage.engine.dispose()
+
+
+class Steps:
+    """A loss that calls a function before the steps of these numbers, counted from 1 over all trials."""
+
+    def __init__(self, actions):
+        self.taken, self.actions = 0, actions
+
+    def __call__(self, logits, labels):
+        """Cross-entropy."""
+        self.taken += 1
+        self.actions.get(self.taken, lambda: None)()
+        return torch.nn.functional.cross_entropy(logits, labels)
+
+
+def stop_of(study):
+    """Asks the worker of a study that is yet to be made to stop."""
+    return lambda: study().stop.ask()  # noqa: PLW0108 - there is no study yet
+
+
+FIXED = {"loss": "own", "mixing": "none"}  # three steps an epoch
+
+
+def lines_of(study, trial):
+    """What a trial printed."""
+    with study.opened.storage.engine.connect() as connection:
+        return [line for _, line in logs.read(connection, study.opened.study_id, trial)]
+
+
+def weights_of(study, trial):
+    """What a complete trial has learned."""
+    model = model_of(study.trials[trial], study.opened, study.file.space.parts, 3, torch.device("cpu"))
+    return model.state_dict()
+
+
+def undisturbed(setting):
+    """The first trial of a study in which nothing happens."""
+    study = setting(Steps({}), name="undisturbed", trials=1, recipe=FIXED)
+    study.work("undisturbed")
+    return study

@@ -1,0 +1,459 @@
+"""What is interrupted, lost, refused or away: a worker and its trials go on."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import threading
+import time
+from functools import partial
+
+import optuna
+import pytest
+import torch
+from optuna.trial import TrialState
+from sqlalchemy import text
+from sqlalchemy.exc import OperationalError
+
+from hpo.checkpoints import Checkpoints
+from hpo.errors import HpoError
+from hpo.runs import Runs, shares
+from hpo.stop import Stop
+from storage.budget import Limits
+from storage.errors import StorageError
+from storage.halts import begin_halt, end_halt
+from storage.lease import Lease, bury
+from storage.patience import Patience
+from tests.integration.conftest import FIXED, Steps, lines_of, stop_of, undisturbed, weights_of
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.mark.parametrize("step", [1, 2, 3, 4, 6])
+def test_an_interrupted_trial_goes_on_where_it_was_left(setting, step):
+    """A worker that is told to stop leaves its trial at the next step, and another one ends it bit for bit the same."""
+    whole = undisturbed(setting)
+    study = setting(Steps({step: stop_of(lambda: study)}), trials=1, recipe=FIXED)
+    study.work("stopped")
+    assert [(place.state, place.reason) for place in study.places] == [("waiting", "interrupted")]
+    study.stop = Stop()
+    study.work("next")
+    assert [place.state for place in study.places] == ["complete"]
+    left, again = study.trials
+    assert left.state is TrialState.FAIL
+    assert again.user_attrs["repeats"] == 0
+    assert again.user_attrs["resumed_after_epoch"] == (step - 1) // 3
+    assert again.intermediate_values == whole.trials[0].intermediate_values
+    for key in ("best_epoch", "metrics"):
+        assert again.user_attrs[key] == whole.trials[0].user_attrs[key]
+    kept, other = weights_of(study, 1), weights_of(whole, 0)
+    assert all(torch.equal(kept[name], other[name]) for name in other)
+    assert study.own_loss.taken == 6  # no step was taken twice
+    assert any("going on after epoch" in line for line in lines_of(study, 1))
+    epochs = [(share.trial, share.first, share.last) for share in shares(again, study.trials)]
+    assert epochs == ([(0, 1, 1), (1, 2, 2)] if step > 3 else [(1, 1, 2)])
+    assert study.checkpoints == []
+
+
+@pytest.mark.parametrize("damage", [lambda whole: whole[:-10], lambda _whole: b"", lambda whole: b"x" + whole[1:]])
+def test_a_damaged_checkpoint_costs_time_only(setting, damage):
+    """Where a checkpoint is damaged, the log says so, and the trial begins anew and ends bit for bit the same."""
+    whole = undisturbed(setting)
+    study = setting(Steps({5: stop_of(lambda: study)}), trials=1, recipe=FIXED)
+    study.work("stopped")
+    [checkpoint] = study.checkpoints
+    checkpoint.write_bytes(damage(checkpoint.read_bytes()))
+    study.stop = Stop()
+    study.work("next")
+    assert [place.state for place in study.places] == ["complete"]
+    assert any(line.startswith("checkpoint: ") and "damaged" in line for line in lines_of(study, 1))
+    assert study.trials[1].intermediate_values == whole.trials[0].intermediate_values
+    assert "resumed_after_epoch" not in study.trials[1].user_attrs
+    assert study.checkpoints == []
+
+
+def test_a_trial_failed_from_outside_is_dropped_and_the_next_one_taken(setting, monkeypatch):
+    """Who fails a running trial, in the dashboard, say, stops it, and its worker goes on with the next one."""
+    monkeypatch.setattr("hpo.worker.BEAT_SECONDS", 0.02)
+
+    def fail():
+        study.opened.study.tell(0, state=TrialState.FAIL)
+        time.sleep(0.5)
+
+    study = setting(Steps({2: fail}), recipe=FIXED)
+    study.work()
+    first, second = study.places
+    assert (first.state, first.reason) == ("failed", "told failed from outside")
+    assert second.state == "complete"
+    assert [trial.state for trial in study.trials] == [TrialState.FAIL, TrialState.COMPLETE]
+    assert study.own_loss.taken == 2 + 6  # it did not go on to the end of the first one
+    assert study.checkpoints == []
+
+
+def test_a_trial_told_complete_from_outside_is_dropped(setting):
+    """A value that somebody else tells stands, and the worker finds out at the end of the epoch."""
+    study = setting(Steps({2: lambda: study.opened.study.tell(0, 0.5)}), trials=1, recipe=FIXED)
+    study.work()
+    assert [place.state for place in study.places] == ["complete"]
+    assert study.trials[0].value == 0.5
+    assert study.own_loss.taken == 3
+
+
+def test_a_deleted_study_ends_its_workers_with_one_line(setting, monkeypatch):
+    """A worker whose study is deleted meanwhile says so and ends."""
+    monkeypatch.setattr("hpo.worker.BEAT_SECONDS", 0.02)
+
+    def delete():
+        study.opened.storage.delete_study(study.opened.study_id)
+        time.sleep(0.5)
+
+    study = setting(Steps({2: delete}), recipe=FIXED)
+    with pytest.raises(HpoError, match='the study "colours" was deleted'):
+        study.work()
+
+
+def test_a_paused_study_goes_on_where_it_was(setting, monkeypatch):
+    """A pause takes the trials from all workers within seconds; they wait, and go on when it is over."""
+    monkeypatch.setattr("hpo.worker.BEAT_SECONDS", 0.02)
+    monkeypatch.setattr("hpo.worker.IDLE_SECONDS", 0.02)
+    seen = []
+
+    def pause():
+        with study.opened.storage.engine.begin() as connection:
+            begin_halt(connection, study.opened.study_id, "pause")
+        threading.Thread(target=resume).start()
+        time.sleep(0.5)
+
+    def resume():
+        while [place.state for place in study.places] != ["waiting"]:
+            time.sleep(0.02)
+        seen.extend(study.places)
+        with study.opened.storage.engine.begin() as connection:
+            end_halt(connection, study.opened.study_id)
+
+    study = setting(Steps({2: pause}), recipe=FIXED)
+    study.work()
+    assert [(place.state, place.reason) for place in seen] == [("waiting", "the study was paused")]
+    assert [place.state for place in study.places] == ["complete", "complete"]
+    assert study.own_loss.taken == 12
+
+
+def test_a_stopped_study_ends_its_workers(setting, monkeypatch):
+    """A stop takes the trials from all workers, which end, and none begins before it is lifted."""
+    monkeypatch.setattr("hpo.worker.BEAT_SECONDS", 0.02)
+
+    def stop():
+        with study.opened.storage.engine.begin() as connection:
+            begin_halt(connection, study.opened.study_id, "stop")
+        time.sleep(0.5)
+
+    study = setting(Steps({2: stop}), recipe=FIXED)
+    study.work("first")
+    study.work("second")
+    assert [(place.state, place.reason) for place in study.places] == [("waiting", "the study was stopped")]
+    with study.opened.storage.engine.begin() as connection:
+        end_halt(connection, study.opened.study_id)
+    study.work("third")
+    assert [place.state for place in study.places] == ["complete", "complete"]
+
+
+def test_a_trial_is_run_again_only_where_that_can_help(setting):
+    """What the disk or the memory refuses may work later; what the recipe does wrong it does again."""
+
+    def refuse(error):
+        raise error
+
+    errors = {2: OSError(28, "No space left on device"), 6: MemoryError(), 13: ValueError("no")}
+    steps = Steps({step: partial(refuse, error) for step, error in errors.items()})
+    study = setting(steps, recipe=FIXED, retries=2)
+    study.work()
+    assert [(place.state, place.reason) for place in study.places] == [("complete", None), ("failed", "ValueError: no")]
+    reasons = [trial.user_attrs.get("reason", "").partition(";")[0] for trial in study.trials]
+    assert reasons == ["OSError: [Errno 28] No space left on device", "MemoryError", "", "ValueError: no"]
+
+
+def test_a_broken_gpu_ends_its_worker_and_another_runs_the_trial(setting):
+    """After an error that leaves a process without its GPU the worker ends, and its trial waits for another one."""
+
+    def break_down():
+        raise RuntimeError("CUDA error: unspecified launch failure")
+
+    study = setting(Steps({2: break_down}), trials=1, recipe=FIXED)
+    with pytest.raises(RuntimeError, match="unspecified launch failure"):
+        study.work("broken")
+    assert [place.state for place in study.places] == ["waiting"]
+    study.work("next")
+    assert [place.state for place in study.places] == ["complete"]
+
+
+def test_a_store_that_is_away_for_a_while_is_waited_for(setting, monkeypatch):
+    """A complete trial waits until its weights can be kept, and a checkpoint that cannot be written costs nothing."""
+    monkeypatch.setattr("hpo.checkpoints.STORE_PAUSE", 0.05)
+
+    def go_away():
+        folder.parent.mkdir(exist_ok=True)
+        folder.write_text("a file in the folder's place")
+        threading.Thread(target=come_back).start()
+
+    def come_back():
+        while study.own_loss.taken < 6:
+            time.sleep(0.02)
+        time.sleep(0.3)
+        folder.unlink()
+
+    study = setting(Steps({1: go_away}), trials=1, recipe=FIXED)
+    folder = study.file.folder / "artifacts"
+    study.work()
+    assert [place.state for place in study.places] == ["complete"]
+    assert weights_of(study, 0)
+    assert sum(line.startswith("checkpoint: ") for line in lines_of(study, 0)) == 1
+
+
+def test_who_dies_between_the_steps_of_beginning_leaves_nothing_behind(setting, monkeypatch):
+    """A worker that dies before its trial runs leaves a waiting one, which the next one runs under the same number."""
+    study = setting()
+    monkeypatch.setattr(study.opened.storage, "set_trial_state_values", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        study.dead_worker()
+    monkeypatch.undo()
+    bury(study.opened.storage.engine, "dead")
+    assert [trial.state for trial in study.trials] == [TrialState.WAITING]
+    study.work()
+    assert [place.state for place in study.places] == ["complete", "complete"]
+    assert [trial.state for trial in study.trials] == [TrialState.COMPLETE, TrialState.COMPLETE]
+
+
+def another(study, name="other"):
+    """The runs of another worker."""
+    lease = Lease(study.opened.storage.engine, study.opened.study_id, name)
+    lease.join("host", 2, "cpu")
+    return Runs(study.file, study.opened, lease, {})
+
+
+def lost_answer(monkeypatch, method, *, call=1):
+    """Let the answer to the n-th call of a method of the lease be lost after it came through; it is called again."""
+    real, seen = Lease._transaction, []
+
+    def transaction(lease, function):
+        result = real(lease, function)
+        if function.__qualname__.startswith(f"Lease.{method}."):
+            seen.append(function)
+            if len(seen) == call:
+                return real(lease, function)
+        return result
+
+    monkeypatch.setattr(Lease, "_transaction", transaction)
+
+
+@pytest.mark.parametrize("method", ["join", "take", "name_trial", "finish", "leave"])
+def test_an_answer_that_was_lost_changes_nothing(setting, monkeypatch, method):
+    """Where a connection breaks between a commit and its answer, the repetition does no more than the first attempt."""
+    study = setting(recipe=FIXED)
+    lost_answer(monkeypatch, method)
+    study.work()
+    assert [place.state for place in study.places] == ["complete", "complete"]
+    assert [trial.state for trial in study.trials] == [TrialState.COMPLETE, TrialState.COMPLETE]
+
+
+def test_the_repeated_naming_of_a_repeated_trial_changes_nothing(setting, monkeypatch):
+    """A trial is repeated once, also where the answer about its successor is lost."""
+    study = setting(trials=1)
+    study.dead_worker()
+    bury(study.opened.storage.engine, "dead")
+    lost_answer(monkeypatch, "name_trial", call=2)
+    study.work()
+    assert [trial.state for trial in study.trials] == [TrialState.FAIL, TrialState.COMPLETE]
+
+
+def test_who_was_buried_while_it_took_a_place_can_be_buried_again(setting):
+    """A place of a worker that others have given up already comes back, too, when it is missed again."""
+    study = setting(trials=1)
+    engine = study.opened.storage.engine
+    runs = another(study, "late")
+    bury(engine, "late")  # while its taking is under way
+    assert runs.begin()
+    with engine.begin() as connection:  # and it dies before its first beat
+        connection.execute(text("UPDATE hpo.worker SET gone = beaten WHERE id = 'late'"))
+    bury(engine, "late")
+    study.work()
+    assert [place.state for place in study.places] == ["complete"]
+
+
+def test_a_worker_that_was_settled_for_lets_go_without_a_traceback(setting, monkeypatch):
+    """Told, frozen, reaped and settled by another: the worker that comes back drops it and goes on."""
+    real, frozen = Runs._settle, []
+
+    def settle(runs, place, trial):
+        if runs._lease.worker == "worker" and not frozen:
+            frozen.append(place)
+            bury(study.opened.storage.engine, "worker")
+            assert another(study).begin() is None
+        return real(runs, place, trial)
+
+    monkeypatch.setattr(Runs, "_settle", settle)
+    study = setting(trials=1, recipe=FIXED)
+    study.work()
+    assert [place.state for place in study.places] == ["complete"]
+
+
+def test_a_resumed_study_begins_each_trial_once(setting, monkeypatch):
+    """What was heard of a pause before it ended ends no trial that began after it."""
+    monkeypatch.setattr("hpo.worker.BEAT_SECONDS", 0.3)
+    monkeypatch.setattr("hpo.worker.IDLE_SECONDS", 0.01)
+
+    def pause():
+        with study.opened.storage.engine.begin() as connection:
+            begin_halt(connection, study.opened.study_id, "pause")
+        threading.Thread(target=resume).start()
+        time.sleep(0.6)
+
+    def resume():
+        while [place.state for place in study.places] != ["waiting"]:
+            time.sleep(0.01)
+        with study.opened.storage.engine.begin() as connection:
+            end_halt(connection, study.opened.study_id)
+
+    study = setting(Steps({2: pause}), trials=1, recipe=FIXED)
+    study.work()
+    assert [trial.state for trial in study.trials] == [TrialState.FAIL, TrialState.COMPLETE]
+
+
+def test_a_store_that_refuses_to_clear_ends_no_worker(setting, monkeypatch):
+    """Weights that cannot be removed stay for the next one to remove; the worker goes on."""
+
+    def refuse(*_):
+        raise StorageError("artifacts: no answer")
+
+    monkeypatch.setattr("storage.artifacts.discard", refuse)
+    study = setting(recipe=FIXED, more="keep_weights = 1\n")
+    study.work()
+    assert [place.state for place in study.places] == ["complete", "complete"]
+    assert study.checkpoints == []
+
+
+def test_an_outage_after_a_complete_trial_ends_no_worker(setting, monkeypatch):
+    """Clearing weights waits for the database as everything else does."""
+    import hpo.retention
+
+    real, away = hpo.retention.kept_files, [1]
+
+    def kept_files(*arguments):
+        if away:
+            away.pop()
+            raise OperationalError("SELECT", {}, Exception("server closed the connection unexpectedly"))
+        return real(*arguments)
+
+    monkeypatch.setattr("hpo.retention.kept_files", kept_files)
+    study = setting(trials=1, recipe=FIXED)
+    study.opened = dataclasses.replace(study.opened, patience=Patience())
+    study.work()
+    assert not away
+    assert [place.state for place in study.places] == ["complete"]
+
+
+def test_a_checkpoint_is_waited_for_where_the_store_is_away(setting, monkeypatch):
+    """A store that is away when a trial is to go on costs none of its epochs."""
+    monkeypatch.setattr("hpo.checkpoints.STORE_PAUSE", 0.05)
+    study = setting(Steps({5: stop_of(lambda: study)}), trials=1, recipe=FIXED)
+    study.work("stopped")
+    study.stop = Stop()
+    folder, away = study.file.folder / "artifacts", study.file.folder / "away"
+    folder.rename(away)
+    folder.write_text("a file in the folder's place")
+
+    def come_back():
+        time.sleep(0.5)
+        folder.unlink()
+        away.rename(folder)
+
+    threading.Thread(target=come_back).start()
+    study.work("next")
+    assert [place.state for place in study.places] == ["complete"]
+    assert study.trials[1].user_attrs["resumed_after_epoch"] == 1
+    assert study.own_loss.taken == 6
+
+
+def test_a_checkpoint_of_another_recipe_is_let_go(setting, monkeypatch):
+    """Where a checkpoint does not fit the program any more, the trial begins anew instead of failing."""
+    study = setting(Steps({5: stop_of(lambda: study)}), trials=1, recipe=FIXED)
+    study.work("stopped")
+    study.stop = Stop()
+    real = Checkpoints.resume
+
+    def of_another_recipe(checkpoints):
+        if found := real(checkpoints):
+            recipe = {**found.values["recipe"], "pooling": "max"}
+            return dataclasses.replace(found, values={**found.values, "recipe": recipe})
+        return None
+
+    monkeypatch.setattr(Checkpoints, "resume", of_another_recipe)
+    study.work("next")
+    assert [place.state for place in study.places] == ["complete"]
+    assert "another recipe" in study.trials[1].user_attrs["reason"]
+
+
+def test_a_checkpoint_that_could_not_be_written_is_tried_again_soon(setting, monkeypatch):
+    """A write that fails after a long wait does not put the next one off for hours."""
+    study = setting()
+    checkpoints = Checkpoints(study.opened, study.dead_worker()[1], print)
+    clock = [1000.0]
+    monkeypatch.setattr("hpo.checkpoints.time.monotonic", lambda: clock[0])
+
+    def fail(*_):
+        clock[0] += 60
+        raise StorageError("artifacts: no answer")
+
+    monkeypatch.setattr(type(study.opened.artifacts), "write", fail)
+    monkeypatch.setattr("hpo.checkpoints.encode", lambda _checkpoint: b"")
+    checkpoints.write(lambda: None)
+    assert not checkpoints.is_due(epoch_ended=False)
+    clock[0] += 31
+    assert checkpoints.is_due(epoch_ended=False)
+
+
+def test_a_study_that_is_deleted_between_two_looks_ends_its_workers_with_one_line(setting, monkeypatch):
+    """Whatever a worker of a deleted study is at, it says so and ends."""
+
+    def delete(*_):
+        study.opened.storage.delete_study(study.opened.study_id)
+
+    study = setting(Steps({2: delete}), recipe=FIXED)
+    with pytest.raises(HpoError, match='the study "colours" was deleted'):
+        study.work()
+    monkeypatch.setattr(Runs, "_named", lambda *_: delete() or optuna.load_study(study_name="x", storage="sqlite://"))
+    study = setting(recipe=FIXED, name="second")
+    with pytest.raises(HpoError, match='the study "second" was deleted'):
+        study.work("another")
+
+
+def test_a_place_that_was_told_is_settled_also_where_the_hours_are_over(setting):
+    """A trial that was complete when its worker died is settled, though no trial may begin any more."""
+    study = setting(trials=1)
+    _, run = study.dead_worker()
+    study.opened.study.tell(run.trial, 0.25)
+    bury(study.opened.storage.engine, "dead")
+    with study.opened.storage.engine.begin() as connection:
+        connection.execute(text("UPDATE hpo.worker SET started = now() - interval '2 hours'"))
+    study.file = dataclasses.replace(study.file, limits=Limits(trials=1, hours=1))
+    study.work()
+    assert [place.state for place in study.places] == ["complete"]
+
+
+def test_two_workers_of_one_name_are_one_too_many(setting):
+    """A name that was used before is refused in one line."""
+    study = setting()
+    another(study, "me")
+    with pytest.raises(StorageError, match='worker: the name "me" was used before'):
+        study.work("me")
+
+
+def test_a_stop_in_an_outage_is_no_failed_run(setting):
+    """What a worker that was told to end still held goes to the next as interrupted, and uses up no retry."""
+    study = setting(trials=1)
+    runs, _ = study.dead_worker("stopped")
+    runs._lease.leave({"idle": 1.0}, interrupted=True)
+    with study.opened.storage.engine.connect() as connection:
+        row = connection.execute(text("SELECT state, reason, failed_runs FROM hpo.place")).one()
+        seconds = connection.execute(text("SELECT seconds FROM hpo.worker")).scalar_one()
+    assert tuple(row) == ("waiting", "interrupted", 0)
+    assert json.dumps(seconds) == '{"idle": 1.0}'

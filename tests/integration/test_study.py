@@ -1,0 +1,164 @@
+"""A study that others than hpo have had their hands in, and one that ends without a winner."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+
+import optuna
+import pytest
+from optuna.trial import FixedTrial, create_trial
+from rich.console import Console
+from sqlalchemy import text
+
+import hpo.search
+from hpo.errors import EXIT_DONE, HpoError
+from hpo.export import export_best
+from hpo.progress import Progress
+from hpo.search import search
+from hpo.status import take_snapshot
+from hpo.study import (
+    BEST_EPOCH_KEY,
+    DEFAULT_KEY,
+    best_trial,
+    create_study,
+    default_trial,
+    delete_study,
+    find_study,
+    load_study,
+)
+from hpo.study_file import read_study_file
+from hpo.supervisor import Staff, Supervised
+from storage.budget import Limits
+from storage.halts import begin_halt
+from trainer.parts import Parts
+from trainer.space import suggest
+
+pytestmark = pytest.mark.integration
+
+STUDY = """
+[data]
+path = "photos"
+[recipe]
+backbone = "own"
+image_size = 8
+"""
+
+
+class Study:
+    """A study that was begun, and its file."""
+
+    def __init__(self, folder, url):
+        (folder / "study.toml").write_text(STUDY)
+        self.file = read_study_file(folder / "study.toml", Parts(backbones={"own": lambda _classes, _size: None}))
+        self.url, self.data, self.parts = url, self.file.data.load(folder / ".hpo/pixels"), self.file.space.parts
+        create_study(self.file, url, self.data)
+        self.opened = load_study(self.file, url)
+
+    def add(self, value, *, trained=True):
+        """A complete trial of the default recipe; returns its number."""
+        fixed = FixedTrial(self.file.space.default_parameters())
+        suggest(fixed, self.file.space)
+        about = {DEFAULT_KEY: True} | ({BEST_EPOCH_KEY: 1} if trained else {})
+        complete = create_trial(value=value, params=fixed.params, distributions=fixed.distributions, user_attrs=about)
+        self.opened.study.add_trial(complete)
+        return self.opened.study.trials[-1].number
+
+    def snapshot(self):
+        """The study as everybody sees it."""
+        return take_snapshot(self.file, self.url, self.opened)
+
+
+@pytest.fixture
+def study(tmp_path, photos, database):
+    """A study without results."""
+    made = Study(tmp_path, database)
+    yield made
+    made.opened.storage.engine.dispose()
+
+
+def test_what_was_told_from_outside_does_not_win(study):
+    """Only a trial that was trained to its end by a recipe of the study is its best; better others are named."""
+    other = optuna.load_study(study_name=study.file.name, storage=study.opened.storage)
+    other.optimize(lambda trial: trial.suggest_float("x", 0.9, 1), n_trials=1)  # takes the default recipe's trial
+    other.add_trial(create_trial(value=0.99))
+    told = other.ask()
+    told.suggest_categorical("optimizer", study.file.space.values("optimizer"))
+    other.tell(told, 0.98)
+    outside = [0, 1, 2, study.add(0.97, trained=False)]
+    assert (study.snapshot().best, sorted(study.snapshot().strangers)) == (None, outside)
+    assert default_trial(study.opened.study, study.parts) is None
+    with pytest.raises(HpoError, match="no trial is complete yet"):
+        export_best(study.file, study.opened, study.file.folder / "bundle", retrain=True, say=print)
+    numbers = [study.add(value) for value in (0.4, 0.6, 0.6)]
+    snapshot = study.snapshot()
+    assert (snapshot.best.number, snapshot.best.macro_f1) == (numbers[1], 0.6)
+    assert sorted(snapshot.strangers) == outside
+    assert best_trial(study.opened.study, study.parts).number == numbers[1]
+    assert default_trial(study.opened.study, study.parts).number == numbers[0]
+
+
+def test_a_study_that_is_deleted_while_it_is_watched_is_one_line(study):
+    """Whoever watches a study that another deletes hears that it was deleted."""
+    study.snapshot()
+    delete_study(find_study(study.file, study.url))
+    with pytest.raises(HpoError, match=f'^study: "{study.file.name}" was deleted$'):
+        study.snapshot()
+
+
+def test_a_study_that_hpo_has_not_made_is_refused(study):
+    """A study of somebody else's in the same storage is neither watched nor exported; it can be deleted."""
+    file = replace(study.file, name="theirs")
+    optuna.create_study(study_name="theirs", storage=study.opened.storage)
+    with pytest.raises(HpoError, match=r'^study: "theirs" was not created by hpo; give another'):
+        load_study(file, study.url)
+    delete_study(find_study(file, study.url))
+    with pytest.raises(HpoError, match=r'^study: "theirs" is not in this storage'):
+        load_study(file, study.url)
+
+
+@pytest.fixture
+def end(study, monkeypatch):
+    """Searches with workers that do nothing and leave things as these statements do; gives its exit code and lines."""
+
+    def run(*statements, limits=None):
+        def supervise(file, url, opened, _progress, _staff):
+            with opened.storage.engine.begin() as connection:
+                for statement in statements:
+                    if callable(statement):
+                        statement(connection, opened.study_id)
+                    else:
+                        connection.execute(text(statement), {"study": opened.study_id})
+            return Supervised(EXIT_DONE, take_snapshot(file, url, opened), frozenset())
+
+        monkeypatch.setattr(hpo.search, "supervise", supervise)
+        shown = io.StringIO()
+        file = replace(study.file, limits=limits or study.file.limits)
+        progress = Progress(Console(file=shown, width=120))
+        try:
+            code = search(file, study.url, study.data, progress, Staff([], 1, [], reopen=lambda: None))
+        except HpoError as error:
+            code = str(error)
+        return code, shown.getvalue()
+
+    return run
+
+
+def test_a_search_that_is_stopped_before_a_trial_is_complete_ends_well(end):
+    """`hpo stop` is no failure, whatever there is by then."""
+    code, lines = end(lambda connection, study_id: begin_halt(connection, study_id, "stop"))
+    assert code == EXIT_DONE
+    assert "the study was stopped: trials that ran are back in the queue; the same command resumes" in lines
+    assert "hpo logs" not in lines
+
+
+PLACE = "INSERT INTO hpo.place (study_id, number, state, trial, busy_seconds) VALUES (:study, {}, '{}', {}, 7200)"
+
+
+def test_a_budget_that_is_used_up_without_a_complete_trial_is_a_failure_with_what_to_do(end):
+    """The line names the limits where they were too low, and the first trial that failed where one did."""
+    code, lines = end(PLACE.format(0, "waiting", 3), limits=Limits(gpu_hours=1))
+    assert code.startswith("search: the budget is used up, and no trial is complete; raise the limit in [budget]")
+    code, lines = end(PLACE.format(1, "failed", 4), limits=Limits(gpu_hours=1))
+    assert "`hpo logs study.toml 4` shows what the first that failed has printed" in code
+    assert "hpo logs" not in lines
