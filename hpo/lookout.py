@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from hpo.status import take_snapshot
+from storage.burial import bury
 from storage.errors import StorageError
-from storage.lease import bury
 from storage.patience import cause_of, is_outage
 
 if TYPE_CHECKING:

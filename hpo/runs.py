@@ -13,7 +13,8 @@ from optuna.trial import TrialState, create_trial
 from hpo.methods import make_pruner, make_sampler
 from hpo.pruning import FIRST_RUN_KEY
 from hpo.study import DEFAULT_KEY
-from storage.lease import REASON_KEY, REPEATS_KEY, LostPlaceError
+from storage.burial import REASON_KEY
+from storage.lease import REPEATS_KEY, LostPlaceError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -2,8 +2,7 @@
 
 A place names the trial that runs in it. Trials come from Optuna's queue of waiting ones and run only after a place has
 named them, so that no trial runs that nobody answers for. What ends a run without a result (a dead worker, an
-interruption) fails its trial and lets its place wait for the next worker, in one transaction over Optuna's tables and
-ours.
+interruption) fails its trial and lets its place wait for the next worker, in one transaction (`storage.burial`).
 """
 
 from __future__ import annotations
@@ -18,6 +17,7 @@ from sqlalchemy import text
 from storage import logs
 from storage.autocommit import autocommit
 from storage.budget import Used, used
+from storage.burial import DEATH, REASON_KEY, UNBURIED, again, bury_in, fail_trial
 from storage.errors import StorageError
 from storage.halts import halt_in_force
 
@@ -36,8 +36,7 @@ T = TypeVar("T")
 BEAT_SECONDS = 5.0
 GRACE_SECONDS = 60.0  # without a beat, on the watcher's own clock, before a worker counts as dead
 WATCH_SECONDS = 3 * BEAT_SECONDS  # between two looks at the others that still are one watch
-DEATH, INTERRUPTED = "its worker died", "interrupted"
-REASON_KEY = "reason"  # user attribute of a trial: why it failed, where it was not ended from outside
+INTERRUPTED = "interrupted"
 REPEATS_KEY = "repeats"  # user attribute of a trial: number of the one whose recipe it runs again
 
 
@@ -133,7 +132,7 @@ class Lease:
                 seconds=json.dumps(seconds),
             )
             reason = INTERRUPTED if interrupted else "its worker broke down"
-            _bury(connection, self.worker, reason, died=False, failed=not interrupted)
+            bury_in(connection, self.worker, reason, died=False, failed=not interrupted)
 
         self._transaction(depart)
 
@@ -324,7 +323,7 @@ class Lease:
             if self._is_closed(connection, place, state):
                 return  # the answer to the first attempt was lost
             if state == "failed":
-                _fail_trial(connection, self.worker, reason or "")
+                fail_trial(connection, self.worker, reason or "")
             self._update(connection, place, f"state = :state, reason = :reason, {_ENDED}", state=state, reason=kept)
 
         self._transaction(close)
@@ -339,7 +338,7 @@ class Lease:
         """
 
         def close(connection: Connection) -> None:
-            _fail_trial(connection, self.worker, _again(reason), only="RUNNING")
+            fail_trial(connection, self.worker, again(reason), only="RUNNING")
             self._execute(
                 connection,
                 "UPDATE hpo.place SET state = 'waiting', worker = NULL, reason = :reason,"  # noqa: S608 - ours
@@ -399,7 +398,7 @@ class Lease:
         with autocommit(self._engine) as connection:
             rows = self._execute(
                 connection,
-                f"SELECT id, beat FROM hpo.worker WHERE study_id = :study AND id <> :worker AND {_UNBURIED}",  # noqa: S608 - ours
+                f"SELECT id, beat FROM hpo.worker WHERE study_id = :study AND id <> :worker AND {UNBURIED}",  # noqa: S608 - ours
             ).all()
         now = time.monotonic()
         if now - self._looked > WATCH_SECONDS:  # the database was away, or this process stood still: nobody watched
@@ -413,7 +412,7 @@ class Lease:
         for worker, (beat, since) in self._watched.items():
             if now - since > grace_seconds:
                 with self._engine.begin() as connection:
-                    _bury(connection, worker, DEATH, died=True, beat=beat)
+                    bury_in(connection, worker, DEATH, died=True, beat=beat)
 
     def _any(self, state: str) -> bool:
         def look(connection: Connection) -> bool:
@@ -464,69 +463,7 @@ _HELD = "study_id = :study AND number = :number AND worker = :worker AND state =
 _ENDED = "ended = now(), busy_seconds = busy_seconds + greatest(0, extract(epoch FROM now() - taken))"
 # A worker that takes a place is there, whoever has given it up.
 _PRESENT = "WITH present AS (UPDATE hpo.worker SET gone = NULL, died = false WHERE id = :worker AND gone IS NOT NULL)"
-# One that was given up may have taken a place since, and died of something else.
-_UNBURIED = "(gone IS NULL OR EXISTS (SELECT FROM hpo.place WHERE place.worker = worker.id AND state = 'running'))"
 
 
 def _lost(place: Place) -> str:
     return f"place {place.number} of the budget no longer belongs to this run"
-
-
-def bury(engine: Engine, worker: str, *, by_us: bool = False) -> None:
-    """Fail the run of a worker that is known to have ended, and let its place wait.
-
-    Args:
-        engine: of the database.
-        worker: the worker's name.
-        by_us: we ended it, so that this run does not count among those that failed.
-    """
-    with engine.begin() as connection:
-        if by_us:
-            _bury(connection, worker, "its worker was ended", died=False, failed=False)
-        else:
-            _bury(connection, worker, DEATH, died=True)
-
-
-def _bury(
-    connection: Connection, worker: str, reason: str, *, died: bool, failed: bool = True, beat: int | None = None
-) -> None:
-    """Note that a worker has gone, and fail its run; with a beat, only if it has not beaten since."""
-    values = {"worker": worker, "reason": logs.storable(reason), "died": died, "failed": int(failed), "beat": beat}
-    gone = f"UPDATE hpo.worker SET gone = coalesce(gone, beaten), died = :died WHERE id = :worker AND {_UNBURIED}"  # noqa: S608 - ours
-    if not connection.execute(text(gone if beat is None else f"{gone} AND beat = :beat"), values).rowcount:
-        return
-    _fail_trial(connection, worker, _again(reason), only="RUNNING")
-    connection.execute(
-        text(
-            # It has run until its last beat: what came after that is no time of the GPU's.
-            "UPDATE hpo.place SET state = 'waiting', worker = NULL, reason = :reason,"
-            " failed_runs = failed_runs + :failed, ended = now(), busy_seconds = busy_seconds"
-            " + greatest(0, extract(epoch FROM (SELECT beaten FROM hpo.worker WHERE id = :worker) - taken))"
-            " WHERE worker = :worker AND state = 'running'"
-        ),
-        values,
-    )
-
-
-def _again(reason: str) -> str:
-    return f"{reason}; run again as another trial"
-
-
-def _fail_trial(connection: Connection, worker: str, reason: str, *, only: str | None = None) -> None:
-    """Fail the unfinished trial in a worker's place, in Optuna's tables, with its reason.
-
-    Written here and not by Optuna so that no crash can come between the end of a trial and what becomes of its place.
-    """
-    states = f"'{only}'" if only else "'RUNNING', 'WAITING'"
-    connection.execute(
-        text(
-            "WITH failed AS (UPDATE trials SET state = 'FAIL',"  # noqa: S608 - ours
-            " datetime_complete = now() AT TIME ZONE 'utc' FROM hpo.place"
-            " WHERE place.worker = :worker AND place.state = 'running' AND trials.study_id = place.study_id"
-            f" AND trials.number = place.trial AND trials.state IN ({states}) RETURNING trial_id)"
-            " INSERT INTO trial_user_attributes (trial_id, key, value_json)"
-            f" SELECT trial_id, '{REASON_KEY}', :reason FROM failed"
-            " ON CONFLICT (trial_id, key) DO UPDATE SET value_json = excluded.value_json"
-        ),
-        {"worker": worker, "reason": json.dumps(reason)},
-    )

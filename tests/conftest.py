@@ -42,7 +42,6 @@ def pytest_configure(config: pytest.Config) -> None:
     """
     if config.option.basetemp is None:
         config.option.basetemp = config.stash[BASE] = tempfile.mkdtemp(prefix="hpo-tests-")
-        Path(config.option.basetemp).chmod(0o711)  # where several pytests share the work, theirs are in it
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
@@ -53,8 +52,9 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 def opened(folder: Path, base: Path) -> Path:
     """Let others through to a temporary folder, not into it."""
-    base.chmod(0o711)
-    folder.chmod(0o711)
+    shared = [base.parent] if "PYTEST_XDIST_WORKER" in os.environ else []  # where several pytests share the work
+    for path in (*shared, base, folder):
+        path.chmod(0o711)
     return folder
 
 

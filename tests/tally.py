@@ -11,7 +11,8 @@ from hpo.retention import CHECKPOINT_KEY, take_inventory
 from hpo.runs import RESUMED_KEY
 from hpo.study import WEIGHTS_NAME, load_study
 from storage.artifacts import kept_files
-from storage.lease import REASON_KEY, REPEATS_KEY
+from storage.burial import REASON_KEY
+from storage.lease import REPEATS_KEY
 from storage.roster import places, workers
 
 ENDS = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}

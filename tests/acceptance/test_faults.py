@@ -240,7 +240,7 @@ BOUNDARIES = {
     "told": [(TELL, "after", 1)],
     "finished": [(FINISH, "after", 1)],
     "earlier checkpoints removed": [(REPORT, "after", 3), ("hpo.checkpoints:discard", "after", 1)],
-    "reaped, not committed": [(REPORT, "after", 2), ("storage.lease:_bury", "after", 1)],
+    "reaped, not committed": [(REPORT, "after", 2), ("storage.lease:bury_in", "after", 1)],
     "reaped": [(REPORT, "after", 2), (MAKE, "before", 1)],
     "retry made": [(REPORT, "after", 2), (MAKE, "after", 1)],
     "retry named": [(REPORT, "after", 2), (NAME, "after", 2)],
@@ -249,12 +249,12 @@ BOUNDARIES = {
 }
 # These runs end otherwise first: they fail, or are told to go.
 FAILING = {
-    "failed, not committed": ("storage.lease:_fail_trial", "after", 1),
+    "failed, not committed": ("storage.lease:fail_trial", "after", 1),
     "failed": (FINISH, "after", 1),
 }
 LEAVING = {
     "before it is handed back": (HAND_BACK, "before", 1),
-    "handed back, not committed": ("storage.lease:_fail_trial", "after", 1),
+    "handed back, not committed": ("storage.lease:fail_trial", "after", 1),
     "handed back": (HAND_BACK, "after", 1),
 }
 

@@ -12,10 +12,11 @@ from sqlalchemy import text
 
 from storage import logs
 from storage.budget import Limits, used
+from storage.burial import bury
 from storage.database import connect, initialize
 from storage.errors import StorageError
 from storage.halts import begin_halt, end_halt, halt_in_force
-from storage.lease import Lease, LostPlaceError, StudyGoneError, bury
+from storage.lease import Lease, LostPlaceError, StudyGoneError
 from storage.roster import places, workers
 
 pytestmark = pytest.mark.integration

@@ -20,9 +20,10 @@ from hpo.errors import HpoError
 from hpo.runs import Runs, shares
 from hpo.stop import Stop
 from storage.budget import Limits
+from storage.burial import bury
 from storage.errors import StorageError
 from storage.halts import begin_halt, end_halt
-from storage.lease import Lease, bury
+from storage.lease import Lease
 from storage.patience import Patience
 from tests.integration.conftest import FIXED, Steps, lines_of, stop_of, undisturbed, weights_of
 

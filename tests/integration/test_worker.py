@@ -14,7 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from hpo.tensorboard import folder_of
 from storage import logs
 from storage.budget import Limits
-from storage.lease import bury
+from storage.burial import bury
 from tests.integration.conftest import SmallMemory
 from trainer.space import Space
 
