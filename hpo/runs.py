@@ -172,7 +172,9 @@ class Runs:
             # A waiting one was named by a worker that died before it ran.
             waits = named.state is TrialState.WAITING
             trial_id = named._trial_id if waits else self._named(place, repeats=named)  # noqa: SLF001 - no public name
-        self._storage.set_trial_state_values(trial_id, TrialState.RUNNING)
+        if not self._storage.set_trial_state_values(trial_id, TrialState.RUNNING):
+            # It runs: by an attempt of ours whose answer was lost, or by whoever was given the place meanwhile.
+            self._lease.hold(place)
         self._study.sampler = make_sampler(self._file, place.number)
         # As Study.ask does, which would choose a trial by itself: look at all trials anew, once for each.
         self._study._thread_local.cached_all_trials = None  # noqa: SLF001

@@ -297,6 +297,31 @@ def test_a_worker_that_was_settled_for_lets_go_without_a_traceback(setting, monk
     assert [place.state for place in study.places] == ["complete"]
 
 
+def test_a_worker_that_was_frozen_before_its_trial_ran_leaves_it_to_whoever_runs_it(setting, monkeypatch):
+    """A worker that comes back between the naming and the running of its trial takes the next one."""
+    other = []
+
+    def finish():
+        runs, run = other
+        runs.complete(run, 0.5)
+
+    study = setting(Steps({2: finish}), recipe=FIXED)
+    real = study.opened.storage.set_trial_state_values
+
+    def set_state(*arguments, **options):
+        if not other:
+            bury(study.opened.storage.engine, "worker")
+            other.append(another(study))
+            other.append(other[0].begin())
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(study.opened.storage, "set_trial_state_values", set_state)
+    study.work()
+    assert [(place.state, place.worker) for place in study.places] == [("complete", "other"), ("complete", "worker")]
+    assert [trial.state for trial in study.trials] == [TrialState.COMPLETE, TrialState.COMPLETE]
+    assert study.own_loss.taken == 6
+
+
 def test_a_resumed_study_begins_each_trial_once(setting, monkeypatch):
     """What was heard of a pause before it ended ends no trial that began after it."""
     monkeypatch.setattr("hpo.worker.BEAT_SECONDS", 0.3)
