@@ -168,16 +168,19 @@ def tls(tmp_path_factory):
         "ssl_cert_file": folder / "server.crt",
         "ssl_key_file": folder / "server.key",
     }
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(programs, "_programs", lambda: installed[-1].parent)
-        made = programs.run("initdb", "--username=hpo", f"--pwfile={folder / 'password'}", "--locale=C", data=data)
-        assert made[0] == 0, made[1]
-        (data / "pg_hba.conf").write_text("hostssl all all 127.0.0.1/32 scram-sha-256\n")
-        options = " ".join(f"-c {name}={value}" for name, value in settings.items())
-        begun = programs.run("pg_ctl", "start", "--wait", "--silent", f"--options={options}", data=data)
-        assert begun[0] == 0, begun[1]
-        yield f"postgresql://hpo:s3cret@localhost:{port}/postgres", folder
-        programs.run("pg_ctl", "stop", "--wait", "--mode=immediate", data=data)
+
+    def run(program, *arguments):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(programs, "_programs", lambda: installed[-1].parent)
+            code, printed = programs.run(program, *arguments, data=data)
+        assert code == 0, printed
+
+    run("initdb", "--username=hpo", f"--pwfile={folder / 'password'}", "--locale=C")
+    (data / "pg_hba.conf").write_text("hostssl all all 127.0.0.1/32 scram-sha-256\n")
+    options = " ".join(f"-c {name}={value}" for name, value in settings.items())
+    run("pg_ctl", "start", "--wait", "--silent", f"--options={options}")
+    yield f"postgresql://hpo:s3cret@localhost:{port}/postgres", folder
+    run("pg_ctl", "stop", "--wait", "--mode=immediate")
 
 
 def test_a_server_whose_certificate_is_good_is_used_by_tls(tls):
