@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from hpo.study import WEIGHTS_NAME
 from storage.artifacts import drop_file, kept_files
 from storage.lease import REPEATS_KEY
+from storage.patience import patiently
 from storage.roster import places
 from storage.store import discard
 
@@ -112,10 +113,7 @@ def drop_surplus_weights(opened: OpenStudy, keep: int) -> None:
             for kept in _surplus_weights(kept_files(connection, opened.study_id), keep):
                 drop_file(opened.artifacts, connection, kept)
 
-    if opened.patience:
-        opened.patience.run(drop)
-    else:
-        drop()
+    patiently(opened.patience, drop)
 
 
 def _surplus_weights(named: Sequence[KeptFile], keep: int) -> Sequence[KeptFile]:

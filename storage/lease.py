@@ -20,6 +20,7 @@ from storage.budget import Used, used
 from storage.burial import DEATH, REASON_KEY, UNBURIED, again, bury_in, fail_trial
 from storage.errors import StorageError
 from storage.halts import halt_in_force
+from storage.patience import patiently
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -138,8 +139,7 @@ class Lease:
 
     def study_exists(self) -> bool:
         """Whether the study was not deleted."""
-        there = "SELECT EXISTS (SELECT FROM studies WHERE study_id = :study)"
-        return bool(self._statement(lambda connection: self._execute(connection, there).scalar_one()))
+        return bool(self._statement(lambda connection: self._execute(connection, _STUDY_EXISTS).scalar_one()))
 
     def beat(self, seconds: dict[str, float]) -> Standing:
         """Say that this worker lives, and where its time went so far; hear how things stand."""
@@ -165,9 +165,7 @@ class Lease:
 
         def take(connection: Connection) -> Place | None:
             self._lock_study(connection)
-            if not self._execute(
-                connection, "SELECT EXISTS (SELECT FROM studies WHERE study_id = :study)"
-            ).scalar_one():
+            if not self._execute(connection, _STUDY_EXISTS).scalar_one():
                 raise StudyGoneError
             self._used_up = False
             # One that this worker holds already comes first: it was taken, and the answer was lost.
@@ -426,7 +424,7 @@ class Lease:
             with self._engine.begin() as connection:
                 return function(connection)
 
-        return self._patience.run(attempt) if self._patience else attempt()
+        return patiently(self._patience, attempt)
 
     def _statement(self, function: Callable[[Connection], T]) -> T:
         """A transaction of one statement."""
@@ -435,7 +433,7 @@ class Lease:
             with autocommit(self._engine) as connection:
                 return function(connection)
 
-        return self._patience.run(attempt) if self._patience else attempt()
+        return patiently(self._patience, attempt)
 
     def _execute(self, connection: Connection, statement: str, **values: Any) -> CursorResult[Any]:
         return connection.execute(text(statement), {"worker": self.worker, "study": self._study_id, **values})
@@ -459,6 +457,7 @@ class Lease:
 
 # The commit does not wait for the disk: a server that crashes may forget it, unless another commit came after it.
 _UNSYNCED = "set_config('synchronous_commit', 'off', true)"
+_STUDY_EXISTS = "SELECT EXISTS (SELECT FROM studies WHERE study_id = :study)"
 _HELD = "study_id = :study AND number = :number AND worker = :worker AND state = 'running'"
 _ENDED = "ended = now(), busy_seconds = busy_seconds + greatest(0, extract(epoch FROM now() - taken))"
 # A worker that takes a place is there, whoever has given it up.

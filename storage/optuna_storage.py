@@ -22,6 +22,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import DataError
 
 from storage.autocommit import autocommit
+from storage.patience import patiently
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Sequence
@@ -331,7 +332,7 @@ class StudyStorage(RDBStorage):
 
     def _wait(self, attempt: Callable[[], T]) -> T:
         try:
-            return self._patience.run(attempt) if self._patience else attempt()
+            return patiently(self._patience, attempt)
         except DataError as error:
             raise StorageInternalError("the database does not take this, which may be too long or too large") from error
 

@@ -103,3 +103,8 @@ class Patience:
                 logger.warning("the database is back after %.1f s", time.monotonic() - self._away_since)
                 self._away_since = None
                 self._told.clear()
+
+
+def patiently(patience: Patience | None, function: Callable[[], T]) -> T:
+    """Call a function, until the database has answered it where there is a patience, and once where there is none."""
+    return patience.run(function) if patience else function()

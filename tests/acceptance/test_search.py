@@ -10,13 +10,13 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 
 import optuna
 import pytest
 
 from storage.database import connect, initialize
 from tests.conftest import ROOT, paint
+from tests.drill import wait_for
 
 pytestmark = pytest.mark.acceptance
 
@@ -56,16 +56,6 @@ def start_search(folder, database, *arguments):
         stderr=subprocess.PIPE,
         text=True,
     )
-
-
-def wait_for(condition, seconds=60):
-    """Wait until the condition gives something true; returns that."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if found := condition():
-            return found
-        time.sleep(0.2)
-    raise AssertionError(f"not within {seconds} s")
 
 
 def status(hpo, **variables):

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from storage.embedded import data_folder, embedded_postgres
-from tests.acceptance.test_search import status, wait_for, write_study
+from tests.acceptance.test_search import status, write_study
+from tests.drill import wait_for
 
 pytestmark = pytest.mark.acceptance
 

@@ -16,6 +16,7 @@ from hpo.study import create_study, load_study, model_of
 from hpo.study_file import read_study_file
 from hpo.worker import Worker
 from storage import logs
+from storage.database import connect, initialize
 from storage.lease import Lease
 from storage.roster import places
 from trainer.loaders import Loaders
@@ -61,6 +62,15 @@ class SmallMemory(torch.nn.Module):
 def small_memory(classes, size):
     """The smallest model, in too small a memory."""
     return torch.nn.Sequential(linear(classes, size), SmallMemory())
+
+
+@pytest.fixture
+def storage(database):
+    """Optuna's storage on an empty, initialised database."""
+    initialize(database)
+    opened = connect(database)
+    yield opened
+    opened.engine.dispose()
 
 
 class Setting:

@@ -23,15 +23,6 @@ pytestmark = pytest.mark.integration
 
 
 @pytest.fixture
-def storage(database):
-    """Optuna's storage on an empty, initialised database."""
-    initialize(database)
-    opened = connect(database)
-    yield opened
-    opened.engine.dispose()
-
-
-@pytest.fixture
 def study_id(storage):
     """An empty study."""
     return storage.create_new_study([optuna.study.StudyDirection.MAXIMIZE], "study")

@@ -22,7 +22,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import OperationalError
 
 from hpo.pruning import BracketPruner
-from storage.database import connect, initialize
+from storage.database import connect
 from storage.optuna_storage import CALLS
 from storage.patience import Patience
 
@@ -38,15 +38,6 @@ FIELDS = {
 }
 PARAMS = {"z": 0.1 + 0.2, 'choice "of" {ä}': "ü\n", "steps": 0.75, "count": 7, "b": 4}
 ATTRS = {"key 'ö' {}": {"nested": [1, None, "\u2028\0"]}, "nan": math.nan, "empty": {}, "text": 'a "quoted" \\ one'}
-
-
-@pytest.fixture
-def storage(database):
-    """Our storage on an empty database."""
-    initialize(database)
-    made = connect(database)
-    yield made
-    made.engine.dispose()
 
 
 @pytest.fixture

@@ -113,26 +113,28 @@ def test_a_deleted_study_ends_its_workers_with_one_line(setting, monkeypatch):
         study.work()
 
 
+def pause_until_waiting(study, seen):
+    """Pause a study in the middle of a step, and resume it once its place waits; `seen` takes how it looked then."""
+
+    def resume():
+        while [place.state for place in study.places] != ["waiting"]:
+            time.sleep(0.01)
+        seen.extend(study.places)
+        with study.opened.storage.engine.begin() as connection:
+            end_halt(connection, study.opened.study_id)
+
+    with study.opened.storage.engine.begin() as connection:
+        begin_halt(connection, study.opened.study_id, "pause")
+    threading.Thread(target=resume).start()
+    time.sleep(0.6)  # past a beat
+
+
 def test_a_paused_study_goes_on_where_it_was(setting, monkeypatch):
     """A pause takes the trials from all workers within seconds; they wait, and go on when it is over."""
     monkeypatch.setattr("hpo.worker.BEAT_SECONDS", 0.02)
     monkeypatch.setattr("hpo.worker.IDLE_SECONDS", 0.02)
     seen = []
-
-    def pause():
-        with study.opened.storage.engine.begin() as connection:
-            begin_halt(connection, study.opened.study_id, "pause")
-        threading.Thread(target=resume).start()
-        time.sleep(0.5)
-
-    def resume():
-        while [place.state for place in study.places] != ["waiting"]:
-            time.sleep(0.02)
-        seen.extend(study.places)
-        with study.opened.storage.engine.begin() as connection:
-            end_halt(connection, study.opened.study_id)
-
-    study = setting(Steps({2: pause}), recipe=FIXED)
+    study = setting(Steps({2: lambda: pause_until_waiting(study, seen)}), recipe=FIXED)
     study.work()
     assert [(place.state, place.reason) for place in seen] == [("waiting", "the study was paused")]
     assert [place.state for place in study.places] == ["complete", "complete"]
@@ -326,20 +328,7 @@ def test_a_resumed_study_begins_each_trial_once(setting, monkeypatch):
     """What was heard of a pause before it ended ends no trial that began after it."""
     monkeypatch.setattr("hpo.worker.BEAT_SECONDS", 0.3)
     monkeypatch.setattr("hpo.worker.IDLE_SECONDS", 0.01)
-
-    def pause():
-        with study.opened.storage.engine.begin() as connection:
-            begin_halt(connection, study.opened.study_id, "pause")
-        threading.Thread(target=resume).start()
-        time.sleep(0.6)
-
-    def resume():
-        while [place.state for place in study.places] != ["waiting"]:
-            time.sleep(0.01)
-        with study.opened.storage.engine.begin() as connection:
-            end_halt(connection, study.opened.study_id)
-
-    study = setting(Steps({2: pause}), trials=1, recipe=FIXED)
+    study = setting(Steps({2: lambda: pause_until_waiting(study, [])}), trials=1, recipe=FIXED)
     study.work()
     assert [trial.state for trial in study.trials] == [TrialState.FAIL, TrialState.COMPLETE]
 

@@ -79,3 +79,18 @@ def make_recipe():
         return Recipe(**(quick | changes))
 
     return make
+
+
+@pytest.fixture
+def start(colours, parts):
+    """A function that starts a training of `colours` on its training part, validated on its validation part."""
+    import torch  # not above: most tests of the search need no torch
+
+    from trainer.fit import fit
+
+    def start(recipe, **changes):
+        split = colours.split
+        options = {"train": split.train, "valid": split.valid, "parts": parts, "device": torch.device("cpu")} | changes
+        return fit(recipe, colours, **options)
+
+    return start

@@ -13,7 +13,6 @@ from torch import nn
 
 from trainer.checkpoint import Checkpoint, decode, encode
 from trainer.errors import CheckpointError
-from trainer.fit import fit
 from trainer.loaders import Loaders
 from trainer.parts import Parts
 from trainer.recipe import recipe_from
@@ -23,18 +22,6 @@ pytestmark = [pytest.mark.unit, pytest.mark.usefixtures("one_thread")]
 
 CPU = torch.device("cpu")
 STEPS, BATCHES = 5, 3  # of an epoch over `colours` in batches of 8: to train, to validate
-
-
-@pytest.fixture
-def start(colours, parts):
-    """A function that starts a training of `colours` on its training part, validated on its validation part."""
-
-    def start(recipe, **changes):
-        split = colours.split
-        options = {"train": split.train, "valid": split.valid, "parts": parts, "device": CPU} | changes
-        return fit(recipe, colours, **options)
-
-    return start
 
 
 class StoppedError(Exception):

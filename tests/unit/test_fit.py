@@ -22,18 +22,6 @@ pytestmark = [pytest.mark.unit, pytest.mark.usefixtures("one_thread")]
 CPU = torch.device("cpu")
 
 
-@pytest.fixture
-def start(colours, parts):
-    """A function that starts a training of `colours` on its training part, validated on its validation part."""
-
-    def start(recipe, **changes):
-        split = colours.split
-        options = {"train": split.train, "valid": split.valid, "parts": parts, "device": CPU} | changes
-        return fit(recipe, colours, **options)
-
-    return start
-
-
 def _state(epoch):
     return {name: value.clone() for name, value in epoch.model.backbone.state_dict().items()}
 
