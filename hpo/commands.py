@@ -8,6 +8,7 @@ import shutil
 import sys
 import time
 import uuid
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -19,10 +20,13 @@ PLAIN_WIDTH = 120  # characters of a table that does not go to a terminal
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Iterator
 
+    from hpo.study import OpenStudy
     from hpo.study_file import StudyFile
     from hpo.supervisor import Staff
     from storage.halts import Halt
+    from storage.patience import Patience
 
 
 def _file(options: argparse.Namespace) -> StudyFile:
@@ -37,6 +41,16 @@ def _quiet_optuna() -> None:
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+
+@contextmanager
+def _study(options: argparse.Namespace, patience: Patience | None = None) -> Iterator[tuple[StudyFile, str, OpenStudy]]:
+    """The study file, the URL of its storage and the study in it, which exists."""
+    from hpo.study import load_study, storage_url
+
+    file = _file(options)
+    with storage_url(file, options.url, create=False) as url:
+        yield file, url, load_study(file, url, patience)
 
 
 def run_search(options: argparse.Namespace) -> int:
@@ -183,12 +197,9 @@ def run_stop(options: argparse.Namespace) -> int:
 
 def _halt(options: argparse.Namespace, kind: Halt) -> int:
     from hpo.status import take_snapshot
-    from hpo.study import load_study, storage_url
     from storage.halts import begin_halt
 
-    file = _file(options)
-    with storage_url(file, options.url, create=False) as url:
-        opened = load_study(file, url)
+    with _study(options) as (file, url, opened):
         with opened.storage.engine.begin() as connection:
             begin_halt(connection, opened.study_id, kind)
         count = len(take_snapshot(file, url, opened).present)
@@ -202,15 +213,11 @@ def _halt(options: argparse.Namespace, kind: Halt) -> int:
 
 def run_resume(options: argparse.Namespace) -> int:
     """`hpo resume`: a paused or stopped study goes on."""
-    from hpo.study import load_study, storage_url
     from storage.halts import end_halt, halt_in_force
 
-    file = _file(options)
-    with storage_url(file, options.url, create=False) as url:
-        opened = load_study(file, url)
-        with opened.storage.engine.begin() as connection:
-            halt = halt_in_force(connection, opened.study_id)
-            end_halt(connection, opened.study_id)
+    with _study(options) as (file, _, opened), opened.storage.engine.begin() as connection:
+        halt = halt_in_force(connection, opened.study_id)
+        end_halt(connection, opened.study_id)
     ways = {
         "pause": "its workers go on",
         "stop": "start workers again (`hpo search`, `hpo workers`)",
@@ -227,14 +234,12 @@ def run_status(options: argparse.Namespace) -> int:
 
     from hpo.progress import render
     from hpo.status import take_snapshot
-    from hpo.study import load_study, storage_url
     from storage.patience import Patience
 
     if options.watch and options.json:
         raise HpoError("status: --watch shows a table that changes; ask for --json as often as you like")
-    file, console = _file(options), Console()
-    with storage_url(file, options.url, create=False) as url:
-        opened = load_study(file, url, Patience() if options.watch else None)
+    console = Console()
+    with _study(options, Patience() if options.watch else None) as (file, url, opened):
         snapshot = take_snapshot(file, url, opened)
         if options.json:
             print(json.dumps(snapshot.as_json(), indent=2, ensure_ascii=False))
@@ -253,15 +258,13 @@ def run_export_best(options: argparse.Namespace) -> int:
     """`hpo export-best`: the winner as a bundle."""
     from hpo.export import export_best
     from hpo.pseudo_labels import CONFIDENCE
-    from hpo.study import load_study, storage_url
 
     if options.confidence is not None and not options.unlabelled:
         raise HpoError("export: --confidence says which images of --unlabelled are learned; give --unlabelled, too")
-    file = _file(options)
-    with storage_url(file, options.url, create=False) as url:
+    with _study(options) as (file, _, opened):
         info = export_best(
             file,
-            load_study(file, url),
+            opened,
             options.output,
             retrain=not options.no_retrain,
             unlabelled=options.unlabelled or (),
@@ -305,13 +308,10 @@ def run_predict(options: argparse.Namespace) -> int:
 def run_logs(options: argparse.Namespace) -> int:
     """`hpo logs`: what a trial printed, which run did which epochs, and how it ended."""
     from hpo.runs import shares
-    from hpo.study import load_study, storage_url
     from hpo.takeover import ORIGIN_KEY
     from storage import logs
 
-    file = _file(options)
-    with storage_url(file, options.url, create=False) as url:
-        opened = load_study(file, url)
+    with _study(options) as (file, _, opened):
         with opened.storage.engine.connect() as connection:
             lines = logs.read(connection, opened.study_id, options.trial)
         trials = opened.study.get_trials(deepcopy=False)
@@ -376,11 +376,8 @@ def run_prune_artifacts(options: argparse.Namespace) -> int:
     """`hpo prune-artifacts`: clears what is no longer needed."""
     from hpo.progress import show_bytes
     from hpo.retention import prune_artifacts, take_inventory
-    from hpo.study import load_study, storage_url
 
-    file = _file(options)
-    with storage_url(file, options.url, create=False) as url:
-        opened = load_study(file, url)
+    with _study(options) as (file, _, opened):
         inventory = take_inventory(opened, file.keep_weights)
         if not options.dry_run:
             prune_artifacts(opened, inventory.surplus)
