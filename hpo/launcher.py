@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import signal
@@ -9,8 +10,10 @@ import subprocess
 import sys
 import time
 import uuid
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import takewhile
+from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO, TYPE_CHECKING
 
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
 LISTED_GPU = re.compile(r"^GPU (\d+):")  # of nvidia-smi --list-gpus; the lines of its MIG slices follow it
 LISTED_SLICE = re.compile(r"^\s+MIG .*\(UUID: (MIG-[^)]+)\)")
 LIST_SECONDS = 10.0  # that the driver may take to list the GPUs
+CONTROL_GROUP = Path("/sys/fs/cgroup/cpu.max")  # of a container: microseconds of CPU time, in each period of so many
 NAMED_GPU = re.compile(r"\d+|(GPU|MIG)-.+")
 
 
@@ -131,8 +135,12 @@ def visible_gpus(chosen: str | None) -> list[str]:
 
 
 def cores() -> int:
-    """The CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """The CPU cores that this process may use, by its affinity and the limit of its container."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with suppress(OSError, ValueError):  # no limit, or not known
+        quota, period = map(int, CONTROL_GROUP.read_text().split())
+        allowed = min(allowed, math.ceil(quota / period))
+    return allowed
 
 
 def own_command(script: str | None) -> list[str]:

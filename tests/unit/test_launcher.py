@@ -108,6 +108,16 @@ assert not os.path.exists(f"/proc/{orphan}")
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
 
 
+@pytest.mark.parametrize(("limit", "cores"), [("150000 100000", 2), ("50000 100000", 1), ("max 100000", 3), (None, 3)])
+def test_the_limit_of_a_container_bounds_the_cores(tmp_path, monkeypatch, limit, cores):
+    """A container that may use one and a half of a machine's three cores has two; without a limit it has three."""
+    monkeypatch.setattr(launcher.os, "sched_getaffinity", lambda _: {0, 1, 2}, raising=False)
+    monkeypatch.setattr(launcher, "CONTROL_GROUP", tmp_path / "cpu.max")
+    if limit:
+        (tmp_path / "cpu.max").write_text(f"{limit}\n")
+    assert launcher.cores() == cores
+
+
 def test_a_script_of_ones_own_starts_itself():
     """Workers run the same program: `python -m hpo`, or the user's own script."""
     assert own_command(None) == [sys.executable, "-m", "hpo"]
