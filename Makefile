@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: install demo test chaos lint docs bench bench-storage bench-gpu clean
+.PHONY: install demo test chaos browser-test lint docs bench bench-storage bench-gpu clean
 
 install: $(VENV)/installed
 
@@ -17,6 +17,11 @@ demo: install
 
 test: install
 	$(BIN)/pytest --numprocesses 2 --dist loadfile
+
+# The dashboard in Chromium (apt-get install chromium): make browser-test SCREENSHOTS=folder
+browser-test: install
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[browser]'
+	SCREENSHOTS=$(SCREENSHOTS) $(BIN)/pytest tests/browser
 
 # A search of 110 trials under all faults at random moments, a quarter of an hour: make chaos CHAOS='--seed 1 --trials 20'
 chaos: install

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import ipaddress
+import math
 import os
 import signal
 import sys
@@ -137,6 +139,19 @@ def parser() -> argparse.ArgumentParser:
     )
     added.add_argument("--json", action="store_true", help="as JSON")
     added.add_argument("--watch", action="store_true", help="show it again and again until the search is over")
+    added = add_for_study(
+        "dashboard", commands.run_dashboard, "show the study in a browser: optuna-dashboard behind a password"
+    )
+    added.add_argument("--host", default="127.0.0.1", help="address to listen at; default: 127.0.0.1, for this machine")
+    added.add_argument("--port", type=_port, metavar="N", default=8080, help="default: 8080; 0 takes one that is free")
+    added.add_argument("--read-only", action="store_true", help="refuse whatever changes a study")
+    added.add_argument(
+        "--proxy",
+        type=_proxy,
+        metavar="ADDRESS",
+        help="IP address of a reverse proxy whose X-Forwarded-For and X-Forwarded-Proto are believed; * for any",
+    )
+    added.set_defaults(password=_password)
     add_for_study("pause", commands.run_pause, "have all workers everywhere hand their trials back, and wait")
     add_for_study("resume", commands.run_resume, "let a paused or stopped study go on")
     add_for_study("stop", commands.run_stop, "have all workers everywhere hand their trials back, and end")
@@ -185,6 +200,13 @@ def parser() -> argparse.ArgumentParser:
     added.add_argument("--json", action="store_true", help="metrics as JSON")
     added = add_for_study("logs", commands.run_logs, "show what a trial printed, wherever it ran")
     added.add_argument("trial", metavar="TRIAL", type=int, help="number of the trial")
+    added = add_for_study("report", commands.run_report, "write what was found, and how sure that is, as one HTML page")
+    added.add_argument(
+        "-o", "--output", metavar="FILE.html", type=Path, required=True, help="where to write; written over"
+    )
+    added.add_argument(
+        "--gpu-hour-price", type=_price, metavar="P", help="what an hour of a GPU costs, in any currency"
+    )
     added = add("list", commands.run_list, "list the studies of a storage")
     added.add_argument("study", metavar="STUDY", type=Path, nargs="?", help="a study file whose storage is meant")
     _add_storage(added)
@@ -203,6 +225,7 @@ def parser() -> argparse.ArgumentParser:
     added.add_argument("--seed", type=int, default=0, help="of the search; default: 0")
     added.add_argument("--trials", type=_positive, metavar="N", default=20, help="default: 20")
     added.add_argument("--epochs", type=_positive, metavar="N", default=14, help="of a trial; default: 14")
+    added.add_argument("--write-only", action="store_true", help="write the images and the study file, no more")
     return root
 
 
@@ -242,6 +265,27 @@ def _probability(text: str) -> float:
     return number
 
 
+def _port(text: str) -> int:
+    number = int(text)
+    if not 0 <= number < 65536:
+        raise argparse.ArgumentTypeError(f"{number} is no port")
+    return number
+
+
+def _proxy(text: str) -> str:
+    try:
+        return text if text == "*" else str(ipaddress.ip_address(text))  # as it stands in a connection
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text} is no IP address; * stands for any") from None
+
+
+def _price(text: str) -> float:
+    number = float(text)
+    if not 0 <= number < math.inf:
+        raise argparse.ArgumentTypeError(f"{number} is no price")
+    return number
+
+
 def _storage(options: argparse.Namespace) -> str | None:
     """The URL that the user gives, in the order of the documentation; None where none is given."""
     from storage.database import parse_url
@@ -266,10 +310,25 @@ def _storage(options: argparse.Namespace) -> str | None:
     return None
 
 
+def _password() -> str | None:
+    """The password of the dashboard that the user gives; None where none is given."""
+    name = os.environ.get("HPO_DASHBOARD_PASSWORD_FILE")
+    if name is None:
+        return os.environ.get("HPO_DASHBOARD_PASSWORD")
+    try:
+        return Path(name).read_text(encoding="utf-8").rstrip("\r\n")
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise HpoError(f"dashboard: HPO_DASHBOARD_PASSWORD_FILE = {name} cannot be read: {why}") from None
+
+
 def _demo(options: argparse.Namespace) -> int:
     from hpo.demo import write_demo
 
     study = write_demo(options.folder, seed=options.seed, trials=options.trials, epochs=options.epochs)
+    if options.write_only:
+        print(f"written: {study}")
+        return EXIT_DONE
     bundle, predictions = options.folder / "bundle", options.folder / "predictions.csv"
     steps = [["search", str(study), "--workers", str(options.workers)]]
     if not bundle.exists():

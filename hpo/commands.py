@@ -73,15 +73,16 @@ def run_search(options: argparse.Namespace) -> int:
 
 
 def run_workers(options: argparse.Namespace) -> int:
-    """`hpo workers`: the workers of this machine, without checks before them and without the winner after them."""
+    """`hpo workers`: the workers of this machine, without checks of the images and without the winner."""
     from rich.console import Console
 
     from hpo.progress import Progress
-    from hpo.study import load_study, storage_url
+    from hpo.study import load_study, probe_artifacts, storage_url
     from hpo.supervisor import supervise
 
     file = _file(options)
     staff, progress = _staff(options, file), Progress(Console())
+    probe_artifacts(file)
     with storage_url(file, options.url, create=False) as url:
         done = supervise(file, url, load_study(file, url), progress, staff, tell_starts=True)
     if done.snapshot:
@@ -254,6 +255,36 @@ def run_status(options: argparse.Namespace) -> int:
     return EXIT_DONE
 
 
+def run_dashboard(options: argparse.Namespace) -> int:
+    """`hpo dashboard`: the study in a browser, until a signal ends it."""
+    from hpo.dashboard.access import check_password, make_password
+
+    given = options.password()
+    password = make_password() if given is None else check_password(given)
+    from hpo.dashboard.server import is_local, serve
+
+    def tell(address: str) -> None:
+        print(f"the dashboard of the study: {address}")
+        if given is None:
+            print(f"password, for this time: {password}")
+        if not is_local(options.host):
+            print("others can read along: see docs/dashboard.md for TLS", file=sys.stderr)
+        print("Ctrl-C ends it", flush=True)
+
+    with _study(options) as (file, url, opened):
+        return serve(
+            file,
+            url,
+            opened,
+            password,
+            host=options.host,
+            port=options.port,
+            proxy=options.proxy,
+            read_only=options.read_only,
+            started=tell,
+        )
+
+
 def run_export_best(options: argparse.Namespace) -> int:
     """`hpo export-best`: the winner as a bundle."""
     from hpo.export import export_best
@@ -327,6 +358,20 @@ def run_logs(options: argparse.Namespace) -> int:
     if origin := trial.user_attrs.get(ORIGIN_KEY):
         why = f'; it ran as trial {origin["trial"]} of "{origin["study"]}", where its log is'
     print(f"trial {trial.number} is {trial.state.name.lower()}{why}")
+    return EXIT_DONE
+
+
+def run_report(options: argparse.Namespace) -> int:
+    """`hpo report`: what was found, as one page."""
+    from datetime import UTC, datetime
+
+    from hpo.report.page import make_report, refuse_bad_path, write_report
+
+    refuse_bad_path(options.output)
+    with _study(options) as (file, url, opened):
+        report = make_report(file, url, opened, datetime.now(UTC), options.gpu_hour_price)
+    write_report(report, options.output)
+    print("\n".join([*report.headline, f"written: {options.output}"]))
     return EXIT_DONE
 
 

@@ -45,9 +45,9 @@ class Inventory:
 def take_inventory(opened: OpenStudy, keep: int) -> Inventory:
     """Look through the files of a study, at work or not; those of other studies in the same store are not looked at.
 
-    Needed are the weights of the best complete trials, and the last checkpoint of each trial whose place in the budget
-    has not ended, whatever has become of the trial itself. A file that nothing names may be about to be named, until
-    it is a day old.
+    Needed are the weights of the best complete trials, the pictures of complete and pruned ones, and the last
+    checkpoint of each trial whose place in the budget has not ended, whatever has become of the trial itself. A file
+    that nothing names may be about to be named, until it is a day old.
 
     Args:
         opened: the study.
@@ -68,7 +68,7 @@ def take_inventory(opened: OpenStudy, keep: int) -> Inventory:
         if checkpoint is not None and checkpoint not in needed:
             reasons[checkpoint] = f"checkpoint of trial {trial.number}, which has ended"
     for each in named:
-        if each.state in ("fail", "pruned"):
+        if each.state == "fail" or (each.state == "pruned" and each.name == WEIGHTS_NAME):
             reasons[each.artifact_id] = f"{each.name} of trial {each.number}, which did not complete"
     for each in _surplus_weights(named, keep):
         reasons[each.artifact_id] = f"weights of trial {each.number}, which is not among the best {keep}"
@@ -110,7 +110,7 @@ def drop_surplus_weights(opened: OpenStudy, keep: int) -> None:
 
     def drop() -> None:
         with opened.storage.engine.connect() as connection:
-            for kept in _surplus_weights(kept_files(connection, opened.study_id), keep):
+            for kept in _surplus_weights(kept_files(connection, opened.study_id, WEIGHTS_NAME), keep):
                 drop_file(opened.artifacts, connection, kept)
 
     patiently(opened.patience, drop)

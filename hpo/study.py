@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -55,7 +56,7 @@ class OpenStudy:
         study: Optuna's.
         storage: Optuna's; its `engine` reaches our own tables.
         study_id: Optuna's number of it.
-        artifacts: files of its trials.
+        artifacts_url: where the files of its trials are.
         owner: what the ids of its files begin with; empty for a study that is none of ours.
         patience: waits for the database where it is away; None does not.
     """
@@ -63,9 +64,18 @@ class OpenStudy:
     study: optuna.Study
     storage: RDBStorage
     study_id: int
-    artifacts: ArtifactFiles
+    artifacts_url: str
     owner: str
     patience: Patience | None = None
+
+    @cached_property
+    def artifacts(self) -> ArtifactFiles:
+        """The files of its trials; opened when it is asked for, so that what needs the storage alone needs no more.
+
+        Raises:
+            StorageError: the URL is wrong, or what it needs is not installed.
+        """
+        return open_store(self.artifacts_url)
 
 
 @contextmanager
@@ -146,16 +156,8 @@ def find_study(file: StudyFile, url: str, patience: Patience | None = None) -> O
     except KeyError:
         raise HpoError(f'study: "{file.name}" is not in this storage; `hpo init {file.path.name}` creates it') from None
     study_id = storage.get_study_id_from_name(file.name)
-    return OpenStudy(study, storage, study_id, artifact_store(file), study.user_attrs.get(ID_KEY, ""), patience)
-
-
-def artifact_store(file: StudyFile) -> ArtifactFiles:
-    """Where the files of a study's trials are: what HPO_ARTIFACTS or the study file names, else a folder beside it.
-
-    Raises:
-        StorageError: the URL is wrong, or what it needs is not installed.
-    """
-    return open_store(file.artifacts or str(file.folder / "artifacts"))
+    artifacts_url = file.artifacts or str(file.folder / "artifacts")
+    return OpenStudy(study, storage, study_id, artifacts_url, study.user_attrs.get(ID_KEY, ""), patience)
 
 
 def probe_artifacts(file: StudyFile) -> None:
@@ -165,7 +167,7 @@ def probe_artifacts(file: StudyFile) -> None:
         StorageError: it cannot.
     """
     if file.artifacts is not None:
-        probe(artifact_store(file))
+        probe(open_store(file.artifacts))
 
 
 def list_studies(url: str) -> list[dict[str, Any]]:
@@ -198,7 +200,7 @@ def delete_study(opened: OpenStudy) -> None:
     with opened.storage.engine.connect() as connection:  # asked before the files are gone
         if not connection.execute(text("SELECT has_table_privilege('studies', 'DELETE')")).scalar_one():
             raise HpoError("study: the role may not delete it; use the role that owns the tables")
-    remove_files(opened.artifacts, opened.storage, opened.study, opened.owner)
+        remove_files(opened.artifacts, connection, opened.study_id, opened.owner)
     opened.storage.delete_study(opened.study_id)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -12,6 +12,7 @@ import optuna
 from optuna.trial import FixedTrial, FrozenTrial, TrialState
 
 from hpo.errors import HpoError
+from hpo.pictures import PICTURES
 from hpo.pruning import FIRST_RUN_KEY
 from hpo.retention import CHECKPOINT_KEY
 from hpo.settings import SETTINGS_KEY, TAKEN_OVER_KEY, check_settings, differences
@@ -108,7 +109,7 @@ def take_over(file: StudyFile, url: str, data: Data, old_name: str) -> TakenOver
     with one_at_a_time(url):
         new = _prepare(file, url, data, old)
     fit = _fit(old, file)
-    artifacts, weightless = _copy_weights(old, new, fit, file.keep_weights)
+    artifacts, weightless = _copy_files(old, new, fit, file.keep_weights)
     with one_at_a_time(url):
         there = _origins(new)
         for trial, recipe in fit.fitting:
@@ -189,22 +190,30 @@ def _fit(old: OpenStudy, file: StudyFile) -> Fit:
     return Fit(finished, fitting, reasons)
 
 
-def _copy_weights(old: OpenStudy, new: OpenStudy, fit: Fit, keep: int) -> tuple[dict[int, dict[str, str]], int]:
-    """Copy the weights of the best complete trials that are to be added.
+def _copy_files(old: OpenStudy, new: OpenStudy, fit: Fit, keep: int) -> tuple[dict[int, dict[str, str]], int]:
+    """Copy the files of the trials that are to be added: the pictures of all, the weights of the best complete ones.
+
+    What somebody has uploaded to a trial stays with the old study. Copies that are there already are not made again.
 
     Returns:
-        by number of the old trial the system attributes that name the copy; how many trials name weights that the store
-        does not hold.
+        by number of the old trial the system attributes that name the copies; how many trials name weights that the
+        store does not hold.
     """
     fitting, there = {trial.number for trial, _ in fit.fitting}, _origins(new)
     with old.storage.engine.connect() as connection:
-        named = [kept for kept in kept_files(connection, old.study_id) if kept.name == WEIGHTS_NAME]
-    best = [kept for kept in named if kept.state == "complete" and kept.number in fitting][:keep]
-    wanted = [kept for kept in best if kept.number not in there]
+        named = [kept for kept in kept_files(connection, old.study_id) if kept.number in fitting]
+    best = [kept for kept in named if kept.state == "complete" and kept.name == WEIGHTS_NAME][:keep]
+    wanted = [*best, *(kept for kept in named if kept.name in PICTURES)]
+    held = {file.artifact_id for file in new.artifacts.files(f"{new.owner}-")}
+    copies, weightless = defaultdict[int, dict[str, str]](dict), 0
     with TemporaryDirectory(prefix="hpo-") as folder:
-        by = Path(folder) / WEIGHTS_NAME
-        copies = {kept.number: copy_file(new.artifacts, kept, new.owner, by) for kept in wanted}
-    return copies, sum(not names for names in copies.values())
+        by = Path(folder) / "file"
+        for kept in wanted:
+            if kept.number not in there:
+                names = copy_file(new.artifacts, kept, new.owner, by, held)
+                copies[kept.number].update(names)
+                weightless += kept.name == WEIGHTS_NAME and not names
+    return copies, weightless
 
 
 def _origins(new: OpenStudy) -> set[int | None]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import traceback
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, cast
 
 import optuna
@@ -13,6 +13,7 @@ import torch
 from optuna.exceptions import UpdateFinishedTrialError
 
 from hpo.checkpoints import wait_for_store
+from hpo.pictures import draw_pictures
 from hpo.runs import RESUMED_KEY
 from hpo.stopwatch import TimedTrial
 from hpo.study import keep_micro_batches, read_micro_batches
@@ -24,7 +25,7 @@ from trainer.errors import CheckpointError, TrainerError
 from trainer.objective import objective
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
     from hpo.checkpoints import Checkpoints
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from trainer.data import Data
     from trainer.fit import Epoch
     from trainer.loaders import Loaders
+    from trainer.objective import Result
 
 
 class InterruptedTrialError(Exception):
@@ -54,6 +56,7 @@ class End:
         reason: of a failed or waiting one, in one line.
         counts: whether a waiting one counts among the failed runs, which `retries` bounds.
         broken: what has left this process unable to train anything more.
+        pictures: of a complete or pruned one, PNGs by name.
     """
 
     state: str
@@ -61,6 +64,7 @@ class End:
     reason: str | None = None
     counts: bool = False
     broken: Exception | None = None
+    pictures: Mapping[str, bytes] = field(default_factory=dict)
 
 
 class Training:
@@ -101,6 +105,7 @@ class Training:
         self._checkpoints, self._log, self._to_leave = checkpoints, log, to_leave
         self._board: TensorBoardLog | None = None
         self._best = 0.0
+        self._pictures: dict[str, bytes] = {}
         self._begun = time.perf_counter()
         self._in_storage_before = watch.storage
         self._data_seconds = 0.0
@@ -148,9 +153,10 @@ class Training:
                 resume=checkpoint,
                 on_epoch=self._on_epoch,
                 on_step=self._on_step,
+                on_end=self._on_end,
             )
         except optuna.TrialPruned:
-            return End("pruned")
+            return End("pruned", pictures=self._pictures)
         except InterruptedTrialError as why:
             return End("waiting", reason=str(why))
         except (LostPlaceError, UpdateFinishedTrialError):
@@ -162,7 +168,7 @@ class Training:
                 self._checkpoints.forget_earlier()
             self._log.write(traceback.format_exc())
             return _end_by(error)
-        return End("complete", value)
+        return End("complete", value, pictures=self._pictures)
 
     def _take_over(self, checkpoint: Checkpoint) -> None:
         """Give the trial what the earlier runs have reported."""
@@ -210,6 +216,14 @@ class Training:
                 self._checkpoints.write(capture)
         if reason:
             raise InterruptedTrialError(reason)
+
+    def _on_end(self, result: Result) -> None:
+        self._to_leave()  # which raises where the run no longer counts
+        try:
+            for name, content in draw_pictures(result, self._data, self._file.space.parts):
+                self._pictures[name] = content
+        except Exception as error:  # noqa: BLE001 - nothing that goes wrong in a picture is worth a trial
+            self._log.write(f"pictures: {reason_of(error)}; the trial ends without\n")
 
     @contextmanager
     def _boarded(self) -> Iterator[None]:

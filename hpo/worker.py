@@ -74,6 +74,7 @@ class Worker:
         parent: int | None = None,
     ) -> None:
         self._file, self._opened, self._data = file, opened, data
+        self._store = opened.artifacts  # here, so that a worker that cannot use it begins no trial
         self._loaders, self._watch, self._stop, self._parent = loaders, watch, stop, parent
         self._device = choose_device()
         self._lease = Lease(opened.storage.engine, opened.study_id, name, opened.patience)
@@ -198,7 +199,7 @@ class Worker:
                 end = training.train(weights)
                 self._run, self._trained = None, time.perf_counter()
                 with self._watch.time("storage"):
-                    self._end(run, end, weights, checkpoints)
+                    self._end(run, end, weights, checkpoints, log)
             except (LostPlaceError, UpdateFinishedTrialError):
                 logger.warning("trial %d %s; this worker drops it", run.trial.number, self._runs.drop(run))
             finally:
@@ -213,13 +214,14 @@ class Worker:
             return INTERRUPTED
         return self._halted[1] if self._halted and self._halted[0] is run else None
 
-    def _end(self, run: Run, end: End, weights: Path, checkpoints: Checkpoints) -> None:
+    def _end(self, run: Run, end: End, weights: Path, checkpoints: Checkpoints, log: TrialLog) -> None:
         """Tell how a run ended: only the holder of its place may, and only when its files are safe."""
         if end.state == "complete":
             end = self._with_weights_kept(run, end, weights)
         if end.state == "waiting":
             self._runs.hand_back(run, end.reason or "", failed=end.counts)
             return
+        self._keep_pictures(run, end, weights.parent, log)
         if end.state == "complete":
             assert end.value is not None, "a complete run has one"
             self._runs.complete(run, end.value)
@@ -234,12 +236,23 @@ class Worker:
             except StorageError as error:  # the next complete trial's worker, or `hpo prune-artifacts`, does it
                 logger.warning("weights that are no longer needed stay: %s", error)
 
+    def _keep_pictures(self, run: Run, end: End, folder: Path, log: TrialLog) -> None:
+        """Keep the pictures of a run; where the store refuses one, the run ends without it and those after it."""
+        self._lease.hold(run.place)
+        try:
+            for name, content in end.pictures.items():
+                (folder / name).write_bytes(content)
+                keep_file(self._store, run.trial, folder / name, self._opened.owner)
+        except (OSError, StorageError) as error:
+            log.write(f"pictures: {reason_of(error)}; the trial ends without\n")
+            self._lease.log(run.trial.number, log.take_lines())
+
     def _with_weights_kept(self, run: Run, end: End, weights: Path) -> End:
         """Keep the weights of a complete run; where the store is away for long, the run is left to another worker."""
 
         def keep() -> None:
             self._lease.hold(run.place)
-            keep_file(self._opened.artifacts, run.trial, weights, self._opened.owner)
+            keep_file(self._store, run.trial, weights, self._opened.owner)
 
         try:
             wait_for_store(keep, lambda: self._to_leave(run))

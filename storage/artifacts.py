@@ -6,15 +6,16 @@ import json
 import mimetypes
 import uuid
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from optuna.artifacts import ArtifactMeta
 from sqlalchemy import text
 
-from storage.errors import StorageError
+from storage.errors import FileGoneError
 from storage.store import discard, get, put
 
 if TYPE_CHECKING:
+    from collections.abc import Container
     from pathlib import Path
 
     import optuna
@@ -70,11 +71,11 @@ def keep_file(store: ArtifactFiles, trial: optuna.Trial, file: Path, owner: str)
     artifact_id = f"{owner}-{uuid.uuid4()}"
     put(store, artifact_id, file)
     storage, trial_id = trial.storage, trial._trial_id  # noqa: SLF001 - as `upload_artifact` has it
-    for key, value in _naming(artifact_id, file.name).items():
+    for key, value in naming(artifact_id, file.name).items():
         storage.set_trial_system_attr(trial_id, key, value)
 
 
-def _naming(artifact_id: str, name: str) -> dict[str, str]:
+def naming(artifact_id: str, name: str) -> dict[str, str]:
     """The system attributes by which a trial names a file."""
     kind, encoding = mimetypes.guess_type(name)
     meta = ArtifactMeta(artifact_id, name, kind or "application/octet-stream", encoding)
@@ -85,22 +86,26 @@ def fetch_file(store: ArtifactFiles, storage: BaseStorage, trial: FrozenTrial, n
     """Copy the file of this name that a complete trial kept.
 
     Raises:
-        StorageError: it has been removed since, or this store does not hold it.
+        FileGoneError: it has been removed since, or this store does not hold it.
+        StorageError: the store refuses, or does not answer.
     """
-    kept = [meta["artifact_id"] for meta in _metas(storage, trial) if meta["filename"] == name]
+    attributes = storage.get_trial_system_attrs(trial._trial_id)  # noqa: SLF001 - as Optuna's own listing has it
+    metas = [json.loads(value) for key, value in attributes.items() if key.startswith(META_KEY)]
+    # optuna-dashboard writes null for what was removed there.
+    kept = [meta["artifact_id"] for meta in metas if meta and meta["filename"] == name]
     if not kept:
-        raise StorageError(
+        raise FileGoneError(
             f"artifacts: trial {trial.number} no longer has its {name}: only the best trials keep theirs, as many as"
             " [study] keep_weights says; its recipe can be trained again"
         )
     if not any(get(store, artifact_id, to) for artifact_id in kept):
-        raise StorageError(
+        raise FileGoneError(
             f"artifacts: {name} of trial {trial.number} is not in this store; was it run on another machine, or has"
             " [study] artifacts changed?"
         )
 
 
-def copy_file(store: ArtifactFiles, kept: KeptFile, owner: str, by: Path) -> dict[str, str]:
+def copy_file(store: ArtifactFiles, kept: KeptFile, owner: str, by: Path, there: Container[str] = ()) -> dict[str, str]:
     """Copy a file that a trial names, for a trial that is to be made in another study.
 
     The id of the copy depends on that of the original and the owner alone: a repetition leaves no second copy.
@@ -110,6 +115,7 @@ def copy_file(store: ArtifactFiles, kept: KeptFile, owner: str, by: Path) -> dic
         kept: the file.
         owner: what the id of the copy begins with.
         by: a file for the bytes on their way; what is there is written over.
+        there: ids that the store holds; a copy among them is not made again.
 
     Returns:
         the system attributes by which the other trial names its copy; none where the store does not hold the file.
@@ -117,21 +123,16 @@ def copy_file(store: ArtifactFiles, kept: KeptFile, owner: str, by: Path) -> dic
     Raises:
         StorageError: the store refuses, or does not answer.
     """
-    if not get(store, kept.artifact_id, by):
-        return {}
     artifact_id = f"{owner}-{uuid.uuid5(uuid.NAMESPACE_OID, kept.artifact_id)}"
-    put(store, artifact_id, by)
-    return _naming(artifact_id, kept.name)
+    if artifact_id not in there:
+        if not get(store, kept.artifact_id, by):
+            return {}
+        put(store, artifact_id, by)
+    return naming(artifact_id, kept.name)
 
 
-def _metas(storage: BaseStorage, trial: FrozenTrial) -> list[dict[str, Any]]:
-    attributes = storage.get_trial_system_attrs(trial._trial_id)  # noqa: SLF001 - as Optuna's own listing has it
-    metas = [json.loads(value) for key, value in attributes.items() if key.startswith(META_KEY)]
-    return [meta for meta in metas if meta]  # optuna-dashboard writes null for what was removed there
-
-
-def kept_files(connection: Connection, study_id: int) -> list[KeptFile]:
-    """All files that trials of a study name, the best trials first, the earlier of equals first.
+def kept_files(connection: Connection, study_id: int, name: str | None = None) -> list[KeptFile]:
+    """The files that trials of a study name, all or those of one name; the best trials first, of equals the earlier.
 
     By one query, and not from Optuna's storage: that remembers finished trials as they were.
     """
@@ -140,13 +141,15 @@ def kept_files(connection: Connection, study_id: int) -> list[KeptFile]:
             "SELECT t.trial_id, t.number, lower(t.state::text), v.value, a.value_json"
             " FROM trials t JOIN trial_system_attributes a ON a.trial_id = t.trial_id"
             " LEFT JOIN trial_values v ON v.trial_id = t.trial_id AND v.objective = 0"
-            " WHERE t.study_id = :study_id AND a.key LIKE :key ORDER BY v.value DESC NULLS LAST, t.number"
+            " WHERE t.study_id = :study_id AND a.key LIKE :key AND strpos(a.value_json, :name) > 0"
+            " ORDER BY v.value DESC NULLS LAST, t.number"
         ),
-        {"study_id": study_id, "key": f"{META_KEY}%"},
+        {"study_id": study_id, "key": f"{META_KEY}%", "name": name or ""},
     )
     found = []
     for trial_id, number, state, value, encoded in rows:
-        if meta := json.loads(json.loads(encoded)):
+        meta = json.loads(json.loads(encoded))
+        if meta and name in (None, meta["filename"]):
             found.append(KeptFile(trial_id, number, state, value, meta["artifact_id"], meta["filename"]))
     return found
 
@@ -168,14 +171,18 @@ def drop_file(store: ArtifactFiles, connection: Connection, kept: KeptFile) -> N
     discard(store, kept.artifact_id)
 
 
-def remove_files(store: ArtifactFiles, storage: BaseStorage, study: optuna.Study, owner: str) -> None:
-    """Remove all files of a study that this store holds: those that its trials name, and all that carry its mark.
+def remove_files(store: ArtifactFiles, connection: Connection, study_id: int, owner: str) -> None:
+    """Remove all files of a study that this store holds: those that it or a trial names, and all that carry its mark.
 
     Raises:
         StorageError: the store refuses, or does not answer.
     """
-    for trial in study.get_trials(deepcopy=False):
-        for meta in _metas(storage, trial):
-            discard(store, meta["artifact_id"])
-    for file in list(store.files(f"{owner}-")):
-        discard(store, file.artifact_id)
+    of_study = connection.execute(
+        text("SELECT value_json FROM study_system_attributes WHERE study_id = :study_id AND key LIKE :key"),
+        {"study_id": study_id, "key": f"{META_KEY}%"},
+    )
+    metas = [json.loads(json.loads(encoded)) for (encoded,) in of_study]
+    named = [meta["artifact_id"] for meta in metas if meta]
+    named += [kept.artifact_id for kept in kept_files(connection, study_id)]
+    for artifact_id in dict.fromkeys([*named, *(file.artifact_id for file in store.files(f"{owner}-"))]):
+        discard(store, artifact_id)

@@ -408,8 +408,11 @@ def _distributions(fields: str) -> dict[str, BaseDistribution]:
 
 
 def _local(utc: datetime | None) -> datetime | None:
-    """Optuna stores times in UTC and gives them out in local time, both without a zone."""
-    return utc and utc.replace(tzinfo=UTC).astimezone().replace(tzinfo=None)
+    """Optuna stores times in UTC and gives them out in local time, both without a zone.
+
+    `fold` tells the two hours apart that have one name where clocks go back; `astimezone` would lose it.
+    """
+    return utc and datetime.fromtimestamp(utc.replace(tzinfo=UTC).timestamp())  # noqa: DTZ006 - local, as Optuna's is
 
 
 def _utc(local: datetime | None) -> datetime | None:

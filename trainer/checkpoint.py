@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass, fields
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
@@ -45,6 +46,11 @@ class Checkpoint:
     history: list[float]
     values: Mapping[str, Any]
     tensors: Mapping[str, Tensor]
+
+    @property
+    def train_losses(self) -> list[float]:
+        """Mean train loss of each ended epoch, the first first; NaN where the program that wrote it kept none."""
+        return list(self.values.get("train_losses", [math.nan] * self.epochs_done))
 
     def refuse_other_recipe(self, recipe: Recipe) -> None:
         """Raise CheckpointError unless it is one of a training by this recipe."""

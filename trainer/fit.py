@@ -144,6 +144,7 @@ def fit(
     schedule = make_schedule(recipe, optimizer, steps=recipe.epochs * steps_an_epoch)
 
     history: list[float] = []  # macro-F1 of the epochs that have ended
+    train_losses: list[float] = []  # likewise
     epochs_done, steps_done, learning_rate = 0, 0, 0.0
     total_loss = torch.zeros((), device=device)  # of the steps that are done of the epoch after those
     if resume:
@@ -160,6 +161,7 @@ def fit(
                 "classes: begin this training anew"
             ) from error
         history += resume.history
+        train_losses += resume.train_losses
         epochs_done, steps_done = resume.epochs_done, resume.steps_done
         learning_rate = resume.values["learning_rate"]
         total_loss += resume.tensors["loss"].to(device)
@@ -174,6 +176,7 @@ def fit(
             "steps": values,
             "schedule": schedule.state(),
             "learning_rate": learning_rate,
+            "train_losses": train_losses,
         }
         return Checkpoint(
             epochs_done=epochs_done,
@@ -219,6 +222,7 @@ def fit(
                 schedule.after_epoch(score)
             elif plateau:
                 schedule.after_epoch(plateau[number - 1])
+            train_losses.append(train_loss)
             epochs_done, steps_done, total_loss = number, 0, torch.zeros((), device=device)
             yield Epoch(
                 number=number,

@@ -18,7 +18,7 @@ from trainer.space import suggest
 from trainer.step import MicroBatch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, MutableMapping
+    from collections.abc import Callable, MutableMapping, Sequence
     from pathlib import Path
 
     from optuna.trial import BaseTrial
@@ -28,7 +28,29 @@ if TYPE_CHECKING:
     from trainer.data import Data
     from trainer.fit import Epoch
     from trainer.loaders import Loaders
+    from trainer.recipe import Recipe
     from trainer.space import Space
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """What the training of a trial came to, also of a pruned one.
+
+    Attributes:
+        recipe: by which it trained.
+        history: validation macro-F1 of each epoch, the first first, those before an interruption among them.
+        train_losses: mean train loss of each epoch, likewise; NaN where a checkpoint of an older program had none.
+        best_epoch: number of the epoch with the best macro-F1, 1 for the first.
+        confusion: of the validation images after it, int64 [true class, predicted class] on the CPU.
+        probabilities: of the classes, float32 [validation images, classes], likewise.
+    """
+
+    recipe: Recipe
+    history: Sequence[float]
+    train_losses: Sequence[float]
+    best_epoch: int
+    confusion: Tensor
+    probabilities: Tensor
 
 
 def objective(
@@ -44,6 +66,7 @@ def objective(
     resume: Checkpoint | None = None,
     on_epoch: Callable[[Epoch], None] | None = None,
     on_step: Callable[[Capture], None] | None = None,
+    on_end: Callable[[Result], None] | None = None,
 ) -> float:
     """Train by the recipe that the trial suggests; report each epoch; stop where the pruner says so.
 
@@ -62,6 +85,7 @@ def objective(
         on_epoch: called with each epoch as soon as it has ended, before it is reported.
         on_step: called after each batch, of training and of validation, with a function that gives the checkpoint of a
             trial that stops there, as an epoch's `capture` does; what it raises ends the trial.
+        on_end: called last, also where the trial is pruned, with what its training came to.
 
     Returns:
         the best validation macro-F1 of the epochs, in [0, 1]. Of the trial's user attributes `best_epoch` says which
@@ -81,6 +105,8 @@ def objective(
         known[key] = size
 
     best = _best_in(resume) if resume and resume.history else None
+    history = list(resume.history) if resume else []
+    train_losses = resume.train_losses if resume else []
 
     def with_best(capture: Capture) -> Capture:
         def captured() -> Checkpoint:
@@ -112,6 +138,8 @@ def objective(
             assert epoch.macro_f1 is not None, "there are validation images"
             if best is None or epoch.macro_f1 > best.macro_f1:
                 best = _best_of(epoch)
+            history.append(epoch.macro_f1)
+            train_losses.append(epoch.train_loss)
             if on_epoch:
                 on_epoch(replace(epoch, capture=with_best(epoch.capture)))
             trial.report(epoch.macro_f1, epoch.number)
@@ -123,6 +151,8 @@ def objective(
     trial.set_user_attr("metrics", summary(best.confusion, data.index.classes, labels, best.probabilities))
     if best_weights:
         write_weights(best.weights, best_weights)
+    if on_end:
+        on_end(Result(recipe, history, train_losses, best.number, best.confusion, best.probabilities))
     if pruned:
         raise optuna.TrialPruned
     return best.macro_f1

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import shlex
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests.acceptance.test_search import start_search, status, write_study
+from tests.acceptance.test_search import status, write_study
 
 pytestmark = pytest.mark.acceptance
 
@@ -25,17 +26,18 @@ def test_a_changed_study_file_goes_on_or_is_shown_the_way(tmp_path, photos, hpo,
     """What may change in a live study does; what may not is refused, and the command that it shows saves the trials."""
     file = write_study(tmp_path, trials=1, epochs=1)
     storage = {"HPO_STORAGE": database}
-    done = hpo("search", "study.toml", "--workers", 1, **storage)
-    assert done.returncode == 0, done.stderr
+    for command in ("init", "worker"):  # a search, without the start of another process
+        done = hpo(command, "study.toml", **storage)
+        assert done.returncode == 0, done.stderr
     change(
         file,
         ("trials = 1", "trials = 3"),
         ('pruner = "none"', 'pruner = "median"\nsampler = "random"\nseed = 5\nretries = 0\nkeep_weights = 1'),
     )
-    done = hpo("search", "study.toml", "--workers", 2, **storage)
+    done = hpo("search", "study.toml", "--workers", 1, **storage)
     assert done.returncode == 0, done.stderr
     assert "3 trials: 3 complete" in done.stdout
-    assert len(list((tmp_path / ".hpo/artifacts").iterdir())) == 1
+    assert len(list((tmp_path / ".hpo/artifacts").iterdir())) == 1 + 3 * 3  # weights of the best, pictures of all
 
     change(
         file, ('["test_resnet", "test_efficientnet"]', '["test_resnet", "test_convnext"]'), ("low = 1e-3", "low = 1e-4")
@@ -56,11 +58,10 @@ def test_a_changed_study_file_goes_on_or_is_shown_the_way(tmp_path, photos, hpo,
     listed = json.loads(hpo("list", "study.toml", "--json", **storage).stdout)
     assert [study["name"] for study in listed] == ["colours", "colours anew"]
     assert fitting == listed[1]["trials"] >= 1  # the default recipe fits, so that it does not wait again
-    done = hpo("search", "study.toml", "--workers", 1, **storage)
+    done = hpo("worker", "study.toml", **storage)
     assert done.returncode == 0, done.stderr
-    assert "1 trials: 1 complete" in done.stdout
     now = status(hpo, **storage)
-    assert now["budget"]["used"]["trials"] == 1
+    assert now["budget"]["used"]["trials"] == now["trials"]["complete"] == 1
     logs = hpo("logs", "study.toml", 0, **storage).stdout
     assert logs == 'trial 0 is complete; it ran as trial 0 of "colours", where its log is\n'
     done = hpo("export-best", "study.toml", "-o", "bundle", "--no-retrain", **storage)
@@ -70,16 +71,15 @@ def test_a_changed_study_file_goes_on_or_is_shown_the_way(tmp_path, photos, hpo,
 def test_studies_of_any_name_are_searched_at_once(tmp_path, photos, hpo, database):
     """Two searches with names of any letters in one database, at once; one is then deleted, the other is whole."""
     names = ["-100 % \U0001f469\u200d\U0001f52c of O'Neill/..", 'say \\"얼굴\\" to $HOME `']
-    searches = []
+    storage = {"HPO_STORAGE": database}
     for number, name in enumerate(names):
         folder = tmp_path / str(number)
         folder.mkdir()
         change(write_study(folder, name=name, trials=2, epochs=1), ('"photos"', '"../photos"'))
-        searches.append(start_search(folder, database, "--workers", "1"))
+    with ThreadPoolExecutor() as pool:
+        searches = pool.map(lambda number: hpo("search", f"{number}/study.toml", "--workers", 1, **storage), (0, 1))
     for search in searches:
-        _, errors = search.communicate(timeout=180)
-        assert search.returncode == 0, errors
-    storage = {"HPO_STORAGE": database}
+        assert search.returncode == 0, search.stderr
     listed = json.loads(hpo("list", "--json", **storage).stdout)
     shown = [name.replace("\\", "") for name in names]
     assert {study["name"]: study["trials"] for study in listed} == dict.fromkeys(shown, 2)

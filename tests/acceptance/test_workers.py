@@ -217,7 +217,7 @@ def test_a_second_interrupt_ends_workers_that_do_not_end(tmp_path, study, databa
 
 
 def test_what_cannot_work_is_refused_at_once(tmp_path, study, hpo, database):
-    """A study that is not there, or was begun with other settings, is one line, exit code 1 and no second start."""
+    """No such study, other settings, no place for files: one line, exit code 1 and no second start."""
     write_study(tmp_path)
     assert hpo("init", "study.toml", HPO_STORAGE=database).returncode == 0
     file = tmp_path / "study.toml"
@@ -226,10 +226,12 @@ def test_what_cannot_work_is_refused_at_once(tmp_path, study, hpo, database):
     unknown = hpo("workers", "study.toml", "--workers", 2, HPO_STORAGE=database)
     file.write_text(known.replace("batch_size = 8", "batch_size = 4"))
     changed = hpo("workers", "study.toml", "--workers", 2, HPO_STORAGE=database)
+    homeless = hpo("workers", "study.toml", HPO_STORAGE=database, HPO_ARTIFACTS="/dev/null/artifacts")
     shared = hpo("workers", "study.toml", "--per-gpu", 2, HPO_STORAGE=database, CUDA_VISIBLE_DEVICES="")
     for done, said in (
         (unknown, '"unknown" is not in this storage'),
         (changed, "recipe.batch_size was 8, is now 4"),
+        (homeless, "artifacts: /dev/null/artifacts"),
         (shared, "--per-gpu needs a GPU"),
     ):
         assert done.returncode == 1

@@ -28,6 +28,7 @@ from hpo.check import run_checks
 from hpo.cli import parser, run
 from hpo.progress import Progress
 from hpo.retention import CHECKPOINT_KEY, drop_surplus_weights, prune_artifacts, take_inventory
+from hpo.status import take_snapshot
 from hpo.study import WEIGHTS_NAME, create_study, delete_study, load_study, model_of
 from hpo.study_file import read_study_file
 from storage.artifacts import checkpoint_id, fetch_file, keep_file, kept_files
@@ -530,3 +531,15 @@ def test_a_store_that_is_away_is_one_line(command, study, database, url, capsys,
     assert run(options) == 1
     [line] = capsys.readouterr().err.splitlines()
     assert line.startswith("hpo: artifacts: ")
+
+
+def test_only_what_needs_the_store_needs_its_client(setting, monkeypatch):
+    """Without boto3 the status of a study in S3 is there, and a worker says at once what to install."""
+    monkeypatch.setitem(sys.modules, "boto3", None)
+    monkeypatch.delitem(sys.modules, "storage.s3", raising=False)
+    study = setting(trials=1)
+    study.opened = replace(study.opened, artifacts_url="s3://bucket")
+    assert take_snapshot(study.file, study.url, study.opened).best is None
+    with pytest.raises(StorageError, match=r"s3:// needs the package boto3; pip install 'hpo\[s3\]'$"):
+        study.work()
+    assert study.places == []

@@ -9,6 +9,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from datetime import UTC, datetime
 
 import optuna
 import psycopg2
@@ -88,6 +89,25 @@ def test_what_is_read_equals_what_optuna_reads(stock, storage, study_id, maker, 
         assert list(storage.get_trial(trial._trial_id).params) == list(trial.params)
         attrs = storage.get_trial_system_attrs(trial._trial_id)
         assert repr(sorted(attrs.items())) == repr(sorted(trial.system_attrs.items()))
+
+
+def test_the_two_hours_of_one_name_are_told_apart(stock, storage, study_id, monkeypatch):
+    """Where clocks go back, a trial of the second hour is not taken for one of the first."""
+    times = [datetime(2026, 10, 25, hour, 30, 0, 123_456, tzinfo=UTC) for hour in (0, 1, 2)]
+    for start in times:
+        template = create_trial(state=TrialState.RUNNING)
+        template.datetime_start = start
+        storage.create_new_trial(study_id, template)
+    try:
+        with monkeypatch.context() as patch:
+            patch.setenv("TZ", "CET-1CEST,M3.5.0,M10.5.0/3")  # Berlin's
+            time.tzset()
+            trials, theirs = storage.get_all_trials(study_id), stock.get_all_trials(study_id)
+            found = [trial.datetime_start.astimezone(UTC) for trial in trials]
+    finally:
+        time.tzset()
+    assert found == times
+    assert trials == theirs
 
 
 def test_what_is_written_equals_what_optuna_writes(stock, storage, study_id):

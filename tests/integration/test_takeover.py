@@ -10,11 +10,13 @@ from dataclasses import replace
 import optuna
 import pytest
 import torch
+from optuna.artifacts import get_all_artifact_meta
 from optuna.trial import FixedTrial, TrialState, create_trial
 
 import hpo.takeover
 from hpo.errors import HpoError
 from hpo.methods import make_sampler
+from hpo.retention import take_inventory
 from hpo.status import take_snapshot
 from hpo.study import (
     WEIGHTS_NAME,
@@ -132,8 +134,8 @@ def studies(tmp_path, photos, database):
     made.close()
 
 
-def finish(opened, file, parameters, scores, state=TrialState.COMPLETE):
-    """A finished trial with these parameters, which kept its weights."""
+def finish(opened, file, parameters, scores, state=TrialState.COMPLETE, picture=None):
+    """A finished trial with these parameters, which kept its weights where it is complete, and a picture."""
     fixed = FixedTrial(parameters)
     recipe = suggest(fixed, file.space)
     opened.study.add_trial(
@@ -150,6 +152,9 @@ def finish(opened, file, parameters, scores, state=TrialState.COMPLETE):
         weights = file.path.parent / WEIGHTS_NAME
         save_weights(build_model(recipe, 3, file.space.parts, pretrained=False), weights)
         keep_file(opened.artifacts, trial, weights, opened.owner)
+    if picture is not None:
+        file.path.with_name("most_wrong.png").write_bytes(picture)
+        keep_file(opened.artifacts, trial, file.path.with_name("most_wrong.png"), opened.owner)
     opened.study.tell(trial, max(scores) if state is TrialState.COMPLETE else None, state=state)
     return trial.number
 
@@ -245,7 +250,7 @@ def test_repeating_completes_what_was_broken_off(studies, monkeypatch):
     old_file = studies.file("old's")
     old = studies.begin(old_file)
     numbers = {finish(old, old_file, FOCAL, [score]) for score in (0.1, 0.2, 0.3)}
-    file, begin = studies.file("new"), hpo.takeover.begin_study
+    file = studies.file("new")
 
     def broken(_study, trial):
         if trial.value == 0.2:
@@ -268,10 +273,14 @@ def test_repeating_completes_what_was_broken_off(studies, monkeypatch):
     def killed(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(hpo.takeover, "begin_study", killed)
-    with pytest.raises(KeyboardInterrupt):
-        studies.take_over(file, "old's")
-    monkeypatch.setattr(hpo.takeover, "begin_study", begin)
+    def copied_again(*_):
+        raise AssertionError("the copy was there")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("storage.artifacts.put", copied_again)
+        patch.setattr(hpo.takeover, "begin_study", killed)
+        with pytest.raises(KeyboardInterrupt):
+            studies.take_over(file, "old's")
     for _ in range(2):
         lines, new = studies.take_over(file, "old's")
         assert lines == ['3 of 3 finished trials of "old\'s" still fit and were taken over']
@@ -332,6 +341,29 @@ def test_the_best_weights_come_along(studies):
     now = model_of(best_trial(new.study, file.space.parts), new, file.space.parts, 3, device).state_dict()
     assert all(torch.equal(was[name], now[name]) for name in was)
     assert len(list(new.artifacts.files(""))) == 2
+
+
+def test_the_pictures_come_along(studies):
+    """Trials that are taken over keep their pictures, pruned ones too, also when the old study goes; and no more."""
+    old_file = studies.file("old", study="keep_weights = 9")
+    old = studies.begin(old_file)
+    for state in (TrialState.COMPLETE, TrialState.COMPLETE, TrialState.PRUNED):
+        finish(old, old_file, FOCAL, [0.3], state, picture=b"some")
+    uploaded = studies.folder / "notes.txt"
+    uploaded.write_text("of somebody")
+    optuna.artifacts.upload_artifact(
+        artifact_store=old.artifacts, file_path=str(uploaded), study_or_trial=old.study.trials[0], storage=old.storage
+    )
+    file = studies.file("new", study="keep_weights = 1")
+    for _ in range(2):
+        lines, new = studies.take_over(file, "old")
+        assert len(lines) == 1
+    delete_study(old)
+    metas = [get_all_artifact_meta(trial, storage=new.storage) for trial in taken(new).values()]
+    names = [sorted(meta.filename for meta in kept) for kept in metas]
+    assert names == [["most_wrong.png", WEIGHTS_NAME], ["most_wrong.png"], ["most_wrong.png"]]
+    assert len(list(new.artifacts.files(""))) == 4
+    assert take_inventory(new, 1).surplus == ()
 
 
 def test_weights_that_are_elsewhere_stay_there(studies):

@@ -155,6 +155,7 @@ def test_between_epochs(schedule, start, make_recipe):
     for number, (_, _, checkpoint) in enumerate(whole, start=1):
         assert (checkpoint.epochs_done, checkpoint.steps_done) == (number, 0)
         assert checkpoint.history == [facts[4] for facts, _, _ in whole[:number]]
+        assert checkpoint.train_losses == [facts[2] for facts, _, _ in whole[:number]]
         after = [_say(epoch) for epoch in start(recipe, resume=_after_file(checkpoint))]
         for resumed, uninterrupted in zip(after, whole[number:], strict=True):
             _assert_same(resumed, uninterrupted)

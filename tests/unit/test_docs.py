@@ -36,20 +36,21 @@ def test_the_readme_shows_the_real_output_of_the_demo():
 def test_the_tree_in_the_readme_exists_and_is_complete():
     """Every file that the README's tree names exists, and every module is in it."""
     tree = README.split("## The tree")[1].split("## ")[0]
-    folder, named = ROOT, set()
+    folders, named = [ROOT], set()
     for line in tree.splitlines():
-        if match := re.match(r"^ {4}( {4})?(\S+)", line):
-            indented, name = match.groups()
-            path = (folder if indented else ROOT) / name
+        if match := re.match(r"^((?: {4})+)(\S+)", line):
+            indent, name = match.groups()
+            del folders[len(indent) // 4 :]
+            path = folders[-1] / name
             assert path.exists(), f"the README names {name}"
-            if name.endswith("/") and not indented:
-                folder = path
+            if name.endswith("/"):
+                folders.append(path)
             named.add(path)
     for folder, listed in re.findall(r"^ {4}(docs|benchmarks)/ +(.+)$", tree, re.MULTILINE):
         pages = {page.name for page in (ROOT / folder).iterdir() if page.suffix == ".md" or folder == "benchmarks"}
         assert set(listed.split(", ")) == pages
     for package in ("hpo", "trainer", "storage"):
-        for module in (ROOT / package).glob("*.py"):
+        for module in (ROOT / package).rglob("*.py"):
             if not module.name.startswith("__"):
                 assert module in named, f"{module} is not in the README's tree"
 
@@ -115,7 +116,15 @@ def test_the_fine_tuning_example_names_backbones_that_exist():
 
 
 def test_links_in_the_documents_lead_somewhere():
-    """Every relative link of README, docs and CONTRIBUTING leads to a file."""
+    """Every relative link of README, docs and CONTRIBUTING leads to a file, and to the heading that it names."""
     for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/*.md")):
-        for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
-            assert target.startswith("https://") or (page.parent / target).exists(), f"{page.name}: {target}"
+        for target, heading in re.findall(r"\]\(((?!https://)[^)#]*)#?([^)]*)\)", page.read_text()):
+            file = page.parent / target if target else page
+            assert file.exists(), f"{page.name}: {target}"
+            assert not heading or heading in anchors(file), f"{page.name}: {target}#{heading}"
+
+
+def anchors(page):
+    """What a link may name in a page: its headings, as hosts of repositories write them."""
+    titles = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}

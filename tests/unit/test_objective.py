@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import textwrap
+from contextlib import suppress
 
 import numpy as np
 import optuna
@@ -257,6 +258,52 @@ def _resumed(space, data, params, checkpoint, file):
     assert [number for number, _ in seen] == list(range(checkpoint.epochs_done + 1, 5))
     ended = study.trials[0]
     return (value, ended.intermediate_values, ended.user_attrs, weights.read_bytes()), [last for _, last in seen]
+
+
+def _results_of(study, space, data, **options):
+    """What a trial came to as it ended, its epochs, and the trial."""
+    results, epochs, trial = [], [], study.ask()
+    with suppress(optuna.TrialPruned):
+        objective(trial, space, data, device=CPU, on_epoch=epochs.append, on_end=results.append, **options)
+    return results, epochs, study.trials[-1]
+
+
+@pytest.mark.parametrize("epochs", [2, 4])
+def test_on_end(epochs, colours, space):
+    """`on_end` is called once, with all epochs and what the best one predicted, also where the trial is pruned."""
+    study = _study(optuna.pruners.ThresholdPruner(lower=1.1, n_warmup_steps=epochs))
+    [result], seen, trial = _results_of(study, space, colours)
+    assert result.recipe == suggest(optuna.trial.FixedTrial(trial.params), space)
+    assert result.history == list(trial.intermediate_values.values())
+    assert result.train_losses == [epoch.train_loss for epoch in seen]
+    assert len(result.history) == len(result.train_losses) == epochs
+    assert result.best_epoch == trial.user_attrs["best_epoch"]
+    best = seen[result.best_epoch - 1]
+    assert torch.equal(result.confusion, best.confusion)
+    assert torch.equal(result.probabilities, best.probabilities)
+
+
+def test_on_end_of_a_resumed_trial(colours, space):
+    """What a trial came to that went on holds the epochs before, whose losses an older checkpoint did not keep."""
+    checkpoints = []
+    [whole], _, trial = _results_of(_study(), space, colours)
+    recipe = optuna.trial.FixedTrial(trial.params)
+    objective(recipe, space, colours, device=CPU, on_epoch=lambda epoch: checkpoints.append(epoch.capture()))
+    for checkpoint in checkpoints:
+        study = _study()
+        study.enqueue_trial(trial.params)
+        [result], seen, _ = _results_of(study, space, colours, resume=decode(encode(checkpoint)))
+        assert len(seen) == 4 - checkpoint.epochs_done
+        assert (result.history, result.train_losses) == (whole.history, whole.train_losses)
+        assert result.best_epoch == whole.best_epoch
+        assert torch.equal(result.probabilities, whole.probabilities)
+    values = {key: value for key, value in checkpoints[1].values.items() if key != "train_losses"}
+    older = decode(encode(dataclasses.replace(checkpoints[1], values=values)))
+    study = _study()
+    study.enqueue_trial(trial.params)
+    [result], _, _ = _results_of(study, space, colours, resume=older)
+    assert np.isnan(result.train_losses).tolist() == [True, True, False, False]
+    assert result.train_losses[2:] == whole.train_losses[2:]
 
 
 class StoppedError(Exception):

@@ -1,0 +1,1 @@
+"""`hpo dashboard`: optuna-dashboard in the browser, behind a password."""

@@ -1,0 +1,162 @@
+"""The notes of a study and of its trials, in Markdown: made when they are shown, and never stored."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+import tomli_w
+from optuna.trial import FixedTrial, TrialState
+
+from hpo.runs import RESUMED_KEY
+from hpo.stopwatch import duration
+from storage.burial import REASON_KEY
+from storage.lease import REPEATS_KEY
+from trainer.errors import TrainerError
+from trainer.recipe import used_fields
+from trainer.space import suggest
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from optuna.trial import FrozenTrial
+
+    from hpo.status import Snapshot
+    from trainer.recipe import Recipe
+    from trainer.space import Space
+
+MARK = "*Write above this line: what is below it hpo makes anew each time.*"
+LONGEST_REASON = 500  # characters
+WEAKEST_CLASSES = 20  # that are listed
+HALTS = {"pause": "Paused", "stop": "Stopped"}
+
+
+def with_ours(theirs: str, ours: str) -> str:
+    """The note that is shown: first what somebody has written, then what hpo writes."""
+    return "\n\n".join(part for part in (theirs, MARK, ours) if part)
+
+
+def theirs_of(shown: str) -> str:
+    """Of a note as it was shown and then changed, what is to be stored."""
+    return shown.partition(MARK)[0].rstrip()
+
+
+def note_of_trial(trial: FrozenTrial, space: Space) -> str:
+    """Where a trial ran and how it ended, its recipe, and F1 by class with the weakest first."""
+    attributes = trial.user_attrs
+    lines = []
+    if host := attributes.get("host"):
+        lines.append(f"Ran on {_code(host)}, {_code(attributes.get('device', '?'))}.")
+    if isinstance(repeats := attributes.get(REPEATS_KEY), int):
+        epoch = attributes.get(RESUMED_KEY)
+        how = f"goes on after its epoch {epoch}" if isinstance(epoch, int) and epoch else "begins anew"
+        lines.append(f"Repeats trial {repeats}, and {how}.")
+    if trial.state is TrialState.FAIL:
+        why = attributes.get(REASON_KEY, "told so from outside, as in the dashboard")
+        lines.append(f"Failed: {_code(str(why)[:LONGEST_REASON])}")
+    if values := trial.intermediate_values:
+        first = min(values)
+        since = "" if first == 1 else f", from epoch {first}"
+        lines.append(f"Macro-F1 by epoch{since}: {', '.join(f'{values[epoch]:.4f}' for epoch in sorted(values))}")
+    parts = ["\n".join(f"- {line}" for line in lines)]
+    try:
+        parts += ["#### Recipe", _toml(suggest(FixedTrial(trial.params), space))]
+    except (ValueError, TrainerError):
+        # It was added from outside, or ended before it had all fields, or is to get them.
+        is_over = trial.state.is_finished()
+        parts.append("Its parameters are no recipe of this study." if is_over else "Its recipe is not chosen yet.")
+    metrics = attributes.get("metrics")
+    if isinstance(metrics, dict) and metrics.get("per_class"):
+        try:
+            parts += ["#### F1 by class, the weakest first", _by_class(metrics["per_class"])]
+        except (AttributeError, KeyError, TypeError, ValueError):
+            parts.append("Its metrics are none of hpo's.")
+    return "\n\n".join(part for part in parts if part)
+
+
+def note_of_study(snapshot: Snapshot, study_id: int) -> str:
+    """How far a search has come, who is at it, and the best recipe so far."""
+    counts = ", ".join(f"{count} {state}" for state, count in snapshot.counts.items() if count)
+    lines = [f"Trials: {counts or 'none yet'}"]
+    limits, used = snapshot.limits, snapshot.used
+    for what, limit, spent in (
+        ("trials", limits.trials, f"{used.trials}"),
+        ("hours", limits.hours, f"{used.hours:.2f}"),
+        ("GPU hours", limits.gpu_hours, f"{used.gpu_hours:.2f}"),
+    ):
+        if limit is not None:
+            lines.append(f"Budget: {spent} of {limit} {what}")
+    if snapshot.halt:
+        lines.append(f"**{HALTS[snapshot.halt]}**: `hpo resume` lets it go on")
+    if snapshot.strangers:
+        numbers = ", ".join(_link(study_id, number) for number in snapshot.strangers[:5])
+        more = ", …" if len(snapshot.strangers) > 5 else ""
+        lines.append(f"Told or added from outside, and without a part in this: {numbers}{more}")
+    parts = ["\n".join(f"- {line}" for line in lines), "#### Workers", _workers(snapshot, study_id)]
+    if best := snapshot.best:
+        title = f"#### Best so far: macro-F1 {best.macro_f1:.4f}, {_link(study_id, best.number)}"
+        parts += [title, _toml(best.recipe)]
+    return "\n\n".join(parts)
+
+
+def _workers(snapshot: Snapshot, study_id: int) -> str:
+    rows = []
+    for worker in snapshot.present:
+        place = snapshot.place_of(worker)
+        cells = ["", "", "", ""]
+        if place:
+            cells = [
+                "" if place.trial is None else _link(study_id, place.trial),
+                f"{place.epoch} of {place.epochs}" if place.epochs else "",
+                "" if place.best is None else f"{place.best:.4f}",
+                duration(place.seconds),
+            ]
+        rows.append([_code(f"{worker.host}:{worker.pid}"), _code(worker.device), *cells, _ago(worker.beat_seconds_ago)])
+    for worker in snapshot.dead:
+        gone = f"died, {_ago(worker.beat_seconds_ago)}"
+        rows.append([_code(f"{worker.host}:{worker.pid}"), _code(worker.device), *[""] * 4, gone])
+    if not rows:
+        return "None is at work."
+    return _table(["worker", "device", "trial", "epoch", "best", "time", "last beat"], rows)
+
+
+def _ago(seconds: float) -> str:
+    return f"{duration(max(0.0, seconds))} ago"
+
+
+def _link(study_id: int, number: int) -> str:
+    return f"[trial {number}](/dashboard/studies/{study_id}/trials?numbers={number})"
+
+
+def _by_class(per_class: Mapping[str, Mapping[str, Any]]) -> str:
+    weakest = sorted(per_class.items(), key=lambda item: item[1]["f1"])[:WEAKEST_CLASSES]
+    rows = [
+        [_code(name), *(f"{of[metric]:.4f}" for metric in ("f1", "precision", "recall")), f"{of['images']:d}"]
+        for name, of in weakest
+    ]
+    more = f"\n\n… and {len(per_class) - len(rows)} more" if len(rows) < len(per_class) else ""
+    return _table(["class", "F1", "precision", "recall", "images"], rows) + more
+
+
+def _table(heading: list[str], rows: list[list[str]]) -> str:
+    lines = [heading, ["---"] * len(heading), *([cell.replace("|", "\\|") for cell in row] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _toml(recipe: Recipe) -> str:
+    """A recipe as a study file has it."""
+    toml = tomli_w.dumps({"recipe": used_fields(recipe)}).strip()
+    fence = _backticks(toml, 3)
+    return f"{fence}toml\n{toml}\n{fence}"
+
+
+def _code(value: object) -> str:
+    """What somebody else has chosen, as it is: neither Markdown nor a link."""
+    plain = " ".join(str(value).split()) or "(empty)"
+    fence = _backticks(plain, 1)
+    return f"{fence} {plain} {fence}"
+
+
+def _backticks(text: str, least: int) -> str:
+    """A run of backticks that is longer than any in the text."""
+    return "`" * max(least, 1 + max((len(run) for run in re.findall("`+", text)), default=0))

@@ -1,0 +1,286 @@
+"""optuna-dashboard for one study: its routes, but for those that would harm the study, show less or take longer."""
+
+from __future__ import annotations
+
+import gzip
+import inspect
+import json
+import logging
+import shutil
+import sys
+import threading
+from contextlib import suppress
+from dataclasses import replace
+from functools import wraps
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
+
+import optuna
+from bottle import HTTPError, HTTPResponse, request, response
+from optuna.artifacts.exceptions import ArtifactNotFound
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna_dashboard._app import create_app
+from sqlalchemy import text
+
+from hpo.dashboard.files import Files
+from hpo.dashboard.notes import theirs_of
+from hpo.dashboard.study_page import StudyPage
+from hpo.errors import HpoError
+from hpo.settings import refuse_foreign
+from hpo.study import ID_KEY, delete_study, refuse_if_at_work
+from hpo.tensorboard import folder_of
+from storage.errors import StorageError
+from storage.patience import cause_of, is_outage, is_refusal
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from bottle import Bottle
+
+    from hpo.study import OpenStudy
+    from hpo.study_file import StudyFile
+
+    Key = tuple[str, str]  # method and rule of a route
+
+AT_WORK = 12  # requests at once; a server with more threads always has one for its login and for what is at hand
+BUSY_SECONDS = 2.0  # that a further request waits
+PAGE = "/dashboard<:re:(/.*)?>"
+STUDY = "/api/studies/<study_id:int>"
+TRIAL_NOTE = f"{STUDY}/<trial_id:int>/note"
+TELL = "/api/trials/<trial_id:int>/tell"
+OF_STUDY, OF_TRIAL = "/api/artifacts/<study_id:int>", "/api/artifacts/<study_id:int>/<trial_id:int>"
+FILE = "<artifact_id:re:[0-9a-fA-F-]+>"
+NOT_PREFERENTIAL = "people do not judge the trials of this study: its workers do"
+# What none of our studies can bear, and why.
+REFUSED: dict[Key, str] = {
+    ("POST", f"{STUDY}/rename"): "a renamed study would lose its budget and files; change [study] name in the study"
+    " file, and `hpo init STUDY --from OLD` begins a study of that name with the trials of this one",
+    ("POST", f"{STUDY}/preference"): NOT_PREFERENTIAL,
+    ("PUT", f"{STUDY}/preference_feedback_component"): NOT_PREFERENTIAL,
+    ("DELETE", f"{STUDY}/preference/<history_id>"): NOT_PREFERENTIAL,
+    ("POST", f"{STUDY}/preference/<history_id>"): NOT_PREFERENTIAL,
+}
+BAR = """
+<style>
+  #hpo-bar { position: fixed; right: 12px; bottom: 8px; z-index: 1000; font: 12px system-ui, sans-serif; }
+  #dashboard table:not([class]) :is(th, td) { padding: 2px 16px 2px 0; text-align: left; }
+  #hpo-bar > * { padding: 3px 8px; border-radius: 4px; background: #455a64; color: #fff; text-decoration: none; }
+</style>
+<div id="hpo-bar">MODE<a href="/logout">log out</a></div>"""
+
+logger = logging.getLogger(__name__)
+
+
+class Dashboard:
+    """optuna-dashboard for a study, without a door.
+
+    Attributes:
+        application: for WSGI.
+        page: the study as JSON; another one, after the study was deleted and made again.
+
+    Args:
+        file: the study's.
+        url: of its storage.
+        opened: the study.
+        read_only: say so on the page; it is the door that refuses what changes something.
+
+    Raises:
+        RecipeError: the study names functions of one's own that the file's parts do not hold.
+    """
+
+    def __init__(self, file: StudyFile, url: str, opened: OpenStudy, *, read_only: bool = False) -> None:
+        # It remembers trials that have ended. Nor is it an RDBStorage to optuna-dashboard, which would then look for
+        # tables to upgrade at each page.
+        self._storage = optuna.storages.get_storage(opened.storage)
+        self._file, self._url = file, url
+        self._show(opened)
+        files = Files(self._storage, opened)
+        self.application: Bottle = create_app(self._storage, artifact_store=opened.artifacts)
+        # Without optuna-dashboard's wrapper, to which any failure is an internal server error.
+        self._stock = {(each.method, each.rule): inspect.unwrap(each.callback) for each in self.application.routes}
+        page = self._make_page(BAR.replace("MODE", "<span>read-only</span> " if read_only else ""))
+        ours: dict[Key, Callable[..., Any]] = {
+            ("GET", "/"): self._lead,
+            ("GET", PAGE): lambda *_: page,
+            ("GET", STUDY): self._study,
+            ("DELETE", STUDY): self._delete,
+            ("PUT", f"{STUDY}/note"): self._save_study_note,
+            ("PUT", TRIAL_NOTE): self._save_trial_note,
+            ("POST", OF_STUDY): files.add_to_study,
+            ("POST", OF_TRIAL): files.add_to_trial,
+            ("DELETE", f"{OF_STUDY}/{FILE}"): files.remove_from_study,
+            ("DELETE", f"{OF_TRIAL}/{FILE}"): files.remove_from_trial,
+            ("POST", TELL): self._tell,
+            ("POST", "/incompatible-rdb-schema"): self._upgrade,
+            **{key: self._refusing(key, reason) for key, reason in REFUSED.items()},
+        }
+        slots = threading.BoundedSemaphore(AT_WORK)
+        for route in self.application.routes:
+            key = (route.method, route.rule)
+            route.callback = _answering(ours.get(key, self._stock[key]), slots)
+
+    def _show(self, opened: OpenStudy) -> None:
+        opened = replace(opened, study=optuna.load_study(study_name=self._file.name, storage=self._storage))
+        self._opened, self.page = opened, StudyPage(self._file, self._url, opened)
+
+    def _follow(self) -> None:
+        """Show the study that has the name by now: the one that was shown may have been deleted, and made anew."""
+        study_id = self._storage.get_study_id_from_name(self._file.name)
+        if study_id != self._opened.study_id:
+            study = optuna.load_study(study_name=self._file.name, storage=self._storage)
+            refuse_foreign(study, self._file)
+            self._show(replace(self._opened, study_id=study_id, owner=study.user_attrs[ID_KEY]))
+
+    def _lead(self) -> HTTPResponse:
+        try:
+            self._follow()
+        except Exception as error:
+            if not is_outage(error):  # of which the page says more
+                raise
+        return HTTPResponse(status=302, Location=f"/dashboard/studies/{self._opened.study_id}")
+
+    def _make_page(self, bar: str) -> HTTPResponse:
+        request.bind({"REQUEST_METHOD": "GET"})  # as if a browser that knows nothing of it yet asked for it
+        stock = self._stock["GET", PAGE]()
+        with stock.body as file:
+            page = file.read().decode()
+        policy = {"Content-Security-Policy": stock.get_header("Content-Security-Policy")}
+        headers = {"Content-Type": "text/html; charset=utf-8", **policy}
+        return HTTPResponse(page.replace("<body>", f"<body>{bar}", 1), headers=headers)
+
+    def _study(self, study_id: int) -> Any:
+        if study_id != self._opened.study_id:
+            with suppress(KeyError, HpoError):  # there is none of that name now, or not yet
+                self._follow()
+        if study_id != self._opened.study_id:
+            return self._stock["GET", STUDY](study_id)
+        after = request.query.get("after", "0")
+        if not after.isdecimal():
+            return _failure(400, "`after` is a number of trials")
+        body = self.page.answer(int(after)).encode()
+        headers = {"Content-Type": "application/json", "Vary": "Accept-Encoding"}
+        if "gzip" in request.get_header("Accept-Encoding", ""):
+            body, headers["Content-Encoding"] = gzip.compress(body, compresslevel=1), "gzip"
+        return HTTPResponse(body, **headers)
+
+    def _delete(self, study_id: int) -> Any:
+        if study_id == self._opened.study_id:
+            refuse_if_at_work(self._opened)
+            delete_study(self._opened)
+            shutil.rmtree(folder_of(self._file), ignore_errors=True)
+        elif self._is_ours(study_id):
+            raise HpoError("only `hpo delete` with the study file of that study finds all its files")
+        else:
+            delete_study(replace(self._opened, study_id=study_id, owner=""))
+        return _done()
+
+    def _save_study_note(self, study_id: int) -> Any:
+        _cut_note()
+        return self._with_ours(self._stock["PUT", f"{STUDY}/note"](study_id), study_id, None)
+
+    def _save_trial_note(self, study_id: int, trial_id: int) -> Any:
+        _cut_note()
+        return self._with_ours(self._stock["PUT", TRIAL_NOTE](study_id, trial_id), study_id, trial_id)
+
+    def _with_ours(self, answer: Any, study_id: int, trial_id: int | None) -> Any:
+        """The answer to a note. It has one where somebody else has changed it meanwhile, and that one is shown."""
+        if "note" in answer and study_id == self._opened.study_id:
+            answer["note"]["body"] = self.page.note_of(trial_id, answer["note"]["body"])
+        return answer
+
+    def _tell(self, trial_id: int) -> Any:
+        if str(request.json.get("state")).upper() == "COMPLETE":
+            values, wanted = request.json.get("values"), self._objectives_of(trial_id)
+            if not isinstance(values, list) or len(values) != wanted or not all(map(_is_finite, values)):
+                return _failure(400, f"`values` of this trial is a list of finite numbers, {wanted} in all")
+        return self._stock["POST", TELL](trial_id)
+
+    def _objectives_of(self, trial_id: int) -> int:
+        """How many values a complete trial has to have; raises KeyError where there is no such trial."""
+        with self._opened.storage.engine.connect() as connection:
+            directions = text("SELECT count(*) FROM study_directions JOIN trials USING (study_id) WHERE trial_id = :id")
+            if count := connection.execute(directions, {"id": trial_id}).scalar_one():
+                return int(count)
+        raise KeyError(trial_id)
+
+    def _upgrade(self) -> Any:
+        raise HpoError("workers may be at work on these tables; docs/operations.md says how to update them")
+
+    def _refusing(self, key: Key, reason: str) -> Callable[..., Any]:
+        def refuse(study_id: int, **more: Any) -> Any:
+            if self._is_ours(study_id):
+                raise HpoError(reason)
+            return self._stock[key](study_id, **more)
+
+        return refuse
+
+    def _is_ours(self, study_id: int) -> bool:
+        return ID_KEY in self._storage.get_study_user_attrs(study_id)
+
+
+def _is_finite(value: Any) -> bool:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_number and -sys.float_info.max <= value <= sys.float_info.max
+
+
+def _cut_note() -> None:
+    """Leave of the note that a request brings what somebody has written."""
+    if isinstance(body := request.json.get("body"), str):
+        request.json["body"] = theirs_of(body)
+
+
+def _answering(view: Callable[..., Any], slots: threading.BoundedSemaphore) -> Callable[..., Any]:
+    """A route that has a reason for each failure, and is asked by not too many at once."""
+
+    @wraps(view)
+    def answer(*arguments: Any, **named: Any) -> Any:
+        if not slots.acquire(timeout=BUSY_SECONDS):
+            return _failure(503, "too many requests are waiting for the database")
+        request.environ.setdefault("HTTP_ACCEPT_ENCODING", "identity")  # optuna-dashboard fails where it is not there
+        try:
+            found = view(*arguments, **named)
+            if isinstance(found, str) and request.path.startswith("/api/"):
+                response.content_type = "application/json"
+            if response.status_code == HTTPStatus.NO_CONTENT:
+                return _done()
+        except HTTPError as error:
+            return _failure(error.status_code, str(error.body))
+        except HTTPResponse:
+            raise
+        except Exception as error:  # noqa: BLE001 - each kind has its reason
+            return _failure(*_reason(error))
+        else:
+            return found
+        finally:
+            slots.release()
+
+    return answer
+
+
+def _reason(error: Exception) -> tuple[int, str]:
+    """The status and the reason of a failure."""
+    if is_outage(error):
+        return 503, f"the database does not answer; the page goes on when it does: {cause_of(error)}"
+    if is_refusal(error):
+        return 403, f"the role of this dashboard may not do that: {cause_of(error)}"
+    if isinstance(error, HpoError | StorageError):
+        return 409, str(error)
+    if isinstance(error, UpdateFinishedTrialError):
+        return 409, "the trial has ended already"
+    if isinstance(error, ArtifactNotFound):
+        return 404, "the file is not kept any more"
+    if isinstance(error, KeyError):
+        return 404, "there is no such study or trial any more"
+    if isinstance(error, ValueError | TypeError | AttributeError) and request.method not in ("GET", "HEAD"):
+        return 400, "the request cannot be understood"
+    logger.error("%s %s failed", request.method, request.path, exc_info=error)
+    return 500, "internal error; what `hpo dashboard` prints says more"
+
+
+def _done() -> HTTPResponse:
+    """What follows a change. The page reads JSON from every answer, and takes a 204, which has none, for a failure."""
+    return HTTPResponse("{}", headers={"Content-Type": "application/json"})
+
+
+def _failure(status: int, reason: str) -> HTTPResponse:
+    return HTTPResponse(json.dumps({"reason": reason}), status, {"Content-Type": "application/json"})

@@ -1,0 +1,132 @@
+"""The study as optuna-dashboard's page asks for it: that program's own answer, with our notes in it, and sooner."""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from optuna.trial import TrialState
+from optuna_dashboard._custom_plot_data import get_plotly_graph_objects
+from optuna_dashboard._inmemory_cache import InMemoryCache, get_cached_extra_study_property
+from optuna_dashboard._serializer import serialize_frozen_trial, serialize_study_detail
+from optuna_dashboard._storage import get_study
+
+from hpo.dashboard.notes import note_of_study, note_of_trial, with_ours
+from hpo.status import take_snapshot
+from hpo.study import space_of
+from storage.artifacts import META_KEY, kept_files
+
+if TYPE_CHECKING:
+    from optuna.trial import FrozenTrial
+
+    from hpo.study import OpenStudy
+    from hpo.study_file import StudyFile
+
+IN_THE_NOTE = "metrics"  # user attribute of a trial that its note shows; in full it would be a third of the answer
+CURVES = 25  # of the best trials, and of the latest: optuna-dashboard draws all that it is given, for many seconds
+OF_A_TRIAL = re.compile(r"dashboard:(?:artifacts:)?(\d+):")  # how attributes of the study begin that are of a trial
+
+
+@dataclass(frozen=True)
+class _Known:
+    """A trial that has ended, as JSON, and what of it may still change."""
+
+    files: frozenset[str]
+    attributes: dict[str, Any]
+    curve: bool
+    text: str
+
+
+class StudyPage:
+    """A study as JSON, for GET /api/studies/ID of optuna-dashboard; safe from any thread.
+
+    Trials that have ended are turned to JSON once. optuna-dashboard does it for each request, looks through all
+    attributes of the study for each trial, and through all trials for what they have in common.
+
+    Args:
+        file: the study's.
+        url: of its storage.
+        opened: the study, by a storage that remembers trials which have ended.
+
+    Raises:
+        RecipeError: the study names functions of one's own that the file's parts do not hold.
+    """
+
+    def __init__(self, file: StudyFile, url: str, opened: OpenStudy) -> None:
+        self._file, self._url, self._opened = file, url, opened
+        self._space = space_of(opened.study, file.space.parts)
+        self._known: dict[int, _Known] = {}  # by the id of the trial
+        self._in_common = InMemoryCache()
+        self._lock = threading.Lock()  # one at a time turns trials to JSON
+
+    def answer(self, after: int) -> str:
+        """The study with its trials but for the first `after`; raises KeyError where it was deleted."""
+        opened = self._opened
+        study = get_study(opened.storage, opened.study_id)
+        if study is None:
+            raise KeyError(f"there is no study with the id {opened.study_id}")
+        snapshot = take_snapshot(self._file, self._url, opened)
+        trials = opened.study.get_trials(deepcopy=False)
+        files = defaultdict(set)  # those that are still there, by the id of the trial
+        with opened.storage.engine.connect() as connection:
+            for kept in kept_files(connection, opened.study_id):
+                files[kept.trial_id].add(kept.artifact_id)
+        attributes: dict[int, dict[str, Any]] = defaultdict(dict)
+        for key, value in study.system_attrs.items():
+            if match := OF_A_TRIAL.match(key):
+                attributes[int(match[1])][key] = value
+
+        complete = [trial for trial in trials if trial.state is TrialState.COMPLETE]
+        best_first = sorted(complete, key=lambda trial: (-(trial.value or 0.0), trial.number))
+        with_curve = {trial.number for trial in (*best_first[:CURVES], *trials[-CURVES:])}
+
+        def text_of(trial: FrozenTrial) -> str:
+            trial_id = trial._trial_id  # noqa: SLF001 - no public name
+            curve = trial.number in with_curve or not trial.state.is_finished()
+            return self._text(trial, frozenset(files[trial_id]), attributes[trial_id], curve)
+
+        with self._lock:
+            # Of those that were counted and have ended nothing changes any more.
+            new = [trial for trial in trials if trial._trial_id not in self._known]  # noqa: SLF001
+            searched, union, kinds, has_values = get_cached_extra_study_property(self._in_common, opened.study_id, new)
+            texts = [text_of(trial) for trial in trials]
+        kinds = [(name, sortable) for name, sortable in kinds if name != IN_THE_NOTE]
+        plots = get_plotly_graph_objects(study.system_attrs)
+        head = serialize_study_detail(study, [], [], searched, union, kinds, has_values, plots, [])
+        head["note"]["body"] = with_ours(head["note"]["body"], note_of_study(snapshot, opened.study_id))
+        del head["trials"], head["best_trials"]
+        best = ",".join(texts[trial.number] for trial in best_first[:1])
+        return f'{_json(head)[:-1]},"best_trials":[{best}],"trials":[{",".join(texts[after:])}]}}'
+
+    def note_of(self, trial_id: int | None, theirs: str) -> str:
+        """The note of a trial, or of the study, as it is shown."""
+        if trial_id is None:
+            snapshot = take_snapshot(self._file, self._url, self._opened)
+            return with_ours(theirs, note_of_study(snapshot, self._opened.study_id))
+        return with_ours(theirs, note_of_trial(self._opened.storage.get_trial(trial_id), self._space))
+
+    def _text(self, trial: FrozenTrial, files: frozenset[str], attributes: dict[str, Any], curve: bool) -> str:
+        trial_id = trial._trial_id  # noqa: SLF001 - no public name
+        known = self._known.get(trial_id)
+        if known and (known.files, known.attributes, known.curve) == (files, attributes, curve):
+            return known.text
+        shown = serialize_frozen_trial(self._opened.study_id, trial, attributes)
+        shown["user_attrs"] = [each for each in shown["user_attrs"] if each["key"] != IN_THE_NOTE]
+        # A trial that has ended is remembered with the files that it named then, and some may be gone.
+        gone = {key.removeprefix(META_KEY) for key in trial.system_attrs if key.startswith(META_KEY)} - files
+        shown["artifacts"] = [each for each in shown["artifacts"] if each["artifact_id"] not in gone]
+        shown["note"]["body"] = with_ours(shown["note"]["body"], note_of_trial(trial, self._space))
+        if not curve:
+            shown["intermediate_values"] = []
+        text = _json(shown)
+        if trial.state.is_finished():
+            self._known[trial_id] = _Known(files, attributes, curve, text)
+        return text
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, separators=(",", ":"))

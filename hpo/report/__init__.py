@@ -1,0 +1,1 @@
+"""`hpo report`: one page that tells what a search has found, and how sure that is."""

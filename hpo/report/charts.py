@@ -1,0 +1,317 @@
+"""The charts of a report, as plotly.js draws them: each a dict of `data` and `layout` that JSON can hold."""
+
+from __future__ import annotations
+
+import math
+from html import escape
+from statistics import median
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from hpo.report.results import best_so_far, complete_values, spread
+from trainer.recipe import show
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from hpo.report.results import Outcome
+T = TypeVar("T")
+Chart = dict[str, Any]
+
+# Colours that the colour-blind tell apart (Okabe & Ito 2008); each state has a sign of its own, too.
+INK, GREY, GRID = "#1f2933", "#7b8794", "#e4e7eb"
+COLOURS = {"complete": "#0072b2", "pruned": "#e69f00", "failed": "#d55e00", "running": "#009e73", "waiting": GREY}
+SYMBOLS = {"complete": "circle", "pruned": "diamond-open", "failed": "x", "running": "triangle-right-open"}
+BARS = "#56a0cc"
+MOST_POINTS = 2000  # of a chart; a browser draws each of them anew at every move
+MOST_OF_FIELD = 600
+MOST_CURVES = 1000
+MOST_BARS = 30
+LONGEST = 40  # characters of a label
+DECIMALS = 5
+
+
+def label(value: Any, longest: int = LONGEST) -> str:
+    """A text of a user's as plotly.js shows it: the tags that it would read are text, and what is too long is cut."""
+    shown = value if isinstance(value, str) else show(value)
+    return escape(shown if len(shown) <= longest else f"{shown[: longest - 1]}…", quote=False)
+
+
+def thinned(items: Sequence[T], most: int) -> list[T]:
+    """At most so many of these, evenly, so that a chart of ten thousand is drawn at once."""
+    return list(items[:: max(1, math.ceil(len(items) / most))])
+
+
+def focus(values: Sequence[float]) -> list[float]:
+    """The range of macro-F1 that is worth looking at: from the first quartile on, below which trials are just bad."""
+    low, high = spread(values).quartiles[1], max(values)
+    room = max(0.01, (high - low) * 0.15)
+    return [max(0.0, low - 2 * room), min(1.0, high + room) + 0.002]
+
+
+def progress(outcomes: Sequence[Outcome], clock: str, unit: str) -> Chart:
+    """The best macro-F1 so far, and each trial at its end.
+
+    Args:
+        outcomes: of a search.
+        clock: the attribute that tells the hours of the horizontal axis.
+        unit: what that is called.
+    """
+    own = [outcome for outcome in outcomes if not outcome.taken_over and outcome.ended is not None]
+    last = max((_hours(outcome, clock) for outcome in own), default=0.0)
+    per_hour, name = (1.0, "hours") if last >= 2 else (60.0, "minutes")
+    steps = best_so_far(outcomes, clock)
+    values = [outcome.value for outcome in own if outcome.value is not None] + [value for _, value, _ in steps]
+    if not values:
+        return {}
+    axis = focus(values)
+    data = []
+    for state in ("complete", "pruned", "failed"):
+        shown = [outcome for outcome in own if outcome.state == state]
+        if points := thinned(shown, MOST_POINTS):
+            times = rounded(_hours(outcome, clock) * per_hour for outcome in points)
+            data.append({"name": f"{state} ({len(shown)})", "x": times, **_points(points, state, axis, "y")})
+    if steps:
+        ends = [*steps, (max(last, steps[-1][0]), steps[-1][1], steps[-1][2])]
+        data.append(
+            {
+                "type": "scatter",
+                "mode": "lines",
+                "name": "best so far",
+                "x": rounded(at * per_hour for at, _, _ in ends),
+                "y": rounded(value for _, value, _ in ends),
+                "customdata": [number for _, _, number in ends],
+                "line": {"shape": "hv", "color": INK, "width": 2},
+                "hovertemplate": "best so far %{y:.4f}, trial %{customdata}<extra></extra>",
+            }
+        )
+    return chart(
+        data,
+        height=380,
+        xaxis={"title": {"text": f"{name} {unit}"}, "rangemode": "tozero"},
+        yaxis={"title": {"text": "validation macro-F1"}, "range": axis},
+        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
+    )
+
+
+def importance(shares: Mapping[str, float]) -> Chart:
+    """A bar a field, the longest at the top."""
+    names, values = list(shares), list(shares.values())
+    return _bars(names, values, [_percent(value) for value in values], "share of the importance", tickformat=".0%")
+
+
+def _percent(share: float) -> str:
+    return f"{share:.0%}" if share >= 0.01 else "&lt;1%"
+
+
+def field(values: Mapping[Any, Sequence[Outcome]], axis: Sequence[float]) -> Chart:
+    """Macro-F1 by the values of one field: a box of the complete trials' quartiles, and each trial as a point.
+
+    Args:
+        values: value -> its trials, the best first.
+        axis: the range of macro-F1.
+    """
+    rows = list(values.items())[::-1]  # the last row is drawn at the top
+    boxes = [(row, spread(scores)) for row, (_, trials) in enumerate(rows) if (scores := complete_values(trials))]
+    data: list[dict[str, Any]] = [
+        {
+            "type": "box",
+            "orientation": "h",
+            "name": "complete: quartiles and median",
+            "y": [row for row, _ in boxes],
+            **{
+                key: rounded(box.quartiles[position] for _, box in boxes)
+                for position, key in enumerate(("lowerfence", "q1", "median", "q3", "upperfence"))
+            },
+            "width": 0.5,
+            "marker": {"color": COLOURS["complete"]},
+            "fillcolor": "rgba(0, 114, 178, 0.12)",
+            "line": {"width": 1.5},
+            "hoverinfo": "x",
+            "showlegend": False,
+        }
+    ]
+    for state in ("complete", "pruned"):
+        shown = [(row, trial) for row, (_, trials) in enumerate(rows) for trial in trials if trial.state == state]
+        if points := thinned(shown, MOST_OF_FIELD):
+            rows_of = rounded(row + jitter(trial.number) * 0.44 for row, trial in points)
+            data.append({"name": state, "y": rows_of, **_points([trial for _, trial in points], state, axis, "x")})
+    return chart(
+        data,
+        height=90 + 44 * len(rows),
+        xaxis={"title": {"text": "validation macro-F1"}, "range": [axis[0] - 0.02 * (axis[1] - axis[0]), axis[1]]},
+        yaxis=_rows([_noted(value, _counted(trials), "<br>") for value, trials in rows]),
+        showlegend=False,
+    )
+
+
+def _noted(name: Any, note: str, between: str = "  ") -> str:
+    """A name with what is to be said of it, in grey."""
+    return f"{label(name)}{between}<span style='color:{GREY}'>{note}</span>" if note else label(name)
+
+
+def _counted(outcomes: Sequence[Outcome]) -> str:
+    pruned = sum(outcome.state == "pruned" for outcome in outcomes)
+    return f"{len(outcomes)}, {pruned / len(outcomes):.0%} pruned" if pruned else str(len(outcomes))
+
+
+def _points(outcomes: Sequence[Outcome], state: str, axis: Sequence[float], of_scores: str) -> dict[str, Any]:
+    """Trials as points; one below the range of macro-F1 stands at its edge, and so does one without a score."""
+    return {
+        "type": "scatter",
+        "mode": "markers",
+        of_scores: rounded(max(axis[0], outcome.value or 0.0) for outcome in outcomes),
+        "customdata": [
+            [outcome.number, "no score" if outcome.value is None else f"{outcome.value:.4f}"] for outcome in outcomes
+        ],
+        "marker": {"color": COLOURS[state], "symbol": SYMBOLS[state], "size": 7, "opacity": 0.7},
+        "cliponaxis": False,
+        "hovertemplate": f"trial %{{customdata[0]}}, {state}: %{{customdata[1]}}<extra></extra>",
+    }
+
+
+def jitter(number: int) -> float:
+    """A place from -0.5 to 0.5, the same for a trial in every chart: the golden ratio spreads them evenly."""
+    return number * 0.6180339887 % 1 - 0.5
+
+
+def curves(outcomes: Sequence[Outcome], best: int | None) -> Chart:
+    """Macro-F1 by epoch of the trials, and where each was pruned.
+
+    Args:
+        outcomes: of a search, at most `MOST_CURVES` of which are drawn.
+        best: number of the trial that is drawn over the others.
+    """
+    trained = [outcome for outcome in outcomes if outcome.curve]
+    data = []
+    for state in ("complete", "failed", "running", "pruned"):
+        of_state = [outcome for outcome in trained if outcome.state == state and outcome.number != best]
+        drawn = thinned(of_state, max(1, MOST_CURVES * len(of_state) // max(1, len(trained))))
+        if drawn:
+            data.append(
+                {
+                    **_lines(drawn),
+                    "name": f"{state} ({len([each for each in trained if each.state == state])})",
+                    "line": {"color": COLOURS[state], "width": 1},
+                    "opacity": 0.45,
+                }
+            )
+        if drawn and state == "pruned":
+            ends = [max(outcome.curve.items()) for outcome in drawn]
+            data.append(
+                {
+                    "type": "scatter",
+                    "mode": "markers",
+                    "name": "pruned here",
+                    "x": [epoch for epoch, _ in ends],
+                    "y": rounded(value for _, value in ends),
+                    "customdata": [outcome.number for outcome in drawn],
+                    "marker": {"color": COLOURS[state], "symbol": "diamond", "size": 6, "opacity": 0.8},
+                    "hovertemplate": "trial %{customdata}, pruned after epoch %{x}: %{y:.4f}<extra></extra>",
+                }
+            )
+    if over := [outcome for outcome in trained if outcome.number == best]:
+        data.append({**_lines(over), "name": f"trial {best}, the best", "line": {"color": INK, "width": 3}})
+    if not data:
+        return {}
+    last = max(epoch for outcome in trained for epoch in outcome.curve)
+    return chart(
+        data,
+        height=460,
+        xaxis={"title": {"text": "epoch"}, "range": [0.5, last + 0.5], "dtick": math.ceil(last / 20)},
+        yaxis={"title": {"text": "validation macro-F1"}, "rangemode": "tozero"},
+        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
+    )
+
+
+def _lines(outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    """The curves as one trace, with gaps between them: a browser draws one long line faster than many short ones."""
+    epochs, values, numbers = list[int | None](), list[float | None](), list[int]()
+    for outcome in outcomes:
+        points = sorted(outcome.curve.items())
+        epochs += [*(epoch for epoch, _ in points), None]
+        values += [*rounded(value for _, value in points), None]
+        numbers += [outcome.number] * (len(points) + 1)
+    return {
+        "type": "scatter",
+        "mode": "lines",
+        "x": epochs,
+        "y": values,
+        "customdata": numbers,
+        "hovertemplate": "trial %{customdata}, epoch %{x}: %{y:.4f}<extra></extra>",
+    }
+
+
+def pruned_after(outcomes: Sequence[Outcome]) -> float | None:
+    """The median of the epochs after which trials were pruned; None where none was."""
+    ends = [max(outcome.curve) for outcome in outcomes if outcome.state == "pruned" and outcome.curve]
+    return median(ends) if ends else None
+
+
+def hours(of_names: Mapping[str, float], notes: Mapping[str, str] | None = None) -> Chart:
+    """A bar for each name, of hours, with its share of all; what else is to be said stands beside the name."""
+    total = sum(of_names.values())
+    texts = [f"{100 * value / (total or 1):.1f} %" for value in of_names.values()]
+    per_hour, unit = (1.0, "hours") if total >= 2 else (60.0, "minutes")
+    values = [value * per_hour for value in of_names.values()]
+    return _bars([_noted(name, (notes or {}).get(name, "")) for name in of_names], values, texts, unit)
+
+
+def classes(f1: Mapping[str, float]) -> Chart:
+    """F1 of the classes, the weakest at the top, at most `MOST_BARS` of them."""
+    weakest = sorted(f1.items(), key=lambda item: item[1])[:MOST_BARS]
+    names, values = [label(name) for name, _ in weakest], [value for _, value in weakest]
+    title = "F1 on the validation images"
+    return _bars(names, values, [f"{value:.3f}" for value in values], title, range=[0, 1.1], dtick=0.2)
+
+
+def _bars(names: Sequence[str], values: Sequence[float], texts: Sequence[str], title: str, **axis: Any) -> Chart:
+    """Horizontal bars with their texts, the first at the top; the names are labels."""
+    trace = {
+        "type": "bar",
+        "orientation": "h",
+        "x": rounded(values)[::-1],
+        "y": list(range(len(names))),
+        "text": list(texts)[::-1],
+        "textposition": "outside",
+        "cliponaxis": False,
+        "marker": {"color": BARS},
+        "hoverinfo": "skip",
+    }
+    return chart(
+        [trace],
+        height=80 + 26 * len(names),
+        # Beside the longest bar is room for its text.
+        xaxis={"title": {"text": title}, "range": [0, 1.2 * max([*values, 1e-9])], **axis},
+        yaxis=_rows(list(names)[::-1]),
+    )
+
+
+def _rows(texts: Sequence[str]) -> dict[str, Any]:
+    """An axis of names: by position, since plotly.js would take "1" or "2024-01" for a number or a date."""
+    return {
+        "tickvals": list(range(len(texts))),
+        "ticktext": list(texts),
+        "range": [-0.6, len(texts) - 0.4],
+        "showgrid": False,
+        "fixedrange": True,
+        "ticks": "",
+    }
+
+
+def chart(data: Sequence[dict[str, Any]], *, height: int, **layout: Any) -> Chart:
+    """A chart in the report's looks."""
+    axis = {"gridcolor": GRID, "zeroline": False, "automargin": True, "linecolor": GREY, "ticks": "outside"}
+    margin = {"t": 30, "b": 50, "l": 60, "r": 20} | layout.pop("margin", {})
+    axes = {name: axis | layout.pop(name) for name in ("xaxis", "yaxis") if name in layout}
+    font = {"family": "system-ui, sans-serif", "size": 13, "color": INK}
+    looks = {"height": height, "margin": margin, "font": font, "hovermode": "closest", "plot_bgcolor": "white"}
+    return {"data": list(data), "layout": {**looks, **axes, **layout}}
+
+
+def _hours(outcome: Outcome, clock: str) -> float:
+    return float(getattr(outcome, clock) or 0.0)
+
+
+def rounded(values: Any) -> list[float]:
+    """Numbers as a chart needs them; a page of ten thousand trials is half as large with short ones."""
+    return [round(float(value), DECIMALS) for value in values]

@@ -1,0 +1,324 @@
+"""`hpo report`: one page that tells what a search has found and how sure that is, complete in itself."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import os
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+import tomli_w
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs
+
+from hpo.errors import HpoError
+from hpo.pictures import CONFUSION_MATRIX, LEARNING_CURVES, MOST_WRONG
+from hpo.report import charts
+from hpo.report.parallel_coordinates import MOST_LINES, RANKS, parallel
+from hpo.report.results import (
+    FEWEST_TRIALS,
+    SECONDS_AN_HOUR,
+    backbone_times,
+    by_value,
+    complete_values,
+    failures,
+    hours_by_state,
+    importances,
+    read_results,
+    saved_hours,
+    searched_choices,
+    standard_error,
+)
+from hpo.search import HEADINGS
+from hpo.stopwatch import duration
+from hpo.study import recipe_of
+from storage.artifacts import fetch_file
+from storage.errors import FileGoneError, StorageError
+from trainer.recipe import used_fields
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from datetime import datetime
+
+    from hpo.report.charts import Chart
+    from hpo.report.results import Results
+    from hpo.study import OpenStudy
+    from hpo.study_file import StudyFile
+
+TITLES = {
+    LEARNING_CURVES: "Learning curves",
+    CONFUSION_MATRIX: "Confusion matrix",
+    MOST_WRONG: "Most wrong images",
+}
+MAIN_FIELDS = ("backbone", "loss", "schedule", "augment")  # shown at once; the other searched lists fold away
+MOST_AXES = 7  # of the parallel coordinates
+SURE_TRIALS = 50  # complete ones, from which on a tenth of them is as many as an importance needs
+FEW_IMAGES = 10  # to validate a class by
+SHOWN_TRIALS = 10  # numbers beside a reason for failing
+SCRIPT = """\
+"use strict";
+const options = {responsive: true, displaylogo: false, modeBarButtons: [["toImage", "resetScale2d"]]};
+async function draw(inside) {
+  for (const place of inside.querySelectorAll(".chart:empty")) {
+    if (place.closest("details:not([open])")) continue;  // drawn when it is opened
+    const chart = JSON.parse(document.getElementById(place.id + "-data").textContent);
+    await Plotly.newPlot(place, chart.data, chart.layout, options);
+    await new Promise(resolve => setTimeout(resolve));  // the page can be read and scrolled meanwhile
+  }
+}
+for (const fold of document.querySelectorAll("details")) fold.addEventListener("toggle", () => draw(fold));
+for (const button of document.querySelectorAll("button[data-copies]")) {
+  button.addEventListener("click", () => {
+    getSelection().selectAllChildren(document.getElementById(button.dataset.copies));
+    button.textContent = document.execCommand("copy") ? "copied" : "press Ctrl-C";
+  });
+}
+draw(document);
+"""
+
+
+@dataclass(frozen=True)
+class Report:
+    """A page, and what it says in a line or two."""
+
+    html: str
+    headline: Sequence[str]
+
+
+def make_report(
+    file: StudyFile, url: str, opened: OpenStudy, now: datetime, gpu_hour_price: float | None = None
+) -> Report:
+    """Tell what a study has found, from its storage alone: the images need not be here.
+
+    The same study at the same moment gives the same page.
+
+    Args:
+        file: of the study.
+        url: of its storage.
+        opened: the study.
+        now: the time of making, with a zone.
+        gpu_hour_price: what an hour of a GPU costs, in any currency; None leaves costs out.
+
+    Raises:
+        HpoError: the study was deleted.
+        RecipeError: it names functions of one's own that are not here.
+    """
+    results = read_results(file, url, opened, now)
+    drawn = _charts(results, opened)
+    script, plotly = Markup(SCRIPT), Markup(get_plotlyjs())  # noqa: S704 - ours, and plotly's
+    html = _template().render(
+        made=f"{now:%Y-%m-%d %H:%M %Z}",
+        results=results,
+        snapshot=results.snapshot,
+        charts=drawn,
+        choices=[name for name in searched_choices(results.space) if f"field-{name}" in drawn],
+        main_fields=MAIN_FIELDS,
+        sure=_sure(results),
+        recipe=_recipe(results, opened, file),
+        pictures=_pictures(results, opened),
+        spent=_spent(results, gpu_hour_price),
+        data=_data(results),
+        failures=failures(results.outcomes),
+        shown_trials=SHOWN_TRIALS,
+        fewest_trials=FEWEST_TRIALS,
+        sure_trials=SURE_TRIALS,
+        pruned_after=charts.pruned_after(results.outcomes),
+        most_curves=charts.MOST_CURVES,
+        most_lines=MOST_LINES * len(RANKS),
+        study_file=file.path.name,
+        script=script,
+        plotly=plotly,
+        hashes=[_hash(script), _hash(plotly)],
+    )
+    return Report(html, _headline(results))
+
+
+def write_report(report: Report, path: Path) -> None:
+    """Write a page, whole or not at all; one that is there is written over.
+
+    Raises:
+        HpoError: it cannot be written.
+    """
+    whole = path.resolve()  # a link stays one
+    half = whole.with_name(f".{whole.name}.{os.getpid()}")
+    try:
+        half.write_text(report.html, encoding="utf-8", errors="backslashreplace")  # a folder's name may be of any bytes
+        half.replace(whole)
+    except OSError as error:
+        raise HpoError(f"report: {path} cannot be written: {error.strerror}") from None
+    finally:
+        with suppress(OSError):
+            half.unlink(missing_ok=True)
+
+
+def refuse_bad_path(path: Path) -> None:
+    """Raise HpoError where no page can be written, before the work begins."""
+    if path.is_dir():
+        raise HpoError(f"report: {path} is a folder; name a file in it, such as {path / 'report.html'}")
+    if path.exists() and not path.is_file():
+        raise HpoError(f"report: {path} is no file; name one that may be written over, or that is not there yet")
+    if not path.parent.is_dir():
+        raise HpoError(f"report: the folder {path.parent} does not exist; make it first")
+
+
+def _template() -> Any:
+    environment = Environment(
+        loader=PackageLoader("hpo.report", ""),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["duration"] = lambda hours: duration(hours * SECONDS_AN_HOUR)
+    environment.filters["embedded"] = embedded
+    return environment.get_template("page.html")
+
+
+def embedded(chart: Chart) -> Markup:
+    """A chart as JSON within a script element, which no text in it can end."""
+    return Markup(json.dumps(chart, separators=(",", ":")).replace("<", "\\u003c"))  # noqa: S704 - escaped here
+
+
+def _hash(script: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+
+
+def _headline(results: Results) -> list[str]:
+    snapshot = results.snapshot
+    counts = ", ".join(f"{count} {state}" for state, count in snapshot.counts.items() if count) or "none has begun"
+    lines = [f"{snapshot.used.trials} trials: {counts}"]
+    if snapshot.best:
+        line = f"best validation macro-F1 {snapshot.best.macro_f1:.4f} (trial {snapshot.best.number})"
+        if results.default and results.default.number != snapshot.best.number:
+            line += f"; the default recipe reached {results.default.value:.4f}"
+        lines.append(line)
+    return lines
+
+
+def _charts(results: Results, opened: OpenStudy) -> dict[str, Chart]:
+    """All charts by name; those for which there is nothing to show are left out."""
+    outcomes, best = results.outcomes, results.winner.number if results.winner else None
+    shares = importances(outcomes, opened.study.get_trials(deepcopy=False))
+    drawn = {
+        "over-time": charts.progress(outcomes, "ended", "since the first trial began"),
+        "over-gpu-hours": charts.progress(outcomes, "gpu_hours", "of all trials together"),
+        "curves": charts.curves(outcomes, best),
+    }
+    scores = complete_values(outcomes)
+    if shares:
+        drawn["importance"] = charts.importance(shares)
+    if names := (list(shares) or _varied(results))[:MOST_AXES]:
+        drawn["parallel"] = parallel(outcomes, names, results.space)
+    if scores:
+        axis = charts.focus(scores)
+        for name in searched_choices(results.space):
+            values = by_value(outcomes, name)
+            if len(values) > 1:
+                drawn[f"field-{name}"] = charts.field(values, axis)
+    hours = hours_by_state(results.snapshot.places)
+    if any(hours.values()):
+        drawn["hours-by-state"] = charts.hours(hours)
+        by_backbone = backbone_times(outcomes)
+        notes = {name: f"{times.epoch_seconds:.3g} s an epoch" for name, times in by_backbone.items() if times.epochs}
+        hours_of = {name: times.hours for name, times in by_backbone.items()}
+        drawn["hours-by-backbone"] = charts.hours(hours_of, notes)
+    of_workers = {
+        text: sum(worker.seconds.get(heading, 0.0) for worker in results.snapshot.workers) / SECONDS_AN_HOUR
+        for heading, text in HEADINGS.items()
+    }
+    if any(of_workers.values()):
+        drawn["workers"] = charts.hours(of_workers)
+    if of_classes := _of_classes(results):
+        drawn["classes"] = charts.classes({name: metrics["f1"] for name, metrics in of_classes.items()})
+    return {name: chart for name, chart in drawn.items() if chart}
+
+
+def _varied(results: Results) -> list[str]:
+    """The fields in which complete trials differ, in the order of a recipe."""
+    used = [outcome.fields for outcome in results.complete]
+    return [name for name in results.space.fields if len({fields.get(name) for fields in used}) > 1]
+
+
+def _of_classes(results: Results) -> Mapping[str, Mapping[str, Any]]:
+    """The winner's metrics by class; empty where there is no winner."""
+    metrics = results.winner.user_attrs.get("metrics", {}) if results.winner else {}
+    found: Mapping[str, Mapping[str, Any]] = metrics.get("per_class", {})
+    return found
+
+
+def _sure(results: Results) -> dict[str, Any] | None:
+    """How sure the winner is: the standard error of its score, and how many others are within one of it."""
+    of_classes, best = _of_classes(results), results.snapshot.best
+    if not of_classes or best is None:
+        return None
+    error = standard_error(of_classes)
+    within = sum(value >= best.macro_f1 - error for value in complete_values(results.outcomes)) - 1
+    images = sum(metrics["images"] for metrics in of_classes.values())
+    return {"error": error, "within": within, "images": images}
+
+
+def _recipe(results: Results, opened: OpenStudy, file: StudyFile) -> str | None:
+    """The winner's recipe for a study file: fields that it does not use are left out."""
+    if results.winner is None:
+        return None
+    fields = used_fields(recipe_of(results.winner, opened.study, file.space.parts))
+    comment = f"# trial {results.winner.number}, validation macro-F1 {results.winner.value:.4f}"
+    return f"[recipe]    {comment}\n{tomli_w.dumps(fields)}"
+
+
+def _pictures(results: Results, opened: OpenStudy) -> list[tuple[str, str]]:
+    """The pictures of the winner that this computer can reach: title and `data:` URL of each."""
+    found = list[tuple[str, str]]()
+    if results.winner is None:
+        return found
+    # A store that does not answer is asked once, which may take a minute.
+    with TemporaryDirectory(prefix="hpo-") as folder, suppress(StorageError):
+        for name, title in TITLES.items():
+            picture = Path(folder) / name
+            with suppress(FileGoneError):
+                fetch_file(opened.artifacts, opened.storage, results.winner, name, picture)
+                encoded = base64.b64encode(picture.read_bytes()).decode()
+                found.append((title, f"data:image/png;base64,{encoded}"))
+    return found
+
+
+def _spent(results: Results, gpu_hour_price: float | None) -> dict[str, Any]:
+    """Hours and their cost."""
+    used = results.snapshot.used
+    return {
+        "hours": used.hours,
+        "gpu_hours": used.gpu_hours,
+        "saved": sum(saved_hours(outcome) for outcome in results.outcomes),
+        "price": gpu_hour_price,
+        "cost": None if gpu_hour_price is None else gpu_hour_price * used.gpu_hours,
+    }
+
+
+def _data(results: Results) -> dict[str, Any]:
+    """What the study knows of its images, and what of that can mislead."""
+    of_classes, kept = _of_classes(results), results.settings
+    rows = sorted(of_classes.items(), key=lambda item: (item[1]["f1"], item[0]))
+    images = [metrics["images"] for metrics in of_classes.values()]
+    few = [name for name, metrics in rows if metrics["images"] < FEW_IMAGES]
+    notes = []
+    if images and max(images) >= 2 * max(1, min(images)):
+        notes.append(
+            f"The classes are imbalanced: the largest has {max(images):,} images to validate, the smallest"
+            f" {min(images):,}. Macro-F1 gives each class the same weight, so that the small ones decide."
+        )
+    if few:
+        listed = ", ".join(few[:SHOWN_TRIALS]) + (", …" if len(few) > SHOWN_TRIALS else "")
+        notes.append(
+            f"Classes with fewer than {FEW_IMAGES} images to validate: {len(few)} ({listed}). One image more or less"
+            " that is recognised moves their F1 by several hundredths."
+        )
+    if never := [name for name, metrics in rows if metrics["images"] and not metrics["recall"]]:
+        listed = ", ".join(never[:SHOWN_TRIALS]) + (", …" if len(never) > SHOWN_TRIALS else "")
+        notes.append(f"Classes of which the winner recognises no image: {len(never)} ({listed}).")
+    return {"images": kept["images"]["count"], "split": kept["data"], "rows": rows, "notes": notes}

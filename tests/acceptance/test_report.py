@@ -1,0 +1,35 @@
+"""`hpo report` as a user runs it."""
+
+from __future__ import annotations
+
+import pytest
+
+pytestmark = pytest.mark.acceptance
+
+
+def test_a_report_is_one_page_from_the_storage_alone(drill):
+    """The command writes a page and says what it tells, also without images and artifacts; a bad path has a line."""
+    study = drill(trials=2, epochs=2)
+
+    def report(*words):
+        life = study.begin("report", *words)
+        return life.end(), life.printed
+
+    code, printed = report("-o", "early.html")
+    assert (code, printed) == (0, "0 trials: none has begun\nwritten: early.html\n")
+
+    assert study.worker().end() == 0
+    for folder in ("photos", "disk/artifacts"):
+        (study.folder / folder).rename(study.folder / f"{folder} away")
+    best = max(trial.value for trial in study.trials)
+    code, printed = report("-o", "report.html", "--gpu-hour-price", "2.5")
+    assert code == 0
+    assert printed.startswith(f"2 trials: 2 complete\nbest validation macro-F1 {best:.4f} (trial ")
+    assert printed.endswith("written: report.html\n")
+    page = (study.folder / "report.html").read_text(encoding="utf-8")
+    assert page.startswith("<!DOCTYPE html>")
+    assert f"<b>{best:.4f}</b>" in page
+    assert "at 2.5 an hour" in page
+
+    code, printed = report("-o", "none/report.html")
+    assert (code, printed) == (1, "hpo: report: the folder none does not exist; make it first\n")

@@ -1,0 +1,47 @@
+"""A browser, and where its pictures go."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.acceptance.conftest import drill, server  # noqa: F401 - fixtures
+
+
+@pytest.fixture(scope="session")
+def chromium():
+    """Chromium of this machine."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: make browser-test")
+    program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if program is None:
+        pytest.skip("neither Chromium nor Chrome is installed")
+    with playwright.sync_playwright() as started:
+        as_root = ["--no-sandbox"] if os.geteuid() == 0 else []
+        browser = started.chromium.launch(executable_path=program, args=as_root)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(chromium):
+    """A window of its own cookies, in which no page has an error of its own."""
+    with chromium.new_context(viewport={"width": 1400, "height": 1000}) as context:
+        opened, errors = context.new_page(), []
+        opened.on("pageerror", lambda error: errors.append(error))  # noqa: PLW0108 - it takes no built-in
+        yield opened
+        assert errors == []
+
+
+@pytest.fixture
+def shoot(page, tmp_path):
+    """Takes a picture of the window, for people: into SCREENSHOTS, or the folder of the test."""
+    folder = Path(os.environ.get("SCREENSHOTS") or tmp_path)
+
+    def take(name, **options):
+        folder.mkdir(parents=True, exist_ok=True)
+        page.screenshot(path=folder / f"{name}.png", **options)
+
+    return take
