@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: install demo test chaos browser-test lint docs bench bench-storage bench-gpu clean
+.PHONY: install demo test chaos browser-test compose-test lint docs bench bench-storage bench-gpu clean
 
 install: $(VENV)/installed
 
@@ -27,11 +27,21 @@ browser-test: install
 chaos: install
 	$(BIN)/python -m tests.chaos $(CHAOS)
 
+# The image and the compose files, with the docker engine of this machine: 5 to 15 minutes
+compose-test:
+	$(PYTHON) -m tests.compose
+
+# Without the files of kustomize and of operators, whose schemas are not Kubernetes' own; compose files without their tags
+MANIFESTS = $(shell find deploy/kubernetes -name '*.yaml' ! -name kustomization.yaml ! -name cluster.yaml)
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/kubernetes-validate --strict --quiet --kubernetes-version 1.29 --kubernetes-version 1.37 $(MANIFESTS)
+	for file in docker-compose*.yml; do echo "$$file" && sed -E 's/!(reset|override)//' "$$file" | \
+	    $(BIN)/check-jsonschema --builtin-schema vendor.compose-spec --default-filetype yaml - || exit 1; done
+	bash -n deploy/slurm/hpo.sbatch
 
 docs: install
 	$(BIN)/python docs/generate.py
