@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -35,11 +36,14 @@ def paint(file: Path, colour: tuple[int, int, int], seed: int) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Give the tests a temporary folder of their own.
+    """Give the tests a temporary folder of their own, and signals as in a terminal.
 
-    pytest closes its usual one to all others, again at each start of any pytest; the account that runs root's Postgres
-    has to get through.
+    pytest closes its usual folder to all others, again at each start of any pytest; the account that runs root's
+    Postgres has to get through. What is started in the background, or by nohup, ignores signals, and so would all that
+    the tests start.
     """
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     if config.option.basetemp is None:
         config.option.basetemp = config.stash[BASE] = tempfile.mkdtemp(prefix="hpo-tests-")
 

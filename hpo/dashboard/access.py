@@ -108,9 +108,7 @@ class Sessions:
         key = hashlib.scrypt(password.encode(), salt=b"hpo dashboard: sessions", n=2**14, r=8, p=1)
         self._signer = TimestampSigner(key, salt=b"hpo dashboard", digest_method=hashlib.sha256)
         self.cookie = f"hpo-{hmac.digest(key, b'the name of the cookie', 'sha256').hex()[:12]}"
-        self._ended: dict[
-            bytes, float
-        ] = {}  # those that were logged out, without signature, each with the time of that
+        self._ended: dict[bytes, float] = {}  # tokens of those that were logged out, each with the time of that
         self._lock = threading.Lock()
 
     def begin(self) -> str:
