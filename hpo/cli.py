@@ -303,10 +303,7 @@ def _storage(options: argparse.Namespace) -> str | None:
     if named := os.environ.get("HPO_STORAGE"):
         return named
     if name := os.environ.get("HPO_STORAGE_FILE"):
-        try:
-            return Path(name).read_text(encoding="utf-8").strip()
-        except OSError as error:
-            raise HpoError(f"storage: HPO_STORAGE_FILE = {name} cannot be read: {error.strerror}") from None
+        return _secret("storage: HPO_STORAGE_FILE", name).strip()
     return None
 
 
@@ -315,11 +312,16 @@ def _password() -> str | None:
     name = os.environ.get("HPO_DASHBOARD_PASSWORD_FILE")
     if name is None:
         return os.environ.get("HPO_DASHBOARD_PASSWORD")
+    return _secret("dashboard: HPO_DASHBOARD_PASSWORD_FILE", name).rstrip("\r\n")
+
+
+def _secret(variable: str, name: str) -> str:
+    """What the file holds that a variable names."""
     try:
-        return Path(name).read_text(encoding="utf-8").rstrip("\r\n")
+        return Path(name).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-        raise HpoError(f"dashboard: HPO_DASHBOARD_PASSWORD_FILE = {name} cannot be read: {why}") from None
+        raise HpoError(f"{variable} = {name} cannot be read: {why}") from None
 
 
 def _demo(options: argparse.Namespace) -> int:

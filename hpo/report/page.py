@@ -37,7 +37,6 @@ from hpo.report.results import (
 )
 from hpo.search import HEADINGS
 from hpo.stopwatch import duration
-from hpo.study import recipe_of
 from storage.artifacts import fetch_file
 from storage.errors import FileGoneError, StorageError
 from trainer.recipe import used_fields
@@ -120,7 +119,7 @@ def make_report(
         choices=[name for name in searched_choices(results.space) if f"field-{name}" in drawn],
         main_fields=MAIN_FIELDS,
         sure=_sure(results),
-        recipe=_recipe(results, opened, file),
+        recipe=_recipe(results),
         pictures=_pictures(results, opened),
         spent=_spent(results, gpu_hour_price),
         data=_data(results),
@@ -263,13 +262,13 @@ def _sure(results: Results) -> dict[str, Any] | None:
     return {"error": error, "within": within, "images": images}
 
 
-def _recipe(results: Results, opened: OpenStudy, file: StudyFile) -> str | None:
+def _recipe(results: Results) -> str | None:
     """The winner's recipe for a study file: fields that it does not use are left out."""
-    if results.winner is None:
+    best = results.snapshot.best
+    if best is None:
         return None
-    fields = used_fields(recipe_of(results.winner, opened.study, file.space.parts))
-    comment = f"# trial {results.winner.number}, validation macro-F1 {results.winner.value:.4f}"
-    return f"[recipe]    {comment}\n{tomli_w.dumps(fields)}"
+    comment = f"# trial {best.number}, validation macro-F1 {best.macro_f1:.4f}"
+    return f"[recipe]    {comment}\n{tomli_w.dumps(used_fields(best.recipe))}"
 
 
 def _pictures(results: Results, opened: OpenStudy) -> list[tuple[str, str]]:

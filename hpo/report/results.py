@@ -16,7 +16,7 @@ from optuna.trial import FixedTrial, TrialState, create_trial
 
 from hpo.settings import SETTINGS_KEY
 from hpo.status import STATES, take_snapshot
-from hpo.study import BEST_EPOCH_KEY, TEST_USE_KEY, best_trial, default_trial, space_of
+from hpo.study import BEST_EPOCH_KEY, TEST_USE_KEY, default_trial, space_of
 from storage.lease import REPEATS_KEY
 from trainer.recipe import used_fields
 from trainer.space import Choice, suggest
@@ -141,7 +141,7 @@ def read_results(file: StudyFile, url: str, opened: OpenStudy, now: datetime) ->
         space,
         attributes[SETTINGS_KEY],
         [outcome for _, outcome in sorted(found.items()) if outcome],
-        best_trial(opened.study, file.space.parts),
+        trials[snapshot.best.number] if snapshot.best else None,
         default_trial(opened.study, file.space.parts),
         [number for number, outcome in sorted(found.items()) if outcome is None],
         sum(REPEATS_KEY in trial.user_attrs for trial in trials),
