@@ -11,23 +11,23 @@ import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
-from hpo.retention import drop_surplus_weights
-from hpo.runs import Runs
-from hpo.settings import SETTINGS_KEY
-from hpo.study import WEIGHTS_NAME, give_id, load_study, read_micro_batches
-from hpo.study_file import DataSettings, StudyFile
-from storage.artifacts import keep_file
+from hpo.study.open_study import give_id, load_study, read_micro_batches
+from hpo.study.retention import drop_surplus_weights
+from hpo.study.study_file import DataSettings, StudyFile
+from hpo.worker.runs import Runs
+from storage.artifacts.artifacts import keep_file
 from storage.budget import Limits
 from storage.database import connect
+from storage.keys import SETTINGS_KEY, WEIGHTS_NAME
 from storage.lease import Lease
-from storage.patience import Patience
+from storage.outage_retry import OutageRetry
 from trainer.space import Space
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from hpo.runs import Run
+    from hpo.worker.runs import Run
 
 EPOCHS = 10
 FIELDS: dict[str, BaseDistribution] = {
@@ -81,8 +81,8 @@ class BareWorker:
 
     def __init__(self, file: StudyFile, url: str, name: str) -> None:
         self._file, self._weights = file, file.path.parent / WEIGHTS_NAME
-        self._opened = load_study(file, url, Patience())
-        self._lease = Lease(self._opened.storage.engine, self._opened.study_id, name, self._opened.patience)
+        self._opened = load_study(file, url, OutageRetry())
+        self._lease = Lease(self._opened.storage.engine, self._opened.study_id, name, self._opened.outage_retry)
         self._runs = Runs(file, self._opened, self._lease, {"host": "host", "device": "none", "threads": 1})
         self._lease.join(socket.gethostname(), os.getpid(), "none")
         self._run: Run | None = None

@@ -33,19 +33,19 @@ import optuna_dashboard
 from optuna.trial import TrialState, create_trial
 from waitress import create_server
 
-from hpo.dashboard.door import Door
+from hpo.dashboard.login_gate import LoginGate
 from hpo.dashboard.routes import Dashboard
-from hpo.settings import SETTINGS_KEY
-from hpo.study import give_id, load_study
-from hpo.study_file import read_study_file
+from hpo.study.open_study import give_id, load_study
+from hpo.study.study_file import read_study_file
 from storage.database import connect, initialize, parse_url
-from storage.embedded import embedded_postgres
+from storage.embedded.server import embedded_postgres
+from storage.keys import SETTINGS_KEY
 from trainer.space import suggest
 
 if TYPE_CHECKING:
     from wsgiref.types import WSGIApplication
 
-    from hpo.study_file import StudyFile
+    from hpo.study.study_file import StudyFile
 
 EPOCHS = 20
 FILES = ("learning_curves.png", "confusion_matrix.png", "most_wrong.png", "weights.safetensors")
@@ -71,8 +71,8 @@ def main() -> None:
         fill(file, url, options.trials)
         opened = load_study(file, url)
         stock = optuna_dashboard.wsgi(optuna.storages.RDBStorage(url), artifact_store=opened.artifacts)
-        door = Door(Dashboard(file, url, opened).application, PASSWORD)
-        for way, application in (("stock", stock), ("hpo", door)):
+        login_gate = LoginGate(Dashboard(file, url, opened).application, PASSWORD)
+        for way, application in (("stock", stock), ("hpo", login_gate)):
             measure(way, application, opened.study_id, options.rounds)
 
 

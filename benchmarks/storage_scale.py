@@ -47,8 +47,8 @@ from optuna.trial import TrialState
 from sqlalchemy import event, text
 
 from storage.database import connect, initialize, parse_url
-from storage.embedded import embedded_postgres
-from storage.roster import places
+from storage.embedded.server import embedded_postgres
+from storage.study_rows import places
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -58,13 +58,13 @@ if TYPE_CHECKING:
     from optuna.storages import RDBStorage
     from sqlalchemy.engine import Engine
 
-    from hpo.study_file import StudyFile
+    from hpo.study.study_file import StudyFile
 
 CALLS = ("ask", "suggest", "report", "should_prune", "tell")
 WARM_UP = 2  # trials that are not counted
 FORK = multiprocessing.get_context("fork")  # processes start at once; each has connections of its own
 START_SECONDS = 120.0  # in which all processes are to have joined
-PRUNERS: dict[str, Callable[[], BasePruner]] = {  # as `hpo.methods.make_pruner` has them
+PRUNERS: dict[str, Callable[[], BasePruner]] = {  # as `hpo.study.samplers.make_pruner` has them
     "hyperband": lambda: optuna.pruners.HyperbandPruner(min_resource=1, max_resource=EPOCHS, reduction_factor=3),
     "median": lambda: optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=3),
     "none": optuna.pruners.NopPruner,

@@ -29,13 +29,13 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from hpo.demo import write_demo
-from trainer.backbones import build_model, interpolation_of
 from trainer.data import Data, load_data
 from trainer.device import autocast, choose_device, device_name, loader_processes, memory_format
+from trainer.extensions import Extensions
 from trainer.fit import fit
 from trainer.loaders import Loaders, batches_an_epoch
-from trainer.optimizers import make_optimizer
-from trainer.parts import Parts
+from trainer.model.backbones import build_model, interpolation_of
+from trainer.model.optimizers import make_optimizer
 from trainer.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -128,8 +128,8 @@ class Meter:
 def make_limit(job: Job) -> Callable[[], None]:
     """A function that takes one step of the bare model."""
     data, device, recipe = job.data(), choose_device(), job.recipe
-    pixels, labels = data.pixels(recipe.image_size, interpolation_of(recipe.backbone, Parts())), data.index.labels
-    model = build_model(recipe, len(data.index.classes), Parts(), pretrained=False)
+    pixels, labels = data.pixels(recipe.image_size, interpolation_of(recipe.backbone, Extensions())), data.index.labels
+    model = build_model(recipe, len(data.index.classes), Extensions(), pretrained=False)
     model = model.to(device).to(memory_format=memory_format(device)).train()
     optimizer = make_optimizer(recipe, model)
     whole = min(RESIDENT_BATCHES, len(data.split.train) // recipe.batch_size)
@@ -284,7 +284,7 @@ def main() -> None:
         loaders = loader_processes(device, options.threads)
         folder = options.folder or write_demo(Path(cache) / "demo").parent / "digits"
         job = Job(folder, Path(cache), recipe, options.threads, loaders, options.seconds, options.turns)
-        job.data().pixels(recipe.image_size, interpolation_of(recipe.backbone, Parts()))
+        job.data().pixels(recipe.image_size, interpolation_of(recipe.backbone, Extensions()))
         if device.type == "cuda":
             refuse_synchronisation(job)
         shares = {}

@@ -3,7 +3,7 @@
 import torch
 
 from hpo.cli import main
-from trainer.parts import Parts
+from trainer.extensions import Extensions
 
 
 def squared_error(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -13,4 +13,4 @@ def squared_error(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 
 
 if __name__ == "__main__":
-    main(parts=Parts(losses={"squared_error": squared_error}))
+    main(extensions=Extensions(losses={"squared_error": squared_error}))

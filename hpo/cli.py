@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import time
+import warnings
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -21,27 +22,33 @@ from hpo.errors import (
     HpoError,
     exit_code,
 )
-from hpo.launcher import cores
+from hpo.search.launcher import cores
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from trainer.parts import Parts
+    from trainer.extensions import Extensions
 
 THREADS = "of torch on a CPU; beside a GPU, processes that augment; default: all cores"
 STARTED = time.perf_counter()  # the start-up of a worker counts from here
 
 
-def main(arguments: Sequence[str] | None = None, *, parts: Parts | None = None) -> NoReturn:
+def main(
+    arguments: Sequence[str] | None = None, *, extensions: Extensions | None = None, parts: Extensions | None = None
+) -> NoReturn:
     """Run a command and exit, with a code of `hpo.errors`.
 
     Args:
         arguments: those of the command line where not given.
-        parts: losses, augmentations and models of one's own. A script that calls `main(parts=…)` is an `hpo` of its
-            own: its `search` starts workers that run the same script.
+        extensions: losses, augmentations and models of one's own. A script that calls `main(extensions=…)` is an
+            `hpo` of its own: its `search` starts workers that run the same script.
+        parts: the name that `extensions` had before; it goes with the next release.
     """
+    if parts:
+        warnings.warn("main(parts=…) is main(extensions=…) now", DeprecationWarning, stacklevel=2)
+        extensions = parts
     options = parser().parse_args(arguments)
-    options.parts, options.script = parts, sys.argv[0] if parts else None
+    options.extensions, options.script = extensions, sys.argv[0] if extensions else None
     options.started, options.cuda_visible_devices = STARTED, os.environ.get("CUDA_VISIBLE_DEVICES")
     # What was begun is cleaned up.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(exit_code(signal.SIGTERM)))
@@ -70,7 +77,7 @@ def run(options: argparse.Namespace) -> int:
         print(f"hpo: {error}", file=sys.stderr)
         return EXIT_FAILED
     except Exception as error:
-        from storage.patience import cause_of, is_outage, is_refusal
+        from storage.outage_retry import cause_of, is_outage, is_refusal
 
         if is_outage(error):
             problem = "the database stopped answering; the same command goes on later"
@@ -339,7 +346,7 @@ def _demo(options: argparse.Namespace) -> int:
     for step in steps:
         print(f"$ hpo {' '.join(step)}", flush=True)
         step_options = parser().parse_args(step)
-        for name in ("parts", "script", "started", "cuda_visible_devices"):
+        for name in ("extensions", "script", "started", "cuda_visible_devices"):
             setattr(step_options, name, getattr(options, name))
         if code := run(step_options):
             return code

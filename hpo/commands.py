@@ -14,6 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from hpo.errors import EXIT_DONE, EXIT_FAILED, HpoError, exit_code
+from storage.keys import ORIGIN_KEY
 
 WATCH_SECONDS = 2.0  # between two looks of `status --watch`
 PLAIN_WIDTH = 120  # characters of a table that does not go to a terminal
@@ -22,18 +23,18 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator
 
-    from hpo.study import OpenStudy
-    from hpo.study_file import StudyFile
-    from hpo.supervisor import Staff
+    from hpo.search.supervisor import Staff
+    from hpo.study.open_study import OpenStudy
+    from hpo.study.study_file import StudyFile
     from storage.halts import Halt
-    from storage.patience import Patience
+    from storage.outage_retry import OutageRetry
 
 
 def _file(options: argparse.Namespace) -> StudyFile:
-    from hpo.study_file import read_study_file
+    from hpo.study.study_file import read_study_file
 
     _quiet_optuna()
-    file = read_study_file(options.study, options.parts)
+    file = read_study_file(options.study, options.extensions)
     return replace(file, artifacts=options.artifacts) if options.artifacts else file
 
 
@@ -44,22 +45,24 @@ def _quiet_optuna() -> None:
 
 
 @contextmanager
-def _study(options: argparse.Namespace, patience: Patience | None = None) -> Iterator[tuple[StudyFile, str, OpenStudy]]:
+def _study(
+    options: argparse.Namespace, outage_retry: OutageRetry | None = None
+) -> Iterator[tuple[StudyFile, str, OpenStudy]]:
     """The study file, the URL of its storage and the study in it, which exists."""
-    from hpo.study import load_study, storage_url
+    from hpo.study.open_study import load_study, storage_url
 
     file = _file(options)
     with storage_url(file, options.url, create=False) as url:
-        yield file, url, load_study(file, url, patience)
+        yield file, url, load_study(file, url, outage_retry)
 
 
 def run_search(options: argparse.Namespace) -> int:
     """`hpo search`: check, create or resume, search to the end of the budget."""
     from rich.console import Console
 
-    from hpo.progress import Progress
-    from hpo.search import check, search
-    from hpo.study import probe_artifacts, storage_url
+    from hpo.search.progress import Progress
+    from hpo.search.search import check, search
+    from hpo.study.open_study import probe_artifacts, storage_url
     from storage.database import ping
 
     file = _file(options)
@@ -76,9 +79,9 @@ def run_workers(options: argparse.Namespace) -> int:
     """`hpo workers`: the workers of this machine, without checks of the images and without the winner."""
     from rich.console import Console
 
-    from hpo.progress import Progress
-    from hpo.study import load_study, probe_artifacts, storage_url
-    from hpo.supervisor import supervise
+    from hpo.search.progress import Progress
+    from hpo.search.supervisor import supervise
+    from hpo.study.open_study import load_study, probe_artifacts, storage_url
 
     file = _file(options)
     staff, progress = _staff(options, file), Progress(Console())
@@ -93,9 +96,9 @@ def run_workers(options: argparse.Namespace) -> int:
 
 def _staff(options: argparse.Namespace, file: StudyFile) -> Staff:
     """The workers that `hpo search` or `hpo workers` is to run."""
-    from hpo.launcher import cores, own_command, visible_gpus
-    from hpo.study import storage_url
-    from hpo.supervisor import Staff
+    from hpo.search.launcher import cores, own_command, visible_gpus
+    from hpo.search.supervisor import Staff
+    from hpo.study.open_study import storage_url
 
     gpus = visible_gpus(options.cuda_visible_devices)
     if options.per_gpu > 1 and not gpus:
@@ -115,10 +118,10 @@ def run_check(options: argparse.Namespace) -> int:
     """`hpo check`: what could fail or mislead later; an error is a foreseen failure."""
     from rich.console import Console
 
-    from hpo.check import run_checks, write_groups
-    from hpo.findings import render
-    from hpo.launcher import visible_gpus
-    from hpo.progress import Progress
+    from hpo.check.render import render
+    from hpo.check.run import run_checks, write_groups
+    from hpo.search.launcher import visible_gpus
+    from hpo.search.progress import Progress
 
     file = _file(options)
     report = run_checks(file, options.url, visible_gpus(options.cuda_visible_devices), Progress(Console(stderr=True)))
@@ -137,8 +140,8 @@ def run_check(options: argparse.Namespace) -> int:
 
 def run_init(options: argparse.Namespace) -> int:
     """`hpo init`: tables and study, with the trials of an old one that still fit."""
-    from hpo.study import create_study, storage_url
-    from hpo.takeover import take_over
+    from hpo.study.open_study import create_study, storage_url
+    from hpo.study.takeover import take_over
     from storage.database import public_url
 
     file = _file(options)
@@ -157,19 +160,19 @@ def run_worker(options: argparse.Namespace) -> int:
     file = _file(options)
     import torch
 
-    from hpo.settings import check_settings
-    from hpo.stop import Stop, asked_by_signals
-    from hpo.stopwatch import Stopwatch
-    from hpo.study import load_study, storage_url
-    from hpo.worker import Worker
-    from storage.patience import Patience
+    from hpo.study.open_study import load_study, storage_url
+    from hpo.study.settings import check_settings
+    from hpo.worker.shutdown import Shutdown, asked_by_signals
+    from hpo.worker.stopwatch import Stopwatch
+    from hpo.worker.worker import Worker
+    from storage.outage_retry import OutageRetry
     from trainer.device import choose_device
     from trainer.loaders import loaders_for
 
-    stop = Stop()
+    stop = Shutdown()
     torch.set_num_threads(options.threads)
     with storage_url(file, options.url, create=False) as url:
-        opened, data = load_study(file, url, Patience(stop.given_up)), file.data.load(file.folder / "pixels")
+        opened, data = load_study(file, url, OutageRetry(stop.given_up)), file.data.load(file.folder / "pixels")
         check_settings(opened.study, file, data)
         worker = Worker(
             file,
@@ -197,7 +200,7 @@ def run_stop(options: argparse.Namespace) -> int:
 
 
 def _halt(options: argparse.Namespace, kind: Halt) -> int:
-    from hpo.status import take_snapshot
+    from hpo.study.status import take_snapshot
     from storage.halts import begin_halt
 
     with _study(options) as (file, url, opened):
@@ -233,14 +236,14 @@ def run_status(options: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.live import Live
 
-    from hpo.progress import render
-    from hpo.status import take_snapshot
-    from storage.patience import Patience
+    from hpo.search.progress import render
+    from hpo.study.status import take_snapshot
+    from storage.outage_retry import OutageRetry
 
     if options.watch and options.json:
         raise HpoError("status: --watch shows a table that changes; ask for --json as often as you like")
     console = Console()
-    with _study(options, Patience() if options.watch else None) as (file, url, opened):
+    with _study(options, OutageRetry() if options.watch else None) as (file, url, opened):
         snapshot = take_snapshot(file, url, opened)
         if options.json:
             print(json.dumps(snapshot.as_json(), indent=2, ensure_ascii=False))
@@ -287,8 +290,8 @@ def run_dashboard(options: argparse.Namespace) -> int:
 
 def run_export_best(options: argparse.Namespace) -> int:
     """`hpo export-best`: the winner as a bundle."""
-    from hpo.export import export_best
-    from hpo.pseudo_labels import CONFIDENCE
+    from hpo.bundle.export import export_best
+    from hpo.bundle.pseudo_labels import CONFIDENCE
 
     if options.confidence is not None and not options.unlabelled:
         raise HpoError("export: --confidence says which images of --unlabelled are learned; give --unlabelled, too")
@@ -315,13 +318,13 @@ def run_export_best(options: argparse.Namespace) -> int:
 
 def run_predict(options: argparse.Namespace) -> int:
     """`hpo predict`: classes and probabilities to a CSV."""
-    from hpo.prediction import find_bundles, find_images, predict_to_csv
-    from trainer.parts import Parts
+    from hpo.bundle.prediction import find_bundles, find_images, predict_to_csv
+    from trainer.extensions import Extensions
 
     bundles, inputs = find_bundles([options.bundle, *options.images])
     images = find_images(inputs, bundles[0].classes)
     metrics = predict_to_csv(
-        bundles, images, options.output, options.parts or Parts(), voting=options.voting, tta=options.tta
+        bundles, images, options.output, options.extensions or Extensions(), voting=options.voting, tta=options.tta
     )
     if options.json:
         used = {"bundles": [str(bundle.folder) for bundle in bundles], "voting": options.voting, "tta": options.tta}
@@ -338,8 +341,7 @@ def run_predict(options: argparse.Namespace) -> int:
 
 def run_logs(options: argparse.Namespace) -> int:
     """`hpo logs`: what a trial printed, which run did which epochs, and how it ended."""
-    from hpo.runs import shares
-    from hpo.takeover import ORIGIN_KEY
+    from hpo.worker.runs import shares
     from storage import logs
 
     with _study(options) as (file, _, opened):
@@ -377,7 +379,7 @@ def run_report(options: argparse.Namespace) -> int:
 
 def run_list(options: argparse.Namespace) -> int:
     """`hpo list`: the studies of a storage."""
-    from hpo.study import list_studies, storage_url
+    from hpo.study.open_study import list_studies, storage_url
 
     if options.study:
         with storage_url(_file(options), options.url, create=False) as url:
@@ -400,8 +402,8 @@ def run_list(options: argparse.Namespace) -> int:
 
 def run_delete(options: argparse.Namespace) -> int:
     """`hpo delete`: a study with all that is its own."""
-    from hpo.study import delete_study, find_study, refuse_if_at_work, storage_url
-    from hpo.tensorboard import folder_of
+    from hpo.study.open_study import delete_study, find_study, refuse_if_at_work, storage_url
+    from hpo.worker.tensorboard import folder_of
 
     file = _file(options)
     with storage_url(file, options.url, create=False) as url:
@@ -419,8 +421,8 @@ def run_delete(options: argparse.Namespace) -> int:
 
 def run_prune_artifacts(options: argparse.Namespace) -> int:
     """`hpo prune-artifacts`: clears what is no longer needed."""
-    from hpo.progress import show_bytes
-    from hpo.retention import prune_artifacts, take_inventory
+    from hpo.search.progress import show_bytes
+    from hpo.study.retention import prune_artifacts, take_inventory
 
     with _study(options) as (file, _, opened):
         inventory = take_inventory(opened, file.keep_weights)

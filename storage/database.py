@@ -15,14 +15,14 @@ from sqlalchemy.exc import ArgumentError, OperationalError, ProgrammingError
 from storage import schema
 from storage.errors import StorageError
 from storage.optuna_storage import StudyStorage
-from storage.patience import cause_of
+from storage.outage_retry import cause_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from sqlalchemy.engine import Connection
 
-    from storage.patience import Patience
+    from storage.outage_retry import OutageRetry
 
 DRIVER = "postgresql+psycopg2"
 CONNECT_TIMEOUT = 10  # seconds
@@ -113,7 +113,7 @@ def is_initialized(url: str) -> bool:
         engine.dispose()
 
 
-def connect(url: str, patience: Patience | None = None) -> StudyStorage:
+def connect(url: str, outage_retry: OutageRetry | None = None) -> StudyStorage:
     """Optuna's storage on a database that `initialize` has prepared; its `engine` also serves our own tables.
 
     Holds at most two connections, one at rest, and finds out by itself that a connection has died. Once it is there, it
@@ -129,7 +129,7 @@ def connect(url: str, patience: Patience | None = None) -> StudyStorage:
     finally:
         engine.dispose()
     with _foreseen(url):
-        storage = StudyStorage(_rendered(url), _engine_settings(), patience)
+        storage = StudyStorage(_rendered(url), _engine_settings(), outage_retry)
         _refuse_other_optuna(storage, url)
     return storage
 

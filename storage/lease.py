@@ -2,7 +2,7 @@
 
 A place names the trial that runs in it. Trials come from Optuna's queue of waiting ones and run only after a place has
 named them, so that no trial runs that nobody answers for. What ends a run without a result (a dead worker, an
-interruption) fails its trial and lets its place wait for the next worker, in one transaction (`storage.burial`).
+interruption) fails its trial and lets its place wait for the next worker, in one transaction (`storage.requeue`).
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ from sqlalchemy import text
 from storage import logs
 from storage.autocommit import autocommit
 from storage.budget import Used, used
-from storage.burial import DEATH, REASON_KEY, UNBURIED, again, bury_in, fail_trial
 from storage.errors import StorageError
 from storage.halts import halt_in_force
-from storage.patience import patiently
+from storage.keys import REASON_KEY, REPEATS_KEY
+from storage.outage_retry import retry_outages
+from storage.requeue import DEATH, NOT_REQUEUED, again, fail_trial, requeue_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
     from storage.budget import Limits
     from storage.halts import Halt
-    from storage.patience import Patience
+    from storage.outage_retry import OutageRetry
 
 T = TypeVar("T")
 
@@ -38,7 +39,6 @@ BEAT_SECONDS = 5.0
 GRACE_SECONDS = 60.0  # without a beat, on the watcher's own clock, before a worker counts as dead
 WATCH_SECONDS = 3 * BEAT_SECONDS  # between two looks at the others that still are one watch
 INTERRUPTED = "interrupted"
-REPEATS_KEY = "repeats"  # user attribute of a trial: number of the one whose recipe it runs again
 
 
 @dataclass(frozen=True)
@@ -88,9 +88,9 @@ class Lease:
     repeated where nobody knows whether the transaction came through.
     """
 
-    def __init__(self, engine: Engine, study_id: int, worker: str, patience: Patience | None = None) -> None:
+    def __init__(self, engine: Engine, study_id: int, worker: str, outage_retry: OutageRetry | None = None) -> None:
         self.worker = worker
-        self._engine, self._study_id, self._patience = engine, study_id, patience
+        self._engine, self._study_id, self._outage_retry = engine, study_id, outage_retry
         self._watched: dict[str, tuple[int, float]] = {}  # worker -> (its beat, when this one first saw it)
         self._used_up = False  # the budget, but for places that wait
         self._looked = 0.0  # when this one last looked at the others, on its monotonic clock
@@ -133,7 +133,7 @@ class Lease:
                 seconds=json.dumps(seconds),
             )
             reason = INTERRUPTED if interrupted else "its worker broke down"
-            bury_in(connection, self.worker, reason, died=False, failed=not interrupted)
+            requeue_in(connection, self.worker, reason, died=False, failed=not interrupted)
 
         self._transaction(depart)
 
@@ -396,7 +396,7 @@ class Lease:
         with autocommit(self._engine) as connection:
             rows = self._execute(
                 connection,
-                f"SELECT id, beat FROM hpo.worker WHERE study_id = :study AND id <> :worker AND {UNBURIED}",  # noqa: S608 - ours
+                f"SELECT id, beat FROM hpo.worker WHERE study_id = :study AND id <> :worker AND {NOT_REQUEUED}",  # noqa: S608 - ours
             ).all()
         now = time.monotonic()
         if now - self._looked > WATCH_SECONDS:  # the database was away, or this process stood still: nobody watched
@@ -410,7 +410,7 @@ class Lease:
         for worker, (beat, since) in self._watched.items():
             if now - since > grace_seconds:
                 with self._engine.begin() as connection:
-                    bury_in(connection, worker, DEATH, died=True, beat=beat)
+                    requeue_in(connection, worker, DEATH, died=True, beat=beat)
 
     def _any(self, state: str) -> bool:
         def look(connection: Connection) -> bool:
@@ -424,7 +424,7 @@ class Lease:
             with self._engine.begin() as connection:
                 return function(connection)
 
-        return patiently(self._patience, attempt)
+        return retry_outages(self._outage_retry, attempt)
 
     def _statement(self, function: Callable[[Connection], T]) -> T:
         """A transaction of one statement."""
@@ -433,7 +433,7 @@ class Lease:
             with autocommit(self._engine) as connection:
                 return function(connection)
 
-        return patiently(self._patience, attempt)
+        return retry_outages(self._outage_retry, attempt)
 
     def _execute(self, connection: Connection, statement: str, **values: Any) -> CursorResult[Any]:
         return connection.execute(text(statement), {"worker": self.worker, "study": self._study_id, **values})

@@ -22,7 +22,8 @@ from sqlalchemy import text
 from sqlalchemy.exc import DataError
 
 from storage.autocommit import autocommit
-from storage.patience import patiently
+from storage.keys import MADE_KEY
+from storage.outage_retry import retry_outages
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Sequence
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from sqlalchemy import TextClause
     from sqlalchemy.engine import Connection, Row
 
-    from storage.patience import Patience
+    from storage.outage_retry import OutageRetry
 
 T = TypeVar("T")
 
@@ -84,7 +85,6 @@ MAKE_TRIAL = text(
     " RETURNING trial_id, number"
 )
 
-MADE_KEY = "hpo:made"  # system attribute that marks who made a trial, so that nobody who has to repeat it makes two
 MADE_TRIAL = text(
     "SELECT trial_id, number FROM trials JOIN trial_system_attributes AS mark USING (trial_id)"  # noqa: S608 - ours
     f" WHERE study_id = :study AND key = '{MADE_KEY}' AND value_json = :mark"
@@ -183,11 +183,11 @@ class StudyStorage(RDBStorage):
     What comes out of it equals what stock Optuna's gives. Trials share their distributions, which nobody is to change.
     """
 
-    def __init__(self, url: str, engine_settings: dict[str, Any], patience: Patience | None) -> None:
+    def __init__(self, url: str, engine_settings: dict[str, Any], outage_retry: OutageRetry | None) -> None:
         # Optuna's check of its tables' version takes two connections at once: many that begin together would wait for
         # each other where connections are few.
         super().__init__(url, engine_settings, skip_compatibility_check=True, skip_table_creation=True)
-        self._patience = patience
+        self._outage_retry = outage_retry
 
     def delete_study(self, study_id: int) -> None:
         """Delete a study; raises KeyError where there is none."""
@@ -302,7 +302,7 @@ class StudyStorage(RDBStorage):
     def _create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> FrozenTrial:
         made = copy.deepcopy(template_trial) if template_trial else create_trial(state=TrialState.RUNNING)
         mark, repeated = uuid.uuid4().hex, False
-        if self._patience:  # without it nothing is repeated
+        if self._outage_retry:  # without it nothing is repeated
             made.system_attrs[MADE_KEY] = mark
         given = {
             "study": study_id,
@@ -332,7 +332,7 @@ class StudyStorage(RDBStorage):
 
     def _wait(self, attempt: Callable[[], T]) -> T:
         try:
-            return patiently(self._patience, attempt)
+            return retry_outages(self._outage_retry, attempt)
         except DataError as error:
             raise StorageInternalError("the database does not take this, which may be too long or too large") from error
 

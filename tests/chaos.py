@@ -17,7 +17,7 @@ import psutil
 from sqlalchemy import text
 
 import tests.faulty
-from hpo.retention import CHECKPOINT_KEY
+from storage.keys import CHECKPOINT_KEY
 from tests.disk import NoSmallDiskError, fill, small_disk
 from tests.drill import Drill, changed
 from tests.faulty import VARIABLE, Faults

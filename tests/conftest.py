@@ -17,7 +17,7 @@ from PIL import Image
 from sqlalchemy import create_engine, text
 
 from storage.database import parse_url
-from storage.embedded import embedded_postgres
+from storage.embedded.server import embedded_postgres
 from tests.forked import run_hpo
 
 if TYPE_CHECKING:

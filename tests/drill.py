@@ -12,16 +12,17 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from hpo.study import WEIGHTS_NAME, create_study, load_study
-from hpo.study_file import read_study_file
+from hpo.study.open_study import create_study, load_study
+from hpo.study.study_file import read_study_file
 from storage import logs
-from storage.artifacts import fetch_file
-from storage.roster import places
+from storage.artifacts.artifacts import fetch_file
+from storage.keys import WEIGHTS_NAME
+from storage.study_rows import places
 from tests.conftest import STORAGE_VARIABLES, paint
 from tests.faulty import Faults, linear, run
 from tests.forked import PROCESSES, REAPING
 from tests.tally import ENDS, count
-from trainer.parts import Parts
+from trainer.extensions import Extensions
 
 COLOURS = {"red": (200, 60, 60), "green": (60, 200, 60), "blue": (60, 60, 200)}
 STUDY = """
@@ -133,8 +134,8 @@ class Drill:
                     paint(folder / "photos" / colour / f"{number}.png", rgb, number)
         study = folder / f"{name}.toml"
         study.write_text(STUDY.format(name=name, trials=trials, epochs=epochs, retries=retries, batch_size=batch_size))
-        parts = Parts(losses={"slow": lambda *_: None}, backbones={"linear": linear})
-        self.file = read_study_file(study, parts)
+        extensions = Extensions(losses={"slow": lambda *_: None}, backbones={"linear": linear})
+        self.file = read_study_file(study, extensions)
         create_study(self.file, url, self.file.data.load(self.file.folder / "pixels"))
         self.opened = load_study(self.file, url)
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 import hpo.cli
-from trainer.parts import Parts
+from trainer.extensions import Extensions
 
 VARIABLE = "FAULTS"
 
@@ -71,22 +71,22 @@ def main(arguments, faults):
             raise ValueError("the loss had enough")
         return torch.nn.functional.cross_entropy(logits, labels)
 
-    hpo.cli.main(arguments, parts=Parts(losses={"slow": slow}, backbones={"linear": linear}))
+    hpo.cli.main(arguments, extensions=Extensions(losses={"slow": slow}, backbones={"linear": linear}))
 
 
 def _shorten_grace(seconds):
-    import hpo.checkpoints
-    import hpo.worker
+    import hpo.worker.checkpoints
+    import hpo.worker.worker
     from storage import lease
 
     lease.Lease.reap.__defaults__ = (seconds,)
-    hpo.worker.BEAT_SECONDS, lease.WATCH_SECONDS = seconds / 12, seconds / 4
-    hpo.checkpoints.STORE_PAUSE = seconds / 12
+    hpo.worker.worker.BEAT_SECONDS, lease.WATCH_SECONDS = seconds / 12, seconds / 4
+    hpo.worker.checkpoints.STORE_PAUSE = seconds / 12
 
 
 def _skew_clock(seconds):
     """Set the clock of this process, in every module that has imported it."""
-    for module in ("hpo.worker", "hpo.status"):
+    for module in ("hpo.worker.worker", "hpo.study.status"):
         importlib.import_module(module)
     now, real = time.time, dt.datetime
 

@@ -11,7 +11,14 @@ from multiprocessing.connection import wait
 from pathlib import Path
 
 LAZY = ("albumentations", "alembic.command", "optuna.storages._rdb.storage", "psycopg2.extras", "scipy.special")
-PRELOADED = ("tests.faulty", "hpo.worker", "hpo.search", "hpo.export", "hpo.dashboard.server", "trainer.data")
+PRELOADED = (
+    "tests.faulty",
+    "hpo.worker.worker",
+    "hpo.search.search",
+    "hpo.bundle.export",
+    "hpo.dashboard.server",
+    "trainer.data",
+)
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload([*PRELOADED, *LAZY])
 REAPING = threading.Lock()  # a process is started and its exit code read by one thread at a time

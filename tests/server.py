@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psycopg2
 
-from storage.postgres import give, run
+from storage.embedded.programs import give, run
 
 SETTINGS = """
 listen_addresses = '127.0.0.1'

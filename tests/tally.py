@@ -7,13 +7,11 @@ from dataclasses import dataclass
 
 from optuna.trial import TrialState
 
-from hpo.retention import CHECKPOINT_KEY, take_inventory
-from hpo.runs import RESUMED_KEY
-from hpo.study import WEIGHTS_NAME, load_study
-from storage.artifacts import kept_files
-from storage.burial import REASON_KEY
-from storage.lease import REPEATS_KEY
-from storage.roster import places, workers
+from hpo.study.open_study import load_study
+from hpo.study.retention import take_inventory
+from storage.artifacts.artifacts import kept_files
+from storage.keys import CHECKPOINT_KEY, REASON_KEY, REPEATS_KEY, RESUMED_KEY, WEIGHTS_NAME
+from storage.study_rows import places, workers
 
 ENDS = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
 

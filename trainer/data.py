@@ -6,10 +6,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trainer.cache import pixels_file
-from trainer.index import Index, read_index
-from trainer.pixels import build_pixels
-from trainer.split import Split, check_fractions, split
+from trainer.images.cache import pixels_file
+from trainer.images.index import Index, read_index
+from trainer.images.pixels import build_pixels
+from trainer.images.split import Split, check_fractions, split
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,7 +40,7 @@ class Data:
     ) -> NDArray[np.uint8]:
         """All images as a read-only uint8 [N, size, size, 3], RGB, in the order of the index.
 
-        They are decoded once for each size and interpolation (a name in `trainer.pixels.INTERPOLATIONS`), and
+        They are decoded once for each size and interpolation (a name in `trainer.images.pixels.INTERPOLATIONS`), and
         `on_progress` is called only then.
 
         Raises:

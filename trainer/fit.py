@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING
 import torch
 from timm.utils import ModelEmaV3
 
-from trainer.backbones import build_model, interpolation_of
+from trainer.augmentation.mixing import make_mixing
 from trainer.checkpoint import Checkpoint, copies, in_part, part_of
 from trainer.device import autocast, choose_device, memory_format
 from trainer.errors import CheckpointError, OutOfDeviceMemoryError
+from trainer.extensions import Extensions
 from trainer.loaders import AugmentedImages, Loaders, batches_an_epoch, epoch_orders
 from trainer.losses import make_loss
 from trainer.metrics import accuracy, confusion_matrix, macro_f1
-from trainer.mixing import make_mixing
-from trainer.optimizers import make_optimizer
-from trainer.parts import Parts
+from trainer.model.backbones import build_model, interpolation_of
+from trainer.model.optimizers import make_optimizer
 from trainer.schedules import make_schedule
 from trainer.step import MicroBatch, Steps, refuse_non_finite
 
@@ -33,9 +33,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from trainer.backbones import Classifier
     from trainer.checkpoint import Capture
     from trainer.data import Data
+    from trainer.model.backbones import Classifier
     from trainer.recipe import Recipe
 
 EMA_DECAY = 0.999  # reached slowly: a warm-up keeps a short training's average from staying near its start
@@ -81,7 +81,7 @@ def fit(
     *,
     train: NDArray[np.int64],
     valid: NDArray[np.int64] | None,
-    parts: Parts | None = None,
+    extensions: Extensions | None = None,
     device: torch.device | None = None,
     weights: Path | None = None,
     loaders: Loaders | None = None,
@@ -101,7 +101,7 @@ def fit(
         data: the images.
         train: indices of the images to learn from, int64 [n].
         valid: indices of the images to validate on, int64 [m]; None to validate on none.
-        parts: losses, augmentations and models of one's own.
+        extensions: losses, augmentations and models of one's own.
         device: where to train; the first GPU or the CPU where not given.
         weights: folder with pretrained weights, in place of the hub.
         loaders: processes that augment; None does it in this one.
@@ -121,14 +121,14 @@ def fit(
     """
     if resume:
         resume.refuse_other_recipe(recipe)
-    parts, device, loaders = parts or Parts(), device or choose_device(), loaders or Loaders(0)
+    extensions, device, loaders = extensions or Extensions(), device or choose_device(), loaders or Loaders(0)
     micro_batch = micro_batch or MicroBatch(recipe.batch_size)
     classes = len(data.index.classes)
-    pixels = data.pixels(recipe.image_size, interpolation_of(recipe.backbone, parts))
+    pixels = data.pixels(recipe.image_size, interpolation_of(recipe.backbone, extensions))
     labels = torch.from_numpy(data.index.labels)
 
     torch.manual_seed(recipe.seed)
-    model = build_model(recipe, classes, parts, pretrained=recipe.pretrained and not resume, weights=weights)
+    model = build_model(recipe, classes, extensions, pretrained=recipe.pretrained and not resume, weights=weights)
     try:
         model = model.to(device).to(memory_format=memory_format(device))
         average = ModelEmaV3(model, decay=EMA_DECAY, use_warmup=True) if recipe.ema else None
@@ -138,7 +138,7 @@ def fit(
     if recipe.compile:
         model.backbone.compile()
     optimizer = make_optimizer(recipe, model)
-    loss_of = make_loss(recipe, labels[train].to(device), classes, parts)
+    loss_of = make_loss(recipe, labels[train].to(device), classes, extensions)
     steps = Steps(recipe, model, optimizer, loss_of, make_mixing(recipe), micro_batch, device)
     steps_an_epoch = batches_an_epoch(recipe, len(train))
     schedule = make_schedule(recipe, optimizer, steps=recipe.epochs * steps_an_epoch)
@@ -191,7 +191,7 @@ def fit(
         epoch_orders(recipe, data.index.labels, train, number) for number in range(epochs_done + 1, recipe.epochs + 1)
     )
     coming = islice(orders, steps_done, None)
-    with closing(loaders.batches(AugmentedImages(pixels, data.index.labels, parts), coming)) as batches:
+    with closing(loaders.batches(AugmentedImages(pixels, data.index.labels, extensions), coming)) as batches:
         for number in range(epochs_done + 1, recipe.epochs + 1):
             started, waited = time.perf_counter(), 0.0
             model.train()

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from trainer.augment import image_seed, make_augment
+from trainer.augmentation.augment import image_seed, make_augment
 from trainer.device import loader_processes
 
 if TYPE_CHECKING:
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from trainer.augment import SeededAugment
-    from trainer.parts import Parts
+    from trainer.augmentation.augment import SeededAugment
+    from trainer.extensions import Extensions
     from trainer.recipe import Recipe
 
 Batch = tuple[torch.Tensor, torch.Tensor]  # images uint8 [batch, side, side, 3], labels int64 [batch]
@@ -60,22 +60,22 @@ class AugmentedImages:
     Args:
         pixels: uint8 [N, side, side, 3].
         labels: int64 [N].
-        parts: augmentations of one's own.
+        extensions: augmentations of one's own.
     """
 
-    def __init__(self, pixels: NDArray[np.uint8], labels: NDArray[np.int64], parts: Parts) -> None:
-        self.pixels, self.labels, self.parts = pixels, labels, parts
+    def __init__(self, pixels: NDArray[np.uint8], labels: NDArray[np.int64], extensions: Extensions) -> None:
+        self.pixels, self.labels, self.extensions = pixels, labels, extensions
         self._recipe: Recipe | None = None
         self._augment: SeededAugment | None = None
 
     def makes_the_same_as(self, other: AugmentedImages) -> bool:
         """Whether the other one makes the same images of the same orders."""
-        return self.pixels is other.pixels and self.parts == other.parts
+        return self.pixels is other.pixels and self.extensions == other.extensions
 
     def make(self, order: Order) -> NDArray[np.uint8]:
         """The images of this order, uint8 [batch, side, side, 3]."""
         if order.recipe != self._recipe:
-            self._recipe, self._augment = order.recipe, make_augment(order.recipe, self.parts)
+            self._recipe, self._augment = order.recipe, make_augment(order.recipe, self.extensions)
         images = self.pixels[order.images]
         if self._augment:
             for row, (image, draw) in enumerate(zip(order.images.tolist(), order.draws.tolist(), strict=True)):

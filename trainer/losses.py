@@ -14,8 +14,8 @@ from torch.nn.functional import cross_entropy, log_softmax, nll_loss, one_hot
 from trainer.errors import RecipeError
 
 if TYPE_CHECKING:
-    from trainer.mixing import Partners
-    from trainer.parts import LossFunction, Parts
+    from trainer.augmentation.mixing import Partners
+    from trainer.extensions import Extensions, LossFunction
     from trainer.recipe import Recipe
 
 MIXED_IN_FROM = 0.2  # share of a mixed image from which its class counts for `bce`: timm's for "ResNet strikes back"
@@ -105,7 +105,7 @@ def logit_adjusted_loss(logits: Tensor, labels: Tensor, *, adjustment: Tensor) -
     return cross_entropy(logits + adjustment, labels)
 
 
-def make_loss(recipe: Recipe, labels: Tensor, classes: int, parts: Parts) -> TrainingLoss:
+def make_loss(recipe: Recipe, labels: Tensor, classes: int, extensions: Extensions) -> TrainingLoss:
     """Build the recipe's loss; `labels` int64 [images] are those of the training images, on the loss's device.
 
     The loss of a mixed image is that of its two labels, each by its share (Zhang et al. 2018, section 2); of `bce`
@@ -114,15 +114,15 @@ def make_loss(recipe: Recipe, labels: Tensor, classes: int, parts: Parts) -> Tra
     Raises:
         RecipeError: nothing has the name that the recipe gives.
     """
-    if recipe.loss == "bce" and "bce" not in parts.losses:
+    if recipe.loss == "bce" and "bce" not in extensions.losses:
         # Wightman et al. 2021, "ResNet strikes back": the mean over images and classes.
         return partial(_binary_loss, of_targets=BinaryCrossEntropy(smoothing=0.0, target_threshold=MIXED_IN_FROM))
-    return partial(_shared_loss, of_labels=_loss_of_labels(recipe, labels, classes, parts))
+    return partial(_shared_loss, of_labels=_loss_of_labels(recipe, labels, classes, extensions))
 
 
-def _loss_of_labels(recipe: Recipe, labels: Tensor, classes: int, parts: Parts) -> LossFunction:
-    if recipe.loss in parts.losses:
-        return parts.losses[recipe.loss]
+def _loss_of_labels(recipe: Recipe, labels: Tensor, classes: int, extensions: Extensions) -> LossFunction:
+    if recipe.loss in extensions.losses:
+        return extensions.losses[recipe.loss]
     weight = None
     if recipe.class_weights == "balanced":
         weight = balanced_weights(labels, classes)
@@ -137,7 +137,7 @@ def _loss_of_labels(recipe: Recipe, labels: Tensor, classes: int, parts: Parts) 
         "arcface": partial(arcface_loss, margin=recipe.arcface_margin, scale=recipe.arcface_scale, weight=weight),
     }
     if recipe.loss not in losses:
-        raise RecipeError([f'loss: nothing is called "{recipe.loss}"; give your own function in Parts(losses=…)'])
+        raise RecipeError([f'loss: nothing is called "{recipe.loss}"; give your own function in Extensions(losses=…)'])
     return losses[recipe.loss]
 
 

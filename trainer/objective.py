@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 import optuna
 import torch
 
-from trainer.backbones import weights_of, write_weights
 from trainer.checkpoint import in_part, part_of
 from trainer.device import choose_device, device_name
 from trainer.fit import fit
 from trainer.metrics import summary
+from trainer.model.backbones import weights_of, write_weights
 from trainer.space import suggest
 from trainer.step import MicroBatch
 
@@ -125,7 +125,7 @@ def objective(
         data,
         train=split.train,
         valid=split.valid,
-        parts=space.parts,
+        extensions=space.extensions,
         device=device,
         weights=weights,
         loaders=loaders,

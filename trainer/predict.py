@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from trainer.device import autocast
-from trainer.pixels import read_image
+from trainer.images.pixels import read_image
 from trainer.step import MicroBatch
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from trainer.backbones import Classifier
+    from trainer.model.backbones import Classifier
 
 TTA = ("none", "flip", "crops")
 

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from trainer.errors import RecipeError
-from trainer.parts import Parts
+from trainer.extensions import Extensions
 from trainer.recipe import (
     DEFAULTS,
     RULES,
@@ -94,24 +94,24 @@ class Space:
         fields: field -> value | list | {"low", "high"[, "log"]}; a field that is not given is searched as in
             `DEFAULT_SPACE`, or has the recipe's default. Beside a model of one's own, what speaks of a model's layers
             and head has its default, too.
-        parts: functions of one's own, whose names become usable.
+        extensions: functions of one's own, whose names become usable.
 
     Raises:
         RecipeError: unknown fields, names or impossible ranges, all of them at once.
     """
 
-    def __init__(self, fields: Mapping[str, Any], parts: Parts | None = None) -> None:
-        self.parts = parts or Parts()
+    def __init__(self, fields: Mapping[str, Any], extensions: Extensions | None = None) -> None:
+        self.extensions = extensions or Extensions()
         problems = [unknown_problem(name, DEFAULTS) for name in fields if name not in DEFAULTS]
         self.fields: dict[str, Any] = {}
         searched = DEFAULT_SPACE
-        if self.parts.backbones.keys() & set(_as_list(fields.get("backbone"))):
+        if self.extensions.backbones.keys() & set(_as_list(fields.get("backbone"))):
             searched = {name: entry for name, entry in DEFAULT_SPACE.items() if name not in _OF_LAYERS}
             searched["loss"] = [loss for loss in DEFAULT_SPACE["loss"] if loss != "arcface"]
         for name, default in DEFAULTS.items():
             entry = _parse(name, fields.get(name, searched.get(name, default)))
             self.fields[name] = entry
-            problems += _problems(name, entry, self.parts.names(name))
+            problems += _problems(name, entry, self.extensions.names(name))
         if problems:
             raise RecipeError(problems)
 

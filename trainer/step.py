@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
     from torch.optim import Optimizer
 
+    from trainer.augmentation.mixing import Mixing
     from trainer.losses import TrainingLoss
-    from trainer.mixing import Mixing
     from trainer.recipe import Recipe
 
 T = TypeVar("T")

@@ -14,16 +14,17 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna_dashboard._bottle_util import parse_data_uri
 from optuna_dashboard.artifact._backend import get_study_artifact_meta, list_study_artifacts, list_trial_artifacts
 
-from storage.artifacts import META_KEY, drop_file, kept_files, naming
+from storage.artifacts.artifact_store import discard
+from storage.artifacts.artifacts import drop_file, kept_files, naming
 from storage.errors import StorageError
-from storage.store import discard
+from storage.keys import ARTIFACT_KEY
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from optuna.storages import BaseStorage
 
-    from hpo.study import OpenStudy
+    from hpo.study.open_study import OpenStudy
 
 
 class Files:
@@ -62,7 +63,7 @@ class Files:
         """Remove a file that a study names; raises Optuna's ArtifactNotFound where it does not."""
         if get_study_artifact_meta(self._storage, study_id, artifact_id) is None:
             raise ArtifactNotFound
-        self._storage.set_study_system_attr(study_id, META_KEY + artifact_id, json.dumps(None))
+        self._storage.set_study_system_attr(study_id, ARTIFACT_KEY + artifact_id, json.dumps(None))
         discard(self._store, artifact_id)
         return {}
 

@@ -8,10 +8,8 @@ from typing import TYPE_CHECKING, Any
 import tomli_w
 from optuna.trial import FixedTrial, TrialState
 
-from hpo.runs import RESUMED_KEY
-from hpo.stopwatch import duration
-from storage.burial import REASON_KEY
-from storage.lease import REPEATS_KEY
+from hpo.worker.stopwatch import duration
+from storage.keys import REASON_KEY, REPEATS_KEY, RESUMED_KEY
 from trainer.errors import TrainerError
 from trainer.recipe import used_fields
 from trainer.space import suggest
@@ -21,7 +19,7 @@ if TYPE_CHECKING:
 
     from optuna.trial import FrozenTrial
 
-    from hpo.status import Snapshot
+    from hpo.study.status import Snapshot
     from trainer.recipe import Recipe
     from trainer.space import Space
 

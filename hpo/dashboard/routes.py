@@ -26,19 +26,20 @@ from hpo.dashboard.files import Files
 from hpo.dashboard.notes import theirs_of
 from hpo.dashboard.study_page import StudyPage
 from hpo.errors import HpoError
-from hpo.settings import refuse_foreign
-from hpo.study import ID_KEY, delete_study, refuse_if_at_work
-from hpo.tensorboard import folder_of
+from hpo.study.open_study import delete_study, refuse_if_at_work
+from hpo.study.settings import refuse_foreign
+from hpo.worker.tensorboard import folder_of
 from storage.errors import StorageError
-from storage.patience import cause_of, is_outage, is_refusal
+from storage.keys import ID_KEY
+from storage.outage_retry import cause_of, is_outage, is_refusal
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from bottle import Bottle
 
-    from hpo.study import OpenStudy
-    from hpo.study_file import StudyFile
+    from hpo.study.open_study import OpenStudy
+    from hpo.study.study_file import StudyFile
 
     Key = tuple[str, str]  # method and rule of a route
 
@@ -85,7 +86,7 @@ class Dashboard:
         read_only: say so on the page; it is the door that refuses what changes something.
 
     Raises:
-        RecipeError: the study names functions of one's own that the file's parts do not hold.
+        RecipeError: the study names functions of one's own that the file's extensions do not hold.
     """
 
     def __init__(self, file: StudyFile, url: str, opened: OpenStudy, *, read_only: bool = False) -> None:

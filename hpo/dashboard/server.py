@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 from waitress import create_server
 from waitress.server import MultiSocketServer
 
-from hpo.dashboard.door import Door
+from hpo.dashboard.login_gate import LoginGate
 from hpo.dashboard.routes import Dashboard
 from hpo.errors import ENDING_SIGNALS, HpoError, exit_code
-from storage.patience import is_outage
+from storage.outage_retry import is_outage
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
     from waitress.server import TcpWSGIServer
 
-    from hpo.study import OpenStudy
-    from hpo.study_file import StudyFile
+    from hpo.study.open_study import OpenStudy
+    from hpo.study.study_file import StudyFile
 
 THREADS = 16
 LARGEST_REQUEST = 48_000_000  # bytes: a file of 36 MB, in base64
@@ -61,10 +61,10 @@ def serve(
 
     Raises:
         HpoError: the address cannot be listened at.
-        RecipeError: the study names functions of one's own that the file's parts do not hold.
+        RecipeError: the study names functions of one's own that the file's extensions do not hold.
     """
     dashboard = Dashboard(file, url, opened, read_only=read_only)
-    server = listen(Door(dashboard.application, password, read_only=read_only), host, port, proxy)
+    server = listen(LoginGate(dashboard.application, password, read_only=read_only), host, port, proxy)
     codes: list[int] = []
 
     def end(number: int, _: FrameType | None) -> None:

@@ -16,15 +16,16 @@ from optuna_dashboard._serializer import serialize_frozen_trial, serialize_study
 from optuna_dashboard._storage import get_study
 
 from hpo.dashboard.notes import note_of_study, note_of_trial, with_ours
-from hpo.status import take_snapshot
-from hpo.study import space_of
-from storage.artifacts import META_KEY, kept_files
+from hpo.study.open_study import space_of
+from hpo.study.status import take_snapshot
+from storage.artifacts.artifacts import kept_files
+from storage.keys import ARTIFACT_KEY
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
-    from hpo.study import OpenStudy
-    from hpo.study_file import StudyFile
+    from hpo.study.open_study import OpenStudy
+    from hpo.study.study_file import StudyFile
 
 IN_THE_NOTE = "metrics"  # user attribute of a trial that its note shows; in full it would be a third of the answer
 CURVES = 25  # of the best trials, and of the latest: optuna-dashboard draws all that it is given, for many seconds
@@ -53,12 +54,12 @@ class StudyPage:
         opened: the study, by a storage that remembers trials which have ended.
 
     Raises:
-        RecipeError: the study names functions of one's own that the file's parts do not hold.
+        RecipeError: the study names functions of one's own that the file's extensions do not hold.
     """
 
     def __init__(self, file: StudyFile, url: str, opened: OpenStudy) -> None:
         self._file, self._url, self._opened = file, url, opened
-        self._space = space_of(opened.study, file.space.parts)
+        self._space = space_of(opened.study, file.space.extensions)
         self._known: dict[int, _Known] = {}  # by the id of the trial
         self._in_common = InMemoryCache()
         self._lock = threading.Lock()  # one at a time turns trials to JSON
@@ -117,7 +118,7 @@ class StudyPage:
         shown = serialize_frozen_trial(self._opened.study_id, trial, attributes)
         shown["user_attrs"] = [each for each in shown["user_attrs"] if each["key"] != IN_THE_NOTE]
         # A trial that has ended is remembered with the files that it named then, and some may be gone.
-        gone = {key.removeprefix(META_KEY) for key in trial.system_attrs if key.startswith(META_KEY)} - files
+        gone = {key.removeprefix(ARTIFACT_KEY) for key in trial.system_attrs if key.startswith(ARTIFACT_KEY)} - files
         shown["artifacts"] = [each for each in shown["artifacts"] if each["artifact_id"] not in gone]
         shown["note"]["body"] = with_ours(shown["note"]["body"], note_of_trial(trial, self._space))
         if not curve:

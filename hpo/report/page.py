@@ -18,7 +18,6 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from hpo.errors import HpoError
-from hpo.pictures import CONFUSION_MATRIX, LEARNING_CURVES, MOST_WRONG
 from hpo.report import charts
 from hpo.report.parallel_coordinates import MOST_LINES, RANKS, parallel
 from hpo.report.results import (
@@ -35,10 +34,11 @@ from hpo.report.results import (
     searched_choices,
     standard_error,
 )
-from hpo.search import HEADINGS
-from hpo.stopwatch import duration
-from storage.artifacts import fetch_file
+from hpo.search.search import HEADINGS
+from hpo.worker.stopwatch import duration
+from storage.artifacts.artifacts import fetch_file
 from storage.errors import FileGoneError, StorageError
+from storage.keys import CONFUSION_MATRIX, LEARNING_CURVES, MOST_WRONG
 from trainer.recipe import used_fields
 
 if TYPE_CHECKING:
@@ -47,8 +47,8 @@ if TYPE_CHECKING:
 
     from hpo.report.charts import Chart
     from hpo.report.results import Results
-    from hpo.study import OpenStudy
-    from hpo.study_file import StudyFile
+    from hpo.study.open_study import OpenStudy
+    from hpo.study.study_file import StudyFile
 
 TITLES = {
     LEARNING_CURVES: "Learning curves",

@@ -14,10 +14,9 @@ import optuna
 from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.trial import FixedTrial, TrialState, create_trial
 
-from hpo.settings import SETTINGS_KEY
-from hpo.status import STATES, take_snapshot
-from hpo.study import BEST_EPOCH_KEY, TEST_USE_KEY, default_trial, space_of
-from storage.lease import REPEATS_KEY
+from hpo.study.open_study import default_trial, space_of
+from hpo.study.status import STATES, take_snapshot
+from storage.keys import BEST_EPOCH_KEY, REPEATS_KEY, SETTINGS_KEY, TEST_USE_KEY
 from trainer.recipe import used_fields
 from trainer.space import Choice, suggest
 
@@ -28,10 +27,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from optuna.trial import FrozenTrial
 
-    from hpo.status import Snapshot
-    from hpo.study import OpenStudy
-    from hpo.study_file import StudyFile
-    from storage.roster import PlaceRow
+    from hpo.study.open_study import OpenStudy
+    from hpo.study.status import Snapshot
+    from hpo.study.study_file import StudyFile
+    from storage.study_rows import PlaceRow
     from trainer.recipe import Recipe
     from trainer.space import Space
 
@@ -124,7 +123,7 @@ def read_results(file: StudyFile, url: str, opened: OpenStudy, now: datetime) ->
     """
     snapshot = take_snapshot(file, url, opened)
     trials = opened.study.get_trials(deepcopy=False)
-    attributes, space = opened.study.user_attrs, space_of(opened.study, file.space.parts)
+    attributes, space = opened.study.user_attrs, space_of(opened.study, file.space.extensions)
     placed = [(place, trials[place.trial]) for place in snapshot.places if place.trial is not None]
     begun = min((trial.datetime_start.astimezone(UTC) for _, trial in placed if trial.datetime_start), default=None)
     ends = [_hours_between(begun, _end_of(place, trial, now)) for place, trial in placed]
@@ -142,7 +141,7 @@ def read_results(file: StudyFile, url: str, opened: OpenStudy, now: datetime) ->
         attributes[SETTINGS_KEY],
         [outcome for _, outcome in sorted(found.items()) if outcome],
         trials[snapshot.best.number] if snapshot.best else None,
-        default_trial(opened.study, file.space.parts),
+        default_trial(opened.study, file.space.extensions),
         [number for number, outcome in sorted(found.items()) if outcome is None],
         sum(REPEATS_KEY in trial.user_attrs for trial in trials),
         sum(key.startswith(TEST_USE_KEY) for key in attributes),

@@ -7,8 +7,8 @@ import os
 import pytest
 
 from tests.conftest import paint
-from trainer.backbones import build_model, save_weights
-from trainer.parts import Parts
+from trainer.extensions import Extensions
+from trainer.model.backbones import build_model, save_weights
 from trainer.recipe import Recipe
 
 pytestmark = pytest.mark.acceptance
@@ -57,7 +57,7 @@ def bundle(tmp_path):
     folder.mkdir()
     recipe.write(folder / "recipe.toml")
     (folder / "bundle.json").write_text('{"classes": ["blue", "red"]}')
-    save_weights(build_model(recipe, 2, Parts(), pretrained=False), folder / "model.safetensors")
+    save_weights(build_model(recipe, 2, Extensions(), pretrained=False), folder / "model.safetensors")
     return "bundle"
 
 

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from tests.conftest import paint
-from tests.unit.test_likeness import compressed, picture
+from tests.unit.test_near_duplicates import compressed, picture
 from trainer.data import load_data
 
 pytestmark = pytest.mark.acceptance

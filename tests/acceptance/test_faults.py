@@ -11,8 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from hpo.retention import CHECKPOINT_KEY
-from hpo.runs import RESUMED_KEY
+from storage.keys import CHECKPOINT_KEY, RESUMED_KEY
 from tests.disk import fill
 from tests.drill import Drill, changed, wait_for
 
@@ -225,26 +224,26 @@ BOUNDARIES = {
     "made": [(MAKE, "after", 1)],
     "made and named": [(NAME, "after", 3)],
     "running": [("storage.optuna_storage:StudyStorage.set_trial_state_values", "after", 1)],
-    "asked": [("hpo.runs:Runs._fill", "after", 1)],
+    "asked": [("hpo.worker.runs:Runs._fill", "after", 1)],
     "half suggested": [("storage.optuna_storage:StudyStorage._set_trial_param", "after", 1)],
     "before the first beat": [(BEAT, "before", 1)],
     "after the first beat": [(BEAT, "after", 1)],
     "checkpoint half written": [("shutil:copyfileobj", "after", 1)],
-    "checkpoint stored, not named": [("storage.store:FolderFiles.write", "after", 1)],
+    "checkpoint stored, not named": [("storage.artifacts.artifact_store:FolderFiles.write", "after", 1)],
     "before progress": [(PROGRESS, "before", 2)],
     "before a report": [(REPORT, "before", 1)],
     "after a report": [(REPORT, "after", 2)],
     "weights half written": [("shutil:copyfileobj", "after", 2)],
-    "weights stored, not named": [("storage.artifacts:put", "after", 1)],
-    "weights named": [("hpo.worker:keep_file", "after", 1)],
+    "weights stored, not named": [("storage.artifacts.artifacts:put", "after", 1)],
+    "weights named": [("hpo.worker.worker:keep_file", "after", 1)],
     "told": [(TELL, "after", 1)],
     "finished": [(FINISH, "after", 1)],
-    "earlier checkpoints removed": [(REPORT, "after", 3), ("hpo.checkpoints:discard", "after", 1)],
+    "earlier checkpoints removed": [(REPORT, "after", 3), ("hpo.worker.checkpoints:discard", "after", 1)],
     "reaped, not committed": [(REPORT, "after", 2), ("storage.lease:bury_in", "after", 1)],
     "reaped": [(REPORT, "after", 2), (MAKE, "before", 1)],
     "retry made": [(REPORT, "after", 2), (MAKE, "after", 1)],
     "retry named": [(REPORT, "after", 2), (NAME, "after", 2)],
-    "retry resumed": [(REPORT, "after", 2), ("hpo.checkpoints:decode", "after", 1)],
+    "retry resumed": [(REPORT, "after", 2), ("hpo.worker.checkpoints:decode", "after", 1)],
     "retry taken over": [(REPORT, "after", 2), (REPORT, "after", 1)],
 }
 # These runs end otherwise first: they fail, or are told to go.

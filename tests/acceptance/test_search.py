@@ -98,7 +98,7 @@ def test_demo_searches_prunes_exports_and_predicts(hpo, tmp_path):
         with_pids = "SELECT worker, count(*) FROM hpo.place WHERE ended IS NOT NULL GROUP BY worker"
         program = (
             "import sys, pathlib; from sqlalchemy import text; from storage.database import connect;"
-            " from storage.embedded import embedded_postgres\n"
+            " from storage.embedded.server import embedded_postgres\n"
             "with embedded_postgres(pathlib.Path('demo/.hpo')) as url:\n"
             f"    print(connect(url).engine.connect().execute(text({with_pids!r})).all())"
         )
@@ -133,11 +133,11 @@ def test_a_search_that_cannot_succeed_stops_with_the_reason(hpo, tmp_path, photo
     """Five first trials that fail for one reason end the search with that reason."""
     (tmp_path / "own.py").write_text(
         "from hpo.cli import main\n"
-        "from trainer.parts import Parts\n"
+        "from trainer.extensions import Extensions\n"
         "def broken(logits, labels):\n"
         "    raise RuntimeError(f'no loss for {len(labels)} labels')\n"
         "if __name__ == '__main__':\n"
-        "    main(parts=Parts(losses={'broken': broken}))\n"
+        "    main(extensions=Extensions(losses={'broken': broken}))\n"
     )
     write_study(tmp_path, trials=50, more='loss = "broken"')
     done = hpo("search", "study.toml", "--workers", 1, program=("own.py",), HPO_STORAGE=database)

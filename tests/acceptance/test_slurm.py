@@ -14,8 +14,8 @@ import pytest
 from optuna.trial import TrialState
 from sqlalchemy import NullPool, create_engine, text
 
-from hpo.runs import RESUMED_KEY
 from storage.database import connect
+from storage.keys import RESUMED_KEY
 from tests.acceptance.test_search import status, write_study
 from tests.conftest import ROOT
 from tests.drill import wait_for
@@ -26,7 +26,8 @@ pytestmark = pytest.mark.acceptance
 OWN = """
 import sys, time
 from hpo.cli import main
-from trainer.parts import Parts
+from trainer.extensions import Extensions
+from storage.keys import RESUMED_KEY
 
 if __name__ == "__main__":
     if sys.argv[1] == "worker":
@@ -39,7 +40,7 @@ if __name__ == "__main__":
 
         AugmentedImages.make = make
         trainer.loaders.loader_processes = lambda device, cores: 2
-    main(parts=Parts())
+    main(extensions=Extensions())
 """
 STAND_INS = {
     "hpo": f'exec {sys.executable} "$HPO_SCRIPT" "$@"',

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from storage.embedded import data_folder, embedded_postgres
+from storage.embedded.server import data_folder, embedded_postgres
 from tests.acceptance.test_search import status, write_study
 from tests.drill import wait_for
 
@@ -24,7 +24,7 @@ OWN = """
 import ctypes, os, signal, subprocess, sys, time
 from pathlib import Path
 from hpo.cli import main
-from trainer.parts import Parts
+from trainer.extensions import Extensions
 
 def begin_worker():
     {worker}
@@ -34,7 +34,7 @@ if __name__ == "__main__":
         ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER
     if sys.argv[1] == "worker":
         begin_worker()
-    main(parts=Parts())
+    main(extensions=Extensions())
 """
 
 

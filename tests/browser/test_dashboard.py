@@ -7,13 +7,13 @@ import signal
 
 import pytest
 
+from storage.keys import PICTURES
 from tests.drill import wait_for
 from tests.visitor import address_of
 
 pytestmark = pytest.mark.browser
 
 SECRET = "correct horse battery"
-PICTURES = ("learning_curves.png", "confusion_matrix.png", "most_wrong.png")
 
 
 def begin(study, *options):

@@ -9,18 +9,18 @@ import pytest
 import tomli_w
 import torch
 
-from hpo.runs import Runs
-from hpo.stop import Stop
-from hpo.stopwatch import Stopwatch
-from hpo.study import create_study, load_study, model_of
-from hpo.study_file import read_study_file
-from hpo.worker import Worker
+from hpo.study.open_study import create_study, load_study, model_of
+from hpo.study.study_file import read_study_file
+from hpo.worker.runs import Runs
+from hpo.worker.shutdown import Shutdown
+from hpo.worker.stopwatch import Stopwatch
+from hpo.worker.worker import Worker
 from storage import logs
 from storage.database import connect, initialize
 from storage.lease import Lease
-from storage.roster import places
+from storage.study_rows import places
+from trainer.extensions import Extensions
 from trainer.loaders import Loaders
-from trainer.parts import Parts
 
 STUDY = """
 [study]
@@ -83,10 +83,10 @@ class Setting:
         tables["recipe"] |= recipe or {}
         (folder / "study.toml").write_text(tomli_w.dumps(tables))
         self.own_loss = own_loss
-        parts = Parts(losses={"own": own_loss}, backbones={"linear": linear, "small memory": small_memory})
-        self.file = read_study_file(folder / "study.toml", parts)
+        extensions = Extensions(losses={"own": own_loss}, backbones={"linear": linear, "small memory": small_memory})
+        self.file = read_study_file(folder / "study.toml", extensions)
         self.url, self.data = url, self.file.data.load(folder / ".hpo/pixels")
-        self.stop = Stop()
+        self.stop = Shutdown()
         create_study(self.file, url, self.data)
         self.opened = load_study(self.file, url)
 
@@ -169,7 +169,7 @@ def lines_of(study, trial):
 
 def weights_of(study, trial):
     """What a complete trial has learned."""
-    model = model_of(study.trials[trial], study.opened, study.file.space.parts, 3, torch.device("cpu"))
+    model = model_of(study.trials[trial], study.opened, study.file.space.extensions, 3, torch.device("cpu"))
     return model.state_dict()
 
 

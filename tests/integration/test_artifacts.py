@@ -23,18 +23,19 @@ from optuna.trial import TrialState
 from rich.console import Console
 from sqlalchemy import text
 
-from hpo import retention
-from hpo.check import run_checks
+from hpo.check.run import run_checks
 from hpo.cli import parser, run
-from hpo.progress import Progress
-from hpo.retention import CHECKPOINT_KEY, drop_surplus_weights, prune_artifacts, take_inventory
-from hpo.status import take_snapshot
-from hpo.study import WEIGHTS_NAME, create_study, delete_study, load_study, model_of
-from hpo.study_file import read_study_file
-from storage.artifacts import checkpoint_id, fetch_file, keep_file, kept_files
+from hpo.search.progress import Progress
+from hpo.study import retention
+from hpo.study.open_study import create_study, delete_study, load_study, model_of
+from hpo.study.retention import drop_surplus_weights, prune_artifacts, take_inventory
+from hpo.study.status import take_snapshot
+from hpo.study.study_file import read_study_file
+from storage.artifacts.artifact_store import discard, get, open_store, probe, put
+from storage.artifacts.artifacts import checkpoint_id, fetch_file, keep_file, kept_files
 from storage.errors import StorageError
-from storage.store import discard, get, open_store, probe, put
-from trainer.parts import Parts
+from storage.keys import CHECKPOINT_KEY, WEIGHTS_NAME
+from trainer.extensions import Extensions
 
 pytestmark = pytest.mark.integration
 
@@ -152,7 +153,8 @@ def test_a_write_that_breaks_off_changes_nothing(url, tmp_path):
 
 KILLED = """
 import io, os, signal, sys
-from storage.store import open_store
+from storage.artifacts.artifact_store import open_store
+from storage.keys import CHECKPOINT_KEY, WEIGHTS_NAME
 
 class Killing(io.BytesIO):
     def read(self, size=-1):
@@ -186,7 +188,7 @@ def test_a_store_that_works_passes_its_probe(url):
 def test_check_tries_the_store_that_is_named(url, tmp_path, photos):
     """`hpo check` tells whether a named store can be used, and leaves the folder beside the study file alone."""
     (tmp_path / "study.toml").write_text(STUDY)
-    file = read_study_file(tmp_path / "study.toml", Parts(backbones={"linear": linear}))
+    file = read_study_file(tmp_path / "study.toml", Extensions(backbones={"linear": linear}))
 
     def found(store):
         findings = run_checks(replace(file, artifacts=store), None, [], Progress(Console(quiet=True))).findings
@@ -292,7 +294,7 @@ def test_what_is_wrong_with_s3_is_said(s3, monkeypatch, tmp_path):
     with pytest.raises(StorageError, match=r"nobody.* could not be found; set AWS_PROFILE"):
         open_store("s3://bucket")
     monkeypatch.setitem(sys.modules, "boto3", None)
-    monkeypatch.delitem(sys.modules, "storage.s3")
+    monkeypatch.delitem(sys.modules, "storage.artifacts.s3_store")
     with pytest.raises(StorageError, match=re.escape("needs the package boto3; pip install 'hpo[s3]'")):
         open_store("s3://bucket")
 
@@ -307,7 +309,7 @@ class Study:
 
     def __init__(self, folder, database, url, name="colours"):
         (folder / "study.toml").write_text(STUDY)
-        file = read_study_file(folder / "study.toml", Parts(backbones={"linear": linear}))
+        file = read_study_file(folder / "study.toml", Extensions(backbones={"linear": linear}))
         self.file = replace(file, artifacts=url, name=name)
         create_study(self.file, database, self.file.data.load(folder / ".hpo/pixels"))
         self.opened = load_study(self.file, database)
@@ -429,7 +431,7 @@ def test_only_the_best_trials_keep_their_weights(study, tmp_path):
     with pytest.raises(
         StorageError, match=rf"trial {gone.number} no longer has its weights.safetensors: only the best"
     ):
-        model_of(gone, study.opened, study.file.space.parts, 3, torch.device("cpu"))
+        model_of(gone, study.opened, study.file.space.extensions, 3, torch.device("cpu"))
 
 
 def test_weights_that_are_elsewhere_are_said_to_be(study):
@@ -438,11 +440,11 @@ def test_weights_that_are_elsewhere_are_said_to_be(study):
     [stored] = study.store.files("")
     discard(study.store, stored.artifact_id)
     with pytest.raises(StorageError, match="is not in this store; was it run on another machine, or has"):
-        model_of(study.study.trials[number], study.opened, study.file.space.parts, 3, torch.device("cpu"))
+        model_of(study.study.trials[number], study.opened, study.file.space.extensions, 3, torch.device("cpu"))
     with study.opened.storage.engine.begin() as connection:  # as optuna-dashboard writes what was removed there
         connection.execute(text("UPDATE trial_system_attributes SET value_json = :null"), {"null": json.dumps("null")})
     with pytest.raises(StorageError, match="no longer has its"):
-        model_of(study.study.trials[number], study.opened, study.file.space.parts, 3, torch.device("cpu"))
+        model_of(study.study.trials[number], study.opened, study.file.space.extensions, 3, torch.device("cpu"))
     assert study.named == []
 
 
@@ -510,7 +512,7 @@ def test_prune_artifacts(study, database, url, capsys, monkeypatch):
 
     def prune(*more):
         options = parser().parse_args(["prune-artifacts", str(study.file.path), *more])
-        options.parts = study.file.space.parts
+        options.extensions = study.file.space.extensions
         assert run(options) == 0
         return capsys.readouterr().out.splitlines()
 
@@ -527,7 +529,7 @@ def test_a_store_that_is_away_is_one_line(command, study, database, url, capsys,
     monkeypatch.setenv("HPO_STORAGE", database)
     monkeypatch.setenv("HPO_ARTIFACTS", "s3://missing" if url.startswith("s3:") else str(study.file.path))
     options = parser().parse_args([command, str(study.file.path)])
-    options.parts, options.script, options.cuda_visible_devices = study.file.space.parts, None, ""
+    options.extensions, options.script, options.cuda_visible_devices = study.file.space.extensions, None, ""
     assert run(options) == 1
     [line] = capsys.readouterr().err.splitlines()
     assert line.startswith("hpo: artifacts: ")
@@ -536,7 +538,7 @@ def test_a_store_that_is_away_is_one_line(command, study, database, url, capsys,
 def test_only_what_needs_the_store_needs_its_client(setting, monkeypatch):
     """Without boto3 the status of a study in S3 is there, and a worker says at once what to install."""
     monkeypatch.setitem(sys.modules, "boto3", None)
-    monkeypatch.delitem(sys.modules, "storage.s3", raising=False)
+    monkeypatch.delitem(sys.modules, "storage.artifacts.s3_store", raising=False)
     study = setting(trials=1)
     study.opened = replace(study.opened, artifacts_url="s3://bucket")
     assert take_snapshot(study.file, study.url, study.opened).best is None

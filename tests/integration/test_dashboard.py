@@ -16,13 +16,14 @@ from sqlalchemy import create_engine, text
 from werkzeug.test import Client
 
 from hpo.dashboard.access import Sessions
-from hpo.dashboard.door import Door
+from hpo.dashboard.login_gate import LoginGate
 from hpo.dashboard.notes import MARK
 from hpo.dashboard.routes import AT_WORK, REFUSED, Dashboard
 from hpo.errors import HpoError
-from hpo.study import WEIGHTS_NAME, delete_study, load_study
-from storage.artifacts import drop_file, kept_files
+from hpo.study.open_study import delete_study, load_study
+from storage.artifacts.artifacts import drop_file, kept_files
 from storage.database import parse_url
+from storage.keys import WEIGHTS_NAME
 from storage.lease import Lease
 from tests.integration.conftest import FIXED, Steps
 
@@ -80,7 +81,7 @@ class Visit:
     def __init__(self, study, *, read_only=False):
         self.study, self.id = study, study.opened.study_id
         self.dashboard = Dashboard(study.file, study.url, study.opened, read_only=read_only)
-        self.client = Client(Door(self.dashboard.application, SECRET, read_only=read_only))
+        self.client = Client(LoginGate(self.dashboard.application, SECRET, read_only=read_only))
         self.client.set_cookie(COOKIE, Sessions(SECRET).begin())
 
     def get(self, path, **more):

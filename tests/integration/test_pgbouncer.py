@@ -16,9 +16,9 @@ from sqlalchemy import create_engine, text
 
 from storage import logs
 from storage.database import connect, initialize, one_at_a_time, parse_url, ping
+from storage.embedded.programs import account, give
 from storage.errors import StorageError
-from storage.patience import Patience
-from storage.postgres import account, give
+from storage.outage_retry import OutageRetry
 
 pytestmark = [
     pytest.mark.integration,
@@ -71,7 +71,7 @@ def bouncer(database, request):
 
 def trials(url, count):
     """Run trials as a worker does."""
-    storage = connect(url, Patience())
+    storage = connect(url, OutageRetry())
     study = optuna.load_study(study_name="study", storage=storage)
     for _ in range(count):
         trial = study.ask()

@@ -10,20 +10,19 @@ from optuna.artifacts import get_all_artifact_meta
 from optuna.trial import TrialState
 from PIL import Image
 
-from hpo import training
-from hpo.pictures import draw_pictures
-from hpo.retention import take_inventory
-from hpo.stop import Stop
-from hpo.study import delete_study
-from storage.artifacts import keep_file
-from storage.burial import bury
+from hpo.study.open_study import delete_study
+from hpo.study.retention import take_inventory
+from hpo.worker import training
+from hpo.worker.pictures import draw_pictures
+from hpo.worker.shutdown import Shutdown
+from storage.artifacts.artifact_store import FolderFiles
+from storage.artifacts.artifacts import keep_file
 from storage.errors import StorageError
-from storage.store import FolderFiles
+from storage.keys import PICTURES
+from storage.requeue import requeue
 from tests.integration.conftest import FIXED, Steps, lines_of, stop_of, weights_of
 
 pytestmark = pytest.mark.integration
-
-PICTURES = {"confusion_matrix.png", "learning_curves.png", "most_wrong.png"}
 
 
 def pictures_of(study, number):
@@ -56,7 +55,7 @@ def results(monkeypatch):
 def pruned(monkeypatch):
     """Lets every trial be pruned after its first epoch."""
     pruner = optuna.pruners.ThresholdPruner(lower=1.1)
-    monkeypatch.setattr("hpo.runs.make_pruner", lambda _: pruner)
+    monkeypatch.setattr("hpo.worker.runs.make_pruner", lambda _: pruner)
 
 
 def test_a_complete_trial_has_its_pictures(setting):
@@ -90,7 +89,7 @@ def test_a_resumed_trial_has_pictures_of_all_its_epochs(setting, results):
     study = setting(Steps({5: stop_of(lambda: study)}), trials=1, recipe=FIXED)
     study.work("stopped")
     assert results == []
-    study.stop = Stop()
+    study.stop = Shutdown()
     study.work("next")
     assert study.trials[1].user_attrs["resumed_after_epoch"] == 1
     [result] = results
@@ -131,7 +130,7 @@ def test_a_store_that_refuses_pictures_costs_no_trial(setting, monkeypatch):
 
 def test_a_picture_that_cannot_be_drawn_costs_no_trial(setting, monkeypatch):
     """Where drawing fails, a line in the log says so; the trial is complete, with the pictures before that one."""
-    monkeypatch.setattr("hpo.pictures.draw_most_wrong", lambda *_: 1 / 0)
+    monkeypatch.setattr("hpo.worker.pictures.draw_most_wrong", lambda *_: 1 / 0)
     study = setting(trials=1, recipe=FIXED)
     study.work()
     assert [trial.state for trial in study.trials] == [TrialState.COMPLETE]
@@ -145,7 +144,7 @@ def test_a_worker_that_has_lost_its_place_keeps_no_pictures(setting, monkeypatch
 
     def taken_while_drawn(*arguments):
         monkeypatch.setattr(training, "draw_pictures", draw_pictures)
-        bury(study.opened.storage.engine, "worker")
+        requeue(study.opened.storage.engine, "worker")
         return draw_pictures(*arguments)
 
     monkeypatch.setattr(training, "draw_pictures", taken_while_drawn)
@@ -161,7 +160,7 @@ def test_pictures_of_a_run_that_died_are_surplus(setting, tmp_path):
     study = setting(trials=1, recipe=FIXED)
     (tmp_path / "most_wrong.png").write_bytes(b"some")
     keep_file(study.opened.artifacts, study.dead_worker()[1].trial, tmp_path / "most_wrong.png", study.opened.owner)
-    bury(study.opened.storage.engine, "dead")
+    requeue(study.opened.storage.engine, "dead")
     study.work()
     [surplus] = take_inventory(study.opened, study.file.keep_weights).surplus
     assert surplus.why == "most_wrong.png of trial 0, which did not complete"

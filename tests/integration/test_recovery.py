@@ -15,16 +15,16 @@ from optuna.trial import TrialState
 from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 
-from hpo.checkpoints import Checkpoints
 from hpo.errors import HpoError
-from hpo.runs import Runs, shares
-from hpo.stop import Stop
+from hpo.worker.checkpoints import Checkpoints
+from hpo.worker.runs import Runs, shares
+from hpo.worker.shutdown import Shutdown
 from storage.budget import Limits
-from storage.burial import bury
 from storage.errors import StorageError
 from storage.halts import begin_halt, end_halt
 from storage.lease import Lease
-from storage.patience import Patience
+from storage.outage_retry import OutageRetry
+from storage.requeue import requeue
 from tests.integration.conftest import FIXED, Steps, lines_of, stop_of, undisturbed, weights_of
 
 pytestmark = pytest.mark.integration
@@ -37,7 +37,7 @@ def test_an_interrupted_trial_goes_on_where_it_was_left(setting, step):
     study = setting(Steps({step: stop_of(lambda: study)}), trials=1, recipe=FIXED)
     study.work("stopped")
     assert [(place.state, place.reason) for place in study.places] == [("waiting", "interrupted")]
-    study.stop = Stop()
+    study.stop = Shutdown()
     study.work("next")
     assert [place.state for place in study.places] == ["complete"]
     left, again = study.trials
@@ -64,7 +64,7 @@ def test_a_damaged_checkpoint_costs_time_only(setting, damage):
     study.work("stopped")
     [checkpoint] = study.checkpoints
     checkpoint.write_bytes(damage(checkpoint.read_bytes()))
-    study.stop = Stop()
+    study.stop = Shutdown()
     study.work("next")
     assert [place.state for place in study.places] == ["complete"]
     assert any(line.startswith("checkpoint: ") and "damaged" in line for line in lines_of(study, 1))
@@ -75,7 +75,7 @@ def test_a_damaged_checkpoint_costs_time_only(setting, damage):
 
 def test_a_trial_failed_from_outside_is_dropped_and_the_next_one_taken(setting, monkeypatch):
     """Who fails a running trial, in the dashboard, say, stops it, and its worker goes on with the next one."""
-    monkeypatch.setattr("hpo.worker.BEAT_SECONDS", 0.02)
+    monkeypatch.setattr("hpo.worker.worker.BEAT_SECONDS", 0.02)
 
     def fail():
         study.opened.study.tell(0, state=TrialState.FAIL)
@@ -102,7 +102,7 @@ def test_a_trial_told_complete_from_outside_is_dropped(setting):
 
 def test_a_deleted_study_ends_its_workers_with_one_line(setting, monkeypatch):
     """A worker whose study is deleted meanwhile says so and ends."""
-    monkeypatch.setattr("hpo.worker.BEAT_SECONDS", 0.02)
+    monkeypatch.setattr("hpo.worker.worker.BEAT_SECONDS", 0.02)
 
     def delete():
         study.opened.storage.delete_study(study.opened.study_id)
@@ -131,8 +131,8 @@ def pause_until_waiting(study, seen):
 
 def test_a_paused_study_goes_on_where_it_was(setting, monkeypatch):
     """A pause takes the trials from all workers within seconds; they wait, and go on when it is over."""
-    monkeypatch.setattr("hpo.worker.BEAT_SECONDS", 0.02)
-    monkeypatch.setattr("hpo.worker.IDLE_SECONDS", 0.02)
+    monkeypatch.setattr("hpo.worker.worker.BEAT_SECONDS", 0.02)
+    monkeypatch.setattr("hpo.worker.worker.IDLE_SECONDS", 0.02)
     seen = []
     study = setting(Steps({2: lambda: pause_until_waiting(study, seen)}), recipe=FIXED)
     study.work()
@@ -143,7 +143,7 @@ def test_a_paused_study_goes_on_where_it_was(setting, monkeypatch):
 
 def test_a_stopped_study_ends_its_workers(setting, monkeypatch):
     """A stop takes the trials from all workers, which end, and none begins before it is lifted."""
-    monkeypatch.setattr("hpo.worker.BEAT_SECONDS", 0.02)
+    monkeypatch.setattr("hpo.worker.worker.BEAT_SECONDS", 0.02)
 
     def stop():
         with study.opened.storage.engine.begin() as connection:
@@ -191,7 +191,7 @@ def test_a_broken_gpu_ends_its_worker_and_another_runs_the_trial(setting):
 
 def test_a_store_that_is_away_for_a_while_is_waited_for(setting, monkeypatch):
     """A complete trial waits until its weights can be kept, and a checkpoint that cannot be written costs nothing."""
-    monkeypatch.setattr("hpo.checkpoints.STORE_PAUSE", 0.05)
+    monkeypatch.setattr("hpo.worker.checkpoints.STORE_PAUSE", 0.05)
 
     def go_away():
         folder.parent.mkdir(exist_ok=True)
@@ -219,7 +219,7 @@ def test_who_dies_between_the_steps_of_beginning_leaves_nothing_behind(setting, 
     with pytest.raises(ZeroDivisionError):
         study.dead_worker()
     monkeypatch.undo()
-    bury(study.opened.storage.engine, "dead")
+    requeue(study.opened.storage.engine, "dead")
     assert [trial.state for trial in study.trials] == [TrialState.WAITING]
     study.work()
     assert [place.state for place in study.places] == ["complete", "complete"]
@@ -262,7 +262,7 @@ def test_the_repeated_naming_of_a_repeated_trial_changes_nothing(setting, monkey
     """A trial is repeated once, also where the answer about its successor is lost."""
     study = setting(trials=1)
     study.dead_worker()
-    bury(study.opened.storage.engine, "dead")
+    requeue(study.opened.storage.engine, "dead")
     lost_answer(monkeypatch, "name_trial", call=2)
     study.work()
     assert [trial.state for trial in study.trials] == [TrialState.FAIL, TrialState.COMPLETE]
@@ -273,11 +273,11 @@ def test_who_was_buried_while_it_took_a_place_can_be_buried_again(setting):
     study = setting(trials=1)
     engine = study.opened.storage.engine
     runs = another(study, "late")
-    bury(engine, "late")  # while its taking is under way
+    requeue(engine, "late")  # while its taking is under way
     assert runs.begin()
     with engine.begin() as connection:  # and it dies before its first beat
         connection.execute(text("UPDATE hpo.worker SET gone = beaten WHERE id = 'late'"))
-    bury(engine, "late")
+    requeue(engine, "late")
     study.work()
     assert [place.state for place in study.places] == ["complete"]
 
@@ -289,7 +289,7 @@ def test_a_worker_that_was_settled_for_lets_go_without_a_traceback(setting, monk
     def settle(runs, place, trial):
         if runs._lease.worker == "worker" and not frozen:
             frozen.append(place)
-            bury(study.opened.storage.engine, "worker")
+            requeue(study.opened.storage.engine, "worker")
             assert another(study).begin() is None
         return real(runs, place, trial)
 
@@ -312,7 +312,7 @@ def test_a_worker_that_was_frozen_before_its_trial_ran_leaves_it_to_whoever_runs
 
     def set_state(*arguments, **options):
         if not other:
-            bury(study.opened.storage.engine, "worker")
+            requeue(study.opened.storage.engine, "worker")
             other.append(another(study))
             other.append(other[0].begin())
         return real(*arguments, **options)
@@ -326,8 +326,8 @@ def test_a_worker_that_was_frozen_before_its_trial_ran_leaves_it_to_whoever_runs
 
 def test_a_resumed_study_begins_each_trial_once(setting, monkeypatch):
     """What was heard of a pause before it ended ends no trial that began after it."""
-    monkeypatch.setattr("hpo.worker.BEAT_SECONDS", 0.3)
-    monkeypatch.setattr("hpo.worker.IDLE_SECONDS", 0.01)
+    monkeypatch.setattr("hpo.worker.worker.BEAT_SECONDS", 0.3)
+    monkeypatch.setattr("hpo.worker.worker.IDLE_SECONDS", 0.01)
     study = setting(Steps({2: lambda: pause_until_waiting(study, [])}), trials=1, recipe=FIXED)
     study.work()
     assert [trial.state for trial in study.trials] == [TrialState.FAIL, TrialState.COMPLETE]
@@ -339,7 +339,7 @@ def test_a_store_that_refuses_to_clear_ends_no_worker(setting, monkeypatch):
     def refuse(*_):
         raise StorageError("artifacts: no answer")
 
-    monkeypatch.setattr("storage.artifacts.discard", refuse)
+    monkeypatch.setattr("storage.artifacts.artifacts.discard", refuse)
     study = setting(recipe=FIXED, more="keep_weights = 1\n")
     study.work()
     assert [place.state for place in study.places] == ["complete", "complete"]
@@ -348,9 +348,9 @@ def test_a_store_that_refuses_to_clear_ends_no_worker(setting, monkeypatch):
 
 def test_an_outage_after_a_complete_trial_ends_no_worker(setting, monkeypatch):
     """Clearing weights waits for the database as everything else does."""
-    import hpo.retention
+    import hpo.study.retention
 
-    real, away = hpo.retention.kept_files, [1]
+    real, away = hpo.study.retention.kept_files, [1]
 
     def kept_files(*arguments):
         if away:
@@ -358,9 +358,9 @@ def test_an_outage_after_a_complete_trial_ends_no_worker(setting, monkeypatch):
             raise OperationalError("SELECT", {}, Exception("server closed the connection unexpectedly"))
         return real(*arguments)
 
-    monkeypatch.setattr("hpo.retention.kept_files", kept_files)
+    monkeypatch.setattr("hpo.study.retention.kept_files", kept_files)
     study = setting(trials=1, recipe=FIXED)
-    study.opened = dataclasses.replace(study.opened, patience=Patience())
+    study.opened = dataclasses.replace(study.opened, outage_retry=OutageRetry())
     study.work()
     assert not away
     assert [place.state for place in study.places] == ["complete"]
@@ -368,10 +368,10 @@ def test_an_outage_after_a_complete_trial_ends_no_worker(setting, monkeypatch):
 
 def test_a_checkpoint_is_waited_for_where_the_store_is_away(setting, monkeypatch):
     """A store that is away when a trial is to go on costs none of its epochs."""
-    monkeypatch.setattr("hpo.checkpoints.STORE_PAUSE", 0.05)
+    monkeypatch.setattr("hpo.worker.checkpoints.STORE_PAUSE", 0.05)
     study = setting(Steps({5: stop_of(lambda: study)}), trials=1, recipe=FIXED)
     study.work("stopped")
-    study.stop = Stop()
+    study.stop = Shutdown()
     folder, away = study.file.folder / "artifacts", study.file.folder / "away"
     folder.rename(away)
     folder.write_text("a file in the folder's place")
@@ -392,7 +392,7 @@ def test_a_checkpoint_of_another_recipe_is_let_go(setting, monkeypatch):
     """Where a checkpoint does not fit the program any more, the trial begins anew instead of failing."""
     study = setting(Steps({5: stop_of(lambda: study)}), trials=1, recipe=FIXED)
     study.work("stopped")
-    study.stop = Stop()
+    study.stop = Shutdown()
     real = Checkpoints.resume
 
     def of_another_recipe(checkpoints):
@@ -412,14 +412,14 @@ def test_a_checkpoint_that_could_not_be_written_is_tried_again_soon(setting, mon
     study = setting()
     checkpoints = Checkpoints(study.opened, study.dead_worker()[1], print)
     clock = [1000.0]
-    monkeypatch.setattr("hpo.checkpoints.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("hpo.worker.checkpoints.time.monotonic", lambda: clock[0])
 
     def fail(*_):
         clock[0] += 60
         raise StorageError("artifacts: no answer")
 
     monkeypatch.setattr(type(study.opened.artifacts), "write", fail)
-    monkeypatch.setattr("hpo.checkpoints.encode", lambda _checkpoint: b"")
+    monkeypatch.setattr("hpo.worker.checkpoints.encode", lambda _checkpoint: b"")
     checkpoints.write(lambda: None)
     assert not checkpoints.is_due(epoch_ended=False)
     clock[0] += 31
@@ -446,7 +446,7 @@ def test_a_place_that_was_told_is_settled_also_where_the_hours_are_over(setting)
     study = setting(trials=1)
     _, run = study.dead_worker()
     study.opened.study.tell(run.trial, 0.25)
-    bury(study.opened.storage.engine, "dead")
+    requeue(study.opened.storage.engine, "dead")
     with study.opened.storage.engine.begin() as connection:
         connection.execute(text("UPDATE hpo.worker SET started = now() - interval '2 hours'"))
     study.file = dataclasses.replace(study.file, limits=Limits(trials=1, hours=1))

@@ -19,12 +19,13 @@ from optuna.trial import FixedTrial, TrialState, create_trial
 
 from hpo.errors import HpoError
 from hpo.report.page import make_report
-from hpo.study import BEST_EPOCH_KEY, DEFAULT_KEY, count_test_use, delete_study, recipe_of
-from hpo.study_file import read_study_file
-from hpo.takeover import take_over
-from storage.artifacts import keep_file
+from hpo.study.open_study import count_test_use, delete_study, recipe_of
+from hpo.study.study_file import read_study_file
+from hpo.study.takeover import take_over
+from storage.artifacts.artifacts import keep_file
 from storage.budget import used
 from storage.errors import StorageError
+from storage.keys import BEST_EPOCH_KEY, DEFAULT_KEY
 from tests.conftest import paint
 from tests.integration.conftest import FIXED, Setting, Steps
 from trainer.errors import RecipeError
@@ -139,10 +140,10 @@ def test_the_recipe_of_the_winner_is_one_for_a_study_file(setting, tmp_path):
     tables = tomllib.loads(study.file.path.read_text())
     del tables["recipe"]
     (tmp_path / "again.toml").write_text(f"{tomli_w.dumps(tables)}\n{page.recipe}")
-    parts = study.file.space.parts
-    again = read_study_file(tmp_path / "again.toml", parts).space
+    extensions = study.file.space.extensions
+    again = read_study_file(tmp_path / "again.toml", extensions).space
     number = int(re.search(r"# trial (\d+), validation macro-F1", page.recipe)[1])
-    winner = recipe_of(study.trials[number], study.opened.study, parts)
+    winner = recipe_of(study.trials[number], study.opened.study, extensions)
     assert used_fields(suggest(FixedTrial({}), again)) == used_fields(winner)
 
 
@@ -179,7 +180,7 @@ def test_the_pictures_of_the_winner_are_in_the_page(setting, tmp_path, monkeypat
         b"PNG of most_wrong.png",
     ]
     monkeypatch.setitem(sys.modules, "boto3", None)
-    monkeypatch.delitem(sys.modules, "storage.s3", raising=False)
+    monkeypatch.delitem(sys.modules, "storage.artifacts.s3_store", raising=False)
     for url in (str(tmp_path / "elsewhere"), "s3://bucket/without-a-client"):
         page = Page(make_report(study.file, study.url, replace(study.opened, artifacts_url=url), NOW).html)
         assert "src" not in [name for name, _ in page.attributes]

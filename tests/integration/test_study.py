@@ -11,27 +11,19 @@ from optuna.trial import FixedTrial, create_trial
 from rich.console import Console
 from sqlalchemy import text
 
-import hpo.search
+import hpo.search.search
+from hpo.bundle.export import export_best
 from hpo.errors import EXIT_DONE, HpoError
-from hpo.export import export_best
-from hpo.progress import Progress
-from hpo.search import search
-from hpo.status import take_snapshot
-from hpo.study import (
-    BEST_EPOCH_KEY,
-    DEFAULT_KEY,
-    best_trial,
-    create_study,
-    default_trial,
-    delete_study,
-    find_study,
-    load_study,
-)
-from hpo.study_file import read_study_file
-from hpo.supervisor import Staff, Supervised
+from hpo.search.progress import Progress
+from hpo.search.search import search
+from hpo.search.supervisor import Staff, Supervised
+from hpo.study.open_study import best_trial, create_study, default_trial, delete_study, find_study, load_study
+from hpo.study.status import take_snapshot
+from hpo.study.study_file import read_study_file
 from storage.budget import Limits
 from storage.halts import begin_halt
-from trainer.parts import Parts
+from storage.keys import BEST_EPOCH_KEY, DEFAULT_KEY
+from trainer.extensions import Extensions
 from trainer.space import suggest
 
 pytestmark = pytest.mark.integration
@@ -50,8 +42,12 @@ class Study:
 
     def __init__(self, folder, url):
         (folder / "study.toml").write_text(STUDY)
-        self.file = read_study_file(folder / "study.toml", Parts(backbones={"own": lambda _classes, _size: None}))
-        self.url, self.data, self.parts = url, self.file.data.load(folder / ".hpo/pixels"), self.file.space.parts
+        self.file = read_study_file(folder / "study.toml", Extensions(backbones={"own": lambda _classes, _size: None}))
+        self.url, self.data, self.extensions = (
+            url,
+            self.file.data.load(folder / ".hpo/pixels"),
+            self.file.space.extensions,
+        )
         create_study(self.file, url, self.data)
         self.opened = load_study(self.file, url)
 
@@ -87,15 +83,15 @@ def test_what_was_told_from_outside_does_not_win(study):
     other.tell(told, 0.98)
     outside = [0, 1, 2, study.add(0.97, trained=False)]
     assert (study.snapshot().best, sorted(study.snapshot().strangers)) == (None, outside)
-    assert default_trial(study.opened.study, study.parts) is None
+    assert default_trial(study.opened.study, study.extensions) is None
     with pytest.raises(HpoError, match="no trial is complete yet"):
         export_best(study.file, study.opened, study.file.folder / "bundle", retrain=True, say=print)
     numbers = [study.add(value) for value in (0.4, 0.6, 0.6)]
     snapshot = study.snapshot()
     assert (snapshot.best.number, snapshot.best.macro_f1) == (numbers[1], 0.6)
     assert sorted(snapshot.strangers) == outside
-    assert best_trial(study.opened.study, study.parts).number == numbers[1]
-    assert default_trial(study.opened.study, study.parts).number == numbers[0]
+    assert best_trial(study.opened.study, study.extensions).number == numbers[1]
+    assert default_trial(study.opened.study, study.extensions).number == numbers[0]
 
 
 def test_a_study_that_is_deleted_while_it_is_watched_is_one_line(study):
@@ -131,7 +127,7 @@ def end(study, monkeypatch):
                         connection.execute(text(statement), {"study": opened.study_id})
             return Supervised(EXIT_DONE, take_snapshot(file, url, opened), frozenset())
 
-        monkeypatch.setattr(hpo.search, "supervise", supervise)
+        monkeypatch.setattr(hpo.search.search, "supervise", supervise)
         shown = io.StringIO()
         file = replace(study.file, limits=limits or study.file.limits)
         progress = Progress(Console(file=shown, width=120))

@@ -13,13 +13,9 @@ import torch
 from optuna.artifacts import get_all_artifact_meta
 from optuna.trial import FixedTrial, TrialState, create_trial
 
-import hpo.takeover
+import hpo.study.takeover
 from hpo.errors import HpoError
-from hpo.methods import make_sampler
-from hpo.retention import take_inventory
-from hpo.status import take_snapshot
-from hpo.study import (
-    WEIGHTS_NAME,
+from hpo.study.open_study import (
     best_trial,
     count_test_use,
     create_study,
@@ -30,14 +26,18 @@ from hpo.study import (
     model_of,
     recipe_of,
 )
-from hpo.study_file import read_study_file
-from hpo.takeover import take_over
-from hpo.tensorboard import folder_of
-from storage.artifacts import keep_file, kept_files
+from hpo.study.retention import take_inventory
+from hpo.study.samplers import make_sampler
+from hpo.study.status import take_snapshot
+from hpo.study.study_file import read_study_file
+from hpo.study.takeover import take_over
+from hpo.worker.tensorboard import folder_of
+from storage.artifacts.artifacts import keep_file, kept_files
 from storage.database import connect
+from storage.keys import WEIGHTS_NAME
 from storage.lease import Lease
-from trainer.backbones import build_model, save_weights
-from trainer.parts import Parts
+from trainer.extensions import Extensions
+from trainer.model.backbones import build_model, save_weights
 from trainer.recipe import DEFAULTS, show
 from trainer.space import suggest
 
@@ -101,7 +101,7 @@ class Studies:
         shown = '"' + name.replace("\\", "\\\\").replace('"', '\\"') + '"'
         path = self.folder / "study.toml"
         path.write_text(STUDY.format(name=shown, study=study, data=data, recipe=recipe), encoding="utf-8")
-        file = read_study_file(path, Parts(backbones={"linear": linear}))
+        file = read_study_file(path, Extensions(backbones={"linear": linear}))
         self.data = file.data.load(self.folder / ".hpo/pixels")
         return file
 
@@ -150,7 +150,7 @@ def finish(opened, file, parameters, scores, state=TrialState.COMPLETE, picture=
     if state is TrialState.COMPLETE:
         torch.manual_seed(trial.number)
         weights = file.path.parent / WEIGHTS_NAME
-        save_weights(build_model(recipe, 3, file.space.parts, pretrained=False), weights)
+        save_weights(build_model(recipe, 3, file.space.extensions, pretrained=False), weights)
         keep_file(opened.artifacts, trial, weights, opened.owner)
     if picture is not None:
         file.path.with_name("most_wrong.png").write_bytes(picture)
@@ -197,7 +197,7 @@ def test_what_fits_is_taken_over_and_what_does_not_is_counted_by_field(studies):
     trials = taken(new)
     assert trials.keys() == {fits, pruned}
     was, now = old.study.trials[fits], trials[fits]
-    assert recipe_of(now, new.study, file.space.parts) == recipe_of(was, old.study, file.space.parts)
+    assert recipe_of(now, new.study, file.space.extensions) == recipe_of(was, old.study, file.space.extensions)
     assert now.params == {"batch_size": 8, "loss": "focal", "learning_rate": 0.02}
     assert now.distributions["loss"].choices == ("focal", "cross_entropy", "bce")
     assert now.distributions["batch_size"] == optuna.distributions.IntDistribution(4, 64, log=True)
@@ -277,8 +277,8 @@ def test_repeating_completes_what_was_broken_off(studies, monkeypatch):
         raise AssertionError("the copy was there")
 
     with monkeypatch.context() as patch:
-        patch.setattr("storage.artifacts.put", copied_again)
-        patch.setattr(hpo.takeover, "begin_study", killed)
+        patch.setattr("storage.artifacts.artifacts.put", copied_again)
+        patch.setattr(hpo.study.takeover, "begin_study", killed)
         with pytest.raises(KeyboardInterrupt):
             studies.take_over(file, "old's")
     for _ in range(2):
@@ -291,7 +291,7 @@ def test_repeating_completes_what_was_broken_off(studies, monkeypatch):
     own = finish(new, file, PLAIN, [0.7])
     _, new = studies.take_over(file, "old's")
     assert taken(new).keys() == {*numbers, later}
-    assert best_trial(new.study, file.space.parts).number == own
+    assert best_trial(new.study, file.space.extensions).number == own
 
 
 def test_two_at_the_same_time_add_nothing_twice(studies):
@@ -318,11 +318,11 @@ def test_the_default_recipe_is_not_tried_again(studies):
     finish(old, old_file, {"loss": "cross_entropy", "learning_rate": 1e-3}, [0.4])
     _, same = studies.take_over(studies.file("same"), "old")
     assert [trial.state for trial in same.study.trials] == [TrialState.COMPLETE]
-    assert default_trial(same.study, old_file.space.parts).value == 0.4
+    assert default_trial(same.study, old_file.space.extensions).value == 0.4
     lines, other = studies.take_over(studies.file("other", OLD.replace("batch_size = 8", "batch_size = [4, 8]")), "old")
     assert lines[0].startswith("1 of 1 ")
     assert [trial.state for trial in other.study.trials] == [TrialState.COMPLETE, TrialState.WAITING]
-    assert default_trial(other.study, old_file.space.parts) is None
+    assert default_trial(other.study, old_file.space.extensions) is None
 
 
 def test_the_best_weights_come_along(studies):
@@ -336,9 +336,9 @@ def test_the_best_weights_come_along(studies):
     with new.storage.engine.connect() as connection:
         assert [kept.value for kept in kept_files(connection, new.study_id)] == [0.4, 0.3]
     device = torch.device("cpu")
-    was = model_of(old.study.trials[numbers[2]], old, file.space.parts, 3, device).state_dict()
+    was = model_of(old.study.trials[numbers[2]], old, file.space.extensions, 3, device).state_dict()
     delete_study(old)
-    now = model_of(best_trial(new.study, file.space.parts), new, file.space.parts, 3, device).state_dict()
+    now = model_of(best_trial(new.study, file.space.extensions), new, file.space.extensions, 3, device).state_dict()
     assert all(torch.equal(was[name], now[name]) for name in was)
     assert len(list(new.artifacts.files(""))) == 2
 

@@ -11,10 +11,10 @@ from optuna.trial import TrialState
 from sqlalchemy import text
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from hpo.tensorboard import folder_of
+from hpo.worker.tensorboard import folder_of
 from storage import logs
 from storage.budget import Limits
-from storage.burial import bury
+from storage.requeue import requeue
 from tests.integration.conftest import SmallMemory
 from trainer.space import Space
 
@@ -26,7 +26,7 @@ def test_a_dead_workers_trial_is_run_again_with_its_recipe(setting):
     study = setting()
     trial = study.dead_worker()[1].trial
     trial.suggest_categorical("loss", ("cross_entropy", "own"))
-    bury(study.opened.storage.engine, "dead")
+    requeue(study.opened.storage.engine, "dead")
     study.work()
     assert [place.state for place in study.places] == ["complete", "complete"]
     dead, again, other = study.trials
@@ -40,7 +40,7 @@ def test_a_trial_that_kills_its_workers_is_given_up(setting):
     """A trial whose workers died more often than `retries` allows is failed with that reason, and not run again."""
     study = setting()
     study.dead_worker()
-    bury(study.opened.storage.engine, "dead")
+    requeue(study.opened.storage.engine, "dead")
     with study.opened.storage.engine.begin() as connection:
         connection.execute(text("UPDATE hpo.place SET failed_runs = 2"))
     study.work()
@@ -54,7 +54,7 @@ def test_a_trial_that_was_told_before_its_worker_died_is_not_run_again(setting):
     """A worker that dies between telling a result and closing its place has lost nothing."""
     study = setting()
     study.opened.study.tell(study.dead_worker()[1].trial, 0.25)
-    bury(study.opened.storage.engine, "dead")
+    requeue(study.opened.storage.engine, "dead")
     study.work()
     assert [place.state for place in study.places] == ["complete", "complete"]
     assert len(study.trials) == 2
@@ -67,7 +67,7 @@ def test_a_worker_whose_place_was_given_away_drops_its_trial(setting):
 
     def own_loss(logits, labels):
         if not given_away:
-            bury(study.opened.storage.engine, "frozen")
+            requeue(study.opened.storage.engine, "frozen")
             runs, run = study.dead_worker("other")
             runs.complete(run, 0.5)
             given_away.append(run.place.number)
@@ -115,8 +115,8 @@ def test_a_loss_that_is_not_finite_fails_the_trial_with_that_reason(setting):
 
 def test_a_trial_is_complete_only_with_its_weights_safe(setting, tmp_path, monkeypatch):
     """Where the artifacts cannot be written for long, a trial is run again, and failed with that reason in the end."""
-    monkeypatch.setattr("hpo.checkpoints.STORE_SECONDS", 0.1)
-    monkeypatch.setattr("hpo.checkpoints.STORE_PAUSE", 0.05)
+    monkeypatch.setattr("hpo.worker.checkpoints.STORE_SECONDS", 0.1)
+    monkeypatch.setattr("hpo.worker.checkpoints.STORE_PAUSE", 0.05)
     study = setting()
     (tmp_path / ".hpo").mkdir()
     (tmp_path / ".hpo" / "artifacts").write_text("a file in the folder's place")
@@ -144,7 +144,7 @@ def test_time_is_kept_under_its_headings(setting):
 
 def test_workers_that_begin_together_try_different_recipes(setting):
     """The sampler's seed differs from place to place, and is the same for the same study seed and place."""
-    from hpo.methods import make_sampler
+    from hpo.study.samplers import make_sampler
 
     def first_value(place):
         sampled = optuna.create_study(sampler=make_sampler(study.file, place))
@@ -158,7 +158,7 @@ def test_workers_that_begin_together_try_different_recipes(setting):
 def test_what_fits_into_memory_is_remembered_for_all_workers(setting):
     """The first trial that runs out of memory notes in the study what fits, and no later one tries more."""
     study = setting()
-    space = Space({**study.file.space.as_dict(), "backbone": "small memory"}, study.file.space.parts)
+    space = Space({**study.file.space.as_dict(), "backbone": "small memory"}, study.file.space.extensions)
     study.file = file = dataclasses.replace(study.file, space=space)
     SmallMemory.asked = 0
     study.work("first")

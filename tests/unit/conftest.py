@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from trainer.data import load_data
-from trainer.parts import Parts
+from trainer.extensions import Extensions
 from trainer.recipe import Recipe
 
 SIDE = 16  # pixels
@@ -49,7 +49,7 @@ def colours(write_colours, tmp_path_factory):
 
 
 @pytest.fixture
-def parts():
+def extensions():
     """Models of one's own: `linear`, and `dropout`, which draws random numbers at each step."""
     from torch import nn
 
@@ -59,7 +59,7 @@ def parts():
     def dropout(classes, side):
         return nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(3 * side * side, classes))
 
-    return Parts(backbones={"linear": linear, "dropout": dropout})
+    return Extensions(backbones={"linear": linear, "dropout": dropout})
 
 
 @pytest.fixture(scope="session")
@@ -82,7 +82,7 @@ def make_recipe():
 
 
 @pytest.fixture
-def start(colours, parts):
+def start(colours, extensions):
     """A function that starts a training of `colours` on its training part, validated on its validation part."""
     import torch  # not above: most tests of the search need no torch
 
@@ -90,7 +90,12 @@ def start(colours, parts):
 
     def start(recipe, **changes):
         split = colours.split
-        options = {"train": split.train, "valid": split.valid, "parts": parts, "device": torch.device("cpu")} | changes
+        options = {
+            "train": split.train,
+            "valid": split.valid,
+            "extensions": extensions,
+            "device": torch.device("cpu"),
+        } | changes
         return fit(recipe, colours, **options)
 
     return start

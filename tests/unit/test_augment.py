@@ -9,10 +9,10 @@ import albumentations as A  # noqa: N812
 import numpy as np
 import pytest
 
-from trainer.augment import MEAN_COLOUR, _move, image_seed, make_augment
+from trainer.augmentation.augment import MEAN_COLOUR, _move, image_seed, make_augment
+from trainer.augmentation.image_ops import RANDAUGMENT, TRIVIALAUGMENT, operations
 from trainer.errors import RecipeError
-from trainer.operations import RANDAUGMENT, TRIVIALAUGMENT, operations
-from trainer.parts import Parts
+from trainer.extensions import Extensions
 from trainer.recipe import AUGMENTS, Recipe
 
 pytestmark = pytest.mark.unit
@@ -22,7 +22,7 @@ SEEDS = range(40)
 
 
 def _make(policy):
-    return make_augment(Recipe(augment=policy), Parts())
+    return make_augment(Recipe(augment=policy), Extensions())
 
 
 def _image(side=24, seed=0):
@@ -154,7 +154,7 @@ def test_randaugment_draws_evenly():
     """RandAugment with one operation gives each of the 14 equally often, and both signs of one."""
     image = _image(64) // 2 + 30  # else AutoContrast changes nothing
     made = _by_result(image, operations(17, RANDAUGMENT))
-    augment = make_augment(Recipe(augment="randaugment", randaugment_ops=1, randaugment_magnitude=17), Parts())
+    augment = make_augment(Recipe(augment="randaugment", randaugment_ops=1, randaugment_magnitude=17), Extensions())
     counts = Counter(made[augment(image, seed).tobytes()] for seed in range(2800))
     assert len(counts) == 14 + 9
     for place, count in counts.items():
@@ -173,7 +173,7 @@ def test_randaugment_number_of_operations(ops):
                 changed = operation(image=np.frombuffer(x, np.uint8).reshape(image.shape))["image"]
                 longer[changed.tobytes()] |= {(*chain, n) for chain in before}
         chains = longer
-    augment = make_augment(Recipe(augment="randaugment", randaugment_ops=ops, randaugment_magnitude=9), Parts())
+    augment = make_augment(Recipe(augment="randaugment", randaugment_ops=ops, randaugment_magnitude=9), Extensions())
     drawn = [chains[augment(image, seed).tobytes()] for seed in range(200)]
     assert all(drawn)
     # Those without a sign come twice in the list of operations, so their places say little about the order.
@@ -189,7 +189,7 @@ def test_randaugment_magnitude():
     image = np.add.outer(np.arange(64), np.arange(64))[..., None].repeat(3, axis=2).astype(np.uint8)
 
     def change(magnitude):
-        augment = make_augment(Recipe(augment="randaugment", randaugment_magnitude=magnitude), Parts())
+        augment = make_augment(Recipe(augment="randaugment", randaugment_magnitude=magnitude), Extensions())
         results = [augment(image, seed).astype(int) for seed in range(200)]
         return np.mean([min(abs(r - image).mean(), abs(r - image[:, ::-1]).mean()) for r in results])
 
@@ -261,7 +261,7 @@ def test_own_augment():
         drops = random.random(image.shape[:2]) < 0.1
         return np.where(drops[..., None], np.uint8(255), image)
 
-    augment = make_augment(Recipe(augment="rain"), Parts(augments={"rain": rain}))
+    augment = make_augment(Recipe(augment="rain"), Extensions(augments={"rain": rain}))
     image = _image()
     for seed in (0, 5, 2**32 - 1):
         np.testing.assert_array_equal(augment(image, seed), rain(image, np.random.default_rng(seed)))
@@ -270,5 +270,5 @@ def test_own_augment():
 
 def test_unknown_policy():
     """A policy that nobody has given is refused by name."""
-    with pytest.raises(RecipeError, match=r'^augment: nothing is called "rain"; give your own function in Parts'):
-        make_augment(Recipe(augment="rain"), Parts())
+    with pytest.raises(RecipeError, match=r'^augment: nothing is called "rain"; give your own function in Extensions'):
+        make_augment(Recipe(augment="rain"), Extensions())

@@ -11,7 +11,9 @@ from safetensors.torch import load_file, save_file
 from timm.models import get_pretrained_cfg
 from torch import nn
 
-from trainer.backbones import (
+from trainer.errors import RecipeError, WeightsError
+from trainer.extensions import Extensions
+from trainer.model.backbones import (
     Classifier,
     backbone_problem,
     build_model,
@@ -20,8 +22,6 @@ from trainer.backbones import (
     load_weights,
     save_weights,
 )
-from trainer.errors import RecipeError, WeightsError
-from trainer.parts import Parts
 from trainer.recipe import Recipe
 from trainer.space import Space
 
@@ -36,7 +36,7 @@ def _recipe(backbone, image_size=32, **changes):
 
 
 def _built(backbone, classes=3, **options):
-    return build_model(_recipe(backbone), classes, Parts(), **({"pretrained": False} | options))
+    return build_model(_recipe(backbone), classes, Extensions(), **({"pretrained": False} | options))
 
 
 def _images(count=4, side=32):
@@ -64,8 +64,8 @@ def hub_unreachable(monkeypatch):
         tried.append(options)
         raise ConnectionError("[Errno 111] Connection refused\nsecond line")
 
-    monkeypatch.setattr("trainer.backbones.try_to_load_from_cache", lambda *_: None)
-    monkeypatch.setattr("trainer.backbones.get_hf_file_metadata", refuse)
+    monkeypatch.setattr("trainer.model.backbones.try_to_load_from_cache", lambda *_: None)
+    monkeypatch.setattr("trainer.model.backbones.get_hf_file_metadata", refuse)
     monkeypatch.setattr("timm.models._hub.hf_hub_download", refuse)
     monkeypatch.setattr("timm.models._hub.download_cached_file", refuse)
     return tried
@@ -109,7 +109,7 @@ def test_problem(name, size, problem):
     found = backbone_problem(_recipe(name, size))
     assert re.fullmatch(f"backbone: {problem}", found)
     with pytest.raises(RecipeError) as error:
-        build_model(_recipe(name, size), 2, Parts(), pretrained=False)
+        build_model(_recipe(name, size), 2, Extensions(), pretrained=False)
     assert error.value.problems == [found]
 
 
@@ -117,7 +117,7 @@ def test_no_problem():
     """A name with a tag that exists, and a model with a fixed size at another one that fits, are no problem."""
     assert backbone_problem(_recipe("test_resnet.r160_in1k", 33)) is None
     assert backbone_problem(_recipe("test_vit", 48)) is None
-    assert build_model(_recipe("test_vit", 48), 2, Parts(), pretrained=False)(_images(1, 48)).shape == (1, 2)
+    assert build_model(_recipe("test_vit", 48), 2, Extensions(), pretrained=False)(_images(1, 48)).shape == (1, 2)
 
 
 def test_own_backbone():
@@ -128,7 +128,7 @@ def test_own_backbone():
         asked.append((classes, side))
         return nn.Sequential(nn.Flatten(), nn.Linear(3 * side * side, classes))
 
-    model = build_model(_recipe("resnet50"), 5, Parts(backbones={"resnet50": own}), pretrained=True)
+    model = build_model(_recipe("resnet50"), 5, Extensions(backbones={"resnet50": own}), pretrained=True)
     assert asked == [(5, 32)]
     assert model(_images()).shape == (4, 5)
 
@@ -143,7 +143,7 @@ def test_own_backbone():
 )
 def test_normalisation(backbone, mean, std):
     """The backbone sees (x / 255 - mean) / std of its own weights, channels first; ImageNet's for one's own model."""
-    own = Parts(backbones={"own": lambda *_: nn.Identity()})
+    own = Extensions(backbones={"own": lambda *_: nn.Identity()})
     model = build_model(_recipe(backbone), 3, own, pretrained=False)
     model.backbone = nn.Identity()
     images = _images()
@@ -168,7 +168,7 @@ def test_normalisation(backbone, mean, std):
 )
 def test_interpolation(backbone, interpolation):
     """Images are resized as the backbone's weights know them; bicubic where there is nothing to know."""
-    own = Parts(backbones={"own": lambda *_: nn.Identity()})
+    own = Extensions(backbones={"own": lambda *_: nn.Identity()})
     assert interpolation_of(backbone, own) == interpolation
     if backbone in ("own", "test_resnet", "test_efficientnet"):
         prepared = build_model(_recipe(backbone), 3, own, pretrained=False).preprocessing()
@@ -182,8 +182,8 @@ def test_interpolation(backbone, interpolation):
 def test_unusual_interpolations(says, taken, monkeypatch):
     """What Pillow can do is taken as it is, anything else becomes bicubic."""
     config = dataclasses.replace(get_pretrained_cfg("test_resnet"), interpolation=says)
-    monkeypatch.setattr("trainer.backbones.get_pretrained_cfg", lambda _: config)
-    assert interpolation_of("test_resnet", Parts()) == taken
+    monkeypatch.setattr("trainer.model.backbones.get_pretrained_cfg", lambda _: config)
+    assert interpolation_of("test_resnet", Extensions()) == taken
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)
@@ -305,7 +305,7 @@ def test_hub_unreachable(folder, tmp_path, hub_unreachable):
 
 def test_hub_lost_after_its_answer(hub_unreachable, monkeypatch):
     """Where the hub answers and the download fails, the line is the same."""
-    monkeypatch.setattr("trainer.backbones.get_hf_file_metadata", lambda *_, **__: None)
+    monkeypatch.setattr("trainer.model.backbones.get_hf_file_metadata", lambda *_, **__: None)
     with pytest.raises(WeightsError, match=r"^weights: .* \(\[Errno 111\] Connection refused\); connect to it, .*$"):
         _built("test_resnet", pretrained=True)
     assert hub_unreachable
@@ -315,7 +315,7 @@ def test_cached_weights_need_no_hub(hub_unreachable, monkeypatch, tmp_path):
     """Weights that were downloaded before are loaded without a question to the hub."""
     published = _published(tmp_path, "test_resnet")
     cached = str(tmp_path / "test_resnet.safetensors")
-    monkeypatch.setattr("trainer.backbones.try_to_load_from_cache", lambda *_: cached)
+    monkeypatch.setattr("trainer.model.backbones.try_to_load_from_cache", lambda *_: cached)
     monkeypatch.setattr("timm.models._hub.hf_hub_download", lambda *_, **__: cached)
     state = _built("test_resnet", pretrained=True).backbone.state_dict()
     assert torch.equal(state["conv1.0.weight"], published["conv1.0.weight"])
@@ -346,7 +346,7 @@ def test_check_names_all_problems(hub_unreachable):
 def test_check_looks_for_the_weights(tmp_path, hub_unreachable):
     """The check wants the weights of each backbone if a trial may want them, and no others."""
     fields = {"backbone": ["test_resnet", "mine"], "image_size": 32}
-    own = Parts(backbones={"mine": lambda *_: nn.Identity()})
+    own = Extensions(backbones={"mine": lambda *_: nn.Identity()})
     check_backbones(Space(fields | {"pretrained": False}, own), 3)
     assert hub_unreachable == []
     with pytest.raises(WeightsError, match="test_resnet"):
@@ -368,4 +368,4 @@ def test_a_file_of_weights_runs_no_code(tmp_path):
     """A .pth with more in it than tensors is refused with a line, and none of it is run."""
     torch.save({"conv1.weight": Code()}, tmp_path / "test_resnet.pth")
     with pytest.raises(WeightsError, match=r"test_resnet\.pth cannot be loaded into test_resnet"):
-        build_model(Recipe(backbone="test_resnet"), 3, Parts(), pretrained=True, weights=tmp_path)
+        build_model(Recipe(backbone="test_resnet"), 3, Extensions(), pretrained=True, weights=tmp_path)

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from trainer import cache as cache_module
-from trainer.cache import OURS, memory_mapped, pixels_file
 from trainer.errors import DataError
+from trainer.images import cache as cache_module
+from trainer.images.cache import OURS, memory_mapped, pixels_file
 
 pytestmark = pytest.mark.unit
 
@@ -102,7 +102,7 @@ def test_nothing_goes_where_that_is_no_help(tmp_path):
 USER = """
 import os, sys
 from pathlib import Path
-from trainer.cache import memory_mapped
+from trainer.images.cache import memory_mapped
 pixels = memory_mapped(Path(sys.argv[1]), (10, 10, 10, 3), lambda put: None)
 parent = os.fork() if sys.argv[2] == "fork" else 0
 os.write(1, b"ready\\n")  # a line in one piece, from both

@@ -13,8 +13,8 @@ from torch import nn
 
 from trainer.checkpoint import Checkpoint, decode, encode
 from trainer.errors import CheckpointError
+from trainer.extensions import Extensions
 from trainer.loaders import Loaders
-from trainer.parts import Parts
 from trainer.recipe import recipe_from
 from trainer.step import MicroBatch
 
@@ -263,7 +263,7 @@ def test_other_model(start, make_recipe):
 
     _, checkpoint = _stopped(start, make_recipe(), 1)
     with pytest.raises(CheckpointError, match=r"^the checkpoint does not fit the model linear, .*: begin .* anew$"):
-        next(start(make_recipe(), resume=checkpoint, parts=Parts(backbones={"linear": deeper})))
+        next(start(make_recipe(), resume=checkpoint, extensions=Extensions(backbones={"linear": deeper})))
 
 
 @pytest.fixture

@@ -8,14 +8,14 @@ import os
 import numpy as np
 import pytest
 
-from tests.unit.test_likeness import compressed, picture
-from trainer.checks import broken_files, odd_sizes, passed_over, suspects, tiny_classes, wrong_labels
+from tests.unit.test_near_duplicates import compressed, picture
 from trainer.data import load_data
-from trainer.index import read_index
-from trainer.leaks import exact_copies, leaks, near_copies
-from trainer.likeness import Pair, find_pairs
-from trainer.split import Split, split
-from trainer.survey import look_at
+from trainer.images.index import read_index
+from trainer.images.split import Split, split
+from trainer.quality.checks import broken_files, odd_sizes, passed_over, suspects, tiny_classes, wrong_labels
+from trainer.quality.leaks import exact_copies, leaks, near_copies
+from trainer.quality.near_duplicates import Pair, find_pairs
+from trainer.quality.survey import look_at
 
 pytestmark = pytest.mark.unit
 
@@ -114,8 +114,8 @@ def test_exact_copies_are_counted_and_those_that_would_cross_come_first(folder):
     assert finding.cases[0].paths == ("b/05.png", "b/90.png")
     assert finding.cases[0].note == "without regard to copies: to validate, held out"
     assert (finding.cases[1].paths, finding.cases[1].note) == (("a/00.png", "a/90.png", "a/91.png"), "")
-    parts = split(index, valid=0.25, test=0.25, seed=0, copies=index.copies)
-    assert leaks(index, [], parts).level == "ok"
+    sides = split(index, valid=0.25, test=0.25, seed=0, copies=index.copies)
+    assert leaks(index, [], sides).level == "ok"
     assert near_copies(index, _pairs(index))[0].level == "ok"  # they are told once
 
 

@@ -13,8 +13,8 @@ from PIL import Image
 
 from trainer.data import load_data
 from trainer.errors import DataError
-from trainer.index import Index, read_index
-from trainer.split import split
+from trainer.images.index import Index, read_index
+from trainer.images.split import split
 
 pytestmark = pytest.mark.unit
 

@@ -4,7 +4,7 @@ import pytest
 from PIL import Image
 
 from hpo.cli import main
-from hpo.study_file import read_study_file
+from hpo.study.study_file import read_study_file
 
 pytestmark = pytest.mark.unit
 

@@ -15,8 +15,8 @@ import pytest
 import yaml
 
 from hpo.cli import parser
-from hpo.study_file import read_study_file
-from hpo.supervisor import STOP_SECONDS
+from hpo.search.supervisor import STOP_SECONDS
+from hpo.study.study_file import read_study_file
 from tests.conftest import ROOT
 from tests.drill import wait_for
 

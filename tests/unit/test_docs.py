@@ -10,10 +10,10 @@ import tomllib
 import pytest
 
 from hpo.cli import parser
-from hpo.study_file import DataSettings, StudyFile, read_study_file
+from hpo.study.study_file import DataSettings, StudyFile, read_study_file
 from storage.budget import Limits
 from tests.conftest import ROOT
-from trainer.backbones import backbone_problem
+from trainer.model.backbones import backbone_problem
 from trainer.recipe import RULES, Recipe
 
 pytestmark = pytest.mark.unit

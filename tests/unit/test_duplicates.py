@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from trainer.data import load_data
-from trainer.duplicates import Sets, find_copies, keep_copies_together, members
 from trainer.errors import DataError
-from trainer.index import Index, read_index
-from trainer.split import split
+from trainer.images.duplicates import Sets, find_copies, keep_copies_together, members
+from trainer.images.index import Index, read_index
+from trainer.images.split import split
 
 pytestmark = pytest.mark.unit
 

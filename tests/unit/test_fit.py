@@ -12,10 +12,10 @@ from torch.nn.functional import cross_entropy
 
 from trainer.data import load_data
 from trainer.errors import NonFiniteLossError
+from trainer.extensions import Extensions
 from trainer.fit import fit
 from trainer.loaders import AugmentedImages, Loaders, epoch_orders
 from trainer.losses import balanced_weights
-from trainer.parts import Parts
 
 pytestmark = [pytest.mark.unit, pytest.mark.usefixtures("one_thread")]
 
@@ -67,7 +67,7 @@ def test_random_numbers_of_the_caller(start, make_recipe):
     assert _equal(noisy[-1][1], quiet[-1][1])
 
 
-def test_dropout_differs_between_steps(start, make_recipe, parts):
+def test_dropout_differs_between_steps(start, make_recipe, extensions):
     """What is random inside a step is drawn anew in the next."""
     masks = []
 
@@ -81,7 +81,7 @@ def test_dropout_differs_between_steps(start, make_recipe, parts):
     def watched(classes, side):
         return nn.Sequential(nn.Flatten(), Watched(0.5), nn.Linear(3 * side * side, classes))
 
-    list(start(make_recipe(backbone="watched"), parts=Parts(backbones={"watched": watched})))
+    list(start(make_recipe(backbone="watched"), extensions=Extensions(backbones={"watched": watched})))
     assert len(set(masks)) == len(masks) == 10
 
 
@@ -108,7 +108,7 @@ def test_plain_loop(optimizer, make, colours, start, make_recipe):
     weights, bias = model[1].weight, model[1].bias
     plain = make([{"params": [weights], "weight_decay": 0.5}, {"params": [bias], "weight_decay": 0.0}])
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
-    made = AugmentedImages(colours.pixels(16), colours.index.labels, Parts())
+    made = AugmentedImages(colours.pixels(16), colours.index.labels, Extensions())
     for number, (epoch, state) in enumerate(epochs, start=1):
         losses = []
         orders = epoch_orders(recipe, colours.index.labels, colours.split.train, number)
@@ -165,18 +165,18 @@ def test_metrics_of_the_model(ema, colours, start, make_recipe):
     assert len(scores) > 1
 
 
-def test_moving_average(start, make_recipe, parts):
+def test_moving_average(start, make_recipe, extensions):
     """With `ema` the epoch's model is a moving average of the weights, and no other than the trained one without."""
     built = []
 
     def watched(classes, side):
-        built.append(parts.backbones["linear"](classes, side))
+        built.append(extensions.backbones["linear"](classes, side))
         return built[-1]
 
-    own = Parts(backbones={"watched": watched})
+    own = Extensions(backbones={"watched": watched})
     raw = {}
     for ema in (False, True):
-        [first, second] = _kept(start(make_recipe(backbone="watched", ema=ema), parts=own))
+        [first, second] = _kept(start(make_recipe(backbone="watched", ema=ema), extensions=own))
         raw[ema] = {name: value.clone() for name, value in built[-1].state_dict().items()}
         assert _equal(second[1], raw[ema]) is not ema
         assert not _equal(first[1], second[1])
@@ -184,21 +184,21 @@ def test_moving_average(start, make_recipe, parts):
     assert _equal(raw[False], raw[True])
 
 
-def test_moving_average_formula(start, make_recipe, parts):
+def test_moving_average_formula(start, make_recipe, extensions):
     """The moving average starts at the weights and is kept short in the first steps, so that it follows them."""
     built, raw = [], []
 
     def watched(classes, side):
-        built.append(parts.backbones["linear"](classes, side))
+        built.append(extensions.backbones["linear"](classes, side))
         return built[-1]
 
     recipe = make_recipe(backbone="watched", ema=True, epochs=3)
-    own = Parts(backbones={"watched": watched})
+    own = Extensions(backbones={"watched": watched})
 
     def keep(_):
         raw.append(built[0][1].weight.detach().clone())
 
-    last = _kept(start(recipe, valid=None, parts=own, on_step=keep))[-1][1]
+    last = _kept(start(recipe, valid=None, extensions=own, on_step=keep))[-1][1]
     average = raw[0]
     for step, weight in enumerate(raw):
         decay = min(0.999, 1 - (1 + step) ** (-2 / 3))
@@ -228,7 +228,7 @@ def test_plateau_repeated_without_validation(start, make_recipe):
 
 
 @pytest.mark.parametrize(("value", "step"), [(math.nan, 6), (math.inf, 6), (math.nan, 10), (math.inf, 10)])
-def test_own_loss_that_is_not_finite(value, step, start, make_recipe, parts):
+def test_own_loss_that_is_not_finite(value, step, start, make_recipe, extensions):
     """A loss of NaN or infinity in any step ends the training at once, in one line."""
     calls = []
 
@@ -236,8 +236,8 @@ def test_own_loss_that_is_not_finite(value, step, start, make_recipe, parts):
         calls.append(len(labels))
         return cross_entropy(logits, labels) * (value if len(calls) == step else 1)
 
-    own = Parts(backbones=parts.backbones, losses={"breaking": breaking})
-    training = start(make_recipe(loss="breaking"), parts=own)
+    own = Extensions(backbones=extensions.backbones, losses={"breaking": breaking})
+    training = start(make_recipe(loss="breaking"), extensions=own)
     assert next(training).number == 1
     with pytest.raises(NonFiniteLossError, match=rf"^the loss is {value}: a lower learning_rate, warmup or clip_norm"):
         next(training)
@@ -253,7 +253,7 @@ def test_absurd_learning_rate(start, make_recipe):
 
     recipe = make_recipe(backbone="deep", optimizer="sgd", learning_rate=10.0, warmup=0.0, epochs=5)
     with pytest.raises(NonFiniteLossError, match="a lower learning_rate"):
-        list(start(recipe, parts=Parts(backbones={"deep": deep})))
+        list(start(recipe, extensions=Extensions(backbones={"deep": deep})))
 
 
 def test_on_step(start, make_recipe):
@@ -296,7 +296,7 @@ def test_only_the_training_images_teach(colours, start, make_recipe):
     train = colours.split.train[::2]
     recipe = make_recipe(augment="watching", batch_size=6)
     linear = {"linear": lambda classes, side: nn.Sequential(nn.Flatten(), nn.Linear(3 * side * side, classes))}
-    list(start(recipe, train=train, parts=Parts(augments={"watching": watching}, backbones=linear)))
+    list(start(recipe, train=train, extensions=Extensions(augments={"watching": watching}, backbones=linear)))
     expected = [colours.pixels(16)[image].tobytes() for image in train]
     assert sorted(seen) == sorted(expected * 2)
 
@@ -316,8 +316,8 @@ def test_rare_class(remedy, rare, make_recipe):
 
     def found(**changes):
         recipe = make_recipe(backbone="mean_colour", epochs=12, learning_rate=0.1, **changes)
-        own = Parts(backbones={"mean_colour": mean_colour})
-        *_, last = fit(recipe, rare, train=rare.split.train, valid=rare.split.valid, parts=own, device=CPU)
+        own = Extensions(backbones={"mean_colour": mean_colour})
+        *_, last = fit(recipe, rare, train=rare.split.train, valid=rare.split.valid, extensions=own, device=CPU)
         return last.confusion.diagonal().tolist()
 
     assert found()[0] <= 1
@@ -325,11 +325,11 @@ def test_rare_class(remedy, rare, make_recipe):
     assert found(**remedy)[1] >= 40
 
 
-def test_class_weights_of_the_training_images(rare, parts, make_recipe):
+def test_class_weights_of_the_training_images(rare, extensions, make_recipe):
     """Class weights are those of the training images alone."""
     train = np.concatenate([rare.split.train[:3], rare.split.train[-9:]])
     recipe = make_recipe(class_weights="balanced", epochs=1, batch_size=12, optimizer="sgd", learning_rate=1e-8)
-    [epoch] = fit(recipe, rare, train=train, valid=None, parts=parts, device=CPU)
+    [epoch] = fit(recipe, rare, train=train, valid=None, extensions=extensions, device=CPU)
     labels = torch.from_numpy(rare.index.labels[train])
     assert torch.bincount(labels).tolist() == [3, 9]
     with torch.inference_mode():
@@ -360,6 +360,6 @@ def test_larger_images(colours, start, make_recipe):
         sides.append(side)
         return nn.Sequential(nn.Flatten(), nn.Linear(3 * side * side, classes))
 
-    list(start(make_recipe(backbone="watched", image_size=24), parts=Parts(backbones={"watched": watched})))
+    list(start(make_recipe(backbone="watched", image_size=24), extensions=Extensions(backbones={"watched": watched})))
     assert sides == [24]
     assert colours.pixels(24).shape == (72, 24, 24, 3)

@@ -9,10 +9,10 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.nn.functional import cosine_similarity
 
-from trainer.backbones import build_model, load_weights, save_weights
 from trainer.errors import RecipeError
-from trainer.heads import CosineHead, GeneralizedMean, use_cosine_head
-from trainer.parts import Parts
+from trainer.extensions import Extensions
+from trainer.model.backbones import build_model, load_weights, save_weights
+from trainer.model.heads import CosineHead, GeneralizedMean, use_cosine_head
 from trainer.recipe import Recipe
 
 pytestmark = [pytest.mark.unit, pytest.mark.usefixtures("one_thread")]
@@ -27,7 +27,7 @@ def _images(side=32):
 
 def _built(backbone, **changes):
     recipe = Recipe(backbone=backbone, image_size=64 if "swin" in backbone else 32, pretrained=False, **changes)
-    return build_model(recipe, 5, Parts(), pretrained=False)
+    return build_model(recipe, 5, Extensions(), pretrained=False)
 
 
 @pytest.mark.parametrize("power", [1.0, 3.0, 50.0])

@@ -7,9 +7,9 @@ import sys
 
 import pytest
 
-from hpo import launcher
 from hpo.errors import HpoError
-from hpo.launcher import launch, own_command, stop, visible_gpus
+from hpo.search import launcher
+from hpo.search.launcher import launch, own_command, stop, visible_gpus
 
 pytestmark = pytest.mark.unit
 
@@ -92,7 +92,7 @@ def test_orphans_are_reaped_and_ones_own_children_left():
     """A process whose parent has died is let go by the one that inherits it, which leaves its own children alone."""
     program = """
 import ctypes, os, subprocess, sys
-from hpo.launcher import reap_orphans
+from hpo.search.launcher import reap_orphans
 assert ctypes.CDLL(None).prctl(36, 1, 0, 0, 0) == 0  # PR_SET_CHILD_SUBREAPER
 shell = ["sh", "-c", "exec 3<&0; cat <&3 & echo $!"]
 child = subprocess.Popen(shell, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)

@@ -15,9 +15,9 @@ import psutil
 import pytest
 import torch
 
-from trainer.augment import image_seed
+from trainer.augmentation.augment import image_seed
+from trainer.extensions import Extensions
 from trainer.loaders import AugmentedImages, Loaders, batches_an_epoch, epoch_orders
-from trainer.parts import Parts
 from trainer.recipe import Recipe
 
 pytestmark = pytest.mark.unit
@@ -41,7 +41,7 @@ def _epoch(recipe, epoch, count=24, images=None):
     images = np.arange(count) if images is None else images
     orders = epoch_orders(recipe, labels, images, epoch)
     assert len(orders) == batches_an_epoch(recipe, len(images))
-    return list(Loaders(0).batches(AugmentedImages(pixels, labels, Parts()), iter(orders)))
+    return list(Loaders(0).batches(AugmentedImages(pixels, labels, Extensions()), iter(orders)))
 
 
 def _order(batches):
@@ -131,7 +131,7 @@ def test_augmentation_of_each_image():
         return image
 
     recipe = _recipe(seed=5, augment="mark")
-    made = AugmentedImages(pixels, labels, Parts(augments={"mark": mark}))
+    made = AugmentedImages(pixels, labels, Extensions(augments={"mark": mark}))
     for epoch in (1, 2):
         for images, _ in Loaders(0).batches(made, iter(epoch_orders(recipe, labels, np.arange(12), epoch))):
             for image in images.numpy():
@@ -169,7 +169,7 @@ def _assert_same(batches, others):
 def test_processes_make_the_same_batches(sampler, noise, loaders):
     """Two loader processes give the batches that this process gives, bit by bit, epoch after epoch."""
     orders = _orders(_recipe(augment="heavy", sampler=sampler, image_size=16), noise[1], epochs=2)
-    images = AugmentedImages(*noise, Parts())
+    images = AugmentedImages(*noise, Extensions())
     _assert_same(loaders.batches(images, iter(orders)), Loaders(0).batches(images, iter(orders)))
 
 
@@ -177,13 +177,13 @@ def test_processes_are_kept_between_trainings(noise, loaders):
     """The processes of one training serve the next, with another recipe, also after one that ended in the middle."""
     first = _orders(_recipe(augment="heavy", image_size=16), noise[1], epochs=3)
     second = _orders(_recipe(augment="flip", image_size=16, batch_size=3, seed=4), noise[1], epochs=2)
-    with_pids = AugmentedImages(*noise, Parts())
+    with_pids = AugmentedImages(*noise, Extensions())
     batches = loaders.batches(with_pids, iter(first))
     next(batches)
     batches.close()
     pids = _children()
     assert len(pids) == 2
-    again = AugmentedImages(*noise, Parts())
+    again = AugmentedImages(*noise, Extensions())
     _assert_same(loaders.batches(again, iter(second)), Loaders(0).batches(again, iter(second)))
     assert _children() == pids
 
@@ -192,7 +192,7 @@ def test_other_pixels_need_other_processes(noise, loaders):
     """Images of another size come from processes that know them."""
     images, labels = noise
     for pixels in (images, images[:, ::2, ::2].copy()):
-        made = AugmentedImages(pixels, labels, Parts())
+        made = AugmentedImages(pixels, labels, Extensions())
         orders = _orders(_recipe(image_size=pixels.shape[1]), labels)
         _assert_same(loaders.batches(made, iter(orders)), Loaders(0).batches(made, iter(orders)))
 
@@ -201,7 +201,7 @@ def test_other_pixels_need_other_processes(noise, loaders):
 def test_the_death_of_a_process_is_survived(deaths, noise, loaders, caplog):
     """Where a loader process is killed, the log names a remedy, and half as many make the batches that follow."""
     orders = _orders(_recipe(augment="heavy", image_size=16), noise[1], epochs=8)
-    images = AugmentedImages(*noise, Parts())
+    images = AugmentedImages(*noise, Extensions())
     batches, made = loaders.batches(images, iter(orders)), []
     with caplog.at_level(logging.WARNING):
         for death in range(deaths):
@@ -225,7 +225,7 @@ def test_a_mistake_in_an_augmentation_is_no_trouble_of_the_processes(noise, load
 
     orders = _orders(_recipe(augment="broken", image_size=16), noise[1])
     with pytest.raises(ValueError, match="no such colour"):
-        list(loaders.batches(AugmentedImages(*noise, Parts(augments={"broken": broken})), iter(orders)))
+        list(loaders.batches(AugmentedImages(*noise, Extensions(augments={"broken": broken})), iter(orders)))
     assert loaders.processes == 2
 
 
@@ -240,12 +240,12 @@ def test_no_process_outlives_the_one_that_it_works_for(tmp_path):
         import os, sys
         import numpy as np
         from trainer.loaders import AugmentedImages, Loaders, epoch_orders
-        from trainer.parts import Parts
+        from trainer.extensions import Extensions
         from trainer.recipe import Recipe
         import multiprocessing
 
         loaders, labels = Loaders(2), np.zeros(8, np.int64)
-        images = AugmentedImages(np.zeros((8, 16, 16, 3), np.uint8), labels, Parts())
+        images = AugmentedImages(np.zeros((8, 16, 16, 3), np.uint8), labels, Extensions())
         batches = loaders.batches(images, iter(epoch_orders(Recipe(batch_size=2), labels, np.arange(8), 1)))
         next(batches)
         print(*[child.pid for child in multiprocessing.active_children()], flush=True)
@@ -277,7 +277,7 @@ def test_a_death_while_a_training_ends_is_survived(noise):
         return image
 
     loaders = Loaders(1)
-    images = AugmentedImages(*noise, Parts(augments={"slow": slow}))
+    images = AugmentedImages(*noise, Extensions(augments={"slow": slow}))
     orders = _orders(_recipe(augment="slow", image_size=16), noise[1], epochs=2)
     batches = loaders.batches(images, iter(orders))
     next(batches)
@@ -303,7 +303,7 @@ def test_a_mistake_that_cannot_be_sent_is_no_death(noise, loaders):
 
     orders = _orders(_recipe(augment="broken", image_size=16), noise[1])
     with pytest.raises(RuntimeError, match="TwoPartError: no such colour"):
-        list(loaders.batches(AugmentedImages(*noise, Parts(augments={"broken": broken})), iter(orders)))
+        list(loaders.batches(AugmentedImages(*noise, Extensions(augments={"broken": broken})), iter(orders)))
     assert loaders.processes == 2
 
 
@@ -314,7 +314,7 @@ def test_each_draw_of_a_rare_image_is_augmented_in_its_own_way():
     orders = epoch_orders(_recipe(sampler="balanced", augment="heavy", image_size=16), labels, np.arange(62), 1)
     seen = {60: [], 61: []}
     for order, (images, _) in zip(
-        orders, Loaders(0).batches(AugmentedImages(pixels, labels, Parts()), iter(orders)), strict=True
+        orders, Loaders(0).batches(AugmentedImages(pixels, labels, Extensions()), iter(orders)), strict=True
     ):
         for image, made in zip(order.images.tolist(), images.numpy(), strict=True):
             if image in seen:

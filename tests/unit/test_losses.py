@@ -8,7 +8,9 @@ from sklearn.metrics import f1_score
 from sklearn.utils.class_weight import compute_class_weight
 from torch.nn.functional import cross_entropy, one_hot
 
+from trainer.augmentation.mixing import Partners
 from trainer.errors import RecipeError
+from trainer.extensions import Extensions
 from trainer.losses import (
     arcface_loss,
     balanced_weights,
@@ -19,8 +21,6 @@ from trainer.losses import (
     make_loss,
     soft_f1_loss,
 )
-from trainer.mixing import Partners
-from trainer.parts import Parts
 from trainer.recipe import LOSSES, Recipe
 
 pytestmark = pytest.mark.unit
@@ -92,7 +92,7 @@ def test_focal_of_certainty(gamma):
 @pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.4])
 def test_label_smoothing(logits, labels, smoothing):
     """Label smoothing is (1 - e) times the cross-entropy plus e times the mean of -log p over all classes."""
-    loss = make_loss(Recipe(loss="label_smoothing", label_smoothing=smoothing), labels, CLASSES, Parts())
+    loss = make_loss(Recipe(loss="label_smoothing", label_smoothing=smoothing), labels, CLASSES, Extensions())
     log_p = log_softmax(logits.numpy(), axis=1)
     expected = -(1 - smoothing) * log_p[np.arange(IMAGES), labels.numpy()] - smoothing * log_p.mean(axis=1)
     assert loss(logits, labels).item() == pytest.approx(expected.mean(), rel=1e-12)
@@ -114,15 +114,15 @@ def test_class_weights(logits, name, reference):
     batch = torch.tensor([4, 0, 1])
     logits = logits[:3].float()
     weight = torch.tensor(compute_class_weight("balanced", classes=np.arange(5), y=training.numpy())).float()
-    plain = make_loss(Recipe(loss=name), training, CLASSES, Parts())
-    balanced = make_loss(Recipe(loss=name, class_weights="balanced"), training, CLASSES, Parts())
+    plain = make_loss(Recipe(loss=name), training, CLASSES, Extensions())
+    balanced = make_loss(Recipe(loss=name, class_weights="balanced"), training, CLASSES, Extensions())
     torch.testing.assert_close(plain(logits, batch), reference(logits, batch, None))
     torch.testing.assert_close(balanced(logits, batch), reference(logits, batch, weight))
     assert not torch.isclose(plain(logits, batch), balanced(logits, batch), rtol=1e-3)
     effective = Recipe(loss=name, class_weights="effective_number", effective_beta=0.9)
     weight = effective_number_weights(training, CLASSES, 0.9)
     torch.testing.assert_close(
-        make_loss(effective, training, CLASSES, Parts())(logits, batch), reference(logits, batch, weight)
+        make_loss(effective, training, CLASSES, Extensions())(logits, batch), reference(logits, batch, weight)
     )
 
 
@@ -130,7 +130,7 @@ def test_parameters_of_the_recipe(logits, labels):
     """The recipe's gamma, smoothing, tau, margin and scale reach the losses."""
 
     def value(**fields):
-        return make_loss(Recipe(**fields), labels, CLASSES, Parts())(logits, labels).item()
+        return make_loss(Recipe(**fields), labels, CLASSES, Extensions())(logits, labels).item()
 
     assert value(loss="focal", focal_gamma=0.7) == pytest.approx(focal_loss(logits, labels, gamma=0.7).item())
     assert value(loss="label_smoothing", label_smoothing=0.3) != value(loss="label_smoothing", label_smoothing=0.1)
@@ -229,7 +229,7 @@ def test_logit_adjustment(logits, labels, tau):
     prior = np.array([8, 4, 2, 1, 1]) / 16
     scores = prior**tau * np.exp(logits.numpy())
     expected = -np.log(scores[np.arange(IMAGES), labels.numpy()] / scores.sum(axis=1))
-    loss = make_loss(Recipe(loss="logit_adjustment", adjustment_tau=tau), training, CLASSES, Parts())
+    loss = make_loss(Recipe(loss="logit_adjustment", adjustment_tau=tau), training, CLASSES, Extensions())
     assert loss(logits, labels).item() == pytest.approx(expected.mean(), rel=1e-6)
     if tau == 0:
         torch.testing.assert_close(loss(logits, labels), cross_entropy(logits, labels))
@@ -239,7 +239,7 @@ def test_logit_adjustment_of_an_absent_class(logits):
     """A class without training images gets the prior of a single image: the loss and its gradient stay finite."""
     training = torch.tensor([0] * 8 + [2] * 4)
     assert log_prior(training, 3).softmax(0).tolist() == pytest.approx([8 / 13, 1 / 13, 4 / 13])
-    loss = make_loss(Recipe(loss="logit_adjustment", adjustment_tau=10.0), training, CLASSES, Parts())
+    loss = make_loss(Recipe(loss="logit_adjustment", adjustment_tau=10.0), training, CLASSES, Extensions())
     logits = logits.float().requires_grad_()
     loss(logits, torch.arange(IMAGES) % CLASSES).backward()
     assert logits.grad.isfinite().all()
@@ -247,7 +247,7 @@ def test_logit_adjustment_of_an_absent_class(logits):
 
 def test_binary_cross_entropy(logits, labels):
     """The binary loss is the mean over images and classes of the cross-entropy of each class against all others."""
-    loss = make_loss(Recipe(loss="bce"), labels, CLASSES, Parts())
+    loss = make_loss(Recipe(loss="bce"), labels, CLASSES, Extensions())
     truth = np.eye(CLASSES)[labels.numpy()]
     p = expit(logits.numpy())
     expected = -(truth * np.log(p) + (1 - truth) * np.log(1 - p)).mean()
@@ -263,7 +263,7 @@ def test_binary_cross_entropy_of_mixed_images(logits, labels, share, of_first, o
     truth[:3] = np.eye(CLASSES)[labels[:3]]
     p = expit(logits.numpy())
     expected = -(truth * np.log(p) + (1 - truth) * np.log(1 - p)).mean()
-    loss = make_loss(Recipe(loss="bce"), labels, CLASSES, Parts())
+    loss = make_loss(Recipe(loss="bce"), labels, CLASSES, Extensions())
     assert loss(logits, labels, Partners(others, share)).item() == pytest.approx(expected, rel=1e-12)
 
 
@@ -331,7 +331,7 @@ def test_huge_logits(loss, size):
     logits[0, 0], logits[1, 1], logits[2], logits[3, 3] = size, size, -size, -size
     logits.requires_grad_()
     recipe = Recipe(loss=loss, focal_gamma=0.5, class_weights="effective_number")
-    value = make_loss(recipe, labels, CLASSES, Parts())(logits, labels, Partners(labels.roll(1), 0.4))
+    value = make_loss(recipe, labels, CLASSES, Extensions())(logits, labels, Partners(labels.roll(1), 0.4))
     value.backward()
     assert value.isfinite()
     assert logits.grad.isfinite().all()
@@ -341,7 +341,7 @@ def test_huge_logits(loss, size):
 @pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
 def test_mixed_images(logits, labels, loss, share):
     """The loss of mixed images is the mean of the losses for their two labels, weighted by their shares."""
-    loss_of = make_loss(Recipe(loss=loss, class_weights="balanced"), labels, CLASSES, Parts())
+    loss_of = make_loss(Recipe(loss=loss, class_weights="balanced"), labels, CLASSES, Extensions())
     others = labels.roll(1)
     logits = logits.float()
     mixed = loss_of(logits, labels, Partners(others, share))
@@ -354,13 +354,13 @@ def test_mixed_images_are_soft_targets(logits, labels, loss, smoothing):
     """The cross-entropy of mixed images is that of PyTorch with both labels as a soft target."""
     others = labels.roll(1)
     target = 0.3 * one_hot(labels, CLASSES).double() + 0.7 * one_hot(others, CLASSES)
-    mixed = make_loss(Recipe(loss=loss), labels, CLASSES, Parts())(logits, labels, Partners(others, 0.3))
+    mixed = make_loss(Recipe(loss=loss), labels, CLASSES, Extensions())(logits, labels, Partners(others, 0.3))
     torch.testing.assert_close(mixed, cross_entropy(logits, target, label_smoothing=smoothing))
 
 
 def test_own_loss(logits, labels):
     """A loss of one's own is called with logits and labels, and what it returns is the loss."""
-    own = Parts(losses={"margin": lambda x, y: (x.sum() - y.sum()) / 3})
+    own = Extensions(losses={"margin": lambda x, y: (x.sum() - y.sum()) / 3})
     loss = make_loss(Recipe(loss="margin", class_weights="balanced"), labels, CLASSES, own)
     assert loss(logits, labels).item() == ((logits.sum() - labels.sum()) / 3).item()
     mixed = loss(logits, labels, Partners(labels * 2, 0.25))
@@ -370,11 +370,11 @@ def test_own_loss(logits, labels):
 @pytest.mark.parametrize("name", LOSSES)
 def test_own_loss_goes_first(logits, labels, name):
     """A loss of one's own may take the name of a built-in one."""
-    loss = make_loss(Recipe(loss=name), labels, CLASSES, Parts(losses={name: lambda x, y: x.sum() + y.sum()}))
+    loss = make_loss(Recipe(loss=name), labels, CLASSES, Extensions(losses={name: lambda x, y: x.sum() + y.sum()}))
     assert loss(logits, labels).item() == (logits.sum() + labels.sum()).item()
 
 
 def test_unknown_loss(labels):
     """A loss that nobody has given is refused by name."""
-    with pytest.raises(RecipeError, match=r'^loss: nothing is called "margin"; give your own function in Parts'):
-        make_loss(Recipe(loss="margin"), labels, CLASSES, Parts())
+    with pytest.raises(RecipeError, match=r'^loss: nothing is called "margin"; give your own function in Extensions'):
+        make_loss(Recipe(loss="margin"), labels, CLASSES, Extensions())

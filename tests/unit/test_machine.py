@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from hpo.machine import check_disk, check_gpus, check_memory
+from hpo.check.machine import check_disk, check_gpus, check_memory
 
 pytestmark = pytest.mark.unit
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from trainer.mixing import make_mixing
+from trainer.augmentation.mixing import make_mixing
 from trainer.recipe import Recipe
 
 pytestmark = pytest.mark.unit

@@ -12,9 +12,9 @@ from markdown_it import MarkdownIt
 from optuna.trial import FixedTrial, TrialState, create_trial
 
 from hpo.dashboard.notes import MARK, note_of_study, note_of_trial, theirs_of, with_ours
-from hpo.status import Best, Snapshot
+from hpo.study.status import Best, Snapshot
 from storage.budget import Limits, Used
-from storage.roster import PlaceRow, WorkerRow
+from storage.study_rows import PlaceRow, WorkerRow
 from trainer.recipe import Recipe, used_fields
 from trainer.space import Space, suggest
 

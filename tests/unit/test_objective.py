@@ -16,14 +16,14 @@ import torch
 from sklearn.metrics import roc_auc_score
 from torch import nn
 
-from trainer.backbones import build_model, load_weights
 from trainer.checkpoint import decode, encode
 from trainer.data import Data
 from trainer.errors import CheckpointError, NonFiniteLossError
+from trainer.extensions import Extensions
 from trainer.fit import probabilities_of
 from trainer.metrics import confusion_matrix, macro_f1
+from trainer.model.backbones import build_model, load_weights
 from trainer.objective import objective
-from trainer.parts import Parts
 from trainer.space import Space, suggest
 from trainer.step import MicroBatch
 
@@ -33,7 +33,7 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture
-def space(parts):
+def space(extensions):
     """Four quick epochs, with two models, a range and two policies to search."""
     return Space(
         {
@@ -45,7 +45,7 @@ def space(parts):
             "learning_rate": {"low": 1e-5, "high": 1e-3, "log": True},
             "augment": ["none", "flip"],
         },
-        parts,
+        extensions,
     )
 
 
@@ -60,11 +60,14 @@ NOTEBOOK = """
     from torch import nn
     from trainer.data import load_data
     from trainer.objective import objective
-    from trainer.parts import Parts
+    from trainer.extensions import Extensions
     from trainer.space import Space
 
     data = load_data(sys.argv[1], valid=0.25, test=0.25)
-    own = Parts(backbones={"mine": lambda classes, side: nn.Sequential(nn.Flatten(), nn.Linear(3 * side**2, classes))})
+    def mine(classes, side):
+        return nn.Sequential(nn.Flatten(), nn.Linear(3 * side**2, classes))
+
+    own = Extensions(backbones={"mine": mine})
     space = Space({"backbone": "mine", "pretrained": False, "image_size": 16, "epochs": 3}, own)
     study = optuna.create_study(direction="maximize", pruner=optuna.pruners.MedianPruner(n_startup_trials=2))
     study.optimize(lambda trial: objective(trial, space, data), n_trials=6)
@@ -137,7 +140,7 @@ def test_what_fits_into_memory_is_remembered(colours, space):
     def small(classes, side):
         return nn.Sequential(nn.Flatten(), nn.Linear(3 * side * side, classes), SmallMemory())
 
-    own = Parts(backbones={"small": small})
+    own = Extensions(backbones={"small": small})
     fields = {"backbone": "small", "image_size": 16, "epochs": 1, "batch_size": 8, "pretrained": False}
     memory = {}
     objective(_study().ask(), Space(fields, own), colours, device=CPU, micro_batches=memory)
@@ -158,7 +161,7 @@ def test_best_weights(colours, space, tmp_path):
         file = tmp_path / f"{number}.safetensors"
         value = objective(trial, space, colours, device=CPU, best_weights=file)
         recipe = suggest(optuna.trial.FixedTrial(trial.params), space)
-        model = build_model(recipe, 3, space.parts, pretrained=False)
+        model = build_model(recipe, 3, space.extensions, pretrained=False)
         load_weights(model, file)
         valid = colours.split.valid
         probabilities = probabilities_of(model.eval(), colours.pixels(16), valid, CPU, MicroBatch(5))
@@ -313,7 +316,7 @@ class StoppedError(Exception):
 @pytest.mark.parametrize("rate", [0.0003, 0.05])
 def test_resumed(rate, colours, space, tmp_path):
     """A trial that stopped after any batch goes on in another one to the same value, metrics and best weights."""
-    space = Space({**space.fields, "learning_rate": rate}, space.parts)
+    space = Space({**space.fields, "learning_rate": rate}, space.extensions)
     params, whole, checkpoints = _whole(space, colours, tmp_path / "whole.safetensors")
     for at in range(1, 4 * (5 + 3) + 1, 3):
         batches = itertools.count(1)
@@ -333,7 +336,7 @@ def test_resumed(rate, colours, space, tmp_path):
 
 def test_resumed_between_epochs(colours, space, tmp_path):
     """A trial goes on after any epoch, its best one among them, and has nothing left to train after the last one."""
-    space = Space({**space.fields, "learning_rate": 0.05}, space.parts)
+    space = Space({**space.fields, "learning_rate": 0.05}, space.extensions)
     params, whole, checkpoints = _whole(space, colours, tmp_path / "whole.safetensors")
     assert whole[2]["best_epoch"] < 4
     for checkpoint in checkpoints:
@@ -362,9 +365,9 @@ def test_resumed_from_another_recipe(colours, space, tmp_path):
     assert study.trials[0].intermediate_values == {}
 
 
-def test_own_parts(colours, parts):
+def test_own_parts(colours, extensions):
     """The space's own functions reach the training, and its failures come out as they are."""
-    own = Parts(backbones=parts.backbones, losses={"broken": lambda logits, _: logits.sum() * float("nan")})
+    own = Extensions(backbones=extensions.backbones, losses={"broken": lambda logits, _: logits.sum() * float("nan")})
     fields = {"backbone": "linear", "image_size": 16, "epochs": 1, "loss": "broken", "augment": "none"}
     with pytest.raises(NonFiniteLossError):
         objective(_study().ask(), Space(fields, own), colours, device=CPU)

@@ -9,10 +9,10 @@ from safetensors.torch import save_file
 from timm.optim import param_groups_layer_decay
 from torch import nn
 
-from trainer.backbones import build_model
 from trainer.errors import RecipeError
-from trainer.optimizers import make_optimizer
-from trainer.parts import Parts
+from trainer.extensions import Extensions
+from trainer.model.backbones import build_model
+from trainer.model.optimizers import make_optimizer
 from trainer.recipe import Recipe
 from trainer.schedules import make_schedule
 
@@ -30,7 +30,7 @@ def built(tmp_path):
             torch.manual_seed(3)
             save_file(timm.create_model(backbone).state_dict(), tmp_path / f"{backbone}.safetensors")
         recipe = Recipe(backbone=backbone, image_size=32, **changes)
-        return recipe, build_model(recipe, 5, Parts(), pretrained=True, weights=tmp_path)
+        return recipe, build_model(recipe, 5, Extensions(), pretrained=True, weights=tmp_path)
 
     return build
 
@@ -135,7 +135,7 @@ def test_decay_spares_biases_and_norms(built):
 def test_a_training_from_scratch_freezes_nothing():
     """Random weights are not worth keeping: without pretrained weights there is no freezing and no layer decay."""
     recipe = Recipe(backbone="test_resnet", image_size=32, pretrained=False, freeze=0.5, layer_decay=0.5)
-    model = build_model(recipe, 5, Parts(), pretrained=False)
+    model = build_model(recipe, 5, Extensions(), pretrained=False)
     assert all(weight.requires_grad for weight in model.parameters())
     assert {group["lr"] for group in make_optimizer(recipe, model).param_groups} == {recipe.learning_rate}
 
@@ -143,6 +143,8 @@ def test_a_training_from_scratch_freezes_nothing():
 @pytest.mark.parametrize("changes", [{"freeze": 0.5}, {"layer_decay": 0.7}])
 def test_a_model_that_does_not_tell_its_layers(changes):
     """A model without layers that can be told apart is refused where some are to be treated differently."""
-    own = Parts(backbones={"mine": lambda classes, side: nn.Sequential(nn.Flatten(), nn.Linear(3 * side**2, classes))})
+    own = Extensions(
+        backbones={"mine": lambda classes, side: nn.Sequential(nn.Flatten(), nn.Linear(3 * side**2, classes))}
+    )
     with pytest.raises(RecipeError, match=r'^freeze: "mine" does not tell its layers .*write freeze = 0\.0'):
         build_model(Recipe(backbone="mine", image_size=32, **changes), 5, own, pretrained=False)

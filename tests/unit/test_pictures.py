@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hpo import pictures
-from hpo.pictures import (
+from hpo.worker import pictures
+from hpo.worker.pictures import (
     Wrong,
     draw_confusion_matrix,
     draw_learning_curves,
@@ -206,14 +206,14 @@ def test_nothing_is_wrong(figure_of):
     assert figure.texts[0].get_text().startswith("no validation image is classified wrongly")
 
 
-def test_no_image_is_decoded(result, colours, parts):
+def test_no_image_is_decoded(result, colours, extensions):
     """The pictures come from the pixels that the training has used: the files may be out of reach by then."""
     data = Data(colours.index, colours.split, None)
     data._pixels[16, "bicubic"] = np.zeros((72, 16, 16, 3), np.uint8)
     given = result(3)
     valid = len(colours.split.valid)
     given = Result(**{**vars(given), "probabilities": given.probabilities[:valid]})
-    drawn = dict(draw_pictures(given, data, parts))
+    drawn = dict(draw_pictures(given, data, extensions))
     assert list(drawn) == ["learning_curves.png", "confusion_matrix.png", "most_wrong.png"]
     assert all(opened(content).width == 720 for content in drawn.values())
 
@@ -228,7 +228,7 @@ def test_a_style_of_ones_own(result):
 
 READ_ONLY_HOME = """
 import sys
-from hpo import pictures
+from hpo.worker import pictures
 assert not {"matplotlib", "torch"} & sys.modules.keys()
 import numpy as np
 wrong = [pictures.Wrong(0, 0, 1, 0.1, 0.9)]

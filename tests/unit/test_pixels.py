@@ -21,9 +21,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from trainer import pixels as pixels_module
 from trainer.errors import DataError
-from trainer.pixels import INTERPOLATIONS, build_pixels, read_image
+from trainer.images import pixels as pixels_module
+from trainer.images.pixels import INTERPOLATIONS, build_pixels, read_image
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -455,7 +455,7 @@ def test_an_interrupt_stops_early(tmp_path, monkeypatch):
 BUILDER = """
 import os, sys, time
 from pathlib import Path
-from trainer.pixels import build_pixels
+from trainer.images.pixels import build_pixels
 folder, crash = Path(sys.argv[1]), sys.argv[2] == "crash"
 paths = sorted(folder.glob("*.png"))
 decoded = 0

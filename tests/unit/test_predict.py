@@ -6,8 +6,8 @@ import torch
 from PIL import Image
 
 from trainer import predict as predict_module
-from trainer.backbones import build_model
 from trainer.errors import DataError
+from trainer.model.backbones import build_model
 from trainer.predict import TTA, Member, hard_vote, predict, reading_size, soft_vote, views
 
 pytestmark = [pytest.mark.unit, pytest.mark.usefixtures("one_thread")]
@@ -16,10 +16,10 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture
-def member(parts, make_recipe):
+def member(extensions, make_recipe):
     """A model with random weights, always the same."""
     torch.manual_seed(4)
-    return Member(build_model(make_recipe(), 3, parts, pretrained=False).eval(), 16, "bicubic")
+    return Member(build_model(make_recipe(), 3, extensions, pretrained=False).eval(), 16, "bicubic")
 
 
 @pytest.fixture(scope="module")

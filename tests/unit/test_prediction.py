@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hpo.bundle import new_folder, read_bundle
+from hpo.bundle.bundle import new_folder, read_bundle
+from hpo.bundle.prediction import find_bundles, find_images, predict_to_csv
 from hpo.errors import HpoError
-from hpo.prediction import find_bundles, find_images, predict_to_csv
 from tests.conftest import paint
-from trainer.parts import Parts
+from trainer.extensions import Extensions
 from trainer.recipe import Recipe
 
 pytestmark = pytest.mark.unit
@@ -98,11 +98,11 @@ def make_bundle(tmp_path):
     def make(name, classes=CLASSES, *, size=32, seed=0, **preprocessing):
         import torch
 
-        from trainer.backbones import build_model, save_weights
+        from trainer.model.backbones import build_model, save_weights
 
         torch.manual_seed(seed)
         recipe = Recipe(backbone="test_resnet", pretrained=False, image_size=size)
-        model, folder = build_model(recipe, len(classes), Parts(), pretrained=False), tmp_path / name
+        model, folder = build_model(recipe, len(classes), Extensions(), pretrained=False), tmp_path / name
         folder.mkdir()
         recipe.write(folder / "recipe.toml")
         (folder / "bundle.json").write_text(json.dumps({"classes": classes, "preprocessing": preprocessing}))
@@ -171,16 +171,16 @@ def test_bundles_vote(make_bundle, photos, tmp_path):
     bundles, _ = find_bundles([*names, str(photos)])
     alone = []
     for bundle in bundles:
-        predict_to_csv([bundle], images, output, Parts())
+        predict_to_csv([bundle], images, output, Extensions())
         alone.append(_read(output)[1])
-    metrics = predict_to_csv(bundles, images, output, Parts())
+    metrics = predict_to_csv(bundles, images, output, Extensions())
     predicted, probabilities = _read(output)
     np.testing.assert_allclose(probabilities, np.mean(alone, axis=0), atol=2e-6)
     assert metrics["accuracy"] == np.mean([a == b for a, b in zip(predicted, images.labels, strict=True)])
-    predict_to_csv(bundles, images, output, Parts(), voting="hard")
+    predict_to_csv(bundles, images, output, Extensions(), voting="hard")
     votes = np.eye(3)[np.argmax(alone, axis=2)].mean(axis=0)
     np.testing.assert_allclose(_read(output)[1], votes, atol=1e-6)
-    predict_to_csv(bundles, images, output, Parts(), tta="crops", batch_size=5)
+    predict_to_csv(bundles, images, output, Extensions(), tta="crops", batch_size=5)
     assert abs(_read(output)[1] - probabilities).max() > 1e-4
 
 
@@ -188,5 +188,5 @@ def test_one_bundle_has_nothing_to_vote_on(make_bundle, photos, tmp_path):
     """Hard voting of one bundle is refused, as it would only hide the probabilities."""
     bundles, _ = find_bundles([make_bundle("alone"), str(photos)])
     with pytest.raises(HpoError, match="--voting hard is for several bundles"):
-        predict_to_csv(bundles, find_images([str(photos)], CLASSES), tmp_path / "out.csv", Parts(), voting="hard")
+        predict_to_csv(bundles, find_images([str(photos)], CLASSES), tmp_path / "out.csv", Extensions(), voting="hard")
     assert not (tmp_path / "out.csv").exists()

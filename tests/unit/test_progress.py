@@ -9,11 +9,11 @@ from datetime import UTC, datetime
 import pytest
 from rich.console import Console
 
-from hpo.progress import Progress, render
-from hpo.status import Best, Snapshot
-from hpo.stopwatch import Stopwatch, TimedTrial, duration
+from hpo.search.progress import Progress, render
+from hpo.study.status import Best, Snapshot
+from hpo.worker.stopwatch import Stopwatch, TimedTrial, duration
 from storage.budget import Limits, Used
-from storage.roster import PlaceRow, WorkerRow
+from storage.study_rows import PlaceRow, WorkerRow
 from trainer.recipe import Recipe
 
 pytestmark = pytest.mark.unit

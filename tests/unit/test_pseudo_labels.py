@@ -7,9 +7,9 @@ import shutil
 import numpy as np
 import pytest
 
+from hpo.bundle.pseudo_labels import choose, join
 from hpo.cli import parser
 from hpo.errors import HpoError
-from hpo.pseudo_labels import choose, join
 from tests.conftest import paint
 from trainer.data import load_data
 from trainer.errors import DataError

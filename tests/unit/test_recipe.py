@@ -231,7 +231,7 @@ def test_names_are_the_rules():
 
 @pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize(("field", "name"), [(field, name) for field, names in NAMES.items() for name in names])
-def test_each_name_trains(field, name, colours, parts, make_recipe):
+def test_each_name_trains(field, name, colours, extensions, make_recipe):
     """Every name that a recipe may have, from optimiser to pooling, trains."""
     import torch
 
@@ -239,14 +239,16 @@ def test_each_name_trains(field, name, colours, parts, make_recipe):
 
     made = make_recipe(**{"backbone": "test_resnet", "image_size": 32, field: name, "epochs": 1})
     split = colours.split
-    [epoch] = fit(made, colours, train=split.train, valid=split.valid, parts=parts, device=torch.device("cpu"))
+    [epoch] = fit(
+        made, colours, train=split.train, valid=split.valid, extensions=extensions, device=torch.device("cpu")
+    )
     assert math.isfinite(epoch.train_loss)
     assert 0 < epoch.macro_f1 <= 1
 
 
 @pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("field", ["optimizer", "loss", "class_weights", "sampler", "augment", "pooling", "mixing"])
-def test_each_name_means_something_else(field, colours, parts, make_recipe):
+def test_each_name_means_something_else(field, colours, extensions, make_recipe):
     """No two names of a field train the same weights."""
     import torch
 
@@ -256,7 +258,7 @@ def test_each_name_means_something_else(field, colours, parts, make_recipe):
     for name in NAMES[field]:
         made = make_recipe(**{"backbone": "test_efficientnet", "image_size": 64, field: name, "epochs": 1})
         uneven = colours.split.train[6:]  # the classes have 6, 12 and 12 images
-        [epoch] = fit(made, colours, train=uneven, valid=None, parts=parts, device=torch.device("cpu"))
+        [epoch] = fit(made, colours, train=uneven, valid=None, extensions=extensions, device=torch.device("cpu"))
         results.add(epoch.model.backbone.conv_stem.weight.detach().numpy().tobytes())
     # The pooling of this model is the average by default.
     assert len(results) == len(NAMES[field]) - (field == "pooling")

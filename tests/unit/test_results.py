@@ -24,7 +24,7 @@ from hpo.report.results import (
     spread,
     standard_error,
 )
-from storage.roster import PlaceRow
+from storage.study_rows import PlaceRow
 from trainer.recipe import Recipe
 from trainer.space import Space
 

@@ -8,9 +8,9 @@ import re
 import pytest
 from rich.console import Console
 
-from hpo.progress import Progress, show_bytes
-from hpo.search import make_pixels
-from hpo.study_file import read_study_file
+from hpo.search.progress import Progress, show_bytes
+from hpo.search.search import make_pixels
+from hpo.study.study_file import read_study_file
 from trainer.errors import DataError
 
 pytestmark = pytest.mark.unit

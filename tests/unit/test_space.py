@@ -8,7 +8,7 @@ import optuna
 import pytest
 
 from trainer.errors import RecipeError
-from trainer.parts import Parts
+from trainer.extensions import Extensions
 from trainer.recipe import DEFAULTS, RULES, Recipe, used_fields
 from trainer.space import DEFAULT_SPACE, Choice, Range, Space, misfits, suggest
 
@@ -247,7 +247,7 @@ def test_wrong_entry(name, entry, problem):
 
 def test_own_names():
     """A loss or policy of one's own becomes a name that the space accepts, beside the built-in ones."""
-    own = Parts(losses={"tversky": lambda *_: None}, augments={"rain": lambda image, _: image})
+    own = Extensions(losses={"tversky": lambda *_: None}, augments={"rain": lambda image, _: image})
     space = Space({"loss": ["tversky", "focal"], "augment": "rain", "backbone": "anything"}, own)
     pairs = _asked(space, trials=30)
     assert {recipe.loss for _, recipe in pairs} == {"tversky", "focal"}
@@ -274,7 +274,7 @@ def test_default_space_is_within_the_rules():
 
 def test_beside_a_model_of_ones_own_nobody_asks_for_its_layers():
     """With a model of one's own the default space leaves out what only timm's models can be told."""
-    own = Parts(backbones={"mine": lambda *_: None})
+    own = Extensions(backbones={"mine": lambda *_: None})
     for backbones in ("mine", ["test_resnet", "mine"]):
         space = Space({"backbone": backbones}, own)
         for name in ("pooling", "dropout", "drop_path", "freeze", "layer_decay"):

@@ -5,11 +5,11 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
+from trainer.augmentation.mixing import make_mixing
 from trainer.errors import NonFiniteLossError, OutOfDeviceMemoryError
+from trainer.extensions import Extensions
 from trainer.losses import make_loss
-from trainer.mixing import make_mixing
-from trainer.optimizers import make_optimizer
-from trainer.parts import Parts
+from trainer.model.optimizers import make_optimizer
 from trainer.recipe import LOSSES, Recipe
 from trainer.step import MicroBatch, Steps
 
@@ -50,7 +50,7 @@ def _training(recipe, micro_batch, *layers, loss_of=None, model=None):
     torch.manual_seed(5)
     model = model or Model(*layers)
     optimizer = make_optimizer(recipe, model)
-    loss_of = loss_of or make_loss(recipe, torch.arange(BATCH) % CLASSES, CLASSES, Parts())
+    loss_of = loss_of or make_loss(recipe, torch.arange(BATCH) % CLASSES, CLASSES, Extensions())
     return model, optimizer, Steps(recipe, model, optimizer, loss_of, make_mixing(recipe), micro_batch, CPU)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from hpo.errors import StudyFileError
-from hpo.study_file import read_study_file
+from hpo.study.study_file import read_study_file
 from storage.budget import Limits
 from trainer.space import DEFAULT_SPACE
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hpo.supervisor import Restarts, death_of
+from hpo.search.supervisor import Restarts, death_of
 
 pytestmark = pytest.mark.unit
 

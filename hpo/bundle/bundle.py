@@ -1,0 +1,109 @@
+"""A trained model as a folder: model.safetensors, recipe.toml, bundle.json, test.csv."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import TYPE_CHECKING, Any
+
+from hpo.errors import HpoError
+from trainer.errors import TrainerError
+from trainer.images.pixels import INTERPOLATIONS
+from trainer.recipe import read_recipe
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import torch
+
+    from trainer.extensions import Extensions
+    from trainer.model.backbones import Classifier
+    from trainer.recipe import Recipe
+
+WEIGHTS, RECIPE, INFO, TEST = "model.safetensors", "recipe.toml", "bundle.json", "test.csv"
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle's contents, but for the weights.
+
+    Attributes:
+        folder: where it is.
+        recipe: what the model was trained by.
+        classes: their names, in the order of the model's outputs.
+        interpolation: by which images are to be resized.
+        info: its bundle.json.
+    """
+
+    folder: Path
+    recipe: Recipe
+    classes: tuple[str, ...]
+    interpolation: str
+    info: dict[str, Any]
+
+    def load_model(self, extensions: Extensions, device: torch.device) -> Classifier:
+        """The model with its weights, on the device, ready to predict.
+
+        Raises:
+            HpoError: the weights cannot be loaded.
+        """
+        from safetensors import SafetensorError
+
+        from trainer.model.backbones import build_model, load_weights
+
+        model = build_model(self.recipe, len(self.classes), extensions, pretrained=False)
+        try:
+            load_weights(model, self.folder / WEIGHTS)
+        except (OSError, RuntimeError, SafetensorError) as error:
+            cause = str(error).splitlines()[0]
+            raise HpoError(f"bundle: {self.folder / WEIGHTS} cannot be loaded: {cause}") from error
+        return model.to(device).eval()
+
+
+def read_bundle(folder: Path) -> Bundle:
+    """Read what a bundle says of itself.
+
+    Raises:
+        HpoError: the folder is no bundle.
+    """
+    try:
+        info = json.loads((folder / INFO).read_text(encoding="utf-8"))
+        interpolation = info.get("preprocessing", {}).get("interpolation", "bicubic")
+        if interpolation not in INTERPOLATIONS:
+            raise ValueError(f'there is no interpolation "{interpolation}"')
+        return Bundle(folder, read_recipe(folder / RECIPE), tuple(info["classes"]), interpolation, info)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, TrainerError) as error:
+        raise HpoError(
+            f"bundle: {folder} is no bundle ({type(error).__name__}: {error}); `hpo export-best` makes one"
+        ) from error
+
+
+@contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """A folder to write into that gets its name only when the block has ended well: whole or not at all.
+
+    Raises:
+        HpoError: something has that name already, or nothing can be written there.
+    """
+    if folder.exists():
+        raise HpoError(f"{folder}: exists already; remove it or choose another name")
+    try:
+        folder.absolute().parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(mkdtemp(prefix=f".{folder.name}.", dir=folder.absolute().parent))
+    except OSError as error:
+        raise HpoError(f"{folder}: cannot be written: {error.strerror}") from error
+    try:
+        yield temporary
+        mask = os.umask(0)
+        os.umask(mask)
+        temporary.chmod(0o777 & ~mask)  # mkdtemp is for its owner alone
+        temporary.rename(folder)
+    except OSError as error:
+        raise HpoError(f"{folder}: cannot be written: {error.strerror}") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

@@ -1,0 +1,204 @@
+"""`hpo export-best`: the winner, retrained on all that is not held out, tested once on what is, as a bundle."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import platform
+import uuid
+from contextlib import closing
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from hpo.bundle.bundle import INFO, RECIPE, TEST, WEIGHTS, new_folder
+from hpo.bundle.prediction import find_images
+from hpo.bundle.pseudo_labels import CONFIDENCE, choose, join
+from hpo.errors import HpoError
+from hpo.search.launcher import cores
+from hpo.study.open_study import best_trial, count_test_use, model_of, recipe_of
+from hpo.study.settings import PACKAGES, check_settings
+from storage.keys import BEST_EPOCH_KEY
+from trainer.device import choose_device
+from trainer.fit import fit, probabilities_of
+from trainer.loaders import loaders_for
+from trainer.metrics import confusion_matrix, summary
+from trainer.model.backbones import save_weights
+from trainer.step import MicroBatch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+    from optuna.trial import FrozenTrial
+
+    from hpo.bundle.pseudo_labels import Joined, PseudoLabels
+    from hpo.study.open_study import OpenStudy
+    from hpo.study.study_file import StudyFile
+    from trainer.data import Data
+    from trainer.model.backbones import Classifier
+    from trainer.recipe import Recipe
+
+
+def export_best(
+    file: StudyFile,
+    opened: OpenStudy,
+    folder: Path,
+    *,
+    retrain: bool,
+    say: Callable[[str], None],
+    unlabelled: Sequence[str] = (),
+    confidence: float = CONFIDENCE,
+) -> dict[str, Any]:
+    """Write the bundle of a study's winner; returns its bundle.json.
+
+    The retraining follows the winning trial: same recipe, seed and schedule, ended at the trial's best epoch, with
+    the validation images added to the training images. Nothing judges it on the way, so nothing is chosen on the test
+    images; each look at them is counted in the study.
+
+    With unlabelled images the retrained model classifies them; those that it is sure of, with the classes that it
+    gives them, join its training images for a second model, which is trained likewise from the start. That one alone
+    is tested and written.
+
+    Args:
+        file: of the study.
+        opened: the study in its storage.
+        folder: to be made; must not exist.
+        retrain: False takes the trial's own weights, which never saw the validation images.
+        say: takes lines on how it goes.
+        unlabelled: folders, files, patterns and CSVs, only with `retrain`; classes that they may tell are not read.
+        confidence: the lowest probability, in [0, 1], with which the model is sure of an unlabelled image's class.
+
+    Raises:
+        HpoError: no trial is complete, the study has other settings, the folder cannot be written, or of the unlabelled
+            images there are none, none but copies, or none that the model is sure of.
+        StorageError: the trial's own weights are not here.
+        DataError: images that cannot be read.
+    """
+    trial = best_trial(opened.study, file.space.extensions)
+    if trial is None:
+        raise HpoError(f"export: no trial is complete yet; `hpo status {file.path.name}` shows how far the search is")
+    data, device = file.data.load(file.folder / "pixels"), choose_device()
+    check_settings(opened.study, file, data)
+    recipe = recipe_of(trial, opened.study, file.space.extensions)
+    joined = join(data, find_images(unlabelled, (), "export").files) if unlabelled else None
+    used, pseudo = joined.data if joined else data, None
+    with new_folder(folder) as temporary:
+        say(f"trial {trial.number} has won with a validation macro-F1 of {trial.value:.4f}")
+        if joined:
+            pseudo = _pseudo_labels(file, trial, recipe, joined, confidence, device, say)
+            images = np.concatenate([_labelled(data), pseudo.images])
+            source = f"{len(pseudo.images)} of them unlabelled"
+            model = _retrain(file, trial, recipe, pseudo.data, images, source, device, say)
+        elif retrain:
+            model = _retrain(file, trial, recipe, data, _labelled(data), "training and validation", device, say)
+        else:
+            model = model_of(trial, opened, file.space.extensions, len(data.index.classes), device)
+        save_weights(model, temporary / WEIGHTS)
+        test, uses = None, 0
+        if len(data.split.test):
+            now = datetime.now(UTC).isoformat(timespec="seconds")
+            uses = count_test_use(opened.study, str(uuid.uuid4()), now)
+            probabilities = probabilities_of(
+                model,
+                used.pixels(recipe.image_size, model.interpolation),
+                data.split.test,
+                device,
+                MicroBatch(recipe.batch_size),
+            )
+            labels = torch.from_numpy(data.index.labels[data.split.test])
+            matrix = confusion_matrix(labels, probabilities.argmax(dim=1), len(data.index.classes))
+            test = summary(matrix, data.index.classes, labels, probabilities)
+            _write_test_files(temporary / TEST, folder, data)
+        info = {
+            "classes": list(data.index.classes),
+            "preprocessing": {"image_size": recipe.image_size, **model.preprocessing()},
+            "study": file.name,
+            "trial": trial.number,
+            "retrained": retrain,
+            "pseudo_labels": pseudo and pseudo.as_json(),
+            "epochs": trial.user_attrs[BEST_EPOCH_KEY],
+            "seeds": {"training": recipe.seed, "split": file.data.seed, "search": file.seed},
+            "versions": {"python": platform.python_version(), **{name: version(name) for name in ("hpo", *PACKAGES)}},
+            "data_digest": data.index.digest,
+            "split_digest": data.split.digest,
+            "metrics": {"valid_macro_f1": trial.value, "test": test},
+            "test_uses": uses,
+        }
+        recipe.write(temporary / RECIPE)
+        (temporary / INFO).write_text(json.dumps(info, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    return info
+
+
+def _labelled(data: Data) -> NDArray[np.int64]:
+    """The images that are not held out."""
+    return np.sort(np.concatenate([data.split.train, data.split.valid]))
+
+
+def _pseudo_labels(
+    file: StudyFile,
+    trial: FrozenTrial,
+    recipe: Recipe,
+    joined: Joined,
+    confidence: float,
+    device: torch.device,
+    say: Callable[[str], None],
+) -> PseudoLabels:
+    """The classes that the retrained winner is sure of; it is gone from memory when the next training begins."""
+    if left_out := joined.left_out():
+        say(left_out)
+    # The unlabelled images are decoded with the others, so that a broken one is found before the training.
+    data, images = joined.data, _labelled(joined.data)
+    model = _retrain(file, trial, recipe, data, images, "training and validation", device, say)
+    pixels = data.pixels(recipe.image_size, model.interpolation)
+    probabilities = probabilities_of(model, pixels, joined.unlabelled, device, MicroBatch(recipe.batch_size))
+    chosen = choose(joined, probabilities.numpy(), confidence)
+    say(chosen.line())
+    return chosen
+
+
+def _retrain(
+    file: StudyFile,
+    trial: FrozenTrial,
+    recipe: Recipe,
+    data: Data,
+    images: NDArray[np.int64],
+    source: str,
+    device: torch.device,
+    say: Callable[[str], None],
+) -> Classifier:
+    last = int(trial.user_attrs[BEST_EPOCH_KEY])
+    loaders = loaders_for(device, cores())
+    epochs = fit(
+        recipe,
+        data,
+        train=images,
+        valid=None,
+        extensions=file.space.extensions,
+        device=device,
+        weights=file.weights,
+        loaders=loaders,
+        plateau=[score for _, score in sorted(trial.intermediate_values.items())],
+    )
+    say(f"retraining on {len(images)} images, {source}, for {last} of {recipe.epochs} epochs")
+    with closing(loaders), closing(epochs):
+        for epoch in epochs:
+            say(f"epoch {epoch.number}: train loss {epoch.train_loss:.4f}, {epoch.seconds:.1f} s")
+            if epoch.number == last:
+                return epoch.model
+    raise AssertionError("the best epoch is one of the recipe's epochs")
+
+
+def _write_test_files(file: Path, folder: Path, data: Data) -> None:
+    """The held-out images with their classes, relative to where the bundle will be: `hpo predict` reads it."""
+    with file.open("w", encoding="utf-8", errors="surrogateescape", newline="") as opened:
+        writer = csv.writer(opened)
+        writer.writerow(["path", "label"])
+        for image in data.split.test:
+            path = os.path.relpath(data.index.root / data.index.paths[image], folder.absolute())
+            writer.writerow([path, data.index.classes[data.index.labels[image]]])

@@ -1,0 +1,1 @@
+"""`hpo check`: what could make a search fail, or its scores too good."""

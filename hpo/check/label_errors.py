@@ -1,0 +1,68 @@
+"""Labels that the best models of a search doubt."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from optuna.trial import TrialState
+
+from hpo.study.open_study import model_of, recipe_of
+from storage.errors import StorageError
+from trainer.device import choose_device
+from trainer.predict import Member, predict
+from trainer.quality.checks import Finding, wrong_labels
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Container
+
+    from numpy.typing import NDArray
+
+    from hpo.study.open_study import OpenStudy
+    from hpo.study.study_file import StudyFile
+    from trainer.data import Data
+
+MODELS = 5  # whose probabilities are averaged: one may be surely wrong, five of them seldom are together
+
+
+def find_label_errors(
+    file: StudyFile, opened: OpenStudy, data: Data, broken: Container[int], on_progress: Callable[[int, int], None]
+) -> Finding | None:
+    """Let the best complete trials look at the images to validate, which none of them has learned from.
+
+    Only these images: those to train are known by heart, labels and all, and those held out are not to be looked at.
+
+    Args:
+        file: of the study.
+        opened: the study, whose settings must be those of the file and the images.
+        data: the images.
+        broken: positions of images that cannot be read.
+        on_progress: called with the images done and all of them, over all models.
+
+    Returns:
+        A finding; None where no trial is complete yet.
+    """
+    complete = opened.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    if not complete:
+        return None
+    images = np.array([image for image in data.split.valid.tolist() if image not in broken], np.int64)
+    files = [data.index.root / data.index.paths[image] for image in images]
+    found: list[NDArray[np.float32]] = []
+    device = choose_device()
+    for trial in sorted(complete, key=lambda trial: (-(trial.value or 0.0), trial.number)):
+        try:
+            model = model_of(trial, opened, file.space.extensions, len(data.index.classes), device)
+        except StorageError:  # kept on another machine, or no longer
+            continue
+        size = recipe_of(trial, opened.study, file.space.extensions).image_size
+        batches = []
+        for batch in predict([Member(model, size, model.interpolation)], files, device):
+            batches.append(batch[0])
+            on_progress(len(found) * len(files) + sum(map(len, batches)), MODELS * len(files))
+        found.append(np.concatenate(batches))
+        if len(found) == MODELS:
+            break
+    if not found:
+        line = f"not looked for: the weights of the {len(complete):,} complete trials are not in this store"
+        return Finding("wrong labels", "ok", line, "check again where they were trained")
+    return wrong_labels(data.index, images, np.mean(found, axis=0), len(found))

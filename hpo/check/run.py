@@ -1,0 +1,239 @@
+"""`hpo check`: whatever could make a search fail, or its scores too good, found before it begins; changes nothing."""
+
+from __future__ import annotations
+
+import csv
+import os
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from hpo.check.label_errors import find_label_errors
+from hpo.check.machine import check_disk, check_gpus, check_memory
+from hpo.errors import HpoError
+from hpo.search.progress import show_bytes
+from hpo.search.search import pixel_kinds
+from hpo.study.open_study import find_study, probe_artifacts, storage_url
+from hpo.study.settings import check_settings
+from storage.database import is_initialized, public_url
+from storage.embedded.server import has_postgres
+from storage.errors import StorageError
+from storage.outage_retry import DATABASE_ERRORS
+from trainer.errors import DataError, RecipeError, TrainerError, WeightsError
+from trainer.images.cache import pixels_file
+from trainer.images.duplicates import Sets
+from trainer.images.index import read_index
+from trainer.images.split import split
+from trainer.quality.checks import Case, Finding, broken_files, odd_sizes, passed_over, tiny_classes
+from trainer.quality.leaks import alike, exact_copies, leaks, near_copies
+from trainer.quality.near_duplicates import find_pairs
+from trainer.quality.survey import look_at
+from trainer.space import Space
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from hpo.search.progress import Progress
+    from hpo.study.study_file import StudyFile
+    from trainer.data import Data
+    from trainer.images.index import Index
+    from trainer.images.split import Split
+    from trainer.quality.near_duplicates import Pair
+    from trainer.quality.survey import Survey
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was found.
+
+    Attributes:
+        study: name of the study.
+        findings: in the order of the table.
+        index: the images; None where they cannot be listed.
+        pairs: those that are nearly the same; None where they were not looked for.
+    """
+
+    study: str
+    findings: tuple[Finding, ...]
+    index: Index | None
+    pairs: Sequence[Pair] | None
+
+    def count(self, level: str) -> int:
+        """How many findings are of a level."""
+        return sum(finding.level == level for finding in self.findings)
+
+    def as_json(self) -> dict[str, Any]:
+        """The report as `hpo check --json` prints it."""
+        return {
+            "study": self.study,
+            "errors": self.count("error"),
+            "warnings": self.count("warning"),
+            "findings": [finding.as_json() for finding in self.findings],
+        }
+
+
+def run_checks(file: StudyFile, url: str | None, gpus: Sequence[str], progress: Progress) -> Report:
+    """Look at images, backbones, machine, storage and study; one that fails keeps none of the others from being seen.
+
+    Nothing is written beside the study file. Pretrained weights that are not here yet are downloaded, as a search does.
+
+    Args:
+        file: of the study.
+        url: of the storage, as the user gives it; None for the study file's or the embedded one.
+        gpus: those of this machine.
+        progress: takes how far the images are.
+    """
+    findings: list[Finding] = []
+    data: Data | None = None
+    index: Index | None = None
+    try:
+        data = file.data.load(file.folder / "pixels")
+        index = data.index
+    except DataError as error:
+        findings.append(Finding("data", "error", str(error)))
+        settings = file.data
+        with suppress(DataError):  # it is what has been found already
+            index = read_index(settings.path, group=settings.group, group_pattern=settings.group_pattern)
+    survey: Survey | None = None
+    pairs: Sequence[Pair] | None = None
+    if index is not None:
+        with progress.counting("looking at images") as count:
+            survey = look_at(index, count)
+        if survey.thumbnails is not None:
+            with progress.counting("comparing images") as count:
+                pairs = find_pairs(survey.thumbnails, index.labels, count)
+        findings += _of_images(file, index, data.split if data else None, survey, pairs)
+    findings.append(_of_backbones(file, 2 if index is None else len(index.classes)))
+    findings += _of_machine(file, data, gpus)
+    findings += _of_artifacts(file)
+    findings += _of_storage(file, url, data, survey, progress)
+    return Report(file.name, tuple(findings), index, pairs)
+
+
+def write_groups(index: Index, pairs: Sequence[Pair], file: Path) -> None:
+    """Write the images as a CSV with path, label and group: what is nearly the same, or of one group, is one group.
+
+    Raises:
+        HpoError: the file exists, or cannot be written.
+    """
+    sets = Sets(len(index.paths))
+    sets.join_equal(index.groups)
+    sets.join_equal(alike(index, pairs))
+    try:
+        with file.open("x", encoding="utf-8", errors="surrogateescape", newline="") as opened:
+            writer = csv.writer(opened)
+            writer.writerow(["path", "label", "group"])
+            for path, label, first in zip(index.paths, index.labels, sets.numbers(), strict=True):
+                relative = os.path.relpath(index.root.absolute() / path, file.parent.absolute())
+                writer.writerow([relative, index.classes[label], index.paths[first]])
+    except OSError as error:
+        raise HpoError(f"check: {file} cannot be written: {error.strerror}; name another file") from error
+
+
+def _of_images(
+    file: StudyFile, index: Index, sides: Split | None, survey: Survey, pairs: Sequence[Pair] | None
+) -> list[Finding]:
+    unaware = None
+    if sides is not None:
+        settings = file.data
+        with suppress(DataError):  # there is none, and nothing to be said of it
+            unaware = split(index, valid=settings.valid, test=settings.test, seed=settings.seed)
+    findings = [broken_files(index, survey), passed_over(index)]
+    findings += [*exact_copies(index, unaware), *near_copies(index, pairs)]
+    if sides is not None:
+        leak = leaks(index, pairs, sides)
+        if leak.level == "error":
+            listed = f"`hpo check {file.path.name} --groups FILE.csv` writes a list that does so, for [data] path"
+            leak = replace(leak, remedy=f"{leak.remedy}: {listed}")
+        findings += [leak, tiny_classes(index, sides)]
+    return [*findings, *odd_sizes(index, survey, min(file.space.values("image_size")))]
+
+
+def _of_backbones(file: StudyFile, classes: int) -> Finding:
+    from trainer.model.backbones import check_backbones
+
+    names, problems = file.space.values("backbone"), []
+    for name in names:
+        try:
+            check_backbones(
+                Space({**file.space.as_dict(), "backbone": name}, file.space.extensions), classes, file.weights
+            )
+        except RecipeError as error:
+            problems += error.problems
+        except WeightsError as error:
+            problems.append(str(error))
+    if problems:
+        line = f"not all {len(names)} can be used"
+        return Finding("backbones", "error", line, cases=tuple(Case((), problem) for problem in problems))
+    loaded = ", and their weights are here" if True in file.space.values("pretrained") else ""
+    return Finding("backbones", "ok", f"all {len(names)} exist and can do what the recipe asks{loaded}")
+
+
+def _of_machine(file: StudyFile, data: Data | None, gpus: Sequence[str]) -> list[Finding]:
+    findings = [check_gpus(gpus)]
+    if data is None:
+        return findings
+    pixels, cache = {kind: len(data.index.paths) * kind[0] ** 2 * 3 for kind in pixel_kinds(file)}, data.cache
+    missing = sum(
+        needed
+        for (size, way), needed in pixels.items()
+        if cache is None or not pixels_file(cache, data.index.fingerprint, size, way).exists()
+    )
+    findings += [check_memory(sum(pixels.values())), check_disk(file.folder, missing)]
+    if data.cache_bytes and sum(pixels.values()) > data.cache_bytes:
+        limit = f"decoded images need {show_bytes(sum(pixels.values()))}, [data] pixels_gb = {file.data.pixels_gb:g}"
+        findings.append(Finding("pixels", "error", limit, "raise it, or choose smaller or fewer image_size"))
+    return findings
+
+
+def _of_artifacts(file: StudyFile) -> list[Finding]:
+    if file.artifacts is None:  # the folder beside the study file, of which the check of the disk speaks
+        return []
+    try:
+        probe_artifacts(file)
+    except StorageError as error:
+        return [Finding("artifacts", "error", str(error))]
+    return [Finding("artifacts", "ok", f"{file.artifacts} can be written to and read")]
+
+
+def _of_storage(
+    file: StudyFile, given: str | None, data: Data | None, survey: Survey | None, progress: Progress
+) -> list[Finding]:
+    """Storage, study and, after a search, the labels that its models doubt."""
+    not_yet = Finding("wrong labels", "ok", "not looked for: that takes models, so check again after the search")
+    if not (given or file.storage or has_postgres(file.folder)):
+        line = f"a private Postgres will be made in {file.folder} when the search begins"
+        return [Finding("storage", "ok", line), not_yet]
+    findings = []
+    with ExitStack() as held:
+        try:
+            url = held.enter_context(storage_url(file, given, create=False))
+            initialized = is_initialized(url)
+        except (StorageError, HpoError, *DATABASE_ERRORS) as error:
+            return [Finding("storage", "error", " ".join(str(error).split()))]
+        findings.append(Finding("storage", "ok", f"{public_url(url)} answers"))
+        if not initialized:
+            return [*findings, Finding("study", "ok", "not begun: the storage has no tables yet"), not_yet]
+        try:
+            opened = find_study(file, url)
+        except HpoError:
+            return [*findings, Finding("study", "ok", f'not begun: the storage has no study "{file.name}"'), not_yet]
+        except (StorageError, *DATABASE_ERRORS) as error:
+            return [*findings, Finding("study", "error", " ".join(str(error).split()))]
+        if data is None:
+            return findings
+        try:
+            check_settings(opened.study, file, data)
+        except HpoError as error:
+            return [*findings, Finding("study", "error", str(error))]
+        trials = len(opened.study.get_trials(deepcopy=False))
+        findings.append(Finding("study", "ok", f'"{file.name}" was begun with these settings; {trials:,} trials'))
+        try:
+            with progress.counting("asking the best models") as count:
+                findings.append(
+                    find_label_errors(file, opened, data, survey.broken if survey else {}, count) or not_yet
+                )
+        except (StorageError, HpoError, TrainerError, *DATABASE_ERRORS) as error:
+            findings.append(Finding("wrong labels", "warning", f"not looked for: {' '.join(str(error).split())}"))
+    return findings

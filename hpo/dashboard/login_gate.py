@@ -1,0 +1,198 @@
+"""The door of the dashboard: a WSGI application that lets those who are logged in through to another one."""
+
+from __future__ import annotations
+
+import base64
+import html
+import json
+import math
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from bottle import Bottle, HTTPResponse, request, response
+
+from hpo.dashboard.access import SESSION_SECONDS, Password, Sessions, is_cross_site, local_path
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
+
+OPEN_PAGES = ("/login", "/logout", "/healthz")
+READING = ("GET", "HEAD", "OPTIONS")
+LONGEST_LOGIN = 4096  # bytes
+CLOSED = "default-src 'none'; base-uri 'none'; frame-ancestors 'none'"
+OF_PAGES = f"{CLOSED}; style-src 'unsafe-inline'; form-action 'self'"
+# Whoever may upload a file could else run a script as us. An image that a page shows is shown all the same.
+OF_FILES = f"{CLOSED}; style-src 'unsafe-inline'; sandbox"
+PAGE = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>hpo</title>
+<style>
+  :root { color-scheme: light dark; font: 16px/1.5 system-ui, sans-serif; }
+  body { margin: 0; min-height: 100vh; display: grid; place-items: center; background: Canvas; color: CanvasText; }
+  main { width: min(20rem, 84vw); padding: 2rem; border: 1px solid #8885; border-radius: 8px; }
+  h1 { margin: 0; font-size: 1.3rem; } p { margin: 0 0 1.2rem; opacity: .7; }
+  label { display: block; font-size: .9rem; } p.problem { color: #c62828; opacity: 1; margin: .8rem 0 0; }
+  input, button { box-sizing: border-box; width: 100%; font: inherit; padding: .55rem .7rem; border-radius: 4px; }
+  input { margin: .25rem 0 1rem; border: 1px solid #888; }
+  button { border: 0; background: #1565c0; color: #fff; cursor: pointer; }
+  button:focus-visible, input:focus-visible { outline: 2px solid #64b5f6; outline-offset: 1px; }
+</style>
+</head>
+<body><main><h1>hpo</h1>BODY</main></body>
+</html>
+"""
+LOGIN = """<p>The dashboard of a search</p>
+<form method="post" action="/login">
+<input type="hidden" name="next" value="NEXT">
+<label>Password<input type="password" name="password" autocomplete="current-password" required autofocus></label>
+<button>Log in</button></form>PROBLEM"""
+LOGOUT = '<p>You are logged in.</p><form method="post" action="/logout"><button>Log out</button></form>'
+
+
+class LoginGate:
+    """Lets requests with a session, or with the password as HTTP's basic authentication, through to an application.
+
+    Args:
+        application: what is behind it.
+        password: for all who may come in.
+        read_only: let nobody change anything.
+    """
+
+    def __init__(self, application: WSGIApplication, password: str, *, read_only: bool = False) -> None:
+        self._application, self._read_only, self._sessions = application, read_only, Sessions(password)
+        # Wrong ones of the form do not slow those for whom a proxy with single sign-on sends the password.
+        self._of_form, self._of_header = Password(password), Password(password)
+        self._pages = Bottle()
+        self._pages.get("/healthz", callback=lambda: "ok\n")
+        self._pages.get("/login", callback=lambda: _login_page(request.query.get("next", "/")))
+        self._pages.post("/login", callback=self._log_in)
+        self._pages.get("/logout", callback=lambda: _page(LOGOUT))
+        self._pages.post("/logout", callback=self._log_out)
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        """Answer a request, or let it through."""
+        path = environ.get("PATH_INFO") or "/"
+
+        def start(status: str, headers: list[tuple[str, str]], *more: Any) -> Any:
+            return start_response(status, _guarded(path, headers), *more)
+
+        answer = self._application
+        if is_cross_site(environ) and environ["REQUEST_METHOD"] not in READING:
+            answer = _refusal(403, "another site has sent this, or a proxy that does not pass on the Host header")
+        elif path in OPEN_PAGES:
+            answer = self._pages
+        elif (refusal := self._refusal(environ, path)) is not None:
+            answer = refusal
+        elif self._read_only and environ["REQUEST_METHOD"] not in READING:
+            answer = _refusal(403, "this dashboard is read-only")
+        return answer(environ, start)
+
+    def _refusal(self, environ: WSGIEnvironment, path: str) -> WSGIApplication | None:
+        """What someone gets who may not come in; None who may."""
+        if self._sessions.is_open(self._session(environ)):
+            return None
+        if (given := _basic_password(environ.get("HTTP_AUTHORIZATION", ""))) is not None:
+            admitted = self._of_header.admit(given, environ.get("REMOTE_ADDR", ""))
+            if admitted is True:
+                return None
+            if admitted is not False:
+                return _refusal(429, "too many wrong passwords", {"Retry-After": str(math.ceil(admitted))})
+        if environ["REQUEST_METHOD"] in READING and (path == "/" or f"{path}/".startswith("/dashboard/")):
+            wanted = path + (f"?{query}" if (query := environ.get("QUERY_STRING")) else "")
+            return _refusal(303, "log in", {"Location": f"/login?next={quote(wanted, safe='/')}"})
+        return _refusal(401, "you are not logged in, or no longer: reload the page")
+
+    def _log_in(self) -> str:
+        if request.content_length > LONGEST_LOGIN:
+            raise HTTPResponse("too long", 413)
+        request.environ["CONTENT_TYPE"] = "application/x-www-form-urlencoded"  # bottle fails at one that is malformed
+        wanted, address = request.forms.get("next", "/"), request.environ.get("REMOTE_ADDR", "")
+        admitted = self._of_form.admit(request.forms.getunicode("password", ""), address)
+        if admitted is True:
+            secure = request.environ["wsgi.url_scheme"] == "https"
+            # Lax: a link from elsewhere to a page is followed with the session, and nothing else that others send is.
+            options = {"path": "/", "httponly": True, "samesite": "lax", "secure": secure, "max_age": SESSION_SECONDS}
+            response.set_cookie(self._sessions.cookie, self._sessions.begin(), **options)
+            return _lead(local_path(wanted))
+        if admitted is False:
+            response.status = 403
+            return _login_page(wanted, "That is not the password.")
+        seconds = math.ceil(admitted)
+        response.status = 429
+        response.set_header("Retry-After", str(seconds))
+        return _login_page(wanted, f"Too many wrong passwords. Try again in {seconds} s.")
+
+    def _log_out(self) -> str:
+        if session := self._session(request.environ):  # to others the name of the cookie is not told
+            self._sessions.end(session)
+            response.delete_cookie(self._sessions.cookie, path="/")
+        return _lead("/login")
+
+    def _session(self, environ: WSGIEnvironment) -> str:
+        """The session that a request brings, or "". Cookies of others on this host need not be what a parser takes."""
+        cookies = (pair.strip().partition("=") for pair in environ.get("HTTP_COOKIE", "").split(";"))
+        return next((value for name, _, value in cookies if name == self._sessions.cookie), "")
+
+
+def _guarded(path: str, headers: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """The headers of an answer with those that keep others away from it."""
+    ours = {
+        "X-Content-Type-Options": "nosniff",
+        "X-Frame-Options": "DENY",
+        "Referrer-Policy": "same-origin",
+        "Cross-Origin-Resource-Policy": "same-origin",
+        "Cross-Origin-Opener-Policy": "same-origin",
+        # optuna-dashboard's own script is no secret, and large: a browser may keep it, and asks whether it is still so.
+        "Cache-Control": "private, no-cache" if path.startswith("/static/") else "no-store",
+    }
+    given = {name.lower(): value for name, value in headers}
+    if path.startswith("/artifacts/"):
+        ours["Content-Security-Policy"] = OF_FILES
+    elif of_page := given.get("content-security-policy"):
+        ours["Content-Security-Policy"] = f"{of_page}; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+    else:
+        ours["Content-Security-Policy"] = OF_PAGES
+    replaced = {*(name.lower() for name in ours), "access-control-allow-origin"}
+    return [(name, value) for name, value in headers if name.lower() not in replaced] + list(ours.items())
+
+
+def _refusal(status: int, reason: str, headers: dict[str, str] | None = None) -> WSGIApplication:
+    """An application that only gives a reason, as optuna-dashboard does, whose page shows it."""
+
+    def refuse(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        given = {"Content-Type": "application/json", **(headers or {})}
+        start_response(f"{status} {HTTPStatus(status).phrase}", list(given.items()))
+        return [] if environ["REQUEST_METHOD"] == "HEAD" else [json.dumps({"reason": reason}).encode()]
+
+    return refuse
+
+
+def _basic_password(header: str) -> str | None:
+    """The password of HTTP's basic authentication, whoever the user; None where there is none."""
+    kind, _, encoded = header.partition(" ")
+    if kind.lower() != "basic":
+        return None
+    try:
+        return base64.b64decode(encoded, validate=True).decode(errors="surrogateescape").partition(":")[2]
+    except ValueError:  # it is not base64, or not even ASCII
+        return ""
+
+
+def _lead(path: str) -> str:
+    """Lead to a path of ours, wherever the browser believes us to be: bottle's `redirect` takes the host's name."""
+    response.status = 303
+    response.set_header("Location", path)
+    return ""
+
+
+def _login_page(wanted: str, problem: str = "") -> str:
+    shown = f'<p class="problem" role="alert">{html.escape(problem)}</p>' if problem else ""
+    return _page(LOGIN.replace("NEXT", html.escape(local_path(wanted))).replace("PROBLEM", shown))
+
+
+def _page(body: str) -> str:
+    return PAGE.replace("BODY", body)

@@ -1,0 +1,1 @@
+"""`hpo search` and `hpo workers`: worker processes of one machine until the search ends."""

@@ -1,0 +1,206 @@
+"""`hpo search`: check everything, create or resume the study, run workers to the end of the budget, tell the result."""
+
+from __future__ import annotations
+
+import shlex
+import time
+from typing import TYPE_CHECKING, Any
+
+from hpo.errors import EXIT_DONE, HpoError
+from hpo.search.progress import show_bytes
+from hpo.search.supervisor import supervise
+from hpo.study.open_study import best_trial, create_study, default_trial, load_study
+from hpo.worker.stopwatch import duration
+from storage.halts import end_halt, halt_in_force
+from storage.keys import ORIGIN_KEY
+from trainer.errors import DataError
+from trainer.recipe import show, used_fields
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from hpo.search.progress import Progress
+    from hpo.search.supervisor import Staff
+    from hpo.study.open_study import OpenStudy
+    from hpo.study.status import Snapshot
+    from hpo.study.study_file import StudyFile
+    from trainer.data import Data
+
+WEAKEST = 5  # classes that the end of a search shows
+HEADINGS = {
+    "training": "training",
+    "data": "waiting for data",
+    "storage": "storage",
+    "start_up": "start-up",
+    "preparing": "before a trial's first step",
+    "between": "between trials",
+    "idle": "waiting for the last trials",
+}
+
+
+def check(file: StudyFile, progress: Progress) -> Data:
+    """Find what could fail later before anything is begun, and make ready what all workers need; returns the images.
+
+    Raises:
+        DataError, RecipeError, WeightsError: what was found.
+    """
+    from trainer.model.backbones import check_backbones
+
+    data = file.data.load(file.folder / "pixels")
+    progress.say(
+        f"{len(data.index.paths)} images of {len(data.index.classes)} classes in {file.data.path}: "
+        f"{len(data.split.train)} to train, {len(data.split.valid)} to validate, {len(data.split.test)} held out"
+    )
+    if copies := len(data.index.copies) - len(set(data.index.copies.tolist())):
+        progress.say(f"{copies:,} images are exact copies of others; copies stay on one side of the split")
+    if data.index.ignored:
+        examples = ", ".join(data.index.ignored[:3])
+        progress.say(f"{len(data.index.ignored)} files are passed over, being no images by their ending: {examples}")
+    check_backbones(file.space, len(data.index.classes), file.weights)
+    make_pixels(file, data, progress)
+    return data
+
+
+def pixel_kinds(file: StudyFile) -> list[tuple[int, str]]:
+    """The sizes of images, with the interpolation, that the trials of a study may ask for."""
+    from trainer.model.backbones import interpolation_of
+
+    space = file.space
+    ways = sorted({interpolation_of(name, space.extensions) for name in space.values("backbone")})
+    return [(int(size), way) for size in sorted(space.values("image_size")) for way in ways]
+
+
+def make_pixels(file: StudyFile, data: Data, progress: Progress) -> None:
+    """Decode the images for every size and interpolation that a trial may ask for, where that is not done yet.
+
+    Raises:
+        DataError: images that cannot be read, or pixels that do not fit.
+    """
+    kinds = pixel_kinds(file)
+    sizes, ways = (sorted(set(each)) for each in zip(*kinds, strict=True))
+    images = len(data.index.paths)
+    needed = sum(images * size * size * 3 for size, _ in kinds)
+    each_way = f", {' and '.join(ways)}" if len(ways) > 1 else ""
+    shown = f"{images:,} images at {' and '.join(map(str, sizes))} px{each_way}, {show_bytes(needed)}"
+    if data.cache_bytes and needed > data.cache_bytes:
+        raise DataError(
+            f"pixels: {shown} are more than [data] pixels_gb = {file.data.pixels_gb:g}; raise it, or choose fewer or "
+            "smaller image_size"
+        )
+    began, built = time.monotonic(), False
+    with progress.counting("decoding") as count:
+
+        def on_progress(done: int, of: int) -> None:
+            nonlocal built
+            built = True
+            count(done, of)
+
+        for size, way in kinds:
+            data.pixels(size, way, on_progress)
+    seconds = time.monotonic() - began
+    took = f", decoded in {f'{seconds:.1f} s' if seconds < 10 else duration(seconds)}" if built else ""
+    progress.say(f"pixels: {shown} in {(file.folder / 'pixels').relative_to(file.path.parent)}{took}")
+
+
+def search(file: StudyFile, url: str, data: Data, progress: Progress, staff: Staff) -> int:
+    """Create or resume the study and run workers to the end of its budget, or until a signal; returns the exit code.
+
+    Args:
+        file: what to search.
+        url: of the storage.
+        data: what `check` returned.
+        progress: takes what there is to show.
+        staff: the workers to run.
+
+    Raises:
+        HpoError: workers were given up before the end, or the budget is used up without a complete trial, or the study
+            was begun with other settings.
+        StorageError: the database cannot be used.
+    """
+    create_study(file, url, data)
+    opened = load_study(file, url)
+    with opened.storage.engine.begin() as connection:
+        halt = halt_in_force(connection, opened.study_id)
+        if halt == "stop":  # to search again is to want it to go on
+            end_halt(connection, opened.study_id)
+    if halt == "pause":
+        progress.say(f"the study is paused, and the workers wait: `hpo resume {file.path.name}` lets it go on")
+    begun = time.monotonic()
+    done = supervise(file, url, opened, progress, staff)
+    if done.snapshot is None:
+        return done.code
+    if done.snapshot.halt == "stop":
+        progress.say("the study was stopped: trials that ran are back in the queue; the same command resumes")
+    for line in summary_lines(file, done.snapshot, opened, done.names, staff.workers, time.monotonic() - begun):
+        progress.say(line)
+    if done.snapshot.best is None and done.snapshot.finished:
+        raise HpoError(_fruitless(file, done.snapshot))
+    return EXIT_DONE
+
+
+def _fruitless(file: StudyFile, snapshot: Snapshot) -> str:
+    """Why a search has no winner, and what to do."""
+    if failed := next((place for place in snapshot.places if place.state == "failed"), None):
+        why = f"`hpo logs {file.path.name} {failed.trial}` shows what the first that failed has printed"
+    else:
+        why = "raise the limit in [budget] that it has reached, and give the same command again"
+    return f"search: the budget is used up, and no trial is complete; {why}"
+
+
+def _pauses(seconds: Sequence[dict[str, float]]) -> list[str]:
+    """How long the device waits for a trial's first step and for the next trial, as a line; none before the first."""
+
+    def mean(name: str) -> float | None:
+        count = sum(of_worker.get(f"{name}_count", 0) for of_worker in seconds)
+        return sum(of_worker.get(name, 0) for of_worker in seconds) / count if count else None
+
+    first_step, turnover = mean("to_first_step"), mean("turnover")
+    if first_step is None:
+        return []
+    after = "" if turnover is None else f", the next trial {turnover:.2f} s after the end of the one before"
+    return [f"on average a trial's first step began {first_step:.2f} s after its start{after}"]
+
+
+def _weakest(of_classes: dict[str, dict[str, Any]]) -> str:
+    """The classes with the lowest F1, which are those to look at."""
+    worst = sorted(of_classes.items(), key=lambda item: item[1]["f1"])[:WEAKEST]
+    listed = ", ".join(f"{name} {metrics['f1']:.4f} ({metrics['images']} images)" for name, metrics in worst)
+    return f"its F1 by class{'' if len(worst) == len(of_classes) else ', the weakest'}: {listed}"
+
+
+def summary_lines(
+    file: StudyFile, snapshot: Snapshot, opened: OpenStudy, names: frozenset[str], workers: int, wall_seconds: float
+) -> list[str]:
+    """The winner, its recipe, the time spent, and the next command."""
+    counts = ", ".join(f"{snapshot.counts[state]} {state}" for state in ("complete", "pruned", "failed"))
+    lines = ["", f"{snapshot.used.trials} trials: {counts}"]
+    if snapshot.best is None:
+        return lines
+    lines.append(f"winner: trial {snapshot.best.number}, validation macro-F1 {snapshot.best.macro_f1:.4f}")
+    default = default_trial(opened.study, file.space.extensions)
+    if default and default.number != snapshot.best.number and default.value is not None:
+        lines.append(f"the default recipe (trial {default.number}) reached {default.value:.4f}")
+    winner = best_trial(opened.study, file.space.extensions)
+    if winner and (origin := winner.user_attrs.get(ORIGIN_KEY)):
+        lines.append(f'it was taken over: trial {origin["trial"]} of "{origin["study"]}"')
+    if winner and (of_classes := winner.user_attrs.get("metrics", {}).get("per_class")):
+        lines.append(_weakest(of_classes))
+    lines.append("its recipe:")
+    lines += [f"  {name} = {show(value)}" for name, value in used_fields(snapshot.best.recipe).items()]
+    totals = dict.fromkeys(HEADINGS, 0.0)
+    for worker in snapshot.workers:
+        if worker.id in names:
+            for heading in HEADINGS:
+                totals[heading] += worker.seconds.get(heading, 0.0)
+    if all_seconds := sum(totals.values()):
+        shares = ", ".join(
+            f"{HEADINGS[heading]} {100 * seconds / all_seconds:.1f} %" for heading, seconds in totals.items()
+        )
+        lines.append(
+            f"time: {duration(wall_seconds)} with {workers} workers ({totals['start_up'] / len(names):.1f} s"
+            f" start-up a worker); of all workers' time: {shares}"
+        )
+        lines += _pauses([worker.seconds for worker in snapshot.workers if worker.id in names])
+    lines.append("the winner of many flatters itself on the images that chose it; this tests it on the held-out ones:")
+    lines.append("  " + shlex.join(["hpo", "export-best", str(file.path), "-o", str(file.path.parent / "bundle")]))
+    return lines

@@ -1,0 +1,301 @@
+"""The study in the storage: created once, loaded by all, held to its settings."""
+
+from __future__ import annotations
+
+import uuid
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+import optuna
+from optuna.trial import FixedTrial, TrialState
+
+from hpo.errors import HpoError
+from hpo.study.settings import check_settings, refuse_foreign, settings
+from storage.artifacts.artifact_store import open_store, probe
+from storage.artifacts.artifacts import fetch_file
+from storage.database import connect, initialize, one_at_a_time
+from storage.embedded.server import embedded_postgres, has_postgres
+from storage.keys import (
+    BEST_EPOCH_KEY,
+    DEFAULT_KEY,
+    ID_KEY,
+    MICRO_BATCH_KEY,
+    SETTINGS_KEY,
+    TAKEN_OVER_KEY,
+    TEST_USE_KEY,
+    WEIGHTS_NAME,
+)
+from storage.lease import GRACE_SECONDS
+from storage.study_rows import StudyRows
+from trainer.recipe import DEFAULTS
+from trainer.space import Space, suggest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    import torch
+    from optuna.storages import RDBStorage
+    from optuna.trial import FrozenTrial
+
+    from hpo.study.study_file import StudyFile
+    from storage.artifacts.artifact_store import ArtifactFiles
+    from storage.outage_retry import OutageRetry
+    from trainer.data import Data
+    from trainer.extensions import Extensions
+    from trainer.model.backbones import Classifier
+    from trainer.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class OpenStudy:
+    """The study of a study file, with the storage that it lives in.
+
+    Attributes:
+        file: the study file.
+        url: of the storage, with its password.
+        study: Optuna's.
+        storage: Optuna's.
+        study_id: Optuna's number of it.
+        artifacts_url: where the files of its trials are.
+        owner: what the ids of its files begin with; empty for a study that is none of ours.
+        patience: waits for the database where it is away; None does not.
+    """
+
+    file: StudyFile
+    url: str
+    study: optuna.Study
+    storage: RDBStorage
+    study_id: int
+    artifacts_url: str
+    owner: str
+    outage_retry: OutageRetry | None = None
+
+    @cached_property
+    def rows(self) -> StudyRows:
+        """Its rows in our own tables."""
+        return StudyRows(self.storage.engine, self.study_id)
+
+    @cached_property
+    def artifacts(self) -> ArtifactFiles:
+        """The files of its trials; opened when it is asked for, so that what needs the storage alone needs no more.
+
+        Raises:
+            StorageError: the URL is wrong, or what it needs is not installed.
+        """
+        return open_store(self.artifacts_url)
+
+
+@contextmanager
+def storage_url(file: StudyFile, given: str | None, *, create: bool = True) -> Iterator[str]:
+    """The URL of the study's Postgres: the given one, else the study file's, else that of the embedded one, started.
+
+    Raises:
+        StorageError: the embedded Postgres cannot be started.
+        HpoError: there is none yet, and `create` is False.
+    """
+    if url := given or file.storage:
+        yield url
+    elif not create and not has_postgres(file.folder):
+        raise HpoError(f"study: nothing was begun in {file.folder}; `hpo search {file.path.name}` begins it")
+    else:
+        with embedded_postgres(file.folder) as url:
+            yield url
+
+
+def create_study(file: StudyFile, url: str, data: Data) -> None:
+    """Make the tables and the study where they do not exist yet; safe to repeat, safe in parallel.
+
+    The first trial of a new study is the default recipe, so that the search can be compared with not searching.
+
+    Raises:
+        StorageError: the database cannot be used.
+        HpoError: the study exists with other settings.
+    """
+    initialize(url)
+    storage = connect(url)
+    with one_at_a_time(url):
+        study = optuna.create_study(study_name=file.name, storage=storage, direction="maximize", load_if_exists=True)
+        # Without settings and without a result the making was broken off, and goes on here.
+        if SETTINGS_KEY not in study.user_attrs:
+            if TAKEN_OVER_KEY not in study.user_attrs and only_waits(study):
+                begin_study(study, file, data)
+        else:
+            give_id(study)
+    check_settings(study, file, data)
+
+
+def only_waits(study: optuna.Study) -> bool:
+    """Whether no trial of a study has begun."""
+    return all(trial.state is TrialState.WAITING for trial in study.get_trials(deepcopy=False))
+
+
+def give_id(study: optuna.Study) -> None:
+    """Give a study its id where it has none: one that is being made, or was before studies had one."""
+    if ID_KEY not in study.user_attrs:
+        study.set_user_attr(ID_KEY, uuid.uuid4().hex)
+
+
+def begin_study(study: optuna.Study, file: StudyFile, data: Data) -> None:
+    """Let workers begin: the default recipe waits for one, unless it was tried already; the settings come last."""
+    if not any(DEFAULT_KEY in trial.user_attrs for trial in study.get_trials(deepcopy=False)):
+        study.enqueue_trial(file.space.default_parameters(), user_attrs={DEFAULT_KEY: True})
+    give_id(study)
+    study.set_user_attr(SETTINGS_KEY, settings(file, data))
+
+
+def load_study(file: StudyFile, url: str, outage_retry: OutageRetry | None = None) -> OpenStudy:
+    """Load the study of a study file; all that is then done with it waits for the database as the patience has it.
+
+    Raises:
+        StorageError: the database cannot be used or is not initialised.
+        HpoError: it holds no such study, or one that hpo has not made, or not to the end.
+    """
+    opened = find_study(file, url, outage_retry)
+    refuse_foreign(opened.study, file)
+    return opened
+
+
+def find_study(file: StudyFile, url: str, outage_retry: OutageRetry | None = None) -> OpenStudy:
+    """Load the study of that name, whoever has made it; raises as `load_study` does where there is none."""
+    storage = connect(url, outage_retry)
+    try:
+        study = optuna.load_study(study_name=file.name, storage=storage)
+    except KeyError:
+        raise HpoError(f'study: "{file.name}" is not in this storage; `hpo init {file.path.name}` creates it') from None
+    study_id = storage.get_study_id_from_name(file.name)
+    artifacts_url = file.artifacts or str(file.folder / "artifacts")
+    return OpenStudy(file, url, study, storage, study_id, artifacts_url, study.user_attrs.get(ID_KEY, ""), outage_retry)
+
+
+def probe_artifacts(file: StudyFile) -> None:
+    """Find out whether the store that is named for a study's files can be used; the folder beside it is not touched.
+
+    Raises:
+        StorageError: it cannot.
+    """
+    if file.artifacts is not None:
+        probe(open_store(file.artifacts))
+
+
+def list_studies(url: str) -> list[dict[str, Any]]:
+    """Name, number of trials and best macro-F1 of each study in a storage, by name."""
+    storage = connect(url)
+    return [
+        {
+            "name": summary.study_name,
+            "trials": summary.n_trials,
+            "best_macro_f1": summary.best_trial.value if summary.best_trial else None,
+        }
+        for summary in sorted(optuna.get_all_study_summaries(storage), key=lambda summary: summary.study_name)
+    ]
+
+
+def refuse_if_at_work(opened: OpenStudy) -> None:
+    """Raise HpoError while a worker of the study beats."""
+    there = [row for row in opened.rows.read().workers if not row.gone]
+    if any(row.beat_seconds_ago < GRACE_SECONDS for row in there):
+        raise HpoError(f"study: {len(there)} workers are at work on it; stop them first (Ctrl-C in `hpo search`)")
+
+
+def delete_study(opened: OpenStudy) -> None:
+    """Delete a study with its trials, our own rows and its files, for good.
+
+    Raises:
+        HpoError: the role may not delete it, and nothing was.
+    """
+    if not opened.rows.may_delete():  # asked before the files are gone
+        raise HpoError("study: the role may not delete it; use the role that owns the tables")
+    opened.rows.remove_files(opened.artifacts, opened.owner)
+    opened.storage.delete_study(opened.study_id)
+
+
+def best_trial(study: optuna.Study, extensions: Extensions) -> FrozenTrial | None:
+    """The complete trial with the highest validation macro-F1, the earliest of equals; None before the first.
+
+    One that was told or added from outside does not count. Raises RecipeError as `space_of` does.
+    """
+    return best_and_strangers(study, extensions)[0]
+
+
+def best_and_strangers(study: optuna.Study, extensions: Extensions) -> tuple[FrozenTrial | None, list[int]]:
+    """The best trial, and the numbers of those from outside that would come before it."""
+    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    space, strangers = space_of(study, extensions), list[int]()
+    for trial in sorted(complete, key=lambda trial: (-(trial.value or 0.0), trial.number)):
+        if _was_trained(trial, space):
+            return trial, strangers
+        strangers.append(trial.number)
+    return None, strangers
+
+
+def default_trial(study: optuna.Study, extensions: Extensions) -> FrozenTrial | None:
+    """The trial of the default recipe, if it is complete and counts; raises RecipeError as `space_of` does."""
+    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    space = space_of(study, extensions)
+    return next((each for each in complete if DEFAULT_KEY in each.user_attrs and _was_trained(each, space)), None)
+
+
+def _was_trained(trial: FrozenTrial, space: Space) -> bool:
+    """Whether a complete trial was trained to its end, by a recipe of the space."""
+    try:
+        suggest(FixedTrial(trial.params), space)
+    except ValueError:
+        return False
+    return BEST_EPOCH_KEY in trial.user_attrs
+
+
+def space_of(study: optuna.Study, extensions: Extensions) -> Space:
+    """What a study searches, whatever the study file says by now; a field that is newer than the study has its default.
+
+    Raises:
+        RecipeError: it names functions of one's own that the extensions do not hold.
+    """
+    return Space({**DEFAULTS, **study.user_attrs[SETTINGS_KEY]["recipe"]}, extensions)
+
+
+def recipe_of(trial: FrozenTrial, study: optuna.Study, extensions: Extensions) -> Recipe:
+    """The recipe that a trial was trained by; raises RecipeError as `space_of` does."""
+    return suggest(FixedTrial(trial.params), space_of(study, extensions))
+
+
+def model_of(
+    trial: FrozenTrial, opened: OpenStudy, extensions: Extensions, classes: int, device: torch.device
+) -> Classifier:
+    """The model of a complete trial with the weights of its best epoch, in eval mode on the device.
+
+    Raises:
+        StorageError: its weights are not here, or no longer kept.
+    """
+    from trainer.model.backbones import build_model, load_weights
+
+    with TemporaryDirectory(prefix="hpo-") as folder:
+        weights = Path(folder) / WEIGHTS_NAME
+        fetch_file(opened.artifacts, opened.storage, trial, WEIGHTS_NAME, weights)
+        model = build_model(recipe_of(trial, opened.study, extensions), classes, extensions, pretrained=False)
+        load_weights(model, weights)
+    return model.to(device).eval()
+
+
+def read_micro_batches(study: optuna.Study) -> dict[str, int]:
+    """How many images at once fit into memory, where a trial of any worker has found that a batch does not."""
+    return {
+        key.removeprefix(MICRO_BATCH_KEY): int(size)
+        for key, size in study.user_attrs.items()
+        if key.startswith(MICRO_BATCH_KEY)
+    }
+
+
+def keep_micro_batches(study: optuna.Study, sizes: Mapping[str, int]) -> None:
+    """Remember for all workers how many images fit into memory, by backbone, image size and device."""
+    for key, size in sizes.items():
+        study.set_user_attr(MICRO_BATCH_KEY + key, size)
+
+
+def count_test_use(study: optuna.Study, key: str, time: str) -> int:
+    """Note that the test split is looked at once more; returns how often it has been, this time included."""
+    study.set_user_attr(TEST_USE_KEY + key, time)
+    return sum(name.startswith(TEST_USE_KEY) for name in study.user_attrs)

@@ -1,0 +1,135 @@
+"""Optuna's pruners, which decide the same and work out once what stays the same. One is for one study and process."""
+
+from __future__ import annotations
+
+import math
+from array import array
+from collections import defaultdict
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from optuna.pruners import HyperbandPruner, MedianPruner
+from optuna.trial import TrialState
+
+from storage.keys import FIRST_RUN_KEY, REPEATS_KEY
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import optuna
+    from optuna.trial import FrozenTrial
+
+FIRST_RUNG = "completed_rung_0"  # system attribute by which Optuna's Hyperband marks who has come to it
+
+
+class BracketPruner(HyperbandPruner):
+    """Hyperband for one study; Optuna's own asks the database and every trial of the study again at each report.
+
+    A trial that goes on as another one competes as if it had never been interrupted: once, and in the same bracket.
+    """
+
+    def __init__(self, min_resource: int, max_resource: int, reduction_factor: int) -> None:
+        super().__init__(min_resource, max_resource, reduction_factor)
+        self._bracket_of: dict[int, int] = {}  # number of a trial -> its bracket
+        self._study_of: dict[int, optuna.Study] = {}  # bracket -> the study as it sees it
+        self._finished_of: defaultdict[int, dict[int, FrozenTrial]] = defaultdict(dict)  # bracket -> those on a rung
+        self._looks = _Looks()
+
+    def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
+        """Whether the trial is not among the best of its bracket that have come to its rung."""
+        if not self._pruners:
+            self._try_initialization(study)
+        bracket = self._get_bracket_id(study, trial)
+        seen: Any = _Seen(study, lambda: self._rivals(study, bracket))
+        return self._pruners[bracket].prune(seen, trial)
+
+    def _rivals(self, study: optuna.Study, bracket: int) -> list[FrozenTrial]:
+        """The trials of a bracket that can have come to a rung; asked for where the trial itself has."""
+        finished, unfinished = self._looks.look(study)
+        for each in finished:
+            if FIRST_RUNG in each.system_attrs:
+                self._finished_of[self._get_bracket_id(study, each)][each.number] = each
+        for each in (*finished, *unfinished):
+            if (repeated := each.user_attrs.get(REPEATS_KEY)) is not None:
+                self._finished_of[self._get_bracket_id(study, each)].pop(repeated, None)
+        at_work = [each for each in unfinished if self._get_bracket_id(study, each) == bracket]
+        return [*self._finished_of[bracket].values(), *at_work]
+
+    def _get_bracket_id(self, study: optuna.Study, trial: FrozenTrial) -> int:
+        bracket = self._bracket_of.get(trial.number)
+        if bracket is None:
+            first: Any = SimpleNamespace(number=trial.user_attrs.get(FIRST_RUN_KEY, trial.number))
+            bracket = super()._get_bracket_id(study, first)
+            if self._pruners:  # before the first answer every trial seems to be in the first bracket
+                self._bracket_of[trial.number] = bracket
+        return bracket
+
+    def _create_bracket_study(self, study: optuna.Study, bracket_id: int) -> optuna.Study:
+        if bracket_id not in self._study_of:
+            made = self._study_of[bracket_id] = super()._create_bracket_study(study, bracket_id)
+            made._thread_local = study._thread_local  # noqa: SLF001 - one look at all trials serves a whole trial
+        return self._study_of[bracket_id]
+
+
+class RunningMedianPruner(MedianPruner):
+    """The median rule for a study that maximizes; Optuna's own goes through all its trials at each report."""
+
+    def __init__(self, n_startup_trials: int, n_warmup_steps: int) -> None:
+        super().__init__(n_startup_trials, n_warmup_steps)
+        self._complete = 0  # trials
+        self._reports: defaultdict[int, array[float]] = defaultdict(
+            lambda: array("d")
+        )  # step -> those of complete ones
+        self._looks = _Looks()
+
+    def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
+        """Whether the trial's best report is worse than the median of the complete trials at its last step."""
+        step = trial.last_step
+        if step is None or step < self._n_warmup_steps:
+            return False
+        for each in self._looks.look(study)[0]:
+            if each.state is TrialState.COMPLETE:
+                self._complete += 1
+                for at, value in each.intermediate_values.items():
+                    self._reports[at].append(value)
+        if self._complete < max(1, self._n_startup_trials):
+            return False
+        reports = [value for value in trial.intermediate_values.values() if not math.isnan(value)]
+        if not reports:
+            return True
+        others = np.array(self._reports[step])
+        # No median is a number where none of them reported one at this step.
+        return bool(not np.isnan(others).all() and max(reports) < np.nanpercentile(others, 50))
+
+
+class _Looks:
+    """Looks at a study's trials that give each finished one out once."""
+
+    def __init__(self) -> None:
+        self._unfinished: set[int] = set()  # numbers of trials that were not finished at the last look
+        self._next = 0  # the first number that was not looked at
+
+    def look(self, study: optuna.Study) -> tuple[list[FrozenTrial], list[FrozenTrial]]:
+        """The trials that have finished since the last look, and all unfinished ones."""
+        cache: Any = study._storage  # noqa: SLF001 - Optuna's cache, around any storage with a database
+        cache._read_trials_from_remote_storage(study._study_id)  # noqa: SLF001 - what its get_all_trials does first
+        trials: dict[int, FrozenTrial] = cache._studies[study._study_id].trials  # noqa: SLF001
+        while self._next in trials:
+            self._unfinished.add(self._next)
+            self._next += 1
+        finished = {number for number in self._unfinished if trials[number].state.is_finished()}
+        self._unfinished -= finished
+        return [trials[number] for number in finished], [trials[number] for number in self._unfinished]
+
+
+class _Seen:
+    """What Optuna's rule asks of a study."""
+
+    def __init__(self, study: optuna.Study, trials: Callable[[], list[FrozenTrial]]) -> None:
+        self.direction, self._storage = study.direction, study._storage  # noqa: SLF001 - which Hyperband writes to
+        self._trials = trials
+
+    def get_trials(self, *, deepcopy: bool) -> list[FrozenTrial]:
+        assert not deepcopy
+        return self._trials()

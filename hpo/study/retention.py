@@ -1,0 +1,130 @@
+"""Which files of a study are kept, and which are no longer needed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from storage.artifacts.artifact_store import discard
+from storage.artifacts.artifacts import drop_file, kept_files
+from storage.keys import CHECKPOINT_KEY, REPEATS_KEY, WEIGHTS_NAME
+from storage.outage_retry import retry_outages
+from storage.study_rows import places
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from optuna.trial import FrozenTrial
+
+    from hpo.study.open_study import OpenStudy
+    from storage.artifacts.artifact_store import StoredFile
+    from storage.artifacts.artifacts import KeptFile
+
+AT_WORK = ("running", "waiting")  # states of a place that has not ended
+STRAY_SECONDS = 86_400.0  # after which a file that nothing names was not going to be named any more
+
+
+@dataclass(frozen=True)
+class Surplus:
+    """A file that is no longer needed, and why."""
+
+    file: StoredFile
+    why: str
+
+
+@dataclass(frozen=True)
+class Inventory:
+    """A study's files in its store: those that are needed, and those that are not."""
+
+    kept: tuple[StoredFile, ...]
+    surplus: tuple[Surplus, ...]
+
+
+def take_inventory(opened: OpenStudy, keep: int) -> Inventory:
+    """Look through the files of a study, at work or not; those of other studies in the same store are not looked at.
+
+    Needed are the weights of the best complete trials, the pictures of complete and pruned ones, and the last
+    checkpoint of each trial whose place in the budget has not ended, whatever has become of the trial itself. A file
+    that nothing names may be about to be named, until it is a day old.
+
+    Args:
+        opened: the study.
+        keep: how many complete trials keep their weights.
+
+    Raises:
+        StorageError: the store refuses, or does not answer.
+    """
+    files = list(opened.artifacts.files(f"{opened.owner}-"))  # before the names: what is named meanwhile is young
+    with opened.storage.engine.connect() as connection:
+        named = kept_files(connection, opened.study_id)
+        at_work = {place.trial for place in places(connection, opened.study_id) if place.state in AT_WORK}
+    trials = opened.study.get_trials(deepcopy=False)
+    needed = _needed_checkpoints(trials, at_work)
+    reasons: dict[str, str] = {}
+    for trial in trials:
+        checkpoint = trial.user_attrs.get(CHECKPOINT_KEY)
+        if checkpoint is not None and checkpoint not in needed:
+            reasons[checkpoint] = f"checkpoint of trial {trial.number}, which has ended"
+    for each in named:
+        if each.state == "fail" or (each.state == "pruned" and each.name == WEIGHTS_NAME):
+            reasons[each.artifact_id] = f"{each.name} of trial {each.number}, which did not complete"
+    for each in _surplus_weights(named, keep):
+        reasons[each.artifact_id] = f"weights of trial {each.number}, which is not among the best {keep}"
+    known = needed | {each.artifact_id for each in named}
+    kept, surplus = [], []
+    for file in files:
+        stray = file.artifact_id not in known and file.age_seconds > STRAY_SECONDS
+        if why := reasons.get(file.artifact_id) or ("no trial names it" if stray else None):
+            surplus.append(Surplus(file, why))
+        else:
+            kept.append(file)
+    return Inventory(tuple(kept), tuple(surplus))
+
+
+def prune_artifacts(opened: OpenStudy, surplus: Iterable[Surplus]) -> None:
+    """Remove files that an inventory has found to be no longer needed.
+
+    Raises:
+        StorageError: the store refuses, or does not answer.
+    """
+    with opened.storage.engine.connect() as connection:
+        named = {kept.artifact_id: kept for kept in kept_files(connection, opened.study_id)}
+        for one in surplus:
+            if kept := named.get(one.file.artifact_id):
+                drop_file(opened.artifacts, connection, kept)
+            else:
+                discard(opened.artifacts, one.file.artifact_id)
+
+
+def drop_surplus_weights(opened: OpenStudy, keep: int) -> None:
+    """Remove the weights of the complete trials that are not among the best; for workers, after each complete trial.
+
+    One query where there is nothing to remove. A trial that is not among the best now never will be again, so workers
+    that do this at the same time agree.
+
+    Raises:
+        StorageError: the store refuses, or does not answer.
+    """
+
+    def drop() -> None:
+        with opened.storage.engine.connect() as connection:
+            for kept in _surplus_weights(kept_files(connection, opened.study_id, WEIGHTS_NAME), keep):
+                drop_file(opened.artifacts, connection, kept)
+
+    retry_outages(opened.outage_retry, drop)
+
+
+def _surplus_weights(named: Sequence[KeptFile], keep: int) -> Sequence[KeptFile]:
+    return [kept for kept in named if kept.state == "complete" and kept.name == WEIGHTS_NAME][keep:]
+
+
+def _needed_checkpoints(trials: Sequence[FrozenTrial], at_work: set[int | None]) -> set[str]:
+    """The checkpoints of the trials at work, and of those that they repeat and so go on with."""
+    needed = set()
+    for trial in trials:
+        number = trial.number if trial.number in at_work or not trial.state.is_finished() else None
+        while number is not None:
+            if checkpoint := trials[number].user_attrs.get(CHECKPOINT_KEY):
+                needed.add(checkpoint)
+            number = trials[number].user_attrs.get(REPEATS_KEY)
+    return needed

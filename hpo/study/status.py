@@ -1,0 +1,133 @@
+"""What a search has done so far and who is at it: one snapshot, for people and as JSON."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from hpo.errors import HpoError
+from hpo.study.open_study import best_and_strangers, recipe_of
+from storage.budget import Used, used
+from storage.database import public_url
+from storage.halts import halt_in_force
+from storage.study_rows import places, workers
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from hpo.study.open_study import OpenStudy
+    from hpo.study.study_file import StudyFile
+    from storage.budget import Limits
+    from storage.halts import Halt
+    from storage.study_rows import PlaceRow, WorkerRow
+    from trainer.recipe import Recipe
+
+DEAD_SECONDS = 86_400.0  # for which a dead worker is shown
+STATES = ("complete", "pruned", "failed", "running", "waiting")
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best complete trial so far."""
+
+    number: int
+    macro_f1: float
+    recipe: Recipe
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A search at one moment, as the storage tells it; `strangers` are better trials from outside, without a part."""
+
+    study: str
+    storage: str
+    limits: Limits
+    used: Used
+    places: Sequence[PlaceRow]
+    workers: Sequence[WorkerRow]
+    best: Best | None
+    halt: Halt | None = None
+    strangers: Sequence[int] = ()
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Trials by state; they add up to the places of the budget that are taken."""
+        states = [place.state for place in self.places]
+        return {state: states.count(state) for state in STATES}
+
+    @property
+    def finished(self) -> bool:
+        """Whether the budget is used up and nothing runs, or waits and may still run."""
+        hours_left = Used(0, self.used.hours, self.used.gpu_hours).within(self.limits)
+        waiting = self.counts["waiting"] if hours_left else 0
+        return not self.used.within(self.limits) and not self.counts["running"] and not waiting
+
+    @property
+    def present(self) -> list[WorkerRow]:
+        """The workers that have not left."""
+        return [worker for worker in self.workers if not worker.gone]
+
+    @property
+    def dead(self) -> list[WorkerRow]:
+        """The workers that went without a word, of the last day."""
+        return [worker for worker in self.workers if worker.died and worker.beat_seconds_ago < DEAD_SECONDS]
+
+    def place_of(self, worker: WorkerRow) -> PlaceRow | None:
+        """What a worker is doing."""
+        return next((row for row in self.places if row.worker == worker.id and row.state == "running"), None)
+
+    def as_json(self) -> dict[str, Any]:
+        """The snapshot as `hpo status --json` prints it."""
+        workers = []
+        for worker in self.present:
+            place = self.place_of(worker)
+            workers.append(
+                {
+                    "host": worker.host,
+                    "pid": worker.pid,
+                    "device": worker.device,
+                    "trial": place.trial if place else None,
+                    "epoch": place.epoch if place else None,
+                    **_beat(worker),
+                }
+            )
+        return {
+            "study": self.study,
+            "storage": self.storage,
+            "trials": self.counts,
+            "budget": {**asdict(self.limits), "used": asdict(self.used)},
+            "best": self.best and asdict(self.best),
+            "workers": workers,
+            "dead_workers": [
+                {"host": worker.host, "pid": worker.pid, "device": worker.device, **_beat(worker)}
+                for worker in self.dead
+            ],
+            "halt": self.halt,
+        }
+
+
+def _beat(worker: WorkerRow) -> dict[str, float]:
+    return {"beat_seconds_ago": round(worker.beat_seconds_ago, 1)}
+
+
+def take_snapshot(file: StudyFile, url: str, opened: OpenStudy) -> Snapshot:
+    """Look at a study once; raises HpoError where it was deleted."""
+    best, extensions = None, file.space.extensions
+    try:
+        trial, strangers = best_and_strangers(opened.study, extensions)
+        if trial:
+            best = Best(trial.number, trial.value or 0.0, recipe_of(trial, opened.study, extensions))
+    except KeyError:
+        raise HpoError(f'study: "{file.name}" was deleted') from None
+    with opened.storage.engine.connect() as connection:
+        return Snapshot(
+            study=file.name,
+            storage=public_url(url),
+            limits=file.limits,
+            used=used(connection, opened.study_id),
+            places=places(connection, opened.study_id),
+            workers=workers(connection, opened.study_id),
+            best=best,
+            halt=halt_in_force(connection, opened.study_id),
+            strangers=strangers,
+        )

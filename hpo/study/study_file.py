@@ -1,0 +1,296 @@
+"""study.toml -> StudyFile; all its mistakes at once, each with its key."""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+import unicodedata
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hpo.errors import StudyFileError
+from hpo.worker.tensorboard import is_installed
+from storage.artifacts.artifact_store import bucket_of
+from storage.budget import Limits
+from storage.database import parse_url
+from storage.errors import StorageError
+from trainer.errors import RecipeError
+from trainer.recipe import nearest, show
+from trainer.space import Space
+
+if TYPE_CHECKING:
+    from trainer.data import Data
+    from trainer.extensions import Extensions
+
+PRUNERS = ("median", "hyperband", "none")
+SAMPLERS = ("tpe", "random")
+DEFAULT_TRIALS = 100
+NAME_LENGTH = 512  # characters, which is what Optuna's table takes
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """The table [data]: where the images are and how they are split.
+
+    Attributes:
+        path: a folder with one folder a class, or a CSV with the columns path and label.
+        valid: share of the images that judges the trials.
+        test: share of the images that the search never sees.
+        seed: of the split.
+        group: column of the CSV whose images stay on one side of the split; "group" where there is one.
+        group_pattern: regular expression whose one group does so, searched in an image's path.
+        pixels_gb: the most that the decoded images may take on the disk, in units of 10^9 bytes.
+    """
+
+    path: Path
+    valid: float = 0.2
+    test: float = 0.15
+    seed: int = 0
+    group: str | None = None
+    group_pattern: str | None = None
+    pixels_gb: float = 100.0
+
+    def load(self, cache: Path) -> Data:
+        """List and split the images; raises DataError."""
+        from trainer.data import load_data
+
+        return load_data(
+            self.path,
+            valid=self.valid,
+            test=self.test,
+            seed=self.seed,
+            group=self.group,
+            group_pattern=self.group_pattern,
+            cache=cache,
+            pixels_gb=self.pixels_gb,
+        )
+
+
+@dataclass(frozen=True)
+class StudyFile:
+    """What a study file says.
+
+    Attributes:
+        path: the file.
+        name: of the study in the storage.
+        data: the table [data].
+        limits: the table [budget].
+        space: the table [recipe].
+        sampler: what proposes recipes.
+        pruner: what ends trials early.
+        seed: of the sampler.
+        retries: how often a trial is started again after its worker died.
+        weights: folder with pretrained weights, or the file of the only backbone, in place of the hub.
+        tensorboard: whether trials write logs for TensorBoard.
+        storage: URL of a Postgres; None for the embedded one.
+        artifacts: URL or folder of the trials' files; None for the folder beside the file.
+        keep_weights: how many complete trials keep their weights, the best ones.
+    """
+
+    path: Path
+    name: str
+    data: DataSettings
+    limits: Limits
+    space: Space
+    sampler: str = "tpe"
+    pruner: str = "median"
+    seed: int = 0
+    retries: int = 2
+    weights: Path | None = None
+    tensorboard: bool = False
+    storage: str | None = None
+    artifacts: str | None = None
+    keep_weights: int = 20
+
+    @property
+    def folder(self) -> Path:
+        """Where what belongs to the study file is kept on this machine: database, pixels, artifacts."""
+        return self.path.parent / ".hpo"
+
+
+def read_study_file(path: Path, extensions: Extensions | None = None) -> StudyFile:
+    """Read and check a study file; paths in it are relative to its folder.
+
+    Raises:
+        StudyFileError: it cannot be read, or has mistakes; all of them are named.
+    """
+    path = path.absolute()
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise StudyFileError(f"{path}: there is no such file; `hpo demo` writes an example") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise StudyFileError(f"{path}: cannot be read: {error}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise StudyFileError(f"{path}: is no TOML: {error}") from None
+
+    problems: list[str] = []
+    known = ("study", "data", "budget", "recipe")
+    problems += [f"[{key}]: there is no such table{nearest(key, known)}" for key in tables if key not in known]
+    for key in known:
+        if not isinstance(tables.setdefault(key, {}), dict):
+            problems.append(f"{key}: is not a table; write [{key}] on a line of its own")
+            tables[key] = {}
+    study = _Table("study", tables["study"], problems)
+    data = _Table("data", tables["data"], problems)
+    budget = _Table("budget", tables["budget"], problems)
+
+    name = study.text("name") or path.stem
+    problems += _name_problems(name)
+    storage = study.text("storage")
+    if storage is not None:
+        try:
+            parse_url(storage)
+        except StorageError as error:
+            problems.append(f"study.{error}")
+    artifacts = study.text("artifacts")
+    if artifacts is not None:
+        try:
+            if bucket_of(artifacts) is None:
+                artifacts = str(path.parent / artifacts)
+        except StorageError as error:
+            problems.append(f"study.{error}")
+    keep_weights = study.number("keep_weights", whole=True, low=1, high=10_000_000)
+    weights = study.text("weights")
+    if weights is not None and not (path.parent / weights).exists():
+        problems.append(f"study.weights: {path.parent / weights} does not exist; name a folder of weights, or a file")
+    tensorboard = study.switch("tensorboard")
+    if tensorboard and not is_installed():
+        problems.append("study.tensorboard: the package is not installed; `pip install tensorboard`, or write false")
+    sampler = study.choice("sampler", SAMPLERS) or StudyFile.sampler
+    pruner = study.choice("pruner", PRUNERS) or StudyFile.pruner
+    seed = study.number("seed", whole=True, low=0, high=2**31 - 1)
+    retries = study.number("retries", whole=True, low=0, high=100)
+    study.no_more()
+
+    settings = DataSettings(
+        path=Path(os.path.normpath(path.parent / (data.text("path", required=True) or ""))),
+        valid=data.share("valid", DataSettings.valid),
+        test=data.share("test", DataSettings.test),
+        seed=int(data.number("seed", whole=True, low=0, high=2**31 - 1) or 0),
+        group=data.text("group"),
+        group_pattern=data.text("group_pattern"),
+        pixels_gb=data.number("pixels_gb", low=1e-6, high=1e6) or DataSettings.pixels_gb,
+    )
+    if settings.valid + settings.test >= 1:
+        problems.append(f"data: valid = {settings.valid} and test = {settings.test} leave nothing to train on")
+    if settings.valid == 0:
+        problems.append("data.valid: 0 leaves nothing to judge the trials by")
+    if settings.group and settings.group_pattern:
+        problems.append("data.group: cannot stand beside group_pattern; one of them says which images belong together")
+    if settings.group_pattern:
+        problems += _pattern_problems(settings.group_pattern)
+    data.no_more()
+
+    trials = budget.number("trials", whole=True, low=1, high=10_000_000)
+    limits = Limits(
+        trials=None if trials is None else int(trials),
+        hours=budget.number("hours", low=1e-6, high=1e6),
+        gpu_hours=budget.number("gpu_hours", low=1e-6, high=1e9),
+    )
+    if limits == Limits():
+        limits = Limits(trials=DEFAULT_TRIALS)
+    budget.no_more()
+
+    try:
+        space = Space(tables["recipe"], extensions)
+    except RecipeError as error:
+        problems += [f"recipe.{problem}" for problem in error.problems]
+    if problems:
+        raise StudyFileError("\n".join(f"{path.name}: {problem}" for problem in problems))
+    return StudyFile(
+        path=path,
+        name=name,
+        data=settings,
+        limits=limits,
+        space=space,
+        sampler=sampler,
+        pruner=pruner,
+        seed=int(seed or 0),
+        retries=StudyFile.retries if retries is None else int(retries),
+        weights=None if weights is None else path.parent / weights,
+        tensorboard=tensorboard,
+        storage=storage,
+        artifacts=artifacts,
+        keep_weights=StudyFile.keep_weights if keep_weights is None else int(keep_weights),
+    )
+
+
+class _Table:
+    """A table of the study file that is read key by key; what is wrong with it goes to `problems`."""
+
+    def __init__(self, name: str, values: dict[str, Any], problems: list[str]) -> None:
+        self._name, self._values, self._problems = name, values, problems
+        self._known: list[str] = []
+
+    def _get(self, key: str) -> Any:
+        self._known.append(key)
+        return self._values.get(key)
+
+    def _problem(self, key: str, what: str) -> None:
+        self._problems.append(f"{self._name}.{key}: {what}")
+
+    def text(self, key: str, *, required: bool = False) -> str | None:
+        value = self._get(key)
+        if value is None:
+            if required:
+                self._problem(key, "is missing")
+            return None
+        if not isinstance(value, str) or not value.strip():
+            self._problem(key, f"{show(value)} is not a text")
+            return None
+        return value
+
+    def choice(self, key: str, choices: tuple[str, ...]) -> str | None:
+        value = self.text(key)
+        if value is not None and value not in choices:
+            listed = ", ".join(choices)
+            self._problem(key, f"{show(value)} is not known{nearest(value, choices) or f'; known: {listed}'}")
+            return None
+        return value
+
+    def switch(self, key: str) -> bool:
+        value = self._get(key)
+        if value is not None and not isinstance(value, bool):
+            self._problem(key, f"{show(value)} is not true or false")
+        return value is True
+
+    def number(self, key: str, *, low: float, high: float, whole: bool = False) -> float | None:
+        value = self._get(key)
+        if value is None:
+            return None
+        if type(value) is not int and (whole or type(value) is not float):
+            self._problem(key, f"{show(value)} is not a {'whole ' if whole else ''}number")
+            return None
+        if not low <= value <= high:
+            self._problem(key, f"{value} is outside {low:g} to {high:g}")
+            return None
+        return value
+
+    def share(self, key: str, default: float) -> float:
+        value = self.number(key, low=0, high=0.99)
+        return default if value is None else float(value)
+
+    def no_more(self) -> None:
+        for key in self._values:
+            if key not in self._known:
+                self._problem(key, f"there is no such key{nearest(key, self._known)}")
+
+
+def _name_problems(name: str) -> list[str]:
+    if len(name) > NAME_LENGTH:
+        return [f"study.name: has {len(name)} characters; the storage takes {NAME_LENGTH}"]
+    # Line breaks and other control characters, and bytes of a file's name that are no text.
+    if any(unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp") for letter in name):
+        return [f"study.name: {name!r} holds line breaks or other control characters; write one line of text"]
+    return []
+
+
+def _pattern_problems(pattern: str) -> list[str]:
+    try:
+        groups = re.compile(pattern).groups
+    except re.error as error:
+        return [f"data.group_pattern: {show(pattern)} is no regular expression: {error}"]
+    return [] if groups == 1 else [f"data.group_pattern: {show(pattern)} has {groups} groups in ( ); it needs one"]

@@ -1,0 +1,248 @@
+"""`hpo init --from`: a study takes over what still fits of an old one."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+import optuna
+from optuna.trial import FixedTrial, FrozenTrial, TrialState
+
+from hpo.errors import HpoError
+from hpo.study.open_study import begin_study, find_study, give_id, only_waits, space_of
+from hpo.study.settings import check_settings, differences
+from storage.artifacts.artifacts import copy_file, kept_files
+from storage.database import connect, initialize, one_at_a_time
+from storage.keys import (
+    CHECKPOINT_KEY,
+    DEFAULT_KEY,
+    FIRST_RUN_KEY,
+    ORIGIN_KEY,
+    PICTURES,
+    REPEATS_KEY,
+    SETTINGS_KEY,
+    TAKEN_OVER_KEY,
+    TEST_USE_KEY,
+    WEIGHTS_NAME,
+)
+from trainer.errors import RecipeError
+from trainer.recipe import nearest, used_fields
+from trainer.space import misfits, suggest
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from hpo.study.open_study import OpenStudy
+    from hpo.study.study_file import StudyFile
+    from trainer.data import Data
+    from trainer.recipe import Recipe
+
+OF_ITS_STUDY = (CHECKPOINT_KEY, REPEATS_KEY, FIRST_RUN_KEY, DEFAULT_KEY)  # user attributes for that study alone
+UNKNOWN = "no known recipe"
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Which trials of an old study fit the space of a new one.
+
+    Attributes:
+        finished: how many have come to a result.
+        fitting: those that fit, each with its recipe, by number.
+        reasons: the fields that keep the others from it, each with a number of trials; one may have several reasons.
+    """
+
+    finished: int
+    fitting: Sequence[tuple[FrozenTrial, Recipe]]
+    reasons: Counter[str]
+
+
+@dataclass(frozen=True)
+class TakenOver:
+    """What was taken over.
+
+    Attributes:
+        old: name of the old study.
+        fit: which of its trials fit.
+        weightless: how many complete ones should have brought weights, which the store does not hold.
+    """
+
+    old: str
+    fit: Fit
+    weightless: int
+
+    def lines(self) -> list[str]:
+        """What there is to tell."""
+        finished, others = self.fit.finished, self.fit.finished - len(self.fit.fitting)
+        line = f'{finished - others} of {finished} finished trials of "{self.old}" still fit and were taken over'
+        if others:
+            line += "; " + ("1 does not: " if others == 1 else f"{others} do not: ")
+            line += ", ".join(f"{name} ({count})" for name, count in self.fit.reasons.most_common())
+        if not self.weightless:
+            return [line]
+        return [line, f"{self.weightless} of them came without their weights, which this store does not hold"]
+
+
+def take_over(file: StudyFile, url: str, data: Data, old_name: str) -> TakenOver:
+    """Make the study of a study file, where it is not there yet, and give it the trials of an old one that fit.
+
+    Safe to repeat, and safe in parallel: what is there is not added again, what the old study has finished since is.
+    The trials take no places in the budget.
+
+    Args:
+        file: of the new study.
+        url: of the storage of both.
+        data: the images.
+        old_name: of the old study.
+
+    Raises:
+        StorageError: the database or the artifact store cannot be used.
+        HpoError: there is no such old study, or its scores cannot be compared with those of the new one; or the new one
+            has begun without it, or with other settings.
+    """
+    initialize(url)
+    old = _load_old(file, url, data, old_name)
+    with one_at_a_time(url):
+        new = _prepare(file, url, data, old)
+    fit = _fit(old, file)
+    artifacts, weightless = _copy_files(old, new, fit, file.keep_weights)
+    with one_at_a_time(url):
+        there = _origins(new)
+        for trial, recipe in fit.fitting:
+            if trial.number not in there:
+                new.study.add_trial(_renewed(trial, recipe, file, old_name, artifacts.get(trial.number, {})))
+        for key, used_at in old.study.user_attrs.items():  # the test images are the same
+            if key.startswith(TEST_USE_KEY):
+                new.study.set_user_attr(key, used_at)
+        if SETTINGS_KEY not in new.study.user_attrs:
+            begin_study(new.study, file, data)
+    return TakenOver(old_name, fit, weightless)
+
+
+def _load_old(file: StudyFile, url: str, data: Data, name: str) -> OpenStudy:
+    """The study to take over from, whose scores can be compared with those of the new one."""
+    if name == file.name:
+        raise HpoError(f'study: "{name}" cannot take over from itself; give the new study another name in [study] name')
+    names = optuna.get_all_study_names(connect(url))
+    if name not in names:
+        raise HpoError(
+            f'study: "{name}" is not in this storage{nearest(name, names)}; `hpo list {file.path.name}` shows what is'
+        )
+    old = find_study(replace(file, name=name), url)
+    if SETTINGS_KEY not in old.study.user_attrs:
+        raise HpoError(f'study: "{name}" was not created by hpo, or not to the end: nothing can be taken over from it')
+    of_tables = differences(old.study, file, data)
+    of_tables.pop("recipe", None)
+    if of_tables:
+        listed = "; ".join(line for lines in of_tables.values() for line in lines)
+        raise HpoError(
+            f'study: the scores of "{name}" cannot be compared with those of "{file.name}": {listed}.'
+            " Put that back, or begin without --from"
+        )
+    return old
+
+
+def _prepare(file: StudyFile, url: str, data: Data, old: OpenStudy) -> OpenStudy:
+    """The new study, not begun yet unless it was taken over before, marked with where it comes from."""
+    source = {"study": old.study.study_name, "id": old.owner, "recipe": file.space.as_dict()}
+    study = optuna.create_study(study_name=file.name, storage=connect(url), direction="maximize", load_if_exists=True)
+    attributes = study.user_attrs
+    if SETTINGS_KEY in attributes:
+        check_settings(study, file, data)
+    if TAKEN_OVER_KEY not in attributes and only_waits(study):
+        study.set_user_attr(TAKEN_OVER_KEY, source)
+    elif attributes.get(TAKEN_OVER_KEY) != source:
+        raise HpoError(
+            f'study: "{file.name}" has begun otherwise than from "{old.study.study_name}" with this [recipe]; give the'
+            " new study another name in [study] name"
+        )
+    give_id(study)
+    return find_study(file, url)
+
+
+def _fit(old: OpenStudy, file: StudyFile) -> Fit:
+    """Look which finished trials have a recipe that the new space could suggest."""
+    try:
+        space = space_of(old.study, file.space.extensions)
+    except RecipeError as error:
+        raise HpoError(
+            f'study: the recipes of "{old.study.study_name}" name functions that are not here: {error}; use the script'
+            " that knows them"
+        ) from None
+    fitting, reasons, finished = [], Counter[str](), 0
+    for trial in old.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED)):
+        if trial.state is TrialState.PRUNED and not trial.intermediate_values:
+            continue  # nothing to learn from
+        finished += 1
+        try:
+            recipe = suggest(FixedTrial(trial.params), space)
+        except ValueError:  # told from outside, with other parameters or none
+            reasons[UNKNOWN] += 1
+            continue
+        if fields := misfits(recipe, file.space):
+            reasons.update(fields)
+        else:
+            fitting.append((trial, recipe))
+    return Fit(finished, fitting, reasons)
+
+
+def _copy_files(old: OpenStudy, new: OpenStudy, fit: Fit, keep: int) -> tuple[dict[int, dict[str, str]], int]:
+    """Copy the files of the trials that are to be added: the pictures of all, the weights of the best complete ones.
+
+    What somebody has uploaded to a trial stays with the old study. Copies that are there already are not made again.
+
+    Returns:
+        by number of the old trial the system attributes that name the copies; how many trials name weights that the
+        store does not hold.
+    """
+    fitting, there = {trial.number for trial, _ in fit.fitting}, _origins(new)
+    with old.storage.engine.connect() as connection:
+        named = [kept for kept in kept_files(connection, old.study_id) if kept.number in fitting]
+    best = [kept for kept in named if kept.state == "complete" and kept.name == WEIGHTS_NAME][:keep]
+    wanted = [*best, *(kept for kept in named if kept.name in PICTURES)]
+    held = {file.artifact_id for file in new.artifacts.files(f"{new.owner}-")}
+    copies, weightless = defaultdict[int, dict[str, str]](dict), 0
+    with TemporaryDirectory(prefix="hpo-") as folder:
+        by = Path(folder) / "file"
+        for kept in wanted:
+            if kept.number not in there:
+                names = copy_file(new.artifacts, kept, new.owner, by, held)
+                copies[kept.number].update(names)
+                weightless += kept.name == WEIGHTS_NAME and not names
+    return copies, weightless
+
+
+def _origins(new: OpenStudy) -> set[int | None]:
+    """The numbers that the trials which were taken over had in the old study."""
+    return {trial.user_attrs.get(ORIGIN_KEY, {}).get("trial") for trial in new.study.get_trials(deepcopy=False)}
+
+
+def _renewed(
+    trial: FrozenTrial, recipe: Recipe, file: StudyFile, old_name: str, artifacts: dict[str, str]
+) -> FrozenTrial:
+    """A trial of the old study as one of the new, with what the new space would have suggested.
+
+    Of its system attributes only the names of its files come along: the others are notes of samplers and pruners, which
+    speak of the old study. (Hyperband's brackets depend on a study's name and a trial's number.)
+    """
+    fixed = FixedTrial(asdict(recipe))
+    suggest(fixed, file.space)
+    about = {key: value for key, value in trial.user_attrs.items() if key not in OF_ITS_STUDY}
+    about[ORIGIN_KEY] = {"study": old_name, "trial": trial.number}
+    if used_fields(recipe) == used_fields(suggest(FixedTrial(file.space.default_parameters()), file.space)):
+        about[DEFAULT_KEY] = True
+    return FrozenTrial(
+        number=-1,  # the storage gives it one
+        trial_id=-1,
+        state=trial.state,
+        value=trial.value,
+        datetime_start=trial.datetime_start,
+        datetime_complete=trial.datetime_complete,
+        params=fixed.params,
+        distributions=fixed.distributions,
+        user_attrs=about,
+        system_attrs=artifacts,
+        intermediate_values=trial.intermediate_values,
+    )

@@ -1,0 +1,1 @@
+"""One worker process, and the runs of its trials."""

@@ -1,0 +1,225 @@
+"""The runs of one worker: takes places in the budget, asks for their trials, and brings both to their ends."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import optuna
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.trial import TrialState, create_trial
+
+from hpo.study.samplers import make_pruner, make_sampler
+from storage.keys import ARTIFACT_KEY, DEFAULT_KEY, FIRST_RUN_KEY, REASON_KEY, REPEATS_KEY, RESUMED_KEY
+from storage.lease import LostPlaceError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from optuna.trial import FrozenTrial
+
+    from hpo.study.open_study import OpenStudy
+    from hpo.study.study_file import StudyFile
+    from storage.lease import Lease, Place
+
+STATES = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of a trial.
+
+    Attributes:
+        place: in the budget, held by this worker.
+        trial: running.
+        earlier: the trials that were run in this place before with the same recipe, the last one first.
+    """
+
+    place: Place
+    trial: optuna.Trial
+    earlier: Sequence[FrozenTrial]
+
+
+@dataclass(frozen=True)
+class Share:
+    """The epochs of a result that one run has done.
+
+    Attributes:
+        trial: number of the run's trial.
+        host: where it ran.
+        device: on which.
+        first: its first epoch, 1 for that of the training.
+        last: the last one of which anything was kept; less than `first` where none was.
+    """
+
+    trial: int
+    host: str
+    device: str
+    first: int
+    last: int
+
+
+def shares(trial: FrozenTrial, trials: Sequence[FrozenTrial]) -> list[Share]:
+    """Which run has done which epochs of what a trial has reached, the first run first.
+
+    Args:
+        trial: the last run.
+        trials: all of the study, by number.
+    """
+    found: list[Share] = []
+    last = max(trial.intermediate_values, default=0)
+    run: FrozenTrial | None = trial
+    while run:
+        attributes = run.user_attrs
+        done_before = attributes.get(RESUMED_KEY, 0)
+        found.append(
+            Share(run.number, attributes.get("host", "?"), attributes.get("device", "?"), done_before + 1, last)
+        )
+        last = done_before
+        run = trials[attributes[REPEATS_KEY]] if done_before else None
+    return found[::-1]
+
+
+class Runs:
+    """Begins and ends the runs of one worker.
+
+    Args:
+        file: what is searched.
+        opened: the study in the storage.
+        lease: of the worker.
+        about: what each of its trials keeps as user attributes.
+    """
+
+    def __init__(self, file: StudyFile, opened: OpenStudy, lease: Lease, about: Mapping[str, Any]) -> None:
+        self._file, self._study, self._storage, self._lease = file, opened.study, opened.storage, lease
+        self._study_id, self._about = opened.study_id, dict(about)
+        self._study.pruner = make_pruner(file)
+
+    def begin(self) -> Run | None:
+        """Begin the next run; None where no place is left to take at the moment.
+
+        Raises:
+            StudyGoneError: the study was deleted.
+        """
+        while place := self._lease.take(self._file.limits):
+            try:
+                if run := self._fill(place):
+                    return run
+            except (LostPlaceError, UpdateFinishedTrialError):
+                continue  # ended elsewhere in this moment; what became of it is seen when it is taken again
+        return None
+
+    def complete(self, run: Run, value: float) -> None:
+        """Tell the value of a run.
+
+        Raises:
+            LostPlaceError: its place is no longer this worker's.
+        """
+        self._tell(run, TrialState.COMPLETE, value)
+
+    def prune(self, run: Run) -> None:
+        """Tell that a run was pruned; raises LostPlaceError likewise."""
+        self._tell(run, TrialState.PRUNED)
+
+    def fail(self, run: Run, reason: str) -> None:
+        """End a run as failed, for good; raises LostPlaceError likewise."""
+        self._lease.finish(run.place, "failed", reason)
+
+    def hand_back(self, run: Run, reason: str, *, failed: bool = False) -> None:
+        """Leave the place of a run to whoever takes it next; `failed` counts the run against `retries`."""
+        self._lease.hand_back(run.place, reason, failed=failed)
+
+    def drop(self, run: Run) -> str:
+        """Let go of a run that no longer counts, and close its place if that is ours to do; returns what happened."""
+        try:
+            trial = self._storage.get_trial(run.trial._trial_id)  # noqa: SLF001 - no public name
+        except KeyError:
+            return "was deleted"
+        if not trial.state.is_finished() or REASON_KEY in trial.user_attrs:
+            return "was given to another worker"
+        try:
+            self._settle(run.place, trial)
+        except LostPlaceError:
+            return "was settled by another worker"
+        return f"was told {STATES[trial.state]} elsewhere"
+
+    def _fill(self, place: Place) -> Run | None:
+        """A run in a place; None where the trial that it names settles it."""
+        if place.earlier_trial is None:
+            trial_id = self._named(place)
+        else:
+            named = self._trial(place.earlier_trial)
+            if named.state in (TrialState.COMPLETE, TrialState.PRUNED) or (
+                named.state is TrialState.FAIL and REASON_KEY not in named.user_attrs
+            ):
+                self._settle(place, named)
+                return None
+            if place.failed_runs > self._file.retries:
+                self._lease.finish(
+                    place, "failed", f"given up after {place.failed_runs} runs, the last: {place.reason}"
+                )
+                return None
+            if named.state is TrialState.RUNNING:  # a run of ours that broke off
+                self._lease.hand_back(place, "broken off", failed=True)
+                return None
+            # A waiting one was named by a worker that died before it ran.
+            waits = named.state is TrialState.WAITING
+            trial_id = named._trial_id if waits else self._named(place, repeats=named)  # noqa: SLF001 - no public name
+        if not self._storage.set_trial_state_values(trial_id, TrialState.RUNNING):
+            # It runs: by an attempt of ours whose answer was lost, or by whoever was given the place meanwhile.
+            self._lease.hold(place)
+        self._study.sampler = make_sampler(self._file, place.number)
+        # As Study.ask does, which would choose a trial by itself: look at all trials anew, once for each.
+        self._study._thread_local.cached_all_trials = None  # noqa: SLF001
+        self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        trial = optuna.Trial(self._study, trial_id)
+        for key, value in self._about.items():
+            if trial.user_attrs.get(key) != value:
+                trial.set_user_attr(key, value)
+        chain = []
+        repeated = trial.user_attrs.get(REPEATS_KEY)
+        while repeated is not None:
+            earlier = self._trial(repeated)
+            chain.append(earlier)
+            repeated = earlier.user_attrs.get(REPEATS_KEY)
+        return Run(place, trial, chain)
+
+    def _named(self, place: Place, repeats: FrozenTrial | None = None) -> int:
+        """The id of the waiting trial that the place now names, made where there is none."""
+        number = None if repeats is None else repeats.number
+        while (trial_id := self._lease.name_trial(place, repeats=number)) is None:
+            self._study.add_trial(self._again(repeats) if repeats else _waiting(user_attrs=self._about))
+        return trial_id
+
+    def _again(self, earlier: FrozenTrial) -> FrozenTrial:
+        """A trial with the parameters of an earlier one, and what the pruner has noted of it."""
+        marks = {key: value for key, value in earlier.user_attrs.items() if key == DEFAULT_KEY}
+        first = earlier.user_attrs.get(FIRST_RUN_KEY, earlier.number)
+        return _waiting(
+            params=earlier.params,
+            distributions=earlier.distributions,
+            user_attrs={**marks, **self._about, REPEATS_KEY: earlier.number, FIRST_RUN_KEY: first},
+            system_attrs={
+                key: value for key, value in earlier.system_attrs.items() if not key.startswith(ARTIFACT_KEY)
+            },
+        )
+
+    def _tell(self, run: Run, state: TrialState, value: float | None = None) -> None:
+        self._lease.hold(run.place)
+        self._study.tell(run.trial, value, state=state, skip_if_finished=True)
+        self._settle(run.place, self._storage.get_trial(run.trial._trial_id))  # noqa: SLF001 - no public name
+
+    def _settle(self, place: Place, trial: FrozenTrial) -> None:
+        """Close a place as its trial ended, whoever told it."""
+        failed = trial.state is TrialState.FAIL
+        self._lease.finish(place, STATES[trial.state], "told failed from outside" if failed else None)
+
+    def _trial(self, number: int) -> FrozenTrial:
+        return self._storage.get_trial(self._storage.get_trial_id_from_study_id_trial_number(self._study_id, number))
+
+
+def _waiting(**fields: Any) -> FrozenTrial:
+    return create_trial(state=TrialState.WAITING, **fields)

@@ -1,0 +1,1 @@
+"""Files of trials: what names them, and where they are kept."""

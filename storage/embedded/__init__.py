@@ -1,0 +1,1 @@
+"""A private Postgres beside the study file."""

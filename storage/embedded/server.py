@@ -1,0 +1,331 @@
+"""The private Postgres of a study: started by its first user, stopped by its last, reached through a unix socket.
+
+Several processes share one server and any of them may be killed at any time, so nothing counts the users: each holds
+a file lock, which the kernel drops whatever way its holder ends. In the folder lie
+
+    users.lock     shared, held by every user as long as it uses the server
+    start.lock     exclusive, held by whoever starts or stops the server
+    server.json    what the users tell each other: `_State`
+    password, postgres.log
+    postgres/      data/, the cluster, and server.lock, exclusive, held by the server's own processes
+"""
+
+import fcntl
+import json
+import os
+import platform
+import secrets
+import shlex
+import shutil
+import socket
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import psycopg2
+from sqlalchemy.engine import URL
+
+from storage.embedded.programs import (
+    ADVICE,
+    account,
+    give,
+    make_folder,
+    make_place,
+    make_socket_folder,
+    reason_of,
+    refuse_other_version,
+    refuse_stranger,
+    run,
+)
+from storage.errors import StorageError
+
+_NAME = "hpo"  # of the role and of the database
+_PORT = "5432"  # part of the socket's name; said everywhere, lest a PGPORT of the user change it
+_SETTINGS = {
+    "cluster_name": _NAME,  # a process list then says whose Postgres it is
+    "listen_addresses": "",  # the unix socket alone
+    "port": _PORT,
+    "unix_socket_permissions": "0700",
+    "max_connections": "200",  # 64 workers with two each, and some to spare
+    "shared_buffers": "64MB",  # a study is small, and the memory belongs to the training
+    "log_checkpoints": "off",  # would be most of the log
+}
+_LOG_BYTES = 10_000_000  # past this the next start begins a new log and keeps one old one
+_START_SECONDS = 300  # after a crash a start first replays the log of changes
+_STOP_SECONDS = 60
+_NO_PID = 2**22 + 1  # above the largest process id of Linux and macOS
+
+
+@dataclass(frozen=True)
+class _State:
+    place: str  # of the data: relative to the folder, or absolute below SYSTEM_FOLDER
+    socket: str | None = None  # folder of the socket; None after an orderly stop
+    host: str | None = None  # where the server was started
+
+
+@contextmanager
+def embedded_postgres(folder: Path) -> Iterator[str]:
+    """Yield the SQLAlchemy URL of the private Postgres in `folder`, which runs while the block runs.
+
+    Any number of blocks, threads and processes may use one folder. The URL holds the password. Raises StorageError
+    if the folder cannot hold a database, or if the server cannot be started, reached or stopped.
+    """
+    folder = folder.resolve()
+    with _explained(folder):
+        make_folder(folder)
+    with _locked(folder / "users.lock", fcntl.LOCK_SH) as users:
+        try:
+            with _explained(folder), _locked(folder / "start.lock", fcntl.LOCK_EX):
+                url = _serve(folder)
+            yield url
+        finally:
+            with _explained(folder), _locked(folder / "start.lock", fcntl.LOCK_EX):
+                if _is_last(users):
+                    _stop(folder)
+
+
+def has_postgres(folder: Path) -> bool:
+    """Whether a private Postgres was made in `folder`."""
+    return (folder / "server.json").exists()
+
+
+def data_folder(folder: Path) -> Path:
+    """Return where the data of the private Postgres in `folder` lies once it was used: below it, except for root."""
+    folder = folder.resolve()
+    with _explained(folder):
+        state = _load(folder)
+    return folder / (state.place if state else "postgres")
+
+
+def _serve(folder: Path) -> str:
+    """Attach to the server or start it, prove that it answers, and return its URL."""
+    state = _load(folder)
+    if state is None:
+        state = _State(place=make_place(folder))
+        _save(folder, state)
+    refuse_stranger(folder / state.place, account().pw_uid)
+    for attempts_left in (2, 1, 0):
+        lock = _attach(folder, state)
+        if lock is not None:
+            try:
+                state = _start(folder, state, lock)
+            finally:
+                os.close(lock)  # from here on the server alone holds it
+        password, host = (folder / "password").read_text(), str(state.socket)
+        try:
+            _make_database(host, password)
+            break
+        except psycopg2.Error as error:
+            if attempts_left and not _listens(host):
+                continue  # it crashed under our hands
+            reason = " ".join(str(error).split())
+            raise StorageError(f"the Postgres server of {folder} refuses its user: {reason}; {ADVICE}") from error
+    query = {"host": host, "port": _PORT}
+    url = URL.create("postgresql+psycopg2", username=_NAME, password=password, database=_NAME, query=query)
+    return url.render_as_string(hide_password=False)
+
+
+def _attach(folder: Path, state: _State) -> int | None:
+    """Wait for the running server and return None; or, where none runs, return the lock that it shall hold.
+
+    The lock alone proves that a server runs: after a crash the process id in a file may be another program's.
+    """
+    place, host = folder / state.place, str(state.socket)
+    deadline = time.monotonic() + _START_SECONDS
+    while (lock := _try_lock(place / "server.lock")) is None:
+        ready = _is_ready(place)
+        if ready and _listens(host):
+            return None
+        if state.host != platform.node():  # both share a disk
+            raise StorageError(
+                f"the Postgres server of {folder} runs on the host {state.host}: run the command there, or {ADVICE}"
+            )
+        if ready and not _socket(host).exists():  # a cleaner of /tmp took it, and only a restart brings it back
+            _shut_down(place)
+        if time.monotonic() > deadline:
+            raise StorageError(
+                f"the Postgres server of {folder} does not answer: see postgres.log there and end its processes, "
+                f"or {ADVICE}"
+            )
+        time.sleep(0.05)
+    return lock
+
+
+def _start(folder: Path, state: _State, lock: int) -> _State:
+    """Start the server, which inherits `lock`, and make its cluster first if there is none."""
+    place = folder / state.place
+    if not (place / "data").exists():
+        _make_cluster(folder, place)
+    refuse_other_version(place / "data")
+    _forget_pid(place / "data" / "postmaster.pid")
+    state = replace(state, socket=str(make_socket_folder(state.socket)), host=platform.node())
+    _save(folder, state)
+    settings = {**_SETTINGS, "unix_socket_directories": str(state.socket)}
+    options = " ".join(f"-c {name}={shlex.quote(value)}" for name, value in settings.items())
+    arguments = ("start", "--silent", "--wait", f"--timeout={_START_SECONDS}", f"--options={options}")
+    path = folder / "postgres.log"
+    if path.exists() and path.stat().st_size > _LOG_BYTES:
+        path.replace(folder / "postgres.log.1")
+    with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600), "a+b") as log:
+        code, text = run("pg_ctl", *arguments, data=place / "data", output=log, pass_fds=(lock,))
+    if code != 0:
+        raise StorageError(f"Postgres does not start in {place}: {reason_of(text)}; see {path}, or {ADVICE}")
+    return state
+
+
+def _stop(folder: Path) -> None:
+    """Stop the server, if it runs, and remove the folder of its socket."""
+    state = _load(folder)
+    if state is None or state.socket is None:
+        return
+    deadline = time.monotonic() + _STOP_SECONDS
+    while (lock := _try_lock(folder / state.place / "server.lock")) is None:
+        reason = _shut_down(folder / state.place)
+        if time.monotonic() > deadline:
+            raise StorageError(f"the Postgres server of {folder} does not stop: {reason}; end its processes")
+        time.sleep(0.01)
+    os.close(lock)
+    shutil.rmtree(state.socket, ignore_errors=True)
+    _save(folder, _State(place=state.place))
+
+
+def _shut_down(place: Path) -> str:
+    """Ask the server to end its sessions and stop, wait for it, and return what pg_ctl says."""
+    arguments = ("stop", "--silent", "--mode=fast", "--wait", f"--timeout={_STOP_SECONDS}")
+    return reason_of(run("pg_ctl", *arguments, data=place / "data")[1])
+
+
+def _make_cluster(folder: Path, place: Path) -> None:
+    """Run initdb beside the final name and rename at the end, so that a kill leaves nothing half-made behind."""
+    for leftover in place.glob("new-*"):
+        shutil.rmtree(leftover, ignore_errors=True)  # an initdb whose caller was killed may still write in it
+    new = Path(tempfile.mkdtemp(prefix="new-", dir=place))
+    password, file = secrets.token_urlsafe(32), new / "password"
+    try:
+        _write(file, password)
+        give(file)
+        give(new)
+        arguments = (f"--username={_NAME}", f"--pwfile={file}", "--auth=scram-sha-256", "--encoding=UTF8", "--locale=C")
+        code, text = run("initdb", *arguments, data=new / "data")
+        if code != 0:
+            raise StorageError(f"no database can be made in {place}: {reason_of(text)}; {ADVICE}")
+        _write(folder / "password", password)
+        (new / "data").rename(place / "data")
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+
+
+def _make_database(host: str, password: str) -> None:
+    """Create the database if it is missing; asked at every entry, for the entry before may have been killed here."""
+    connection = psycopg2.connect(
+        host=host, port=_PORT, user=_NAME, password=password, dbname="postgres", connect_timeout=30
+    )
+    try:
+        connection.autocommit = True
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT FROM pg_database WHERE datname = %s", (_NAME,))
+            if cursor.rowcount == 0:
+                cursor.execute(f"CREATE DATABASE {_NAME}")
+    finally:
+        connection.close()
+
+
+def _forget_pid(path: Path) -> None:
+    """Make the process id that a crashed server left harmless; only while the server's lock is held.
+
+    After a reboot it may be any program's, and Postgres would not start. The rest of the file stays: by the shared
+    memory that it names, Postgres still recognises and refuses a server that runs all the same.
+    """
+    with suppress(FileNotFoundError):
+        _, newline, rest = path.read_bytes().partition(b"\n")
+        if newline:
+            path.write_bytes(b"%d\n%b" % (_NO_PID, rest))
+        else:
+            path.unlink()  # cut off when the machine crashed
+
+
+def _is_ready(place: Path) -> bool:
+    try:
+        return b"\nready" in (place / "data" / "postmaster.pid").read_bytes()
+    except FileNotFoundError:
+        return False
+
+
+def _socket(host: str) -> Path:
+    return Path(host) / f".s.PGSQL.{_PORT}"
+
+
+def _listens(host: str) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(str(_socket(host)))
+        except OSError:
+            return False
+    return True
+
+
+@contextmanager
+def _explained(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(f"the Postgres database in {folder} cannot be used: {error}; {ADVICE}") from error
+
+
+@contextmanager
+def _locked(path: Path, kind: int) -> Iterator[int]:
+    with _explained(path.parent):
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(descriptor, kind)
+        yield descriptor
+    finally:
+        fcntl.flock(descriptor, fcntl.LOCK_UN)  # closing is not enough where a forked child has it too
+        os.close(descriptor)
+
+
+def _try_lock(path: Path) -> int | None:
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+def _is_last(users: int) -> bool:
+    """Whether nobody else uses the server; if so, nobody begins to before `users` is closed."""
+    try:
+        fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        fcntl.flock(users, fcntl.LOCK_UN)  # at once: of two that leave together, the second must be the last
+        return False
+    return True
+
+
+def _load(folder: Path) -> _State | None:
+    path = folder / "server.json"
+    try:
+        return _State(**json.loads(path.read_text()))
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError) as error:
+        raise StorageError(f"{path} is damaged ({error}): put it back from a backup, or {ADVICE}") from error
+
+
+def _save(folder: Path, state: _State) -> None:
+    _write(folder / "server.json", json.dumps(asdict(state)))
+
+
+def _write(path: Path, text: str) -> None:
+    """Replace the file as a whole, for its owner's eyes alone, and so that it outlives a crash of the machine."""
+    new = path.with_name(f"{path.name}.new")
+    with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    new.replace(path)

@@ -1,0 +1,82 @@
+"""The names under which a study, its trials and its files keep things: who writes each, and who reads it.
+
+They are stored in databases and stores that live for months: none of them may ever change its text.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+# User attributes of a study -------------------------------------------------------------------------------------------
+
+SETTINGS_KEY = "hpo:settings"
+"""What must stay as it is while the study lives. Written last when a study is made; every command compares it."""
+
+ID_KEY = "hpo:id"
+"""What the ids of the study's files begin with, in a store that it may share. Written when it is made."""
+
+TAKEN_OVER_KEY = "hpo:taken_over_from"
+"""The old study of a new one. Written by `hpo init --from` before it takes over; read where that was broken off."""
+
+TEST_USE_KEY = "hpo:test_use:"
+"""Followed by anything unique: when the test images were looked at. Written and counted by `hpo export-best`."""
+
+MICRO_BATCH_KEY = "hpo:micro_batch: "
+"""Followed by backbone, image size and device: how many images fit into memory. Written and read by workers."""
+
+# User attributes of a trial -------------------------------------------------------------------------------------------
+
+DEFAULT_KEY = "hpo:default_recipe"
+"""Marks the trial of the default recipe. Written when a study is made; read to say what the search has brought."""
+
+REPEATS_KEY = "repeats"
+"""Number of the trial whose recipe this one runs again. Written by workers; read by lease, pruners, status, report."""
+
+FIRST_RUN_KEY = "first_run"
+"""Number of the very first trial of that recipe. Written by workers; read by the pruners."""
+
+RESUMED_KEY = "resumed_after_epoch"
+"""The last epoch that an earlier run has done. Written by the worker that goes on; read by logs and report."""
+
+CHECKPOINT_KEY = "checkpoint"
+"""Id of the trial's last checkpoint. Written by its worker; read by the one that goes on, and by the retention."""
+
+REASON_KEY = "reason"
+"""Why a trial failed, where it was not ended from outside. Written with its end; read by `hpo logs`, notes, workers."""
+
+ORIGIN_KEY = "taken_over_from"
+"""The study and number of the trial that this one was taken over from. Written by `hpo init --from`; read by logs."""
+
+BEST_EPOCH_KEY = "best_epoch"
+"""Number of the epoch with the best macro-F1. Written by the objective; a trial without it was told from outside."""
+
+METRICS_KEY = "metrics"
+"""All metrics of that epoch. Written by the objective; read by notes, report and the end of a search."""
+
+HOST_KEY, DEVICE_KEY, THREADS_KEY = "host", "device", "threads"
+"""Where a trial ran. Written by its worker; read by notes, report and, for the threads, whoever goes on with it."""
+
+# System attributes of a trial, beside Optuna's own --------------------------------------------------------------------
+
+MADE_KEY = "hpo:made"
+"""Marks who made a trial, so that nobody who has to repeat the making makes two. Written and read by the storage."""
+
+ARTIFACT_KEY = "artifacts:"
+"""Followed by the id of a file: where Optuna and optuna-dashboard look for what a trial or a study keeps."""
+
+# Names of files that a trial keeps ------------------------------------------------------------------------------------
+
+WEIGHTS_NAME = "weights.safetensors"
+"""Weights of a complete trial's best epoch. Kept by its worker; read by export, check and takeover."""
+
+LEARNING_CURVES, CONFUSION_MATRIX, MOST_WRONG = "learning_curves.png", "confusion_matrix.png", "most_wrong.png"
+PICTURES = (LEARNING_CURVES, CONFUSION_MATRIX, MOST_WRONG)
+"""Pictures of a complete or pruned trial. Kept by its worker; shown by the dashboard."""
+
+# States ---------------------------------------------------------------------------------------------------------------
+
+PlaceState = Literal["complete", "pruned", "failed", "running", "waiting"]
+"""Of a place in the budget, in `hpo.place`: waiting and running ones have not ended."""
+
+EndState = Literal["complete", "pruned", "failed"]
+"""How a place ended, for good."""

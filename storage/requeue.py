@@ -1,0 +1,79 @@
+"""What becomes of a run that has ended without a result: its trial fails, in Optuna's tables, and its place waits."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from sqlalchemy import text
+
+from storage import logs
+from storage.keys import REASON_KEY
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine import Connection, Engine
+
+DEATH = "its worker died"
+# A worker that was given up may have taken a place since, and died of something else.
+NOT_REQUEUED = "(gone IS NULL OR EXISTS (SELECT FROM hpo.place WHERE place.worker = worker.id AND state = 'running'))"
+
+
+def requeue(engine: Engine, worker: str, *, by_us: bool = False) -> None:
+    """Fail the run of a worker that is known to have ended, and let its place wait.
+
+    Args:
+        engine: of the database.
+        worker: the worker's name.
+        by_us: we ended it, so that this run does not count among those that failed.
+    """
+    with engine.begin() as connection:
+        if by_us:
+            requeue_in(connection, worker, "its worker was ended", died=False, failed=False)
+        else:
+            requeue_in(connection, worker, DEATH, died=True)
+
+
+def requeue_in(
+    connection: Connection, worker: str, reason: str, *, died: bool, failed: bool = True, beat: int | None = None
+) -> None:
+    """Note that a worker has gone, and fail its run; with a beat, only if it has not beaten since."""
+    values = {"worker": worker, "reason": logs.storable(reason), "died": died, "failed": int(failed), "beat": beat}
+    gone = f"UPDATE hpo.worker SET gone = coalesce(gone, beaten), died = :died WHERE id = :worker AND {NOT_REQUEUED}"  # noqa: S608 - ours
+    if not connection.execute(text(gone if beat is None else f"{gone} AND beat = :beat"), values).rowcount:
+        return
+    fail_trial(connection, worker, again(reason), only="RUNNING")
+    connection.execute(
+        text(
+            # It has run until its last beat: what came after that is no time of the GPU's.
+            "UPDATE hpo.place SET state = 'waiting', worker = NULL, reason = :reason,"
+            " failed_runs = failed_runs + :failed, ended = now(), busy_seconds = busy_seconds"
+            " + greatest(0, extract(epoch FROM (SELECT beaten FROM hpo.worker WHERE id = :worker) - taken))"
+            " WHERE worker = :worker AND state = 'running'"
+        ),
+        values,
+    )
+
+
+def again(reason: str) -> str:
+    """Why the trial of such a run has failed, for those who see the trial alone."""
+    return f"{reason}; run again as another trial"
+
+
+def fail_trial(connection: Connection, worker: str, reason: str, *, only: str | None = None) -> None:
+    """Fail the unfinished trial in a worker's place, in Optuna's tables, with its reason.
+
+    Written here and not by Optuna so that no crash can come between the end of a trial and what becomes of its place.
+    """
+    states = f"'{only}'" if only else "'RUNNING', 'WAITING'"
+    connection.execute(
+        text(
+            "WITH failed AS (UPDATE trials SET state = 'FAIL',"  # noqa: S608 - ours
+            " datetime_complete = now() AT TIME ZONE 'utc' FROM hpo.place"
+            " WHERE place.worker = :worker AND place.state = 'running' AND trials.study_id = place.study_id"
+            f" AND trials.number = place.trial AND trials.state IN ({states}) RETURNING trial_id)"
+            " INSERT INTO trial_user_attributes (trial_id, key, value_json)"
+            f" SELECT trial_id, '{REASON_KEY}', :reason FROM failed"
+            " ON CONFLICT (trial_id, key) DO UPDATE SET value_json = excluded.value_json"
+        ),
+        {"worker": worker, "reason": json.dumps(reason)},
+    )

@@ -1,0 +1,1 @@
+"""Image files: which there are, how they are split, and their pixels."""

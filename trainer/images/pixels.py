@@ -1,0 +1,250 @@
+"""Decoded images: files of any kind -> square uint8 RGB pixels, in memory or in a file that all processes share."""
+
+from __future__ import annotations
+
+import os
+import threading
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, nullcontext
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import ExifTags, Image, UnidentifiedImageError
+
+from trainer.errors import DataError
+from trainer.images.cache import memory_mapped
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    Progress = Callable[[int, int], None]  # (images done, images in all)
+
+# What a file may hold, whatever its name says. Left to itself Pillow also tries formats that start other programs.
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "PPM")
+MAX_PIXELS = 500_000_000  # of one picture: 2 GB once decoded
+HEAVY_PIXELS = 50_000_000  # from here on one picture at a time, so that memory does not grow with the cores
+SHOWN_FAILURES = 5
+CHUNK = 4096  # images that wait for a thread at a time: a million waiting ones would take gigabytes by themselves
+
+INTERPOLATIONS = {
+    "nearest": Image.Resampling.NEAREST,
+    "box": Image.Resampling.BOX,
+    "bilinear": Image.Resampling.BILINEAR,
+    "hamming": Image.Resampling.HAMMING,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}  # all but the nearest with antialiasing
+
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}  # EXIF orientation -> what undoes it
+
+
+def read_image(path: Path, size: int, interpolation: str = "bicubic") -> NDArray[np.uint8]:
+    """Decode one file into uint8 [size, size, 3], RGB in 0 … 255, stretched to the square.
+
+    `interpolation` is a name in INTERPOLATIONS.
+
+    EXIF orientation is applied, transparency is laid on white, of an animation the first frame is taken. 16-bit grey
+    0 … 65535 becomes 0 … 255; 32-bit integers likewise, if they fit; floats count from 0 to the first of 1, 255 and
+    65535 that holds them all; other values are stretched from their lowest to their highest.
+
+    Raises:
+        DataError: the file is missing, empty, truncated, no image, or has more than 500 million pixels.
+    """
+    try:
+        with _TOLERANCE:
+            return _decode(path, size, interpolation)
+    except _UnreadableError as failure:
+        raise DataError(f"{str(path)!r} cannot be read: {failure}; remove or replace it") from failure
+
+
+def read_size(path: Path) -> tuple[int, int]:
+    """Width and height in pixels of a picture as it is stored, from its head alone.
+
+    Raises:
+        DataError: the file is missing or empty, or its head is no image's.
+    """
+    try:
+        with _TOLERANCE, Image.open(path, formats=FORMATS) as image:
+            return image.size
+    except Exception as error:
+        raise DataError(f"{str(path)!r} cannot be read: {_cause(error, path)}; remove or replace it") from error
+
+
+def build_pixels(
+    paths: Sequence[Path],
+    size: int,
+    interpolation: str,
+    file: Path | None,
+    on_progress: Progress | None = None,
+    limit_bytes: float | None = None,
+) -> NDArray[np.uint8]:
+    """Decode all images into a read-only uint8 [len(paths), size, size, 3], RGB, in the order of the paths.
+
+    Without `file` the pixels are in memory. With it they are memory-mapped from that .npy file, which is written if it
+    is not there yet, as `memory_mapped` describes; they may be more than the memory holds, now and when they are used.
+
+    Args:
+        paths: image files.
+        size: side in pixels.
+        interpolation: a name in INTERPOLATIONS.
+        file: where the pixels are kept.
+        on_progress: called with the images done and the images in all, after each, and only where they are decoded.
+        limit_bytes: the most that the files of pixels in the folder of `file` may have together.
+
+    Raises:
+        DataError: images that cannot be read (all are named, or the first five), or a file that cannot be written.
+    """
+    shape = (len(paths), size, size, 3)
+    if file is not None:
+        return memory_mapped(
+            file, shape, lambda put: _decode_all(paths, size, interpolation, put, on_progress), limit_bytes
+        )
+    pixels = np.empty(shape, np.uint8)
+    _decode_all(paths, size, interpolation, pixels.__setitem__, on_progress)
+    pixels.flags.writeable = False  # as if memory-mapped, so that a caller who writes fails in both cases
+    return pixels
+
+
+class _UnreadableError(Exception):
+    """Why a file gives no pixels, in a few words."""
+
+
+class _Tolerance:
+    """While anyone decodes: Pillow warns of nothing and takes pictures up to our limit; the last one out restores both.
+
+    Pillow has its limit, and Python its filters of warnings, once for all threads. Threads that each saved and
+    restored them would leave them changed for good.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._users = 0
+        self._restore = ExitStack()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._users == 0:
+                self._restore.enter_context(warnings.catch_warnings())
+                warnings.simplefilter("ignore")
+                self._restore.callback(setattr, Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
+                Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2  # Pillow warns from here on and refuses twice as many
+            self._users += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._users -= 1
+            if self._users == 0:
+                self._restore.close()
+
+
+_TOLERANCE = _Tolerance()
+_HEAVY = threading.Lock()
+
+
+def _decode(path: Path, size: int, interpolation: str) -> NDArray[np.uint8]:
+    """Decode one file, uint8 [size, size, 3]; _UnreadableError names the cause. To be called under `_TOLERANCE`."""
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            # A JPEG decodes straight into 1/2, 1/4 or 1/8. Twice the target leaves the rest to the better filter.
+            draft = image.draft(None, (2 * size, 2 * size))
+            with _HEAVY if image.width * image.height > HEAVY_PIXELS else nullcontext():
+                image.load()
+                small = _interpolable(image).resize((size, size), INTERPOLATIONS[interpolation], draft and draft[1])
+            if small.mode == "RGBA":
+                small = Image.alpha_composite(Image.new("RGBA", small.size, "white"), small)
+            turn = _turn(image)  # once loaded: a PNG may have its EXIF behind the pixels, a TIFF is upright by then
+        if turn is not None:
+            small = small.transpose(turn)  # after the resize, as the target is square: the same pixels for less memory
+        return np.array(small.convert("RGB"))
+    except Exception as error:  # decoders meet broken bytes with all kinds of exceptions
+        raise _UnreadableError(_cause(error, path)) from error
+
+
+def _interpolable(image: Image.Image) -> Image.Image:
+    """The picture in a mode whose values can be averaged: L, RGB or RGBA, 8 bits."""
+    if image.mode == "F" or image.mode.startswith("I"):
+        return Image.fromarray(_eight_bits(image))
+    if image.has_transparency_data:
+        return image.convert("RGBA")
+    if image.mode in {"L", "RGB"}:
+        return image
+    return image.convert("L" if image.mode == "1" else "RGB")
+
+
+def _eight_bits(image: Image.Image) -> NDArray[np.uint8]:
+    values = np.nan_to_num(np.asarray(image, np.float32), posinf=0, neginf=0)
+    key = image.info.get("transparency")
+    if isinstance(key, int):  # this grey value means transparent
+        values = np.where(values == key, np.float32(65535), values)
+    low, high = float(values.min()), float(values.max())
+    limits = (1.0, 255.0, 65535.0) if image.mode == "F" else (65535.0,)
+    fitting = next((limit for limit in limits if low >= 0 and high <= limit), None)
+    if fitting is not None:
+        low, high = 0.0, fitting
+    scaled: NDArray[np.float32] = (values - low) * (255 / max(high - low, 1e-30))
+    return np.rint(scaled).astype(np.uint8)
+
+
+def _turn(image: Image.Image) -> Image.Transpose | None:
+    try:
+        return UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # noqa: BLE001 (broken EXIF is no reason to refuse the picture, and fails in all kinds of ways)
+        return None
+
+
+def _cause(error: Exception, path: Path) -> str:
+    if isinstance(error, Image.DecompressionBombError):
+        return f"it has more than {MAX_PIXELS // 1_000_000} million pixels"
+    if isinstance(error, MemoryError):
+        return "there is not enough memory to decode it"
+    if isinstance(error, UnidentifiedImageError):
+        return "it is no image, or its first bytes are broken" if path.stat().st_size else "the file is empty"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _decode_all(
+    paths: Sequence[Path],
+    size: int,
+    interpolation: str,
+    put: Callable[[int, NDArray[np.uint8]], None],
+    on_progress: Progress | None,
+) -> None:
+    """Decode on all cores (Pillow lets go of the interpreter's lock) and put each picture in its place."""
+
+    def decode(number: int) -> str | None:
+        try:
+            pixels = _decode(paths[number], size, interpolation)
+        except _UnreadableError as failure:
+            return f"{str(paths[number])!r}: {failure}"
+        put(number, pixels)
+        return None
+
+    failures = []
+    pool = ThreadPoolExecutor(os.cpu_count())
+    try:
+        with _TOLERANCE:
+            chunks = (range(start, min(start + CHUNK, len(paths))) for start in range(0, len(paths), CHUNK))
+            for done, failure in enumerate((failure for chunk in chunks for failure in pool.map(decode, chunk)), 1):
+                if failure is not None:
+                    failures.append(failure)
+                if on_progress is not None:
+                    on_progress(done, len(paths))
+    finally:
+        pool.shutdown(cancel_futures=True)  # an interrupt does not wait for the images that are still to come
+    if failures:
+        shown = ", ".join(failures[:SHOWN_FAILURES]) + (", …" if len(failures) > SHOWN_FAILURES else "")
+        raise DataError(f"{len(failures)} of {len(paths)} images cannot be read: {shown}; remove or replace them")

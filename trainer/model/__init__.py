@@ -1,0 +1,1 @@
+"""Backbones, their heads and weights, and what of them learns."""

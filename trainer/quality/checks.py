@@ -1,0 +1,192 @@
+"""What is wrong with a data set, as findings: pure functions of what was read and seen, which decide nothing."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from trainer.images.index import Index
+    from trainer.images.split import Split
+    from trainer.quality.survey import Survey
+
+Level = Literal["ok", "warning", "error"]
+
+FEW_TO_TRAIN = 20  # images of a class
+FEW_TO_JUDGE = 10  # images of a class in a part that judges: each moves the F1 of its class by about 0.1
+UPSCALED = 2  # times, from which on an image has little to show at the size of the recipe
+LONG = 3  # times as long as wide, from which on the stretching to a square deforms
+OUTLYING = 5  # times larger or smaller in a side than the median
+OF_ONE_SIZE = 0.95  # share of images, from which on another size is worth a word
+
+
+@dataclass(frozen=True)
+class Case:
+    """One thing that was found: the images concerned, as the index names them, and what is to be said of them."""
+
+    paths: tuple[str, ...]
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """The result of a check.
+
+    Attributes:
+        check: its name.
+        level: "error" for what makes a search fail or its scores too good, "warning" for what makes it worse.
+        message: one line for the user.
+        remedy: what to do; empty where there is nothing to do.
+        cases: each that was found, the worst first where there is an order.
+    """
+
+    check: str
+    level: Level
+    message: str
+    remedy: str = ""
+    cases: tuple[Case, ...] = ()
+
+    def as_json(self) -> dict[str, Any]:
+        """The finding as plain values."""
+        return asdict(self)
+
+
+def broken_files(index: Index, survey: Survey) -> Finding:
+    """Images that cannot be decoded, each with its cause."""
+    if not survey.broken:
+        return Finding("broken files", "ok", f"all {len(index.paths):,} images can be read")
+    return Finding(
+        "broken files",
+        "error",
+        f"{len(survey.broken):,} of {len(index.paths):,} images cannot be read",
+        "remove or replace them",
+        tuple(Case((index.paths[image],), cause) for image, cause in sorted(survey.broken.items())),
+    )
+
+
+def passed_over(index: Index) -> Finding:
+    """Files that are no images by their ending."""
+    if not index.ignored:
+        return Finding("other files", "ok", "no file is passed over")
+    return Finding(
+        "other files",
+        "warning",
+        f"{len(index.ignored):,} files are passed over: they are no images by their ending, or lie in no class folder",
+        "move them if they should be images of a class",
+        tuple(Case((name,)) for name in index.ignored),
+    )
+
+
+def tiny_classes(index: Index, sides: Split) -> Finding:
+    """Classes with few images to learn from or to be judged by, after the copies are counted as one."""
+    cases = []
+    for label, name in enumerate(index.classes):
+        counts = [
+            len(set(index.copies[part[index.labels[part] == label]].tolist()))
+            for part in (sides.train, sides.valid, sides.test)
+        ]
+        judged = [count for part, count in zip((sides.valid, sides.test), counts[1:], strict=True) if len(part)]
+        if counts[0] < FEW_TO_TRAIN or min(judged) < FEW_TO_JUDGE:
+            cases.append(Case((), f"{name!r}: {counts[0]} to train, {counts[1]} to validate, {counts[2]} held out"))
+    if not cases:
+        return Finding("tiny classes", "ok", "every class has images enough to learn from and to be judged by")
+    return Finding(
+        "tiny classes",
+        "warning",
+        f"{len(cases):,} of {len(index.classes):,} classes have fewer than {FEW_TO_TRAIN} different images to train or"
+        f" {FEW_TO_JUDGE} to validate or hold out: chance decides on their F1, and macro-F1 counts each class alike",
+        "add images, join classes, or leave them out",
+        tuple(cases),
+    )
+
+
+def odd_sizes(index: Index, survey: Survey, image_size: int) -> list[Finding]:
+    """Images that are enlarged, deformed, or unlike the others in size; `image_size` is the smallest to be searched."""
+    read = np.flatnonzero(survey.sizes.min(axis=1) > 0)
+    if not len(read):
+        return []
+    width, height = survey.sizes[read].T
+    short, long = np.minimum(width, height), np.maximum(width, height)
+    side = np.sqrt(width * height)
+    (modal, count), median = _most_common(survey.sizes[read]), float(np.median(side))
+    if OF_ONE_SIZE * len(read) <= count < len(read):
+        other = (survey.sizes[read] != modal).any(axis=1)
+        unlike = f"are not of {modal[0]} x {modal[1]} pixels like the rest"
+    else:
+        other = (side > OUTLYING * median) | (side * OUTLYING < median)
+        unlike = f"are over {OUTLYING} times larger or smaller than the median of {median:.0f} pixels a side"
+    found = []
+    for chosen, message, remedy in (
+        (short * UPSCALED <= image_size, f"are enlarged {UPSCALED} times or more to {image_size} pixels",
+         "take larger images, or a smaller image_size, which trains faster"),
+        (long >= LONG * short, f"are {LONG} times as long as wide or more, and are stretched to a square", "crop them"),
+        (other, unlike, "look whether they belong to the data"),
+    ):  # fmt: skip
+        if chosen.any():
+            cases = tuple(
+                Case((index.paths[read[row]],), f"{width[row]} x {height[row]}") for row in np.flatnonzero(chosen)
+            )
+            line = f"{len(cases):,} of {len(read):,} images {message}"
+            found.append(Finding("odd sizes", "warning", line, remedy, cases))
+    return found or [
+        Finding("odd sizes", "ok", "no image is far from the others, or from the recipe's, in size or shape")
+    ]
+
+
+def suspects(probabilities: NDArray[np.float32], labels: NDArray[np.int64]) -> list[tuple[int, int]]:
+    """Which labels a model doubts that has not learned them: (position, class it expects), the surest first.
+
+    Confident learning (Northcutt et al., JAIR 2021, equations 1 and 2): a class is expected of an image where its
+    probability reaches the class's threshold, which is its mean probability over the images that are labelled so; of
+    several such classes the most probable one. Ordered by how much more probable it is than the label.
+
+    Args:
+        probabilities: float [n, classes], of models that were not trained on these images.
+        labels: int64 [n].
+    """
+    rows, classes = np.arange(len(labels)), probabilities.shape[1]
+    thresholds = np.array(
+        [
+            probabilities[labels == label, label].mean() if (labels == label).any() else np.inf
+            for label in range(classes)
+        ]
+    )
+    confident = np.where(probabilities >= thresholds, probabilities, -1)
+    expected = confident.argmax(axis=1)
+    doubted = np.flatnonzero((confident[rows, expected] >= 0) & (expected != labels))
+    margin = probabilities[rows, expected] - probabilities[rows, labels]
+    # Where even the label is more probable than the expected class, whose threshold is low, the model agrees with it.
+    doubted = doubted[margin[doubted] > 0]
+    return [(int(row), int(expected[row])) for row in doubted[np.argsort(-margin[doubted], kind="stable")]]
+
+
+def wrong_labels(index: Index, images: NDArray[np.int64], probabilities: NDArray[np.float32], models: int) -> Finding:
+    """Labels that the best models of a search doubt, of these images (int64 [n]), which they have not learned."""
+    found = suspects(probabilities, index.labels[images])
+    looked = f"of the {len(images):,} images to validate, by the {models} best models"
+    if not found:
+        return Finding("wrong labels", "ok", f"no label {looked} is doubted; the others were not looked at")
+    cases = []
+    for row, expected in found:
+        label = int(index.labels[images[row]])
+        note = (
+            f"labelled {index.classes[label]!r} ({probabilities[row, label]:.2f}), "
+            f"looks like {index.classes[expected]!r} ({probabilities[row, expected]:.2f})"
+        )
+        cases.append(Case((index.paths[images[row]],), note))
+    return Finding(
+        "wrong labels",
+        "warning",
+        f"{len(cases):,} labels {looked}, may be wrong; the others were not looked at",
+        "look at them, the first ones first",
+        tuple(cases),
+    )
+
+
+def _most_common(sizes: NDArray[np.int64]) -> tuple[NDArray[np.int64], int]:
+    values, counts = np.unique(sizes, axis=0, return_counts=True)
+    return values[counts.argmax()], int(counts.max())

@@ -1,0 +1,140 @@
+"""Copies, exact and near: between classes, between groups, and on two sides of the split, where they are leaks."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from trainer.images.duplicates import Sets, members
+from trainer.quality.checks import Case, Finding
+from trainer.quality.near_duplicates import MAX_IMAGES
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from trainer.images.index import Index
+    from trainer.images.split import Split
+    from trainer.quality.near_duplicates import Pair
+
+
+def exact_copies(index: Index, unaware: Split | None) -> list[Finding]:
+    """Files of the same bytes: how many, and those of two classes or groups, each where there are any.
+
+    unaware: the split as it would be without regard to copies; None where there is none.
+    """
+    sets = members(index.copies)
+    if not sets:
+        return [Finding("exact copies", "ok", "no two images have the same bytes")]
+    involved, sides = sum(map(len, sets)), None if unaware is None else _sides(index, unaware)
+    torn = [] if sides is None else _crossing(sets, sides)
+    torn_first = [*torn, *(one for one in sets if not any(one is other for other in torn))]
+    finding = Finding(
+        "exact copies",
+        "warning",
+        f"{involved - len(sets):,} images are exact copies of others ({involved:,} images in {len(sets):,} sets); each"
+        f" set is kept on one side of the split, which would tear {len(torn):,} of them if it did not know them",
+        "remove copies that are not meant to count as often as they are there",
+        tuple(_case(index, one, sides, "without regard to copies: ") for one in torn_first),
+    )
+    return [finding, *_in_two_classes(index, sets, "exact copies"), *_in_two_groups(index, sets, "exact copies")]
+
+
+def near_copies(index: Index, pairs: Sequence[Pair] | None) -> list[Finding]:
+    """Pictures that are nearly the same: how many, and those of two classes or groups, each where there are any.
+
+    pairs: as `find_pairs` gives them; None where there are too many images to compare each with each.
+    """
+    if pairs is None:
+        return [Finding("near copies", "warning", f"not looked for among more than {MAX_IMAGES:,} images")]
+    sets = [one for one in members(alike(index, pairs)) if len(set(index.copies[one].tolist())) > 1]
+    if not sets:
+        return [Finding("near copies", "ok", "no two images are nearly the same")]
+    finding = Finding(
+        "near copies",
+        "warning",
+        f"{sum(map(len, sets)):,} images in {len(sets):,} sets are nearly the same: compressed again, resized,"
+        " brightened, greyed or mirrored",
+        "remove those that are not meant to count as often as they are there",
+        tuple(_case(index, one) for one in sets),
+    )
+    return [finding, *_in_two_classes(index, sets, "near copies"), *_in_two_groups(index, sets, "near copies")]
+
+
+def alike(index: Index, pairs: Sequence[Pair]) -> NDArray[np.int64]:
+    """Numbers of what shows the same: exact copies and near ones in one set, int64 [N]."""
+    sets = Sets(len(index.paths))
+    sets.join_equal(index.copies)
+    for pair in pairs:
+        sets.join(pair.first, pair.second)
+    return sets.numbers()
+
+
+def leaks(index: Index, pairs: Sequence[Pair] | None, parts: Split) -> Finding:
+    """Copies, exact or near, on two sides of the split: a model is judged by what it has learned by heart.
+
+    Its score is then too good, and the better it learns by heart the better it looks: that is an error. Copies on one
+    side are none.
+    """
+    sides = _sides(index, parts)
+    crossing = _crossing(members(alike(index, pairs or ())), sides)
+    if not crossing:
+        exact = ", but only exact copies were looked for" if pairs is None else ""
+        return Finding("leaks", "ok", f"no image has its like on another side of the split{exact}")
+    judging = sum(int(np.isin(sides[one], (1, 2)).sum()) for one in crossing)
+    return Finding(
+        "leaks",
+        "error",
+        f"{len(crossing):,} sets of nearly the same images lie on two sides of the split: {judging:,} images to"
+        " validate or held out have their like on another side",
+        "remove all but one of each set, or give them one group, which keeps them on one side",
+        tuple(_case(index, one, sides) for one in crossing),
+    )
+
+
+def _in_two_classes(index: Index, sets: Sequence[NDArray[np.int64]], what: str) -> list[Finding]:
+    torn = [one for one in sets if len(set(index.labels[one].tolist())) > 1]
+    if not torn:
+        return []
+    cases = tuple(
+        Case(_paths(index, one), " and ".join(repr(index.classes[label]) for label in np.unique(index.labels[one])))
+        for one in torn
+    )
+    line = f"{len(torn):,} sets of {what} lie in two classes or more: all labels but one of each set must be wrong"
+    return [Finding("labels of copies", "warning", line, "keep each image in the class where it belongs", cases)]
+
+
+def _in_two_groups(index: Index, sets: Sequence[NDArray[np.int64]], what: str) -> list[Finding]:
+    """Sets of which the user says that their images do not belong together; without groups nothing is said."""
+    torn = [one for one in sets if len(set(index.groups[one].tolist())) > 1]
+    if not torn or len(np.unique(index.groups)) == len(index.groups):
+        return []
+    joined = "; such groups are kept together as one, so that nothing leaks" if what == "exact copies" else ""
+    line = f"{len(torn):,} sets of {what} lie in two groups or more{joined}"
+    remedy = "correct the groups: one of them names two persons, or two of them name one"
+    return [Finding("groups of copies", "warning", line, remedy, tuple(_case(index, one) for one in torn))]
+
+
+def _sides(index: Index, parts: Split) -> NDArray[np.int64]:
+    """0, 1 or 2 for each image: to train, to validate, held out."""
+    sides = np.zeros(len(index.paths), np.int64)
+    sides[parts.valid], sides[parts.test] = 1, 2
+    return sides
+
+
+def _crossing(sets: Sequence[NDArray[np.int64]], sides: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    return [one for one in sets if len(set(sides[one].tolist())) > 1]
+
+
+def _case(index: Index, images: NDArray[np.int64], sides: NDArray[np.int64] | None = None, before: str = "") -> Case:
+    """A set as a case; its note tells the side of each image where they differ."""
+    if sides is None or len(set(sides[images].tolist())) == 1:
+        return Case(_paths(index, images))
+    names = ("to train", "to validate", "held out")
+    return Case(_paths(index, images), before + ", ".join(names[side] for side in sides[images]))
+
+
+def _paths(index: Index, images: NDArray[np.int64]) -> tuple[str, ...]:
+    return tuple(index.paths[image] for image in images)
