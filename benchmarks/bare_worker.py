@@ -18,9 +18,10 @@ from hpo.worker.runs import Runs
 from storage.artifacts.artifacts import keep_file
 from storage.budget import Limits
 from storage.database import connect
+from storage.heartbeat import WorkerPresence
 from storage.keys import SETTINGS_KEY, WEIGHTS_NAME
-from storage.lease import Lease
 from storage.outage_retry import OutageRetry
+from storage.places import Lease, Progress
 from trainer.space import Space
 
 if TYPE_CHECKING:
@@ -84,7 +85,10 @@ class BareWorker:
         self._opened = load_study(file, url, OutageRetry())
         self._lease = Lease(self._opened.storage.engine, self._opened.study_id, name, self._opened.outage_retry)
         self._runs = Runs(file, self._opened, self._lease, {"host": "host", "device": "none", "threads": 1})
-        self._lease.join(socket.gethostname(), os.getpid(), "none")
+        self._presence = WorkerPresence(
+            self._opened.storage.engine, self._opened.study_id, name, self._opened.outage_retry
+        )
+        self._presence.join(socket.gethostname(), os.getpid(), "none")
         self._run: Run | None = None
         self.study, self.storage = self._opened.study, self._opened.storage
 
@@ -94,24 +98,15 @@ class BareWorker:
         if self._run is None:
             return None
         read_micro_batches(self.study)
-        self._lease.beat({})
-        self._lease.reap()
+        self._presence.beat({})
+        self._presence.reap()
         return self._run.trial
 
     def report(self, trial: optuna.Trial, value: float, epoch: int) -> None:
         """An epoch of the trial that runs, with the line that it prints."""
         assert self._run
-        self._lease.progress(
-            self._run.place,
-            trial,
-            epoch=epoch,
-            epochs=EPOCHS,
-            macro_f1=value,
-            best=value,
-            lines=[
-                f"epoch {epoch} of {EPOCHS}: macro-F1 {value:.4f}, accuracy {value:.4f}, train loss {1 - value:.4f}"
-            ],
-        )
+        line = f"epoch {epoch} of {EPOCHS}: macro-F1 {value:.4f}, accuracy {value:.4f}, train loss {1 - value:.4f}"
+        self._lease.keep_progress(self._run.place, trial, Progress(epoch, EPOCHS, value, value), [line])
         trial.report(value, epoch)
 
     def tell(self, trial: optuna.Trial, value: float | None) -> None:
@@ -131,7 +126,7 @@ class BareWorker:
 
     def leave(self) -> None:
         """The end of the worker."""
-        self._lease.leave({})
+        self._presence.leave({})
         self.storage.engine.dispose()
 
 

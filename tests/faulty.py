@@ -77,10 +77,10 @@ def main(arguments, faults):
 def _shorten_grace(seconds):
     import hpo.worker.checkpoints
     import hpo.worker.worker
-    from storage import lease
+    from storage import heartbeat
 
-    lease.Lease.reap.__defaults__ = (seconds,)
-    hpo.worker.worker.BEAT_SECONDS, lease.WATCH_SECONDS = seconds / 12, seconds / 4
+    heartbeat.WorkerPresence.reap.__defaults__ = (seconds,)
+    hpo.worker.worker.BEAT_SECONDS, heartbeat.WATCH_SECONDS = seconds / 12, seconds / 4
     hpo.worker.checkpoints.STORE_PAUSE = seconds / 12
 
 

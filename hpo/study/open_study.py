@@ -19,6 +19,7 @@ from storage.artifacts.artifact_store import open_store, probe
 from storage.artifacts.artifacts import fetch_file
 from storage.database import connect, initialize, one_at_a_time
 from storage.embedded.server import embedded_postgres, has_postgres
+from storage.heartbeat import GRACE_SECONDS
 from storage.keys import (
     BEST_EPOCH_KEY,
     DEFAULT_KEY,
@@ -29,7 +30,6 @@ from storage.keys import (
     TEST_USE_KEY,
     WEIGHTS_NAME,
 )
-from storage.lease import GRACE_SECONDS
 from storage.study_rows import StudyRows
 from trainer.recipe import DEFAULTS
 from trainer.space import Space, suggest

@@ -7,11 +7,11 @@ import re
 import tomllib
 import unicodedata
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hpo.errors import StudyFileError
-from hpo.worker.tensorboard import is_installed
 from storage.artifacts.artifact_store import bucket_of
 from storage.budget import Limits
 from storage.database import parse_url
@@ -157,7 +157,7 @@ def read_study_file(path: Path, extensions: Extensions | None = None) -> StudyFi
     if weights is not None and not (path.parent / weights).exists():
         problems.append(f"study.weights: {path.parent / weights} does not exist; name a folder of weights, or a file")
     tensorboard = study.switch("tensorboard")
-    if tensorboard and not is_installed():
+    if tensorboard and find_spec("tensorboard") is None:
         problems.append("study.tensorboard: the package is not installed; `pip install tensorboard`, or write false")
     sampler = study.choice("sampler", SAMPLERS) or StudyFile.sampler
     pruner = study.choice("pruner", PRUNERS) or StudyFile.pruner

@@ -12,7 +12,7 @@ from optuna.trial import TrialState, create_trial
 
 from hpo.study.samplers import make_pruner, make_sampler
 from storage.keys import ARTIFACT_KEY, DEFAULT_KEY, FIRST_RUN_KEY, REASON_KEY, REPEATS_KEY, RESUMED_KEY
-from storage.lease import LostPlaceError
+from storage.places import LostPlaceError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -21,9 +21,14 @@ if TYPE_CHECKING:
 
     from hpo.study.open_study import OpenStudy
     from hpo.study.study_file import StudyFile
-    from storage.lease import Lease, Place
+    from storage.keys import EndState
+    from storage.places import Lease, Place
 
-STATES = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
+STATES: dict[TrialState, EndState] = {
+    TrialState.COMPLETE: "complete",
+    TrialState.PRUNED: "pruned",
+    TrialState.FAIL: "failed",
+}
 
 logger = logging.getLogger(__name__)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from contextlib import contextmanager
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Self
 from urllib.parse import quote
 
@@ -21,11 +20,6 @@ if TYPE_CHECKING:
 
 
 NAME_BYTES = 200  # of a folder's name; no file system takes more than 255
-
-
-def is_installed() -> bool:
-    """Whether TensorBoard, an optional package, is there."""
-    return find_spec("tensorboard") is not None
 
 
 def folder_of(file: StudyFile) -> Path:

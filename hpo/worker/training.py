@@ -19,8 +19,8 @@ from hpo.worker.stopwatch import TimedTrial
 from hpo.worker.tensorboard import TensorBoardLog
 from storage.errors import StorageError
 from storage.keys import RESUMED_KEY
-from storage.lease import LostPlaceError
 from storage.outage_retry import is_outage
+from storage.places import LostPlaceError, Progress
 from trainer.errors import CheckpointError, TrainerError
 from trainer.objective import objective
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from hpo.worker.runs import Run
     from hpo.worker.stopwatch import Stopwatch
     from hpo.worker.trial_log import TrialLog
-    from storage.lease import Lease
+    from storage.places import Lease
     from trainer.checkpoint import Capture, Checkpoint
     from trainer.data import Data
     from trainer.fit import Epoch
@@ -199,15 +199,8 @@ class Training:
         with self._watch.time("storage"):
             if self._checkpoints.is_due(epoch_ended=True):
                 self._checkpoints.write(epoch.capture)
-            self._lease.progress(
-                self._run.place,
-                self._run.trial,
-                epoch=epoch.number,
-                epochs=epoch.epochs,
-                macro_f1=epoch.macro_f1,
-                best=self._best,
-                lines=self._log.take_lines(),
-            )
+            progress = Progress(epoch.number, epoch.epochs, epoch.macro_f1, self._best)
+            self._lease.keep_progress(self._run.place, self._run.trial, progress, self._log.take_lines())
 
     def _on_step(self, capture: Capture) -> None:
         reason = self._to_leave()

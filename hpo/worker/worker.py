@@ -24,9 +24,10 @@ from hpo.worker.training import End, Training, reason_of
 from hpo.worker.trial_log import TrialLog
 from storage.artifacts.artifacts import keep_file
 from storage.errors import StorageError
+from storage.heartbeat import BEAT_SECONDS, INTERRUPTED, WorkerPresence
 from storage.keys import WEIGHTS_NAME
-from storage.lease import BEAT_SECONDS, INTERRUPTED, Lease, LostPlaceError
 from storage.outage_retry import is_outage
+from storage.places import Lease, LostPlaceError
 from trainer.device import choose_device, device_name
 
 if TYPE_CHECKING:
@@ -78,6 +79,7 @@ class Worker:
         self._loaders, self._watch, self._stop, self._parent = loaders, watch, stop, parent
         self._device = choose_device()
         self._lease = Lease(opened.storage.engine, opened.study_id, name, opened.outage_retry)
+        self._presence = WorkerPresence(opened.storage.engine, opened.study_id, name, opened.outage_retry)
         about = {
             "host": socket.gethostname(),
             "device": device_name(self._device),
@@ -99,7 +101,7 @@ class Worker:
         """
         beating = threading.Thread(target=self._beat, daemon=True)
         with self._unless_away():
-            self._lease.join(socket.gethostname(), os.getpid(), device_name(self._device))
+            self._presence.join(socket.gethostname(), os.getpid(), device_name(self._device))
             beating.start()
             self._watch.started_up()
             try:
@@ -112,7 +114,7 @@ class Worker:
                 self._ended.set()
                 beating.join()
                 self._loaders.close()
-                self._lease.leave(self._watch.seconds(), interrupted=self._stop.asked.is_set())
+                self._presence.leave(self._watch.seconds(), interrupted=self._stop.asked.is_set())
 
     def _work(self) -> None:
         while not self._stop.asked.is_set():
@@ -153,13 +155,13 @@ class Worker:
                 self._stop.ask()
             try:
                 run = self._run
-                standing = self._lease.beat(self._watch.seconds())
+                standing = self._presence.beat(self._watch.seconds())
                 if run and run is self._run:
                     if standing.trial != run.trial.number:
                         self._lost_run = run
                     if standing.halt:
                         self._halted = run, HALTS[standing.halt]
-                self._lease.reap()
+                self._presence.reap()
             except Exception as error:  # a later beat will tell
                 if not is_outage(error):  # which whoever waits for it has told
                     logger.warning("the database did not take a beat", exc_info=True)

@@ -214,9 +214,10 @@ def test_a_terminated_worker_hands_its_trial_back_in_the_middle_of_an_epoch(dril
 
 # What kills the workers of a study, one after the other: a function, before or after it, and at which of its calls. The
 # last worker meets no fault.
-TAKE, NAME, BEAT, PROGRESS, FINISH, HAND_BACK = (
-    f"storage.lease:Lease.{name}" for name in ("take", "name_trial", "beat", "progress", "finish", "hand_back")
+TAKE, NAME, PROGRESS, FINISH, HAND_BACK = (
+    f"storage.places:Lease.{name}" for name in ("take", "name_trial", "keep_progress", "finish", "hand_back")
 )
+BEAT = "storage.heartbeat:WorkerPresence.beat"
 MAKE, TELL, REPORT = "optuna:Study.add_trial", "optuna:Study.tell", "optuna:Trial.report"
 BOUNDARIES = {
     "taken": [(TAKE, "after", 1)],
@@ -239,7 +240,7 @@ BOUNDARIES = {
     "told": [(TELL, "after", 1)],
     "finished": [(FINISH, "after", 1)],
     "earlier checkpoints removed": [(REPORT, "after", 3), ("hpo.worker.checkpoints:discard", "after", 1)],
-    "reaped, not committed": [(REPORT, "after", 2), ("storage.lease:bury_in", "after", 1)],
+    "reaped, not committed": [(REPORT, "after", 2), ("storage.heartbeat:requeue_in", "after", 1)],
     "reaped": [(REPORT, "after", 2), (MAKE, "before", 1)],
     "retry made": [(REPORT, "after", 2), (MAKE, "after", 1)],
     "retry named": [(REPORT, "after", 2), (NAME, "after", 2)],
@@ -248,12 +249,12 @@ BOUNDARIES = {
 }
 # These runs end otherwise first: they fail, or are told to go.
 FAILING = {
-    "failed, not committed": ("storage.lease:fail_trial", "after", 1),
+    "failed, not committed": ("storage.places:fail_trial", "after", 1),
     "failed": (FINISH, "after", 1),
 }
 LEAVING = {
     "before it is handed back": (HAND_BACK, "before", 1),
-    "handed back, not committed": ("storage.lease:fail_trial", "after", 1),
+    "handed back, not committed": ("storage.places:fail_trial", "after", 1),
     "handed back": (HAND_BACK, "after", 1),
 }
 

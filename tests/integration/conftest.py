@@ -17,7 +17,8 @@ from hpo.worker.stopwatch import Stopwatch
 from hpo.worker.worker import Worker
 from storage import logs
 from storage.database import connect, initialize
-from storage.lease import Lease
+from storage.heartbeat import WorkerPresence
+from storage.places import Lease
 from storage.study_rows import places
 from trainer.extensions import Extensions
 from trainer.loaders import Loaders
@@ -105,7 +106,7 @@ class Setting:
     def dead_worker(self, name="dead"):
         """The runs of another worker, and one that it has begun."""
         lease = Lease(self.opened.storage.engine, self.opened.study_id, name)
-        lease.join("host", 1, "cpu")
+        WorkerPresence(self.opened.storage.engine, self.opened.study_id, name).join("host", 1, "cpu")
         runs = Runs(self.file, self.opened, lease, {"host": "host"})
         return runs, runs.begin()
 

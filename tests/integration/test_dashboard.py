@@ -23,8 +23,8 @@ from hpo.errors import HpoError
 from hpo.study.open_study import delete_study, load_study
 from storage.artifacts.artifacts import drop_file, kept_files
 from storage.database import parse_url
+from storage.heartbeat import WorkerPresence
 from storage.keys import WEIGHTS_NAME
-from storage.lease import Lease
 from tests.integration.conftest import FIXED, Steps
 
 pytestmark = pytest.mark.integration
@@ -335,12 +335,12 @@ def test_a_deleted_study_leaves_no_file_and_none_is_deleted_at_work(visit):
     file = f"data:;base64,{base64.b64encode(PIXEL).decode()}"
     visit.send("POST", f"/api/artifacts/{visit.id}", file=file, filename="of the study.png")
     assert len(list(folder.iterdir())) >= 3
-    lease = Lease(study.opened.storage.engine, visit.id, "at work")
-    lease.join("host", 1, "cpu")
+    worker = WorkerPresence(study.opened.storage.engine, visit.id, "at work")
+    worker.join("host", 1, "cpu")
     refused = visit.send("DELETE", f"/api/studies/{visit.id}")
     assert (refused.status_code, "1 workers are at work" in refused.json["reason"]) == (409, True)
     assert len(visit.detail()["trials"]) == 2
-    lease.leave({})
+    worker.leave({})
     assert visit.send("DELETE", f"/api/studies/{visit.id}", remove_associated_artifacts=False).status_code == 200
     assert list(folder.iterdir()) == []
     gone = visit.get(f"/api/studies/{visit.id}")

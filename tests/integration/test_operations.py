@@ -22,8 +22,9 @@ from storage.budget import Limits, used
 from storage.database import connect, initialize, is_initialized, parse_url, ping, public_url
 from storage.embedded import programs
 from storage.errors import StorageError
+from storage.heartbeat import WorkerPresence
 from storage.keys import REASON_KEY
-from storage.lease import Lease
+from storage.places import Lease
 from storage.requeue import DEATH
 from storage.study_rows import places, workers
 from tests.acceptance.test_search import write_study
@@ -223,7 +224,7 @@ def test_a_study_goes_on_from_a_dump_that_was_taken_while_it_was_searched(databa
     study_id = storage.get_study_id_from_name("colours")
     busy, done = Lease(storage.engine, study_id, "busy"), Lease(storage.engine, study_id, "done")
     for lease in (done, busy):
-        lease.join("a host", 1, "cpu")
+        WorkerPresence(storage.engine, study_id, lease.worker).join("a host", 1, "cpu")
         study.add_trial(optuna.trial.create_trial(state=TrialState.WAITING))
         place = lease.take(Limits(trials=2))
         storage.set_trial_state_values(lease.name_trial(place), TrialState.RUNNING)
@@ -249,11 +250,11 @@ def test_a_study_goes_on_from_a_dump_that_was_taken_while_it_was_searched(databa
             ]
     assert restored.get_all_trials(study_id) == storage.get_all_trials(study_id)
 
-    heir = Lease(restored.engine, study_id, "heir")
-    heir.join("another host", 1, "cpu")
+    heir, watcher = Lease(restored.engine, study_id, "heir"), WorkerPresence(restored.engine, study_id, "heir")
+    watcher.join("another host", 1, "cpu")
     assert heir.take(Limits(trials=2)) is None
-    heir.reap(grace_seconds=0)  # the first look; the beat of the dump never moves
-    heir.reap(grace_seconds=0)
+    watcher.reap(grace_seconds=0)  # the first look; the beat of the dump never moves
+    watcher.reap(grace_seconds=0)
     again = heir.take(Limits(trials=2))
     assert (again.number, again.earlier_trial, again.failed_runs, again.reason) == (1, 1, 1, DEATH)
     lost = restored.get_all_trials(study_id)[1]
@@ -286,7 +287,7 @@ def test_tables_of_an_older_hpo_are_refused_and_then_brought_up_to_date_by_init(
         assert connection.execute(text("SELECT number FROM hpo.version")).scalars().all() == [len(schema.STEPS)]
     storage = connect(database)
     lease = Lease(storage.engine, 7, "new")
-    lease.join("a host", 1, "cpu")
+    WorkerPresence(storage.engine, 7, "new").join("a host", 1, "cpu")
     place = lease.take(Limits())
     assert (place.number, place.failed_runs, place.reason) == (0, 1, "ill")
     storage.engine.dispose()

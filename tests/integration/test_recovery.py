@@ -22,9 +22,11 @@ from hpo.worker.shutdown import Shutdown
 from storage.budget import Limits
 from storage.errors import StorageError
 from storage.halts import begin_halt, end_halt
-from storage.lease import Lease
+from storage.heartbeat import WorkerPresence
 from storage.outage_retry import OutageRetry
+from storage.places import Lease
 from storage.requeue import requeue
+from storage.worker_transactions import WorkerTransactions
 from tests.integration.conftest import FIXED, Steps, lines_of, stop_of, undisturbed, weights_of
 
 pytestmark = pytest.mark.integration
@@ -229,26 +231,28 @@ def test_who_dies_between_the_steps_of_beginning_leaves_nothing_behind(setting, 
 def another(study, name="other"):
     """The runs of another worker."""
     lease = Lease(study.opened.storage.engine, study.opened.study_id, name)
-    lease.join("host", 2, "cpu")
+    WorkerPresence(study.opened.storage.engine, study.opened.study_id, name).join("host", 2, "cpu")
     return Runs(study.file, study.opened, lease, {})
 
 
 def lost_answer(monkeypatch, method, *, call=1):
-    """Let the answer to the n-th call of a method of the lease be lost after it came through; it is called again."""
-    real, seen = Lease._transaction, []
+    """Let the answer to the n-th call of a method of a worker be lost after it came through; it is called again."""
+    real, seen = WorkerTransactions.run, []
 
-    def transaction(lease, function):
-        result = real(lease, function)
-        if function.__qualname__.startswith(f"Lease.{method}."):
+    def run(transactions, function):
+        result = real(transactions, function)
+        if function.__qualname__.partition(".<locals>")[0] == method:
             seen.append(function)
             if len(seen) == call:
-                return real(lease, function)
+                return real(transactions, function)
         return result
 
-    monkeypatch.setattr(Lease, "_transaction", transaction)
+    monkeypatch.setattr(WorkerTransactions, "run", run)
 
 
-@pytest.mark.parametrize("method", ["join", "take", "name_trial", "finish", "leave"])
+@pytest.mark.parametrize(
+    "method", ["WorkerPresence.join", "Lease.take", "Lease.name_trial", "Lease.finish", "WorkerPresence.leave"]
+)
 def test_an_answer_that_was_lost_changes_nothing(setting, monkeypatch, method):
     """Where a connection breaks between a commit and its answer, the repetition does no more than the first attempt."""
     study = setting(recipe=FIXED)
@@ -263,12 +267,12 @@ def test_the_repeated_naming_of_a_repeated_trial_changes_nothing(setting, monkey
     study = setting(trials=1)
     study.dead_worker()
     requeue(study.opened.storage.engine, "dead")
-    lost_answer(monkeypatch, "name_trial", call=2)
+    lost_answer(monkeypatch, "Lease.name_trial", call=2)
     study.work()
     assert [trial.state for trial in study.trials] == [TrialState.FAIL, TrialState.COMPLETE]
 
 
-def test_who_was_buried_while_it_took_a_place_can_be_buried_again(setting):
+def test_a_worker_requeued_while_it_took_a_place_can_be_requeued_again(setting):
     """A place of a worker that others have given up already comes back, too, when it is missed again."""
     study = setting(trials=1)
     engine = study.opened.storage.engine
@@ -465,8 +469,9 @@ def test_two_workers_of_one_name_are_one_too_many(setting):
 def test_a_stop_in_an_outage_is_no_failed_run(setting):
     """What a worker that was told to end still held goes to the next as interrupted, and uses up no retry."""
     study = setting(trials=1)
-    runs, _ = study.dead_worker("stopped")
-    runs._lease.leave({"idle": 1.0}, interrupted=True)
+    study.dead_worker("stopped")
+    stopped = WorkerPresence(study.opened.storage.engine, study.opened.study_id, "stopped")
+    stopped.leave({"idle": 1.0}, interrupted=True)
     with study.opened.storage.engine.connect() as connection:
         row = connection.execute(text("SELECT state, reason, failed_runs FROM hpo.place")).one()
         seconds = connection.execute(text("SELECT seconds FROM hpo.worker")).scalar_one()

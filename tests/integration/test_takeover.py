@@ -34,8 +34,9 @@ from hpo.study.takeover import take_over
 from hpo.worker.tensorboard import folder_of
 from storage.artifacts.artifacts import keep_file, kept_files
 from storage.database import connect
+from storage.heartbeat import WorkerPresence
 from storage.keys import WEIGHTS_NAME
-from storage.lease import Lease
+from storage.places import Lease
 from trainer.extensions import Extensions
 from trainer.model.backbones import build_model, save_weights
 from trainer.recipe import DEFAULTS, show
@@ -240,9 +241,8 @@ def test_the_budget_is_the_new_studys_own_and_all_else_sees_what_was_taken_over(
     suggest(proposed, file.space)
     proposed.report(0.05, 1)
     assert proposed.should_prune()
-    lease = Lease(new.storage.engine, new.study_id, "worker")
-    lease.join("host", 1, "cpu")
-    assert lease.take(file.limits).number == 0
+    WorkerPresence(new.storage.engine, new.study_id, "worker").join("host", 1, "cpu")
+    assert Lease(new.storage.engine, new.study_id, "worker").take(file.limits).number == 0
 
 
 def test_repeating_completes_what_was_broken_off(studies, monkeypatch):

@@ -15,7 +15,8 @@ from storage.budget import Limits, used
 from storage.database import connect, initialize
 from storage.errors import StorageError
 from storage.halts import begin_halt, end_halt, halt_in_force
-from storage.lease import Lease, LostPlaceError, StudyGoneError
+from storage.heartbeat import WorkerPresence
+from storage.places import Lease, LostPlaceError, Progress, StudyGoneError
 from storage.requeue import requeue
 from storage.study_rows import places, workers
 
@@ -29,10 +30,14 @@ def study_id(storage):
 
 
 def joined(storage, study_id, name):
-    """A worker of this name."""
-    lease = Lease(storage.engine, study_id, name)
-    lease.join("host", 1, "cpu")
-    return lease
+    """The lease of a worker of this name, which has joined."""
+    presence(storage, study_id, name).join("host", 1, "cpu")
+    return Lease(storage.engine, study_id, name)
+
+
+def presence(storage, study_id, name="worker"):
+    """The presence of a worker of this name."""
+    return WorkerPresence(storage.engine, study_id, name)
 
 
 def add_waiting(storage, study_id, **fields):
@@ -53,7 +58,7 @@ def progress(storage, lease, place, trial_id, lines=()):
     """A word on the second of nine epochs."""
     study = optuna.load_study(study_name="study", storage=storage)
     trial = optuna.Trial(study, trial_id)
-    lease.progress(place, trial, epoch=2, epochs=9, macro_f1=0.5, best=0.75, lines=lines)
+    lease.keep_progress(place, trial, Progress(epoch=2, epochs=9, macro_f1=0.5, best=0.75), lines)
 
 
 def rows(storage, study_id):
@@ -151,9 +156,9 @@ def test_a_trial_that_was_ended_elsewhere_takes_no_more_progress(storage, study_
     """A worker finds out at its next epoch that its trial was failed from outside."""
     lease = joined(storage, study_id, "worker")
     place, trial_id = running(storage, study_id, lease)
-    assert lease.beat({}).trial == 0
+    assert presence(storage, study_id).beat({}).trial == 0
     storage.set_trial_state_values(trial_id, TrialState.FAIL)
-    assert lease.beat({}).trial is None
+    assert presence(storage, study_id).beat({}).trial is None
     with pytest.raises(LostPlaceError):
         progress(storage, lease, place, trial_id)
 
@@ -164,7 +169,7 @@ def test_a_halted_study_gives_out_no_place(storage, study_id):
     with storage.engine.begin() as connection:
         begin_halt(connection, study_id, "pause")
     assert lease.take(Limits()) is None
-    assert lease.beat({}).halt == lease.halt() == "pause"
+    assert presence(storage, study_id).beat({}).halt == lease.halt() == "pause"
     with storage.engine.begin() as connection:
         begin_halt(connection, study_id, "stop")
         assert halt_in_force(connection, study_id) == "stop"
@@ -197,7 +202,7 @@ def test_a_worker_of_a_deleted_study_is_told_so(storage, study_id):
     """Who takes a place of a study that was deleted learns that it was."""
     lease = joined(storage, study_id, "worker")
     storage.delete_study(study_id)
-    assert not lease.beat({}).known
+    assert not presence(storage, study_id).beat({}).known
     with pytest.raises(StudyGoneError):
         lease.take(Limits())
 
@@ -231,7 +236,7 @@ def test_a_worker_that_breaks_down_leaves_its_place_to_the_next(storage, study_i
     broken, next_one = joined(storage, study_id, "broken"), joined(storage, study_id, "next")
     broken.take(Limits(trials=1))
     assert next_one.take(Limits(trials=1)) is None
-    broken.leave({})
+    presence(storage, study_id, "broken").leave({})
     assert next_one.take(Limits(trials=1)).failed_runs == 1
     with storage.engine.connect() as connection:
         gone = next(row for row in workers(connection, study_id) if row.id == "broken")
@@ -240,9 +245,9 @@ def test_a_worker_that_breaks_down_leaves_its_place_to_the_next(storage, study_i
 
 def test_a_worker_that_comes_back_is_watched_again(storage, study_id):
     """A worker that was given up, and beats again, is there again for all."""
-    frozen, watcher = joined(storage, study_id, "frozen"), joined(storage, study_id, "watcher")
+    frozen, watcher = joined(storage, study_id, "frozen"), presence(storage, study_id, "watcher")
     requeue(storage.engine, "frozen")
-    frozen.beat({})
+    presence(storage, study_id, "frozen").beat({})
     frozen.take(Limits())
     watcher.reap(grace_seconds=0.1)
     time.sleep(0.2)
@@ -251,7 +256,7 @@ def test_a_worker_that_comes_back_is_watched_again(storage, study_id):
 
 
 def test_time_after_the_last_beat_is_no_gpu_time(storage, study_id):
-    """What passes between a worker's last beat and its burial is not charged to the budget."""
+    """What passes between a worker's last beat and its requeueing is not charged to the budget."""
     lease = joined(storage, study_id, "worker")
     lease.take(Limits())
     with storage.engine.begin() as connection:
@@ -273,7 +278,8 @@ def test_what_we_end_ourselves_is_no_death(storage, study_id):
 
 def test_only_a_beat_watched_standing_still_counts_as_death(storage, study_id):
     """A worker is reaped after the watcher itself has seen its beat unchanged for the grace time, and not before."""
-    frozen, living, watcher = (joined(storage, study_id, name) for name in ("frozen", "living", "watcher"))
+    frozen, living = joined(storage, study_id, "frozen"), joined(storage, study_id, "living")
+    watcher = presence(storage, study_id, "watcher")
     frozen.take(Limits())
     living.take(Limits())
     with storage.engine.begin() as connection:  # the clocks of the database say nothing
@@ -281,15 +287,15 @@ def test_only_a_beat_watched_standing_still_counts_as_death(storage, study_id):
     watcher.reap(grace_seconds=0.2)
     assert {row.state for row in rows(storage, study_id)} == {"running"}
     time.sleep(0.3)
-    living.beat({})
+    presence(storage, study_id, "living").beat({})
     watcher.reap(grace_seconds=0.2)
     assert [row.state for row in rows(storage, study_id)] == ["waiting", "running"]
 
 
 def test_after_an_outage_nobody_is_reaped_for_it(storage, study_id, monkeypatch):
     """A watcher that could not look for a while, since the database was away, begins its watch anew."""
-    monkeypatch.setattr("storage.lease.WATCH_SECONDS", 0.2)
-    quiet, watcher = joined(storage, study_id, "quiet"), joined(storage, study_id, "watcher")
+    monkeypatch.setattr("storage.heartbeat.WATCH_SECONDS", 0.2)
+    quiet, watcher = joined(storage, study_id, "quiet"), presence(storage, study_id, "watcher")
     quiet.take(Limits())
     watcher.reap(grace_seconds=0.3)
     time.sleep(0.4)
@@ -342,7 +348,7 @@ def test_progress_and_times_are_seen_by_all(storage, study_id):
     place, trial_id = running(storage, study_id, lease)
     progress(storage, lease, place, trial_id, ["a line"])
     lease.log(0, ["another"])
-    lease.beat({"training": 1.5})
+    presence(storage, study_id).beat({"training": 1.5})
     [row] = rows(storage, study_id)
     assert (row.trial, row.epoch, row.epochs, row.macro_f1, row.best, row.worker) == (0, 2, 9, 0.5, 0.75, "worker")
     with storage.engine.connect() as connection:
@@ -350,7 +356,7 @@ def test_progress_and_times_are_seen_by_all(storage, study_id):
         [worker] = workers(connection, study_id)
     assert worker.seconds == {"training": 1.5}
     assert not worker.gone
-    lease.leave({})
+    presence(storage, study_id).leave({})
     with storage.engine.connect() as connection:
         assert workers(connection, study_id)[0].gone
 

@@ -1,44 +1,32 @@
-"""Who runs which trial: places in a study's budget, each held by at most one worker that beats.
+"""Who runs which trial: places in a study's budget, each held by at most one living worker.
 
 A place names the trial that runs in it. Trials come from Optuna's queue of waiting ones and run only after a place has
-named them, so that no trial runs that nobody answers for. What ends a run without a result (a dead worker, an
-interruption) fails its trial and lets its place wait for the next worker, in one transaction (`storage.requeue`).
+named them, so that a worker is responsible for each trial that runs. What ends a run without a result (a dead worker,
+an interruption) fails its trial and lets its place wait for the next worker, in one transaction (`storage.requeue`).
 """
 
 from __future__ import annotations
 
-import json
-import time
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
-
-from sqlalchemy import text
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
 
 from storage import logs
-from storage.autocommit import autocommit
 from storage.budget import Used, used
-from storage.errors import StorageError
 from storage.halts import halt_in_force
 from storage.keys import REASON_KEY, REPEATS_KEY
-from storage.outage_retry import retry_outages
-from storage.requeue import DEATH, NOT_REQUEUED, again, fail_trial, requeue_in
+from storage.requeue import again, fail_trial
+from storage.worker_transactions import UNSYNCED, WorkerTransactions
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     import optuna
     from sqlalchemy.engine import Connection, CursorResult, Engine
 
     from storage.budget import Limits
     from storage.halts import Halt
+    from storage.keys import EndState
     from storage.outage_retry import OutageRetry
-
-T = TypeVar("T")
-
-BEAT_SECONDS = 5.0
-GRACE_SECONDS = 60.0  # without a beat, on the watcher's own clock, before a worker counts as dead
-WATCH_SECONDS = 3 * BEAT_SECONDS  # between two looks at the others that still are one watch
-INTERRUPTED = "interrupted"
 
 
 @dataclass(frozen=True)
@@ -59,18 +47,20 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Standing:
-    """What a worker's beat tells it.
+class Progress:
+    """How far a trial has come.
 
     Attributes:
-        known: whether the worker is still known; it is not where the study was deleted.
-        halt: whether the study is paused or stopped.
-        trial: number of the trial that runs in this worker's place, if one does.
+        epoch: the last one that has ended, 1 for the first.
+        epochs: number of the last one, if nothing ends the training before.
+        macro_f1: validation macro-F1 of that epoch, in [0, 1].
+        best: the highest of the epochs so far, likewise.
     """
 
-    known: bool
-    halt: Halt | None
-    trial: int | None
+    epoch: int
+    epochs: int
+    macro_f1: float
+    best: float
 
 
 class LostPlaceError(Exception):
@@ -82,79 +72,27 @@ class StudyGoneError(Exception):
 
 
 class Lease:
-    """One worker's hold on the places of a study. Every method is one transaction, safe from any thread.
+    """One worker's hold on the places of a study.
 
-    All but `beat` and `reap`, which are called again and again anyway, wait for a database that is away, and may be
-    repeated where nobody knows whether the transaction came through.
+    Every method is one transaction, safe from any thread. It waits for a database that is away, and may be repeated
+    where nobody knows whether the transaction came through.
+
+    Args:
+        engine: of the database.
+        study_id: Optuna's number of the study.
+        worker: name of the worker, which has joined (`storage.heartbeat`).
+        outage_retry: repeats what fails while the database is away; None to raise at once.
     """
 
     def __init__(self, engine: Engine, study_id: int, worker: str, outage_retry: OutageRetry | None = None) -> None:
         self.worker = worker
-        self._engine, self._study_id, self._outage_retry = engine, study_id, outage_retry
-        self._watched: dict[str, tuple[int, float]] = {}  # worker -> (its beat, when this one first saw it)
-        self._used_up = False  # the budget, but for places that wait
-        self._looked = 0.0  # when this one last looked at the others, on its monotonic clock
-
-    def join(self, host: str, pid: int, device: str) -> None:
-        """Make this worker known.
-
-        Raises:
-            StorageError: there is or was another one of this name.
-        """
-
-        def insert(connection: Connection) -> bool:
-            # Setting what is set already returns the row also where the answer to the first attempt was lost.
-            mine = self._execute(
-                connection,
-                "INSERT INTO hpo.worker (id, study_id, host, pid, device)"
-                " VALUES (:worker, :study, :host, :pid, :device) ON CONFLICT (id) DO UPDATE SET host = excluded.host"
-                " WHERE worker.study_id = :study AND worker.host = :host AND worker.pid = :pid RETURNING id",
-                host=host,
-                pid=pid,
-                device=device,
-            )
-            return mine.one_or_none() is not None
-
-        if not self._transaction(insert):
-            raise StorageError(f'worker: the name "{self.worker}" was used before; give another one, or none')
-
-    def leave(self, seconds: dict[str, float], *, interrupted: bool = False) -> None:
-        """Say that this worker ends, and where its time went; a place that it still holds goes to the next.
-
-        Args:
-            seconds: by heading.
-            interrupted: it was told to end. If not, and it holds a place, something broke, and the run has failed.
-        """
-
-        def depart(connection: Connection) -> None:
-            self._execute(
-                connection,
-                "UPDATE hpo.worker SET beaten = now(), seconds = CAST(:seconds AS jsonb) WHERE id = :worker",
-                seconds=json.dumps(seconds),
-            )
-            reason = INTERRUPTED if interrupted else "its worker broke down"
-            requeue_in(connection, self.worker, reason, died=False, failed=not interrupted)
-
-        self._transaction(depart)
+        self._study_id = study_id
+        self._transactions = WorkerTransactions(engine, study_id, worker, outage_retry)
+        self._used_up = False  # whether no new place is left in the budget; one that waits may be
 
     def study_exists(self) -> bool:
         """Whether the study was not deleted."""
-        return bool(self._statement(lambda connection: self._execute(connection, _STUDY_EXISTS).scalar_one()))
-
-    def beat(self, seconds: dict[str, float]) -> Standing:
-        """Say that this worker lives, and where its time went so far; hear how things stand."""
-        with autocommit(self._engine) as connection:
-            row = self._execute(
-                connection,
-                "WITH beaten AS (UPDATE hpo.worker SET beat = beat + 1, beaten = now(), gone = NULL, died = false,"  # noqa: S608 - ours
-                " seconds = CAST(:seconds AS jsonb) WHERE id = :worker RETURNING id)"
-                " SELECT EXISTS (SELECT FROM beaten) AS known,"
-                " (SELECT kind FROM hpo.halt WHERE study_id = :study AND ended IS NULL) AS halt,"
-                " (SELECT number FROM trials WHERE study_id = :study AND state = 'RUNNING' AND number ="
-                f" (SELECT trial FROM hpo.place WHERE worker = :worker AND state = 'running')) AS trial, {_UNSYNCED}",
-                seconds=json.dumps(seconds),
-            ).one()
-        return Standing(row.known, row.halt, row.trial)
+        return self._statement_is_true(_STUDY_EXISTS)
 
     def take(self, limits: Limits) -> Place | None:
         """Take a place that waits, or a new one; None where nothing is left to take at the moment.
@@ -169,40 +107,32 @@ class Lease:
                 raise StudyGoneError
             self._used_up = False
             # One that this worker holds already comes first: it was taken, and the answer was lost.
-            there = self._execute(
+            found = self._execute(
                 connection,
                 "SELECT number, trial, failed_runs, reason, state FROM hpo.place WHERE study_id = :study"
                 " AND (state = 'waiting' OR (state = 'running' AND worker = :worker))"
                 " ORDER BY state = 'waiting', number LIMIT 1",
             ).one_or_none()
-            if there and there.state == "running":
-                return Place(there.number, there.trial, there.failed_runs, there.reason)
+            if found and found.state == "running":
+                return Place(found.number, found.trial, found.failed_runs, found.reason)
             if halt_in_force(connection, self._study_id):
                 return None
             spent = used(connection, self._study_id)
-            if there and not Used(0, spent.hours, spent.gpu_hours).within(limits):
-                # Its place in the number of trials is taken already, and the hours forbid another run. What was told
-                # from outside meanwhile needs none, and is to be settled.
-                there = self._execute(
-                    connection,
-                    "SELECT place.number, trial, failed_runs, reason FROM hpo.place JOIN trials"  # noqa: S608 - ours
-                    " ON trials.study_id = place.study_id AND trials.number = trial"
-                    " WHERE place.study_id = :study AND place.state = 'waiting'"
-                    " AND (trials.state IN ('COMPLETE', 'PRUNED') OR (trials.state = 'FAIL' AND NOT EXISTS"
-                    " (SELECT FROM trial_user_attributes AS mark WHERE mark.trial_id = trials.trial_id"
-                    f" AND key = '{REASON_KEY}'))) LIMIT 1",
-                ).one_or_none()
-                if there is None:
+            if found and not Used(0, spent.hours, spent.gpu_hours).within(limits):
+                # It counts among the trials already, but no hours are left to run it. A place whose trial was ended
+                # from outside needs none, and is only to be closed.
+                found = self._execute(connection, _WAITING_WITH_ENDED_TRIAL).one_or_none()
+                if found is None:
                     return None
-            if there:
+            if found:
                 self._execute(
                     connection,
                     f"{_PRESENT} UPDATE hpo.place SET state = 'running', worker = :worker, taken = now(),"  # noqa: S608 - ours
                     " epoch = 0, epochs = NULL, macro_f1 = NULL, best = NULL"
                     " WHERE study_id = :study AND number = :number",
-                    number=there.number,
+                    number=found.number,
                 )
-                return Place(there.number, there.trial, there.failed_runs, there.reason)
+                return Place(found.number, found.trial, found.failed_runs, found.reason)
             if not spent.within(limits):
                 self._used_up = True
                 return None
@@ -214,9 +144,9 @@ class Lease:
             )
             return Place(spent.trials, None, 0, None)
 
-        if self._used_up and not self._any("waiting"):
+        if self._used_up and not self._statement_is_true(_ANY_WAITING):
             return None  # only such a place can still come: a thousand idle workers need not queue up for the lock
-        return self._transaction(take)
+        return self._transactions.run(take)
 
     def name_trial(self, place: Place, *, repeats: int | None = None) -> int | None:
         """Name the first of Optuna's waiting trials in a place, unless another place has; None where there is none.
@@ -253,20 +183,10 @@ class Lease:
             self._update(connection, place, "trial = :trial", trial=waiting.number)
             return int(waiting.trial_id)
 
-        return self._transaction(name)
+        return self._transactions.run(name)
 
-    def progress(
-        self,
-        place: Place,
-        trial: optuna.Trial,
-        *,
-        epoch: int,
-        epochs: int,
-        macro_f1: float,
-        best: float,
-        lines: Sequence[str],
-    ) -> None:
-        """Keep how far the trial in a place has come, and what it printed.
+    def keep_progress(self, place: Place, trial: optuna.Trial, progress: Progress, lines: Sequence[str]) -> None:
+        """Keep how far the trial in a place has come, and what it printed since the last time.
 
         Raises:
             LostPlaceError: it no longer runs in this place.
@@ -279,37 +199,30 @@ class Lease:
                 f" best = :best WHERE {_HELD}"
                 " AND EXISTS (SELECT FROM trials WHERE trial_id = :trial_id AND state = 'RUNNING') RETURNING number),"
                 f" kept AS ({logs.APPEND} WHERE EXISTS (SELECT FROM held) ORDER BY place)"
-                f" SELECT EXISTS (SELECT FROM held), {_UNSYNCED}",
+                f" SELECT EXISTS (SELECT FROM held), {UNSYNCED}",
                 number=place.number,
-                epoch=epoch,
-                epochs=epochs,
-                macro_f1=macro_f1,
-                best=best,
                 trial_id=trial._trial_id,  # noqa: SLF001 - no public name
                 trial=trial.number,
                 lines=[logs.storable(line) for line in lines],
+                **asdict(progress),
             )
             return bool(updated.one()[0])
 
-        if not self._statement(update):
+        if not self._transactions.run_statement(update):
             raise LostPlaceError(_lost(place))
 
     def log(self, trial: int, lines: Sequence[str]) -> None:
         """Keep what a trial printed."""
         if lines:
-            self._statement(lambda connection: logs.append(connection, self._study_id, trial, lines))
+            self._transactions.run_statement(lambda connection: logs.append(connection, self._study_id, trial, lines))
 
     def hold(self, place: Place) -> None:
         """Raise LostPlaceError unless a place is still this worker's."""
-
-        def look(connection: Connection) -> bool:
-            held = f"SELECT EXISTS (SELECT FROM hpo.place WHERE {_HELD})"  # noqa: S608 - ours
-            return bool(self._execute(connection, held, number=place.number).scalar_one())
-
-        if not self._statement(look):
+        held = f"SELECT EXISTS (SELECT FROM hpo.place WHERE {_HELD})"  # noqa: S608 - ours
+        if not self._statement_is_true(held, number=place.number):
             raise LostPlaceError(_lost(place))
 
-    def finish(self, place: Place, state: str, reason: str | None = None) -> None:
+    def finish(self, place: Place, state: EndState, reason: str | None = None) -> None:
         """Say how the trial in a place ended: complete, pruned or failed; a failed one fails in Optuna's tables, too.
 
         Raises:
@@ -324,7 +237,7 @@ class Lease:
                 fail_trial(connection, self.worker, reason or "")
             self._update(connection, place, f"state = :state, reason = :reason, {_ENDED}", state=state, reason=kept)
 
-        self._transaction(close)
+        self._transactions.run(close)
 
     def hand_back(self, place: Place, reason: str, *, failed: bool = False) -> None:
         """Fail the run in a place, and leave the place to the next worker that takes one.
@@ -346,11 +259,11 @@ class Lease:
                 failed=int(failed),
             )
 
-        self._transaction(close)
+        self._transactions.run(close)
 
     def halt(self) -> Halt | None:
         """Whether the study is paused or stopped."""
-        return self._statement(lambda connection: halt_in_force(connection, self._study_id))
+        return self._transactions.run_statement(lambda connection: halt_in_force(connection, self._study_id))
 
     def may_get_a_place(self, limits: Limits) -> bool:
         """Whether a worker that has found no place may find one later: one that waits now, or that of a worker."""
@@ -370,7 +283,7 @@ class Lease:
             spent = used(connection, self._study_id)
             return Used(0, spent.hours, spent.gpu_hours).within(limits)
 
-        return self._transaction(look)
+        return self._transactions.run(look)
 
     def first_ends(self, count: int) -> list[tuple[str, str | None]]:
         """State and reason of the first places that came to an end since this worker joined."""
@@ -385,58 +298,17 @@ class Lease:
             )
             return [(row.state, row.reason) for row in rows]
 
-        return self._transaction(look)
-
-    def reap(self, grace_seconds: float = GRACE_SECONDS) -> None:
-        """Fail the runs of workers whose beat this one has watched stand still for the grace time; their places wait.
-
-        Only what this process has seen on its own monotonic clock counts: no other clock, no outage of the database and
-        no time zone can make a living worker look dead.
-        """
-        with autocommit(self._engine) as connection:
-            rows = self._execute(
-                connection,
-                f"SELECT id, beat FROM hpo.worker WHERE study_id = :study AND id <> :worker AND {NOT_REQUEUED}",  # noqa: S608 - ours
-            ).all()
-        now = time.monotonic()
-        if now - self._looked > WATCH_SECONDS:  # the database was away, or this process stood still: nobody watched
-            self._watched = {}
-        self._looked = now
-        # A beat that has moved starts the watch anew.
-        self._watched = {
-            row.id: seen if (seen := self._watched.get(row.id)) and seen[0] == row.beat else (row.beat, now)
-            for row in rows
-        }
-        for worker, (beat, since) in self._watched.items():
-            if now - since > grace_seconds:
-                with self._engine.begin() as connection:
-                    requeue_in(connection, worker, DEATH, died=True, beat=beat)
-
-    def _any(self, state: str) -> bool:
-        def look(connection: Connection) -> bool:
-            places = "SELECT EXISTS (SELECT FROM hpo.place WHERE study_id = :study AND state = :state)"
-            return bool(self._execute(connection, places, state=state).scalar_one())
-
-        return self._statement(look)
-
-    def _transaction(self, function: Callable[[Connection], T]) -> T:
-        def attempt() -> T:
-            with self._engine.begin() as connection:
-                return function(connection)
-
-        return retry_outages(self._outage_retry, attempt)
-
-    def _statement(self, function: Callable[[Connection], T]) -> T:
-        """A transaction of one statement."""
-
-        def attempt() -> T:
-            with autocommit(self._engine) as connection:
-                return function(connection)
-
-        return retry_outages(self._outage_retry, attempt)
+        return self._transactions.run(look)
 
     def _execute(self, connection: Connection, statement: str, **values: Any) -> CursorResult[Any]:
-        return connection.execute(text(statement), {"worker": self.worker, "study": self._study_id, **values})
+        return self._transactions.execute(connection, statement, **values)
+
+    def _statement_is_true(self, statement: str, **values: Any) -> bool:
+        return bool(
+            self._transactions.run_statement(
+                lambda connection: self._execute(connection, statement, **values).scalar_one()
+            )
+        )
 
     def _update(self, connection: Connection, place: Place, assignments: str, **values: Any) -> None:
         statement = f"UPDATE hpo.place SET {assignments} WHERE {_HELD}"  # noqa: S608 - written above
@@ -451,16 +323,24 @@ class Lease:
         return bool(self._execute(connection, closed, number=place.number, state=state).scalar_one())
 
     def _lock_study(self, connection: Connection) -> None:
-        """One taker at a time, until the end of the transaction: the budget is exact because of it."""
+        """Let no other worker take or name until the end of the transaction: the budget is exact because of it."""
         self._execute(connection, "SELECT pg_advisory_xact_lock(hashtext('hpo.place'), :study)")
 
 
-# The commit does not wait for the disk: a server that crashes may forget it, unless another commit came after it.
-_UNSYNCED = "set_config('synchronous_commit', 'off', true)"
+_ANY_WAITING = "SELECT EXISTS (SELECT FROM hpo.place WHERE study_id = :study AND state = 'waiting')"
 _STUDY_EXISTS = "SELECT EXISTS (SELECT FROM studies WHERE study_id = :study)"
 _HELD = "study_id = :study AND number = :number AND worker = :worker AND state = 'running'"
 _ENDED = "ended = now(), busy_seconds = busy_seconds + greatest(0, extract(epoch FROM now() - taken))"
-# A worker that takes a place is there, whoever has given it up.
+# A waiting place whose trial was ended from outside: a trial that we failed ourselves has a reason.
+_WAITING_WITH_ENDED_TRIAL = (
+    "SELECT place.number, trial, failed_runs, reason FROM hpo.place JOIN trials"  # noqa: S608 - ours
+    " ON trials.study_id = place.study_id AND trials.number = trial"
+    " WHERE place.study_id = :study AND place.state = 'waiting'"
+    " AND (trials.state IN ('COMPLETE', 'PRUNED') OR (trials.state = 'FAIL' AND NOT EXISTS"
+    " (SELECT FROM trial_user_attributes AS mark WHERE mark.trial_id = trials.trial_id"
+    f" AND key = '{REASON_KEY}'))) LIMIT 1"
+)
+# A worker that takes a place is alive, also where another one has counted it as dead.
 _PRESENT = "WITH present AS (UPDATE hpo.worker SET gone = NULL, died = false WHERE id = :worker AND gone IS NOT NULL)"
 
 
