@@ -22,7 +22,7 @@ from hpo.errors import (
     HpoError,
     exit_code,
 )
-from hpo.search.launcher import cores
+from hpo.hardware import cores
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -96,7 +96,8 @@ def run_workers(options: argparse.Namespace) -> int:
 
 def _staff(options: argparse.Namespace, file: StudyFile) -> Staff:
     """The workers that `hpo search` or `hpo workers` is to run."""
-    from hpo.search.launcher import cores, own_command, visible_gpus
+    from hpo.hardware import cores, visible_gpus
+    from hpo.search.launcher import own_command
     from hpo.search.supervisor import Staff
     from hpo.study.open_study import storage_url
 
@@ -120,7 +121,7 @@ def run_check(options: argparse.Namespace) -> int:
 
     from hpo.check.render import render
     from hpo.check.run import run_checks, write_groups
-    from hpo.search.launcher import visible_gpus
+    from hpo.hardware import visible_gpus
     from hpo.search.progress import Progress
 
     file = _file(options)
@@ -236,8 +237,8 @@ def run_status(options: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.live import Live
 
-    from hpo.search.progress import render
     from hpo.study.status import take_snapshot
+    from hpo.study.status_table import render
     from storage.outage_retry import OutageRetry
 
     if options.watch and options.json:
@@ -403,7 +404,6 @@ def run_list(options: argparse.Namespace) -> int:
 def run_delete(options: argparse.Namespace) -> int:
     """`hpo delete`: a study with all that is its own."""
     from hpo.study.open_study import delete_study, find_study, refuse_if_at_work, storage_url
-    from hpo.worker.tensorboard import folder_of
 
     file = _file(options)
     with storage_url(file, options.url, create=False) as url:
@@ -414,15 +414,15 @@ def run_delete(options: argparse.Namespace) -> int:
             print("nothing was deleted")
             return EXIT_FAILED
         delete_study(opened)
-        shutil.rmtree(folder_of(file), ignore_errors=True)
+        shutil.rmtree(file.tensorboard_folder, ignore_errors=True)
     print(f'the study "{file.name}" is deleted')
     return EXIT_DONE
 
 
 def run_prune_artifacts(options: argparse.Namespace) -> int:
     """`hpo prune-artifacts`: clears what is no longer needed."""
-    from hpo.search.progress import show_bytes
     from hpo.study.retention import prune_artifacts, take_inventory
+    from hpo.units import show_bytes
 
     with _study(options) as (file, _, opened):
         inventory = take_inventory(opened, file.keep_weights)

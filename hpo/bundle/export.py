@@ -19,7 +19,7 @@ from hpo.bundle.bundle import INFO, RECIPE, TEST, WEIGHTS, new_folder
 from hpo.bundle.prediction import find_images
 from hpo.bundle.pseudo_labels import CONFIDENCE, choose, join
 from hpo.errors import HpoError
-from hpo.search.launcher import cores
+from hpo.hardware import cores
 from hpo.study.open_study import best_trial, count_test_use, model_of, recipe_of
 from hpo.study.settings import PACKAGES, check_settings
 from storage.keys import BEST_EPOCH_KEY

@@ -8,8 +8,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hpo.search.launcher import cores
-from hpo.search.progress import show_bytes
+from hpo.hardware import cores
+from hpo.units import show_bytes
 from trainer.quality.checks import Case, Finding
 
 if TYPE_CHECKING:

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 from hpo.check.label_errors import find_label_errors
 from hpo.check.machine import check_disk, check_gpus, check_memory
 from hpo.errors import HpoError
-from hpo.search.progress import show_bytes
 from hpo.search.search import pixel_kinds
 from hpo.study.open_study import find_study, probe_artifacts, storage_url
 from hpo.study.settings import check_settings
+from hpo.units import show_bytes
 from storage.database import is_initialized, public_url
 from storage.embedded.server import has_postgres
 from storage.errors import StorageError

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import tomli_w
 from optuna.trial import FixedTrial, TrialState
 
-from hpo.worker.stopwatch import duration
+from hpo.units import duration
 from storage.keys import REASON_KEY, REPEATS_KEY, RESUMED_KEY
 from trainer.errors import TrainerError
 from trainer.recipe import used_fields

@@ -28,7 +28,6 @@ from hpo.dashboard.study_page import StudyPage
 from hpo.errors import HpoError
 from hpo.study.open_study import delete_study, refuse_if_at_work
 from hpo.study.settings import refuse_foreign
-from hpo.worker.tensorboard import folder_of
 from storage.errors import StorageError
 from storage.keys import ID_KEY
 from storage.outage_retry import cause_of, is_outage, is_refusal
@@ -168,7 +167,7 @@ class Dashboard:
         if study_id == self._opened.study_id:
             refuse_if_at_work(self._opened)
             delete_study(self._opened)
-            shutil.rmtree(folder_of(self._file), ignore_errors=True)
+            shutil.rmtree(self._file.tensorboard_folder, ignore_errors=True)
         elif self._is_ours(study_id):
             raise HpoError("only `hpo delete` with the study file of that study finds all its files")
         else:

@@ -35,7 +35,7 @@ from hpo.report.results import (
     standard_error,
 )
 from hpo.search.search import HEADINGS
-from hpo.worker.stopwatch import duration
+from hpo.units import duration
 from storage.artifacts.artifacts import fetch_file
 from storage.errors import FileGoneError, StorageError
 from storage.keys import CONFUSION_MATRIX, LEARNING_CURVES, MOST_WRONG

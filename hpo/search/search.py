@@ -7,10 +7,9 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from hpo.errors import EXIT_DONE, HpoError
-from hpo.search.progress import show_bytes
 from hpo.search.supervisor import supervise
 from hpo.study.open_study import best_trial, create_study, default_trial, load_study
-from hpo.worker.stopwatch import duration
+from hpo.units import duration, show_bytes
 from storage.halts import end_halt, halt_in_force
 from storage.keys import ORIGIN_KEY
 from trainer.errors import DataError

@@ -12,7 +12,8 @@ from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING
 
 from hpo.errors import ENDING_SIGNALS, EXIT_DONE, EXIT_FAILED, HpoError, exit_code
-from hpo.search.launcher import cores, launch, reap_orphans, stop
+from hpo.hardware import cores
+from hpo.search.launcher import launch, reap_orphans, stop
 from hpo.search.monitor import OBSERVE_SECONDS, Monitor, Observation
 
 if TYPE_CHECKING:

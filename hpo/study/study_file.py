@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import tomllib
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from hpo.errors import StudyFileError
 from storage.artifacts.artifact_store import bucket_of
@@ -28,6 +30,7 @@ PRUNERS = ("median", "hyperband", "none")
 SAMPLERS = ("tpe", "random")
 DEFAULT_TRIALS = 100
 NAME_LENGTH = 512  # characters, which is what Optuna's table takes
+FOLDER_BYTES = 200  # of a folder's name; no file system takes more than 255
 
 
 @dataclass(frozen=True)
@@ -109,6 +112,14 @@ class StudyFile:
         """Where what belongs to the study file is kept on this machine: database, pixels, artifacts."""
         return self.path.parent / ".hpo"
 
+    @property
+    def tensorboard_folder(self) -> Path:
+        """Where the logs of the study's trials are, one folder for each trial: what `tensorboard --logdir` wants."""
+        name = quote(self.name, safe=" ").replace(".", "%2E")  # so that no name points to another folder
+        if len(name) > FOLDER_BYTES:
+            name = f"{name[:FOLDER_BYTES]}-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
+        return self.folder / "tensorboard" / name
+
 
 def read_study_file(path: Path, extensions: Extensions | None = None) -> StudyFile:
     """Read and check a study file; paths in it are relative to its folder.
@@ -157,7 +168,7 @@ def read_study_file(path: Path, extensions: Extensions | None = None) -> StudyFi
     if weights is not None and not (path.parent / weights).exists():
         problems.append(f"study.weights: {path.parent / weights} does not exist; name a folder of weights, or a file")
     tensorboard = study.switch("tensorboard")
-    if tensorboard and find_spec("tensorboard") is None:
+    if tensorboard and find_spec("tensorboard") is None:  # an optional package
         problems.append("study.tensorboard: the package is not installed; `pip install tensorboard`, or write false")
     sampler = study.choice("sampler", SAMPLERS) or StudyFile.sampler
     pruner = study.choice("pruner", PRUNERS) or StudyFile.pruner

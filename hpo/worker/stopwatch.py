@@ -69,13 +69,3 @@ class TimedTrial:
                 return attribute(*arguments, **named)
 
         return timed
-
-
-def duration(seconds: float) -> str:
-    """A time span as people write it: 41 s, 2 min 05 s, 3 h 07 min."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"

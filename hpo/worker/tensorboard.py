@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Self
-from urllib.parse import quote
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
     from types import TracebackType
 
     import optuna
@@ -17,17 +14,6 @@ if TYPE_CHECKING:
 
     from hpo.study.study_file import StudyFile
     from trainer.fit import Epoch
-
-
-NAME_BYTES = 200  # of a folder's name; no file system takes more than 255
-
-
-def folder_of(file: StudyFile) -> Path:
-    """Where the logs of a study's trials are, a folder a trial: what `tensorboard --logdir` wants."""
-    name = quote(file.name, safe=" ").replace(".", "%2E")  # no name leads elsewhere
-    if len(name) > NAME_BYTES:
-        name = f"{name[:NAME_BYTES]}-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
-    return file.folder / "tensorboard" / name
 
 
 class TensorBoardLog:
@@ -45,7 +31,7 @@ class TensorBoardLog:
         self._trial, self._say = trial, say
         self._writer: SummaryWriter | None = None
         with self._going_on():
-            self._writer = SummaryWriter(str(folder_of(file) / f"trial-{trial.number:05}"))
+            self._writer = SummaryWriter(str(file.tensorboard_folder / f"trial-{trial.number:05}"))
 
     def __enter__(self) -> Self:
         return self

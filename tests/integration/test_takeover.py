@@ -31,7 +31,6 @@ from hpo.study.samplers import make_sampler
 from hpo.study.status import take_snapshot
 from hpo.study.study_file import read_study_file
 from hpo.study.takeover import take_over
-from hpo.worker.tensorboard import folder_of
 from storage.artifacts.artifacts import keep_file, kept_files
 from storage.database import connect
 from storage.heartbeat import WorkerPresence
@@ -489,7 +488,7 @@ def test_names_of_any_letters_live_side_by_side(studies):
 
 def test_each_name_has_a_folder_of_its_own_for_tensorboard(studies):
     """TensorBoard's logs of any two studies are in different folders, which can be made."""
-    folders = [folder_of(studies.file(name)) for name in [*ANY_NAMES, "x" * 511, "면" * 511]]
+    folders = [studies.file(name).tensorboard_folder for name in [*ANY_NAMES, "x" * 511, "면" * 511]]
     for folder in folders:
         folder.mkdir(parents=True)
     assert {folder.parent.name for folder in folders} == {"tensorboard"}

@@ -11,7 +11,6 @@ from optuna.trial import TrialState
 from sqlalchemy import text
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from hpo.worker.tensorboard import folder_of
 from storage import logs
 from storage.budget import Limits
 from storage.requeue import requeue
@@ -205,5 +204,5 @@ def test_tensorboard_that_cannot_write_costs_no_trial(setting, tmp_path):
 def test_no_name_of_a_study_leads_out_of_its_folder(name, setting):
     """TensorBoard's logs of a study are in a folder of their own, whatever the study is called."""
     file = dataclasses.replace(setting().file, name=name)
-    folder = folder_of(file)
+    folder = file.tensorboard_folder
     assert folder.resolve().parent == (file.folder / "tensorboard").resolve()

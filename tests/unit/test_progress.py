@@ -9,9 +9,11 @@ from datetime import UTC, datetime
 import pytest
 from rich.console import Console
 
-from hpo.search.progress import Progress, render
+from hpo.search.progress import Progress
 from hpo.study.status import Best, Snapshot
-from hpo.worker.stopwatch import Stopwatch, TimedTrial, duration
+from hpo.study.status_table import render
+from hpo.units import duration
+from hpo.worker.stopwatch import Stopwatch, TimedTrial
 from storage.budget import Limits, Used
 from storage.study_rows import PlaceRow, WorkerRow
 from trainer.recipe import Recipe

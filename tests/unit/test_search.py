@@ -8,9 +8,10 @@ import re
 import pytest
 from rich.console import Console
 
-from hpo.search.progress import Progress, show_bytes
+from hpo.search.progress import Progress
 from hpo.search.search import make_pixels
 from hpo.study.study_file import read_study_file
+from hpo.units import show_bytes
 from trainer.errors import DataError
 
 pytestmark = pytest.mark.unit
