@@ -25,11 +25,11 @@ browser-test: install
 
 # A search of 110 trials under all faults at random moments, a quarter of an hour: make chaos CHAOS='--seed 1 --trials 20'
 chaos: install
-	$(BIN)/python -m tests.chaos $(CHAOS)
+	$(BIN)/python -m tests.support.chaos $(CHAOS)
 
 # The image and the compose files, with the docker engine of this machine: 5 to 15 minutes
 compose-test:
-	$(PYTHON) -m tests.compose
+	$(PYTHON) -m tests.support.compose
 
 # Without the files of kustomize and of operators, whose schemas are not Kubernetes' own; compose files without their tags
 MANIFESTS = $(shell find deploy/kubernetes -name '*.yaml' ! -name kustomization.yaml ! -name cluster.yaml)
@@ -39,7 +39,7 @@ lint: install
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/kubernetes-validate --strict --quiet --kubernetes-version 1.29 --kubernetes-version 1.37 $(MANIFESTS)
-	for file in docker-compose*.yml; do echo "$$file" && sed -E 's/!(reset|override)//' "$$file" | \
+	for file in docker-compose.yml deploy/compose/*.yml; do echo "$$file" && sed -E 's/!(reset|override)//' "$$file" | \
 	    $(BIN)/check-jsonschema --builtin-schema vendor.compose-spec --default-filetype yaml - || exit 1; done
 	bash -n deploy/slurm/hpo.sbatch
 

@@ -18,7 +18,7 @@ from sqlalchemy import create_engine, text
 
 from storage.database import parse_url
 from storage.embedded.server import embedded_postgres
-from tests.forked import run_hpo
+from tests.support.fork_server import run_hpo
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

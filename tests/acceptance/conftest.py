@@ -8,15 +8,15 @@ from contextlib import ExitStack
 import pytest
 
 from tests.conftest import opened
-from tests.disk import NoSmallDiskError, small_disk
-from tests.drill import Drill
-from tests.server import Server
+from tests.support.faulty_study import FaultyStudy
+from tests.support.postgres_server import PostgresServer
+from tests.support.small_disk import NoSmallDiskError, small_disk
 
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory):
     """A Postgres that tests may stop, start and cut off."""
-    server = Server(opened(tmp_path_factory.mktemp("server"), tmp_path_factory.getbasetemp()))
+    server = PostgresServer(opened(tmp_path_factory.mktemp("server"), tmp_path_factory.getbasetemp()))
     yield server
     server.stop()
 
@@ -28,7 +28,7 @@ def drill(tmp_path, server):
 
         def make(folder="drill", **settings):
             url = server.make_database(f"drill_{uuid.uuid4().hex}")
-            return stack.enter_context(Drill(tmp_path / folder, url, **settings))
+            return stack.enter_context(FaultyStudy(tmp_path / folder, url, **settings))
 
         yield make
 

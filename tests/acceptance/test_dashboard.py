@@ -11,8 +11,8 @@ import pytest
 
 from hpo.dashboard.routes import AT_WORK
 from tests.acceptance.test_search import write_study
-from tests.drill import wait_for
-from tests.visitor import Visitor, address_of
+from tests.support.dashboard_client import DashboardClient, address_of
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.acceptance
 
@@ -31,21 +31,21 @@ def test_a_trial_that_is_failed_in_the_dashboard_is_dropped_by_its_worker(drill)
     study = drill(trials=2, epochs=40, step_seconds=0.1)
     dashboard, worker = study.begin("dashboard", "--port", "0"), study.worker()
     address, password = address_of(dashboard)
-    visitor, study_id = Visitor(address), study.opened.study_id
+    visitor, study_id = DashboardClient(address), study.opened.study_id
     assert visitor.ask("GET", "/healthz") == (200, "ok\n")
     assert visitor.ask("GET", "/api/studies")[0] == 401
     assert visitor.log_in("wrong") == 403
     assert visitor.log_in(password) == 303
-    place = wait_for(lambda: study.place_of(worker, epoch=1))
+    place = wait_until(lambda: study.place_of(worker, epoch=1))
     trial_id = study.trials[place.trial]._trial_id
     assert (
         visitor.ask("POST", f"/api/trials/{trial_id}/tell", {"state": "Fail"}, Origin="http://evil.example")[0] == 403
     )
     assert visitor.ask("POST", f"/api/trials/{trial_id}/tell", {"state": "Fail"})[0] == 200
     failed = time.monotonic()
-    wait_for(lambda: f"trial {place.trial} was told failed elsewhere; this worker drops it" in worker.printed)
+    wait_until(lambda: f"trial {place.trial} was told failed elsewhere; this worker drops it" in worker.printed)
     assert time.monotonic() - failed < 5  # an epoch takes half of a second
-    wait_for(lambda: state_of(visitor, study_id, 1) == "Running")
+    wait_until(lambda: state_of(visitor, study_id, 1) == "Running")
     worker.send(signal.SIGTERM)
     assert worker.end() == 143
     assert [row.state for row in study.places] == ["failed", "waiting"]
@@ -57,7 +57,7 @@ def test_a_dashboard_survives_an_outage_of_its_database(drill, server):
     """While Postgres is away or stands still requests are told so, and after it the page goes on; SIGTERM ends it."""
     study = drill(trials=1, epochs=1)
     dashboard = study.begin("dashboard", "--port", "0", variables=GIVEN)
-    visitor, path = Visitor(address_of(dashboard)[0]), f"/api/studies/{study.opened.study_id}"
+    visitor, path = DashboardClient(address_of(dashboard)[0]), f"/api/studies/{study.opened.study_id}"
     assert SECRET not in dashboard.printed
     assert visitor.log_in(SECRET) == 303
     assert visitor.ask("GET", path)[0] == 200
@@ -76,7 +76,7 @@ def test_a_dashboard_survives_an_outage_of_its_database(drill, server):
         assert visitor.ask("GET", "/dashboard")[0] == 200
     finally:
         server.start()
-    wait_for(lambda: visitor.ask("GET", path)[0] == 200, 20)
+    wait_until(lambda: visitor.ask("GET", path)[0] == 200, 20)
     with ThreadPoolExecutor(AT_WORK) as pool:
         with server.frozen():
             hung = [pool.submit(visitor.ask, "GET", path) for _ in range(AT_WORK)]
@@ -95,7 +95,7 @@ def test_a_login_outlives_a_restart_and_a_read_only_dashboard_changes_nothing(dr
     """With the same given password a session goes on in the next dashboard, here a read-only one."""
     study = drill(trials=1, epochs=1)
     first = study.begin("dashboard", "--port", "0", variables=GIVEN)
-    visitor = Visitor(address_of(first)[0])
+    visitor = DashboardClient(address_of(first)[0])
     assert visitor.log_in(SECRET) == 303
     first.send(signal.SIGTERM)
     assert first.end(10) == 143
@@ -105,7 +105,7 @@ def test_a_login_outlives_a_restart_and_a_read_only_dashboard_changes_nothing(dr
     files = {"HPO_DASHBOARD_PASSWORD_FILE": str(secret), "HPO_DASHBOARD_PASSWORD": "short"}
     second = study.begin("dashboard", "--port", "0", "--read-only", *everywhere, variables=files)
     port = address_of(second)[0].rpartition(":")[2]
-    again = Visitor(f"http://127.0.0.1:{port}")
+    again = DashboardClient(f"http://127.0.0.1:{port}")
     again.cookie = visitor.cookie
     assert again.ask("GET", "/api/studies")[0] == 200
     path = f"/api/studies/{study.opened.study_id}"
@@ -142,7 +142,7 @@ def test_a_proxy_that_is_named_is_believed(drill):
     """Behind it wrong passwords count by visitor, and a login by TLS gets a cookie for TLS alone."""
     study = drill(trials=1, epochs=1)
     dashboard = study.begin("dashboard", "--port", "0", "--proxy", "127.0.0.1", variables=GIVEN)
-    visitor = Visitor(address_of(dashboard)[0])
+    visitor = DashboardClient(address_of(dashboard)[0])
     guesses = [visitor.log_in("wrong", **{"X-Forwarded-For": "192.0.2.1"}) for _ in range(12)]
     assert guesses[:5] == [403] * 5
     assert 429 in guesses[5:]  # where this machine is slow, some of them have waited

@@ -12,8 +12,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from storage.keys import CHECKPOINT_KEY, RESUMED_KEY
-from tests.disk import fill
-from tests.drill import Drill, changed, wait_for
+from tests.support.faulty_study import FaultyStudy, changed
+from tests.support.small_disk import fill
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.acceptance
 
@@ -40,7 +41,7 @@ def test_workers_killed_at_random_lose_nothing_and_change_nothing(drill):
     lives = [killed.worker() for _ in range(3)]
     for _ in range(10):
         victim = rng.choice(lives)
-        wait_for(lambda victim=victim: killed.place_of(victim))
+        wait_until(lambda victim=victim: killed.place_of(victim))
         time.sleep(rng.uniform(0.0, 0.7))
         victim.send(signal.SIGKILL)
         assert victim.end() == KILLED
@@ -56,11 +57,11 @@ def test_no_trial_notices_a_database_that_goes_away(drill, server):
     """Postgres restarted, crashed, cut off and stopped for longer than the grace time: no run breaks off."""
     study = drill(trials=4, epochs=10, step_seconds=0.2)
     lives = [study.worker() for _ in range(3)]
-    wait_for(lambda: all(study.place_of(life, epoch=1) for life in lives))
+    wait_until(lambda: all(study.place_of(life, epoch=1) for life in lives))
     server.restart("fast")
     server.restart("immediate")
     for _ in range(3):
-        wait_for(server.cut)
+        wait_until(server.cut)
         time.sleep(0.3)
     server.stop("fast")
     time.sleep(3)
@@ -75,10 +76,10 @@ def test_a_frozen_worker_drops_its_trial_and_goes_on(drill):
     """SIGSTOP past the grace time: another takes the trial; after SIGCONT the worker drops it and takes the next."""
     study = drill(trials=6, epochs=6, step_seconds=0.1)
     frozen = study.worker()
-    held = wait_for(lambda: study.place_of(frozen, epoch=1))
+    held = wait_until(lambda: study.place_of(frozen, epoch=1))
     frozen.send(signal.SIGSTOP)
     other = study.worker()
-    wait_for(lambda: study.places[held.number].worker == other.name)
+    wait_until(lambda: study.places[held.number].worker == other.name)
     frozen.send(signal.SIGCONT)
     assert [frozen.end(), other.end()] == [0, 0]
     assert holds(study).resumed == 1
@@ -93,9 +94,9 @@ def test_a_full_disk_delays_the_end_of_a_trial_and_no_more(drill, mount_small_di
     study = drill(trials=2, epochs=8, step_seconds=0.15)
     mount_small_disk(study.disk)
     life = study.worker()
-    wait_for(lambda: study.place_of(life, epoch=1))
+    wait_until(lambda: study.place_of(life, epoch=1))
     filler = fill(study.disk)
-    wait_for(lambda: "waiting for the artifact store: " in life.printed)
+    wait_until(lambda: "waiting for the artifact store: " in life.printed)
     assert [place.state for place in study.places] == ["running"]
     filler.unlink()
     assert life.end() == 0
@@ -109,10 +110,10 @@ def test_an_artifact_store_that_goes_away_and_comes_back(drill):
     study = drill(trials=2, epochs=8, step_seconds=0.15)
     store = study.store
     life = study.worker()
-    wait_for(lambda: study.place_of(life, epoch=1) and store.exists())
+    wait_until(lambda: study.place_of(life, epoch=1) and store.exists())
     store.rename(store.with_name("away"))
     store.write_text("a file in its place")
-    wait_for(lambda: "waiting for the artifact store: " in life.printed)
+    wait_until(lambda: "waiting for the artifact store: " in life.printed)
     store.unlink()
     store.with_name("away").rename(store)
     assert life.end() == 0
@@ -137,7 +138,7 @@ def test_a_damaged_checkpoint_costs_its_epochs_alone(drill):
     study = drill(trials=3, epochs=4, step_seconds=0.08)
     for place, harm in enumerate((damage, truncate, type(study.folder).unlink)):
         life = study.worker()
-        wait_for(lambda life=life, place=place: (now := study.place_of(life, epoch=2)) and now.number == place)
+        wait_until(lambda life=life, place=place: (now := study.place_of(life, epoch=2)) and now.number == place)
         life.send(signal.SIGTERM)
         assert life.end() == 143
         broken = study.trials[study.places[place].trial]
@@ -160,7 +161,7 @@ def test_clocks_and_zones_that_differ_harm_nobody(drill):
         study.worker(clock_seconds=3600, variables={"TZ": "Pacific/Auckland", "PGTZ": "Pacific/Auckland"}),
         study.worker(clock_seconds=-3600, variables={"TZ": "America/Anchorage", "PGTZ": "America/Anchorage"}),
     ]
-    wait_for(lambda: all(study.place_of(life, epoch=2) for life in lives))
+    wait_until(lambda: all(study.place_of(life, epoch=2) for life in lives))
     shown = study.begin("status", "--json", clock_seconds=3600)
     assert shown.end() == 0
     status = json.loads(shown.printed)
@@ -186,7 +187,7 @@ def test_a_worker_is_terminated_in_time_also_where_the_database_never_answers(dr
     """SIGTERM while Postgres stands still: exit 143 within 20 s, and the trial goes on when it is back."""
     study = drill(trials=1, epochs=40, step_seconds=0.1, grace_seconds=3.0)
     life = study.worker()
-    wait_for(lambda: study.place_of(life, epoch=1))
+    wait_until(lambda: study.place_of(life, epoch=1))
     with server.frozen():
         begun = time.monotonic()
         life.send(signal.SIGTERM)
@@ -277,7 +278,9 @@ def boundaries(server, tmp_path_factory, request):
     def play(case):
         name, faults = f"boundary_{abs(hash(case))}", lives_of(case)
         trials = 1 if len(faults) > 1 else 2  # with one place, the second worker has but the first one's trial to take
-        with Drill(folder / name, server.make_database(name), trials=trials, epochs=3, step_seconds=0.02) as study:
+        with FaultyStudy(
+            folder / name, server.make_database(name), trials=trials, epochs=3, step_seconds=0.02
+        ) as study:
             codes = [study.worker(**each).end() for each in [*faults, {}]]
             return codes, study.tally(), study.ends()
 

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from tests.drill import wait_for
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.acceptance
 
@@ -22,9 +22,9 @@ def test_a_search_is_paused_resumed_and_stopped_from_another_terminal(drill):
         return life.printed
 
     def are(state, count):
-        return wait_for(lambda: [place.state for place in study.places].count(state) == count)
+        return wait_until(lambda: [place.state for place in study.places].count(state) == count)
 
-    wait_for(lambda: all(place.epoch for place in study.places) and len(study.places) == 2)
+    wait_until(lambda: all(place.epoch for place in study.places) and len(study.places) == 2)
     assert 'the study "drill" is paused: its 2 workers leave their trials in the queue' in command("pause")
     are("waiting", 2)
     shown = json.loads(command("status", "--json"))

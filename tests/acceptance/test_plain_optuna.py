@@ -15,8 +15,9 @@ from optuna.study import MaxTrialsCallback
 from optuna.trial import TrialState
 
 from storage.database import parse_url
-from tests.disk import fill
-from tests.drill import PROCESSES, wait_for
+from tests.support.fork_server import PROCESSES
+from tests.support.small_disk import fill
+from tests.support.waiting import wait_until
 
 pytestmark = [
     pytest.mark.acceptance,
@@ -88,7 +89,7 @@ class Plain:
 
     def wait_for_step(self, step, trial=0):
         """Wait until a trial has done a step."""
-        wait_for(lambda: len(self.trials) > trial and self.trials[trial].user_attrs.get("steps", 0) >= step)
+        wait_until(lambda: len(self.trials) > trial and self.trials[trial].user_attrs.get("steps", 0) >= step)
 
     @property
     def trials(self):

@@ -16,7 +16,7 @@ import pytest
 
 from storage.database import connect, initialize
 from tests.conftest import ROOT, paint
-from tests.drill import wait_for
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.acceptance
 
@@ -113,7 +113,7 @@ def test_ctrl_c_hands_trials_back_and_the_same_command_resumes(drill):
     """Ctrl-C ends with 130 and running trials in the queue; the same command ends with exactly the budget."""
     study = drill(trials=3, epochs=12, step_seconds=0.1)
     search = study.begin("search", "--workers", "2")
-    wait_for(lambda: len(study.places) == 2 and all(place.epoch for place in study.places))
+    wait_until(lambda: len(study.places) == 2 and all(place.epoch for place in study.places))
     search.send(signal.SIGINT)
     assert search.end() == 130
     assert "the same command resumes" in search.printed

@@ -18,7 +18,7 @@ from storage.database import connect
 from storage.keys import RESUMED_KEY
 from tests.acceptance.test_search import status, write_study
 from tests.conftest import ROOT
-from tests.drill import wait_for
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.acceptance
 
@@ -102,7 +102,7 @@ def test_a_job_whose_time_is_up_goes_on_where_it_was(hpo, tmp_path, photos, data
     (tmp_path / "storage").write_text(database)
     assert hpo("init", "study.toml", HPO_STORAGE=database).returncode == 0
     with task(tmp_path) as script:
-        wait_for(lambda: has_trained(database), seconds=120)
+        wait_until(lambda: has_trained(database), seconds=120)
         step = psutil.Process(int((tmp_path / "step.pid").read_text()))
         for process in [*step.children(recursive=True), step]:  # as Slurm does
             with suppress(psutil.NoSuchProcess):

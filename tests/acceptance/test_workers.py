@@ -14,7 +14,7 @@ import pytest
 
 from storage.embedded.server import data_folder, embedded_postgres
 from tests.acceptance.test_search import status, write_study
-from tests.drill import wait_for
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.acceptance
 
@@ -79,12 +79,12 @@ def test_a_killed_worker_is_started_again_and_leaves_nothing_behind(tmp_path, st
     with started(
         tmp_path, "workers", "study.toml", "--workers", "2", program=("own.py",), env=with_storage(database)
     ) as workers:
-        killed = wait_for(
+        killed = wait_until(
             lambda: (now := status(hpo, HPO_STORAGE=database)) and [w["pid"] for w in now["workers"] if w["epoch"]]
         )[0]
         orphan = Path("/proc") / (tmp_path / f"{killed}.orphan").read_text()
         os.kill(killed, signal.SIGKILL)
-        wait_for(lambda: not orphan.exists())
+        wait_until(lambda: not orphan.exists())
         out, _ = workers.communicate(timeout=180)
     assert workers.returncode == 0, out
     assert f":{killed} has died: ended by signal 9 (Killed); it starts again in 1 s" in out
@@ -135,7 +135,7 @@ def test_sigterm_hands_all_trials_back(tmp_path, study, database, hpo):
     """SIGTERM ends all workers, with their trials in the queue, within 20 seconds; none is started again."""
     study(trials=4, epochs=200)
     with started(tmp_path, "workers", "study.toml", "--workers", "2", env=with_storage(database)) as workers:
-        wait_for(
+        wait_until(
             lambda: (now := status(hpo, HPO_STORAGE=database)) and sum(bool(w["epoch"]) for w in now["workers"]) == 2
         )
         begun = time.monotonic()
@@ -156,7 +156,7 @@ def test_a_signal_reaches_the_workers(tmp_path, study, database, number, code):
     with started(
         tmp_path, "workers", "study.toml", "--workers", "1", program=("own.py",), env=with_storage(database)
     ) as workers:
-        wait_for((tmp_path / "up").exists)
+        wait_until((tmp_path / "up").exists)
         workers.send_signal(number)
         out, _ = workers.communicate(timeout=20)
     assert workers.returncode == code, out
@@ -172,7 +172,7 @@ def test_a_frozen_database_keeps_no_signal_from_the_workers(tmp_path, photos, hp
         with started(
             tmp_path, "workers", "study.toml", "--workers", "1", program=("own.py",), env=with_storage(url)
         ) as workers:
-            wait_for((tmp_path / "up").exists)
+            wait_until((tmp_path / "up").exists)
             server = int((data_folder(tmp_path / "server") / "data" / "postmaster.pid").read_text().split()[0])
             backends = map(int, Path(f"/proc/{server}/task/{server}/children").read_text().split())
             frozen = [server, *backends]
@@ -204,7 +204,7 @@ def test_a_second_interrupt_ends_workers_that_do_not_end(tmp_path, study, databa
         env=with_storage(database),
         preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN),
     ) as workers:
-        wait_for((tmp_path / "deaf").exists)
+        wait_until((tmp_path / "deaf").exists)
         workers.send_signal(signal.SIGHUP)
         workers.send_signal(signal.SIGINT)
         assert "has started" in workers.stdout.readline()
@@ -245,7 +245,7 @@ def test_a_search_outlives_the_crash_of_its_embedded_postgres(tmp_path, photos, 
     write_study(tmp_path, trials=4, epochs=30)
     variables = {name: value for name, value in os.environ.items() if name != "HPO_STORAGE"}
     with started(tmp_path, "search", "study.toml", "--workers", "2", env=variables) as search:
-        wait_for(lambda: (now := status(hpo)) and any(w["epoch"] for w in now["workers"]))
+        wait_until(lambda: (now := status(hpo)) and any(w["epoch"] for w in now["workers"]))
         pid_file = data_folder(tmp_path / ".hpo") / "data" / "postmaster.pid"
         os.kill(int(pid_file.read_text().split()[0]), signal.SIGKILL)
         out, _ = search.communicate(timeout=180)

@@ -8,8 +8,8 @@ import signal
 import pytest
 
 from storage.keys import PICTURES
-from tests.drill import wait_for
-from tests.visitor import address_of
+from tests.support.dashboard_client import address_of
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.browser
 
@@ -52,10 +52,10 @@ def test_a_trial_is_looked_at_in_the_browser(drill, page, shoot):
     assert sorted(page.locator("tbody tr td:first-child").all_inner_texts()) == ["blue", "green", "red"]
     shoot("trial-note")
     images = page.locator("img[src^='/artifacts/']")
-    wait_for(lambda: images.count() >= len(PICTURES))
+    wait_until(lambda: images.count() >= len(PICTURES))
     for number in range(images.count()):
         images.nth(number).scroll_into_view_if_needed()
-        wait_for(lambda number=number: images.nth(number).evaluate("image => image.naturalWidth") > 100)
+        wait_until(lambda number=number: images.nth(number).evaluate("image => image.naturalWidth") > 100)
     for name in PICTURES:
         page.get_by_text(name, exact=False).first.wait_for()
     shoot("trial-pictures")
@@ -82,7 +82,7 @@ def test_a_note_is_written_in_the_browser(drill, page, shoot):
     page.get_by_role("button", name="Save").click()
     page.get_by_role("heading", name="For Monday").wait_for()
     shoot("note-saved")
-    kept = wait_for(lambda: study.opened.storage.get_study_system_attrs(study.opened.study_id))
+    kept = wait_until(lambda: study.opened.storage.get_study_system_attrs(study.opened.study_id))
     assert kept == {"dashboard:note_ver": 1, "dashboard:note_str:0": "# For Monday"}
 
 
@@ -92,7 +92,7 @@ def test_a_running_trial_is_failed_in_the_browser(drill, page, shoot):
     worker, address = study.worker(), begin(study)
     log_in(page, address)
     page.wait_for_url("**/dashboard/studies/*")
-    wait_for(lambda: study.place_of(worker, epoch=1))
+    wait_until(lambda: study.place_of(worker, epoch=1))
     page.goto(f"{address}dashboard/studies/{study.opened.study_id}/note")
     page.get_by_role("cell", name=re.compile("of 60")).wait_for()
     shoot("workers")
@@ -100,8 +100,8 @@ def test_a_running_trial_is_failed_in_the_browser(drill, page, shoot):
     page.get_by_role("button", name="Fail Trial").click()
     page.get_by_text("Successfully updated trial").wait_for()
     shoot("failed")
-    wait_for(lambda: "trial 0 was told failed elsewhere; this worker drops it" in worker.printed, 10)
-    wait_for(lambda: "epoch 1" in study.log(1))
+    wait_until(lambda: "trial 0 was told failed elsewhere; this worker drops it" in worker.printed, 10)
+    wait_until(lambda: "epoch 1" in study.log(1))
     page.goto(f"{address}dashboard/studies/{study.opened.study_id}/trials?numbers=0")
     page.get_by_text("told so from outside").wait_for()
     page.goto(f"{address}dashboard/studies/{study.opened.study_id}/trials?numbers=1")

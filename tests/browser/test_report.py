@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.conftest import paint
-from tests.drill import wait_for
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.browser
 
@@ -27,10 +27,10 @@ def test_a_report_draws_its_charts_and_asks_for_nothing(drill, page, shoot, tmp_
     page.on("dialog", lambda dialog: said.append(dialog.message))
     page.goto(f"file://{study.folder}/report.html")
     charts = page.locator(".chart")
-    wait_for(lambda: page.locator("details:not([open]) .chart").count() + drawn(page) == charts.count())
+    wait_until(lambda: page.locator("details:not([open]) .chart").count() + drawn(page) == charts.count())
     assert charts.count() >= 8
     page.locator("details").evaluate_all("folds => folds.forEach(fold => fold.open = true)")
-    wait_for(lambda: drawn(page) == charts.count())
+    wait_until(lambda: drawn(page) == charts.count())
     page.locator("#classes").get_by_text(EVIL, exact=True).wait_for()
     pictures = page.locator("img")
     assert pictures.evaluate_all("all => all.map(each => each.src.slice(0, 15))") == ["data:image/png;"] * 3

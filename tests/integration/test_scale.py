@@ -10,7 +10,7 @@ from sqlalchemy import event
 
 from benchmarks.bare_worker import EPOCHS, BareWorker, create_study, study_file, suggest, work
 from storage.database import initialize
-from tests.tally import count
+from tests.support.tally import count
 
 pytestmark = pytest.mark.integration
 

@@ -10,7 +10,7 @@ from tests.conftest import ROOT
 
 pytestmark = pytest.mark.unit
 
-COMPOSE_FILES = sorted(ROOT.glob("docker-compose*.yml"))
+COMPOSE_FILES = [ROOT / "docker-compose.yml", *sorted((ROOT / "deploy/compose").glob("*.yml"))]
 USED = re.compile(r"(?<!\$)\$\{(\w+)(?::-((?:[^{}]|\{[^{}]*\})*))?")  # with what stands for it where it is not set
 PASSED_ON = re.compile(r"^ +([A-Z_]+):(?: #.*)?$", re.MULTILINE)
 EXPLAINED = re.compile(r"^#([A-Z_]+)=(.*)$", re.MULTILINE)
@@ -32,7 +32,7 @@ def test_every_variable_of_the_compose_files_is_explained_with_its_default():
 
 def test_scripts_of_the_image_are_shell():
     """Each script of the image can be read by the plainest shell."""
-    scripts = sorted((ROOT / "docker").glob("*.sh"))
+    scripts = sorted((ROOT / "deploy/image").glob("*.sh"))
     assert len(scripts) == 3
     for script in scripts:
         subprocess.run(["sh", "-n", script], check=True)
@@ -40,7 +40,7 @@ def test_scripts_of_the_image_are_shell():
 
 def test_a_password_that_the_dashboard_would_refuse_is_refused_before():
     """The dashboard's own password has to be as long for the service that stores it as for the dashboard itself."""
-    [shortest] = re.findall(r"wc --chars\)\" -ge (\d+) ", (ROOT / "docker/passwords.sh").read_text())
+    [shortest] = re.findall(r"wc --chars\)\" -ge (\d+) ", (ROOT / "deploy/image/passwords.sh").read_text())
     assert int(shortest) == SHORTEST_PASSWORD
 
 

@@ -18,7 +18,7 @@ from hpo.cli import parser
 from hpo.search.supervisor import STOP_SECONDS
 from hpo.study.study_file import read_study_file
 from tests.conftest import ROOT
-from tests.drill import wait_for
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.unit
 
@@ -83,7 +83,7 @@ def test_the_manifests_are_what_kubernetes_takes(manifests, version):
 
 def test_pods_are_as_locked_up_as_the_restricted_standard_wants(manifests):
     """No pod runs as root or may become it; none can write to its image or speak to Kubernetes."""
-    dockerfile = (ROOT / "Dockerfile").read_text()
+    dockerfile = (ROOT / "deploy/image/Dockerfile").read_text()
     user = int(re.search(r"^USER (\d+)", dockerfile, re.MULTILINE)[1])
     home = re.search(r"\bHOME=(\S+)", dockerfile)[1]
     for template in pods(manifests).values():
@@ -144,7 +144,7 @@ def test_a_shell_that_waits_ends_at_sigterm(manifests, tmp_path, name, hpo):
     stand_in.chmod(0o755)
     environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
     with subprocess.Popen(commands[name], env=environment, start_new_session=True) as shell:
-        wait_for((tmp_path / "begun").exists)
+        wait_until((tmp_path / "begun").exists)
         begun = time.monotonic()
         shell.terminate()
         code = shell.wait(timeout=10)
@@ -322,7 +322,7 @@ def test_the_script_outlives_a_signal_until_hpo_has_ended(tmp_path):
     on_term = f"trap 'sleep 0.5; touch {tmp_path}/done; kill $!; exit 143' TERM"
     job = Job(tmp_path, hpo=f"{on_term}; echo $$ > {tmp_path}/pid; sleep 9 & wait")
     with job.begin("study.toml") as script:
-        pid = int(wait_for(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text()))
+        pid = int(wait_until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text()))
         script.send_signal(signal.SIGTERM)
         os.kill(pid, signal.SIGTERM)
         out, _ = script.communicate(timeout=30)

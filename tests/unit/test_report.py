@@ -13,7 +13,7 @@ import pytest
 from hpo.cli import parser
 from hpo.errors import HpoError
 from hpo.report.page import Report, embedded, refuse_bad_path, write_report
-from tests.disk import NoSmallDiskError, small_disk
+from tests.support.small_disk import NoSmallDiskError, small_disk
 
 pytestmark = pytest.mark.unit
 

@@ -16,12 +16,12 @@ from tempfile import TemporaryDirectory
 import psutil
 from sqlalchemy import text
 
-import tests.faulty
 from storage.keys import CHECKPOINT_KEY
-from tests.disk import NoSmallDiskError, fill, small_disk
-from tests.drill import Drill, changed
-from tests.faulty import VARIABLE, Faults
-from tests.server import Server
+from tests.support import faulty_hpo
+from tests.support.faulty_hpo import VARIABLE, Faults
+from tests.support.faulty_study import FaultyStudy, changed
+from tests.support.postgres_server import PostgresServer
+from tests.support.small_disk import NoSmallDiskError, fill, small_disk
 
 EPOCHS = 10
 HOSTS = (  # two searches on one study, as if on hosts that do not agree on the time
@@ -52,7 +52,14 @@ class Search:
     """`hpo search` with two workers on one host, started again whenever it has ended too early."""
 
     def __init__(self, drill, *, clock_seconds, zone, step_seconds, output):
-        self._command = [sys.executable, tests.faulty.__file__, "search", str(drill.file.path), "--workers", "2"]
+        self._command = [
+            sys.executable,
+            faulty_hpo.__file__,
+            "search",
+            str(drill.file.path),
+            "--workers",
+            "2",
+        ]
         faults = Faults(step_seconds=step_seconds, clock_seconds=clock_seconds)
         ours = {"HPO_STORAGE": drill.url, VARIABLE: faults.as_text(), "TZ": zone, "PGTZ": zone}
         self._environment, self._folder, self._output = {**os.environ, **ours}, drill.folder, output
@@ -239,10 +246,10 @@ def main():
     with TemporaryDirectory(prefix="hpo-chaos-") as name, ExitStack() as stack:
         folder = Path(name)
         folder.chmod(0o711)  # for the account of root's Postgres
-        server = Server(folder)
+        server = PostgresServer(folder)
         stack.callback(server.stop)
         settings = {"trials": arguments.trials, "epochs": EPOCHS}
-        drill = stack.enter_context(Drill(folder / "chaos", server.make_database("chaos"), **settings))
+        drill = stack.enter_context(FaultyStudy(folder / "chaos", server.make_database("chaos"), **settings))
         try:
             stack.enter_context(small_disk(drill.disk, DISK_MEGABYTES))
         except NoSmallDiskError as error:
@@ -250,7 +257,7 @@ def main():
         output = stack.enter_context((folder / "output").open("w+"))
         problems = run(drill, server, arguments, output)
         tally = drill.tally()
-        calm = stack.enter_context(Drill(folder / "calm", server.make_database("calm"), **settings))
+        calm = stack.enter_context(FaultyStudy(folder / "calm", server.make_database("calm"), **settings))
         assert calm.worker(grace_seconds=None).end(600) == 0
         expected = calm.ends()
         other = changed(drill.ends(), expected)

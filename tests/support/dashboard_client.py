@@ -8,7 +8,7 @@ import re
 from contextlib import closing
 from urllib.parse import urlencode, urlsplit
 
-from tests.drill import wait_for
+from tests.support.waiting import wait_until
 
 ADDRESS = re.compile(
     r"the dashboard of the study: (http://\S+)\n(?:password, for this time: (\S+)\n)?[\s\S]*Ctrl-C ends it"
@@ -17,12 +17,12 @@ ADDRESS = re.compile(
 
 def address_of(dashboard):
     """Where a dashboard that was begun is to be found, and the password that it has made; once it is there."""
-    shown = wait_for(lambda: ADDRESS.search(dashboard.printed) or (not dashboard.runs and dashboard.printed))
+    shown = wait_until(lambda: ADDRESS.search(dashboard.printed) or (not dashboard.runs and dashboard.printed))
     assert not isinstance(shown, str), shown
     return shown[1], shown[2]
 
 
-class Visitor:
+class DashboardClient:
     """A program that speaks HTTP, with the cookie that it got."""
 
     def __init__(self, address):

@@ -21,13 +21,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-SOURCE = Path(__file__).parents[1]
+SOURCE = Path(__file__).parents[2]
 STUDY = "demo/study.toml"
-CPU = ("docker-compose.yml", "docker-compose.cpu.yml")
+CPU = ("docker-compose.yml", "deploy/compose/cpu.yml")
 FILES = (
     ("docker-compose.yml",),
     CPU,
-    *((*base, f"docker-compose.{name}.yml") for base in (CPU[:1], CPU) for name in ("join", "s3", "secrets", "share")),
+    *((*base, f"deploy/compose/{name}.yml") for base in (CPU[:1], CPU) for name in ("join", "s3", "secrets", "share")),
 )
 ANOTHER_USER = 1000  # who owns the clone, where this runs as root
 TAG = "compose-test"
@@ -231,7 +231,7 @@ def refuse_what_cannot_work(project, password):
     secrets.mkdir(mode=0o700)
     (secrets / "postgres_password").write_text("long enough, and not the one that is there\n")
     (secrets / "dashboard_password").write_text("elf Ümläute\n", encoding="utf-8")  # 13 bytes
-    project.files = (*CPU, "docker-compose.secrets.yml")
+    project.files = (*CPU, "deploy/compose/secrets.yml")
     refused = project.compose("run", "--rm", "-T", "passwords", check=False)
     project.files = CPU
     assert refused.returncode == 1, refused
@@ -370,7 +370,7 @@ def share(project, other):
     secrets = project.folder / "secrets"
     make_certificate(secrets, network)
     project.variables |= {"HPO_POSTGRES_ADDRESS": network, "HPO_POSTGRES_PORT": port}
-    project.files = (*CPU, "docker-compose.share.yml")
+    project.files = (*CPU, "deploy/compose/share.yml")
     limit = ended(project) + 2
     study = project.folder / STUDY
     study.write_text(re.sub(r"trials = \d+", f"trials = {limit}", study.read_text()))
@@ -384,7 +384,7 @@ def share(project, other):
     stored.write_text(url.replace("verify-full", "disable"))
     stored.chmod(0o600)
     give_to(other.folder, ANOTHER_USER)
-    other.files = (*CPU, "docker-compose.join.yml")
+    other.files = (*CPU, "deploy/compose/join.yml")
     other.variables["HPO_ARTIFACTS_FOLDER"] = run(
         "docker", "volume", "inspect", "--format", "{{.Mountpoint}}", f"{project.name}_artifacts"
     ).strip()

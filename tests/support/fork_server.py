@@ -12,7 +12,7 @@ from pathlib import Path
 
 LAZY = ("albumentations", "alembic.command", "optuna.storages._rdb.storage", "psycopg2.extras", "scipy.special")
 PRELOADED = (
-    "tests.faulty",
+    "tests.support.faulty_hpo",
     "hpo.worker.worker",
     "hpo.search.search",
     "hpo.bundle.export",

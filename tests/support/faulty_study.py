@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import signal
-import time
 import uuid
 from dataclasses import dataclass
-from multiprocessing.connection import wait
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -19,9 +16,9 @@ from storage.artifacts.artifacts import fetch_file
 from storage.keys import WEIGHTS_NAME
 from storage.study_rows import places
 from tests.conftest import STORAGE_VARIABLES, paint
-from tests.faulty import Faults, linear, run
-from tests.forked import PROCESSES, REAPING
-from tests.tally import ENDS, count
+from tests.support.faulty_hpo import Faults, linear
+from tests.support.hpo_process import HpoProcess
+from tests.support.tally import ENDS, count
 from trainer.extensions import Extensions
 
 COLOURS = {"red": (200, 60, 60), "green": (60, 200, 60), "blue": (60, 60, 200)}
@@ -62,16 +59,6 @@ class Ended:
     weights: str
 
 
-def wait_for(condition, seconds=60.0):
-    """Wait until the condition gives something true; returns that."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if found := condition():
-            return found
-        time.sleep(0.05)
-    raise AssertionError(f"not within {seconds} s")
-
-
 def changed(ends, calm):
     """The places whose trials ended otherwise than they do where nothing happens to them.
 
@@ -82,39 +69,7 @@ def changed(ends, calm):
     return [place for place, end in ends.items() if end != calm[place] and (place not in others or len(others) > 2)]
 
 
-class Life:
-    """A command in a process of its own."""
-
-    def __init__(self, folder, arguments, variables, faults):
-        self.name, self._output = None, folder / f"{uuid.uuid4().hex}.out"
-        self._process = PROCESSES.Process(target=run, args=(folder, self._output, arguments, variables, faults))
-        with REAPING:
-            self._process.start()
-
-    def send(self, number):
-        """Send it a signal."""
-        os.kill(self._process.pid, number)
-
-    @property
-    def runs(self):
-        """Whether it still does."""
-        with REAPING:
-            return self._process.is_alive()
-
-    def end(self, seconds=120.0):
-        """Wait for its end; returns its exit code, or less the number of the signal that ended it."""
-        assert wait([self._process.sentinel], seconds), f"it still runs: {self.printed}"
-        with REAPING:
-            self._process.join()
-            return self._process.exitcode
-
-    @property
-    def printed(self):
-        """All that it has printed so far."""
-        return self._output.read_text() if self._output.exists() else ""
-
-
-class Drill:
+class FaultyStudy:
     """A study in a folder and a database of its own, and what runs on it.
 
     Args:
@@ -153,7 +108,7 @@ class Drill:
         """Start a command on the study, with its faults."""
         clean = dict.fromkeys(STORAGE_VARIABLES, "")
         environment = {**clean, "HPO_STORAGE": self.url, **(variables or {})}
-        life = Life(
+        life = HpoProcess(
             self.folder,
             [command, str(self.file.path), *arguments],
             environment,

@@ -22,7 +22,7 @@ fsync = off
 """
 
 
-class Server:
+class PostgresServer:
     """A server on a free port of this machine, which asks for a password.
 
     Args:

@@ -1,0 +1,46 @@
+"""A command of `hpo` that runs in the background: it gets signals, and its output and exit code are read."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from multiprocessing.connection import wait
+
+from tests.support.faulty_hpo import run
+from tests.support.fork_server import PROCESSES, REAPING
+
+
+class HpoProcess:
+    """A command of `hpo`, with its faults, in a process of its own.
+
+    Attributes:
+        name: of the worker that it runs; None where it runs another command.
+    """
+
+    def __init__(self, folder, arguments, variables, faults):
+        self.name, self._output = None, folder / f"{uuid.uuid4().hex}.out"
+        self._process = PROCESSES.Process(target=run, args=(folder, self._output, arguments, variables, faults))
+        with REAPING:
+            self._process.start()
+
+    def send(self, number):
+        """Send it a signal."""
+        os.kill(self._process.pid, number)
+
+    @property
+    def runs(self):
+        """Whether it still does."""
+        with REAPING:
+            return self._process.is_alive()
+
+    def end(self, seconds=120.0):
+        """Wait for its end; returns its exit code, or less the number of the signal that ended it."""
+        assert wait([self._process.sentinel], seconds), f"it still runs: {self.printed}"
+        with REAPING:
+            self._process.join()
+            return self._process.exitcode
+
+    @property
+    def printed(self):
+        """All that it has printed so far."""
+        return self._output.read_text() if self._output.exists() else ""
