@@ -127,7 +127,7 @@ def run_check(options: argparse.Namespace) -> int:
     file = _file(options)
     report = run_checks(file, options.url, visible_gpus(options.cuda_visible_devices), Progress(Console(stderr=True)))
     if options.json:
-        print(json.dumps(report.as_json(), indent=2))  # in ASCII, so that it holds any name of a file
+        print(json.dumps(report.as_json(), indent=2, allow_nan=False))  # in ASCII, so that it holds any name of a file
     else:
         Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH).print(render(report.findings))
     if options.groups is not None:
@@ -247,7 +247,7 @@ def run_status(options: argparse.Namespace) -> int:
     with _study(options, OutageRetry() if options.watch else None) as (file, url, opened):
         snapshot = take_snapshot(file, url, opened)
         if options.json:
-            print(json.dumps(snapshot.as_json(), indent=2, ensure_ascii=False))
+            print(json.dumps(snapshot.as_json(), indent=2, ensure_ascii=False, allow_nan=False))
         elif not options.watch:
             console.print(render(snapshot))
         else:
@@ -329,7 +329,8 @@ def run_predict(options: argparse.Namespace) -> int:
     )
     if options.json:
         used = {"bundles": [str(bundle.folder) for bundle in bundles], "voting": options.voting, "tta": options.tta}
-        print(json.dumps({"images": len(images.files), **used, "metrics": metrics}, indent=2, ensure_ascii=False))
+        shown = {"images": len(images.files), **used, "metrics": metrics}
+        print(json.dumps(shown, indent=2, ensure_ascii=False, allow_nan=False))
         return EXIT_DONE
     voted = f", {len(bundles)} bundles by {options.voting} voting" if len(bundles) > 1 else ""
     print(f"{len(images.files)} images -> {options.output}{voted}")
@@ -380,22 +381,25 @@ def run_report(options: argparse.Namespace) -> int:
 
 def run_list(options: argparse.Namespace) -> int:
     """`hpo list`: the studies of a storage."""
-    from hpo.study.open_study import list_studies, storage_url
+    from hpo.study.open_study import storage_url
+    from hpo.study.study_list import list_studies
+    from trainer.extensions import Extensions
 
+    extensions = options.extensions or Extensions()
     if options.study:
         with storage_url(_file(options), options.url, create=False) as url:
-            studies = list_studies(url)
+            studies = list_studies(url, extensions)
     elif options.url:
         _quiet_optuna()
-        studies = list_studies(options.url)
+        studies = list_studies(options.url, extensions)
     else:
         raise HpoError("list: name a study file, or give --storage, to say which storage is meant")
     if options.json:
-        print(json.dumps(studies, indent=2, ensure_ascii=False))
+        listed = [study.as_json() for study in studies]
+        print(json.dumps(listed, indent=2, ensure_ascii=False, allow_nan=False))
         return EXIT_DONE
     for study in studies:
-        best = "none complete" if study["best_macro_f1"] is None else f"best macro-F1 {study['best_macro_f1']:.4f}"
-        print(f"{study['name']}: {study['trials']} trials, {best}")
+        print(study.line())
     if not studies:
         print("no studies")
     return EXIT_DONE

@@ -20,7 +20,8 @@ from hpo.bundle.prediction import find_images
 from hpo.bundle.pseudo_labels import CONFIDENCE, choose, join
 from hpo.errors import HpoError
 from hpo.hardware import cores
-from hpo.study.open_study import best_trial, count_test_use, model_of, recipe_of
+from hpo.study.open_study import count_test_use, model_of, recipe_of
+from hpo.study.ranking import best_trial
 from hpo.study.settings import PACKAGES, check_settings
 from storage.keys import BEST_EPOCH_KEY
 from trainer.device import choose_device
@@ -80,7 +81,7 @@ def export_best(
         StorageError: the trial's own weights are not here.
         DataError: images that cannot be read.
     """
-    trial = best_trial(opened.study, file.space.extensions)
+    trial = best_trial(opened)
     if trial is None:
         raise HpoError(f"export: no trial is complete yet; `hpo status {file.path.name}` shows how far the search is")
     data, device = file.data.load(file.folder / "pixels"), choose_device()
@@ -131,7 +132,8 @@ def export_best(
             "test_uses": uses,
         }
         recipe.write(temporary / RECIPE)
-        (temporary / INFO).write_text(json.dumps(info, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        text = json.dumps(info, indent=2, ensure_ascii=False, allow_nan=False)
+        (temporary / INFO).write_text(f"{text}\n", encoding="utf-8")
     return info
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from optuna.trial import TrialState
 
-from hpo.study.open_study import model_of, recipe_of
+from hpo.study.open_study import model_of, recipe_of, space_of
+from hpo.study.ranking import ranked
 from storage.errors import StorageError
 from trainer.device import choose_device
 from trainer.predict import Member, predict
@@ -42,14 +42,15 @@ def find_label_errors(
     Returns:
         A finding; None where no trial is complete yet.
     """
-    complete = opened.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    space = space_of(opened.study, file.space.extensions)
+    complete = list(ranked(opened.study.get_trials(deepcopy=False), space))
     if not complete:
         return None
     images = np.array([image for image in data.split.valid.tolist() if image not in broken], np.int64)
     files = [data.index.root / data.index.paths[image] for image in images]
     found: list[NDArray[np.float32]] = []
     device = choose_device()
-    for trial in sorted(complete, key=lambda trial: (-(trial.value or 0.0), trial.number)):
+    for trial in complete:
         try:
             model = model_of(trial, opened, file.space.extensions, len(data.index.classes), device)
         except StorageError:  # kept on another machine, or no longer

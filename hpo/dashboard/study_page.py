@@ -7,9 +7,9 @@ import re
 import threading
 from collections import defaultdict
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from optuna.trial import TrialState
 from optuna_dashboard._custom_plot_data import get_plotly_graph_objects
 from optuna_dashboard._inmemory_cache import InMemoryCache, get_cached_extra_study_property
 from optuna_dashboard._serializer import serialize_frozen_trial, serialize_study_detail
@@ -17,6 +17,7 @@ from optuna_dashboard._storage import get_study
 
 from hpo.dashboard.notes import note_of_study, note_of_trial, with_ours
 from hpo.study.open_study import space_of
+from hpo.study.ranking import ranked
 from hpo.study.status import take_snapshot
 from storage.artifacts.artifacts import kept_files
 from storage.keys import ARTIFACT_KEY
@@ -81,9 +82,8 @@ class StudyPage:
             if match := OF_A_TRIAL.match(key):
                 attributes[int(match[1])][key] = value
 
-        complete = [trial for trial in trials if trial.state is TrialState.COMPLETE]
-        best_first = sorted(complete, key=lambda trial: (-(trial.value or 0.0), trial.number))
-        with_curve = {trial.number for trial in (*best_first[:CURVES], *trials[-CURVES:])}
+        best_first = list(islice(ranked(trials, self._space), CURVES))
+        with_curve = {trial.number for trial in (*best_first, *trials[-CURVES:])}
 
         def text_of(trial: FrozenTrial) -> str:
             trial_id = trial._trial_id  # noqa: SLF001 - no public name
@@ -130,4 +130,4 @@ class StudyPage:
 
 
 def _json(value: Any) -> str:
-    return json.dumps(value, separators=(",", ":"))
+    return json.dumps(value, separators=(",", ":"), allow_nan=False)

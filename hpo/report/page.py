@@ -181,7 +181,8 @@ def _template() -> Any:
 
 def embedded(chart: Chart) -> Markup:
     """A chart as JSON within a script element, which no text in it can end."""
-    return Markup(json.dumps(chart, separators=(",", ":")).replace("<", "\\u003c"))  # noqa: S704 - escaped here
+    text = json.dumps(chart, separators=(",", ":"), allow_nan=False)
+    return Markup(text.replace("<", "\\u003c"))  # noqa: S704 - escaped here
 
 
 def _hash(script: str) -> str:

@@ -14,9 +14,10 @@ import optuna
 from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.trial import FixedTrial, TrialState, create_trial
 
-from hpo.study.open_study import default_trial, space_of
+from hpo.study.open_study import space_of
+from hpo.study.ranking import counts, find_default
 from hpo.study.status import STATES, take_snapshot
-from storage.keys import BEST_EPOCH_KEY, REPEATS_KEY, SETTINGS_KEY, TEST_USE_KEY
+from storage.keys import REPEATS_KEY, SETTINGS_KEY, TEST_USE_KEY
 from trainer.recipe import used_fields
 from trainer.space import Choice, suggest
 
@@ -141,7 +142,7 @@ def read_results(file: StudyFile, url: str, opened: OpenStudy, now: datetime) ->
         attributes[SETTINGS_KEY],
         [outcome for _, outcome in sorted(found.items()) if outcome],
         trials[snapshot.best.number] if snapshot.best else None,
-        default_trial(opened.study, file.space.extensions),
+        find_default(trials, space),
         [number for number, outcome in sorted(found.items()) if outcome is None],
         sum(REPEATS_KEY in trial.user_attrs for trial in trials),
         sum(key.startswith(TEST_USE_KEY) for key in attributes),
@@ -159,7 +160,7 @@ def _outcome_of(
         recipe = None
     complete = trial.state is TrialState.COMPLETE
     curve = {epoch: f1 for epoch, f1 in trial.intermediate_values.items() if math.isfinite(f1)}  # ours all are
-    if trial.state in OF_OTHERS and (recipe is None or (complete and BEST_EPOCH_KEY not in trial.user_attrs)):
+    if (complete and not counts(trial, space)) or (trial.state is TrialState.PRUNED and recipe is None):
         return None
     value = trial.value if complete else max(curve.values(), default=None)
     if place is None:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from hpo.errors import EXIT_DONE, HpoError
 from hpo.search.supervisor import supervise
-from hpo.study.open_study import best_trial, create_study, default_trial, load_study
+from hpo.study.open_study import create_study, load_study
+from hpo.study.ranking import best_trial, default_trial
 from hpo.units import duration, show_bytes
 from storage.halts import end_halt, halt_in_force
 from storage.keys import ORIGIN_KEY
@@ -176,10 +177,10 @@ def summary_lines(
     if snapshot.best is None:
         return lines
     lines.append(f"winner: trial {snapshot.best.number}, validation macro-F1 {snapshot.best.macro_f1:.4f}")
-    default = default_trial(opened.study, file.space.extensions)
+    default = default_trial(opened)
     if default and default.number != snapshot.best.number and default.value is not None:
         lines.append(f"the default recipe (trial {default.number}) reached {default.value:.4f}")
-    winner = best_trial(opened.study, file.space.extensions)
+    winner = best_trial(opened)
     if winner and (origin := winner.user_attrs.get(ORIGIN_KEY)):
         lines.append(f'it was taken over: trial {origin["trial"]} of "{origin["study"]}"')
     if winner and (of_classes := winner.user_attrs.get("metrics", {}).get("per_class")):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import optuna
 from optuna.trial import FixedTrial, TrialState
@@ -21,7 +21,6 @@ from storage.database import connect, initialize, one_at_a_time
 from storage.embedded.server import embedded_postgres, has_postgres
 from storage.heartbeat import GRACE_SECONDS
 from storage.keys import (
-    BEST_EPOCH_KEY,
     DEFAULT_KEY,
     ID_KEY,
     MICRO_BATCH_KEY,
@@ -181,19 +180,6 @@ def probe_artifacts(file: StudyFile) -> None:
         probe(open_store(file.artifacts))
 
 
-def list_studies(url: str) -> list[dict[str, Any]]:
-    """Name, number of trials and best macro-F1 of each study in a storage, by name."""
-    storage = connect(url)
-    return [
-        {
-            "name": summary.study_name,
-            "trials": summary.n_trials,
-            "best_macro_f1": summary.best_trial.value if summary.best_trial else None,
-        }
-        for summary in sorted(optuna.get_all_study_summaries(storage), key=lambda summary: summary.study_name)
-    ]
-
-
 def refuse_if_at_work(opened: OpenStudy) -> None:
     """Raise HpoError while a worker of the study beats."""
     there = [row for row in opened.rows.read().workers if not row.gone]
@@ -211,41 +197,6 @@ def delete_study(opened: OpenStudy) -> None:
         raise HpoError("study: the role may not delete it; use the role that owns the tables")
     opened.rows.remove_files(opened.artifacts, opened.owner)
     opened.storage.delete_study(opened.study_id)
-
-
-def best_trial(study: optuna.Study, extensions: Extensions) -> FrozenTrial | None:
-    """The complete trial with the highest validation macro-F1, the earliest of equals; None before the first.
-
-    One that was told or added from outside does not count. Raises RecipeError as `space_of` does.
-    """
-    return best_and_strangers(study, extensions)[0]
-
-
-def best_and_strangers(study: optuna.Study, extensions: Extensions) -> tuple[FrozenTrial | None, list[int]]:
-    """The best trial, and the numbers of those from outside that would come before it."""
-    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    space, strangers = space_of(study, extensions), list[int]()
-    for trial in sorted(complete, key=lambda trial: (-(trial.value or 0.0), trial.number)):
-        if _was_trained(trial, space):
-            return trial, strangers
-        strangers.append(trial.number)
-    return None, strangers
-
-
-def default_trial(study: optuna.Study, extensions: Extensions) -> FrozenTrial | None:
-    """The trial of the default recipe, if it is complete and counts; raises RecipeError as `space_of` does."""
-    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    space = space_of(study, extensions)
-    return next((each for each in complete if DEFAULT_KEY in each.user_attrs and _was_trained(each, space)), None)
-
-
-def _was_trained(trial: FrozenTrial, space: Space) -> bool:
-    """Whether a complete trial was trained to its end, by a recipe of the space."""
-    try:
-        suggest(FixedTrial(trial.params), space)
-    except ValueError:
-        return False
-    return BEST_EPOCH_KEY in trial.user_attrs
 
 
 def space_of(study: optuna.Study, extensions: Extensions) -> Space:

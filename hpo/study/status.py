@@ -5,12 +5,16 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from optuna.trial import FixedTrial
+
 from hpo.errors import HpoError
-from hpo.study.open_study import best_and_strangers, recipe_of
+from hpo.study.open_study import space_of
+from hpo.study.ranking import find_best
 from storage.budget import Used, used
 from storage.database import public_url
 from storage.halts import halt_in_force
 from storage.study_rows import places, workers
+from trainer.space import suggest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -112,13 +116,13 @@ def _beat(worker: WorkerRow) -> dict[str, float]:
 
 def take_snapshot(file: StudyFile, url: str, opened: OpenStudy) -> Snapshot:
     """Look at a study once; raises HpoError where it was deleted."""
-    best, extensions = None, file.space.extensions
     try:
-        trial, strangers = best_and_strangers(opened.study, extensions)
-        if trial:
-            best = Best(trial.number, trial.value or 0.0, recipe_of(trial, opened.study, extensions))
+        trials = opened.study.get_trials(deepcopy=False)
+        space = space_of(opened.study, file.space.extensions)
     except KeyError:
         raise HpoError(f'study: "{file.name}" was deleted') from None
+    trial, strangers = find_best(trials, space)
+    best = Best(trial.number, trial.value or 0.0, suggest(FixedTrial(trial.params), space)) if trial else None
     with opened.storage.engine.connect() as connection:
         return Snapshot(
             study=file.name,

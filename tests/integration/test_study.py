@@ -17,7 +17,8 @@ from hpo.errors import EXIT_DONE, HpoError
 from hpo.search.progress import Progress
 from hpo.search.search import search
 from hpo.search.supervisor import Staff, Supervised
-from hpo.study.open_study import best_trial, create_study, default_trial, delete_study, find_study, load_study
+from hpo.study.open_study import create_study, delete_study, find_study, load_study
+from hpo.study.ranking import best_trial, default_trial
 from hpo.study.status import take_snapshot
 from hpo.study.study_file import read_study_file
 from storage.budget import Limits
@@ -83,15 +84,15 @@ def test_what_was_told_from_outside_does_not_win(study):
     other.tell(told, 0.98)
     outside = [0, 1, 2, study.add(0.97, trained=False)]
     assert (study.snapshot().best, sorted(study.snapshot().strangers)) == (None, outside)
-    assert default_trial(study.opened.study, study.extensions) is None
+    assert default_trial(study.opened) is None
     with pytest.raises(HpoError, match="no trial is complete yet"):
         export_best(study.file, study.opened, study.file.folder / "bundle", retrain=True, say=print)
     numbers = [study.add(value) for value in (0.4, 0.6, 0.6)]
     snapshot = study.snapshot()
     assert (snapshot.best.number, snapshot.best.macro_f1) == (numbers[1], 0.6)
     assert sorted(snapshot.strangers) == outside
-    assert best_trial(study.opened.study, study.extensions).number == numbers[1]
-    assert default_trial(study.opened.study, study.extensions).number == numbers[0]
+    assert best_trial(study.opened).number == numbers[1]
+    assert default_trial(study.opened).number == numbers[0]
 
 
 def test_a_study_that_is_deleted_while_it_is_watched_is_one_line(study):

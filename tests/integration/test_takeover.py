@@ -16,20 +16,19 @@ from optuna.trial import FixedTrial, TrialState, create_trial
 import hpo.study.takeover
 from hpo.errors import HpoError
 from hpo.study.open_study import (
-    best_trial,
     count_test_use,
     create_study,
-    default_trial,
     delete_study,
-    list_studies,
     load_study,
     model_of,
     recipe_of,
 )
+from hpo.study.ranking import best_trial, default_trial
 from hpo.study.retention import take_inventory
 from hpo.study.samplers import make_sampler
 from hpo.study.status import take_snapshot
 from hpo.study.study_file import read_study_file
+from hpo.study.study_list import list_studies
 from hpo.study.takeover import take_over
 from storage.artifacts.artifacts import keep_file, kept_files
 from storage.database import connect
@@ -290,7 +289,7 @@ def test_repeating_completes_what_was_broken_off(studies, monkeypatch):
     own = finish(new, file, PLAIN, [0.7])
     _, new = studies.take_over(file, "old's")
     assert taken(new).keys() == {*numbers, later}
-    assert best_trial(new.study, file.space.extensions).number == own
+    assert best_trial(new).number == own
 
 
 def test_two_at_the_same_time_add_nothing_twice(studies):
@@ -317,11 +316,11 @@ def test_the_default_recipe_is_not_tried_again(studies):
     finish(old, old_file, {"loss": "cross_entropy", "learning_rate": 1e-3}, [0.4])
     _, same = studies.take_over(studies.file("same"), "old")
     assert [trial.state for trial in same.study.trials] == [TrialState.COMPLETE]
-    assert default_trial(same.study, old_file.space.extensions).value == 0.4
+    assert default_trial(same).value == 0.4
     lines, other = studies.take_over(studies.file("other", OLD.replace("batch_size = 8", "batch_size = [4, 8]")), "old")
     assert lines[0].startswith("1 of 1 ")
     assert [trial.state for trial in other.study.trials] == [TrialState.COMPLETE, TrialState.WAITING]
-    assert default_trial(other.study, old_file.space.extensions) is None
+    assert default_trial(other) is None
 
 
 def test_the_best_weights_come_along(studies):
@@ -337,7 +336,7 @@ def test_the_best_weights_come_along(studies):
     device = torch.device("cpu")
     was = model_of(old.study.trials[numbers[2]], old, file.space.extensions, 3, device).state_dict()
     delete_study(old)
-    now = model_of(best_trial(new.study, file.space.extensions), new, file.space.extensions, 3, device).state_dict()
+    now = model_of(best_trial(new), new, file.space.extensions, 3, device).state_dict()
     assert all(torch.equal(was[name], now[name]) for name in was)
     assert len(list(new.artifacts.files(""))) == 2
 
@@ -478,10 +477,10 @@ def test_names_of_any_letters_live_side_by_side(studies):
         _, new = studies.take_over(replace(file, name=f"{file.name[:500]} anew"), file.name)
         assert new.study.user_attrs["hpo:taken_over_from"]["study"] == file.name
         delete_study(new)
-    assert [study["name"] for study in list_studies(studies.url)] == sorted(ANY_NAMES)
+    assert [study.name for study in list_studies(studies.url, Extensions())] == sorted(ANY_NAMES)
     for file in files[::2]:
         delete_study(studies.load(file))
-    assert [study["name"] for study in list_studies(studies.url)] == sorted(ANY_NAMES[1::2])
+    assert [study.name for study in list_studies(studies.url, Extensions())] == sorted(ANY_NAMES[1::2])
     for file in files[1::2]:
         assert len(studies.load(file).study.trials) == 1
 

@@ -1,0 +1,73 @@
+"""`hpo list`: the studies of a storage, whoever has made them."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import optuna
+
+from hpo.study.open_study import space_of
+from hpo.study.ranking import find_best
+from storage.database import connect
+from storage.keys import SETTINGS_KEY
+from trainer.errors import RecipeError
+
+if TYPE_CHECKING:
+    from trainer.extensions import Extensions
+
+
+@dataclass(frozen=True)
+class ListedStudy:
+    """A study of a storage.
+
+    Attributes:
+        name: of the study.
+        trials: how many it has, in any state.
+        best_macro_f1: of its best trial; None where there is none, or it is unknown.
+        unknown: why its best trial is unknown; None where it is known.
+    """
+
+    name: str
+    trials: int
+    best_macro_f1: float | None = None
+    unknown: str | None = None
+
+    def line(self) -> str:
+        """The study as `hpo list` prints it."""
+        best = "none complete" if self.best_macro_f1 is None else f"best macro-F1 {self.best_macro_f1:.4f}"
+        return f"{self.name}: {self.trials} trials, {self.unknown or best}"
+
+    def as_json(self) -> dict[str, Any]:
+        """The study as `hpo list --json` prints it."""
+        return {"name": self.name, "trials": self.trials, "best_macro_f1": self.best_macro_f1}
+
+
+def list_studies(url: str, extensions: Extensions) -> list[ListedStudy]:
+    """All studies of a storage, by name.
+
+    Args:
+        url: of the storage.
+        extensions: functions of one's own, which recipes may name.
+
+    Raises:
+        StorageError: the database cannot be used or is not initialised.
+    """
+    storage, listed = connect(url), list[ListedStudy]()
+    for name in sorted(optuna.get_all_study_names(storage)):
+        with suppress(KeyError):  # it has been deleted since
+            listed.append(_listed(optuna.load_study(study_name=name, storage=storage), extensions))
+    return listed
+
+
+def _listed(study: optuna.Study, extensions: Extensions) -> ListedStudy:
+    name, trials = study.study_name, study.get_trials(deepcopy=False)
+    if SETTINGS_KEY not in study.user_attrs:
+        return ListedStudy(name, len(trials), unknown="not made by hpo, or not to the end")
+    try:
+        best, _ = find_best(trials, space_of(study, extensions))
+    except RecipeError as error:
+        unknown = f"best unknown: its recipes name functions that are not here: {error}"
+        return ListedStudy(name, len(trials), unknown=unknown)
+    return ListedStudy(name, len(trials), best.value if best else None)
