@@ -24,7 +24,7 @@ from hpo.study.open_study import delete_study, load_study
 from storage.artifacts.artifacts import drop_file, kept_files
 from storage.database import parse_url
 from storage.heartbeat import WorkerPresence
-from storage.keys import WEIGHTS_NAME
+from storage.keys import BEST_EPOCH_KEY, WEIGHTS_NAME
 from tests.integration.conftest import FIXED, Steps
 
 pytestmark = pytest.mark.integration
@@ -604,10 +604,21 @@ def test_a_study_of_many_trials_is_read_once(visit, monkeypatch):
 def test_of_very_many_trials_the_best_and_the_latest_have_curves(visit, monkeypatch):
     """The page draws every curve that it gets, for long; the values of the others stand in their notes."""
     monkeypatch.setattr("hpo.dashboard.study_page.CURVES", 2)
+    done = visit.study.trials[0]
+
+    def add(value):
+        visit.study.opened.study.add_trial(
+            create_trial(
+                value=value,
+                params=done.params,
+                distributions=done.distributions,
+                user_attrs={BEST_EPOCH_KEY: 1},
+                intermediate_values={1: value},
+            )
+        )
+
     for value in (0.9, 0.1, 0.2, 0.8, 0.3, 0.4):
-        trial = running(visit.study)
-        trial.report(value, 1)
-        visit.study.opened.study.tell(trial, value)
+        add(value)
     values = [trial.value for trial in visit.study.trials]
     best = sorted(range(7), key=lambda number: -values[number])[:2]
     for _ in range(2):
@@ -615,9 +626,7 @@ def test_of_very_many_trials_the_best_and_the_latest_have_curves(visit, monkeypa
         with_curve = {trial["number"] for trial in trials if trial["intermediate_values"]}
         assert with_curve == {*best, 5, 6}
         assert all("Macro-F1 by epoch" in trial["note"]["body"] for trial in trials)
-    top = running(visit.study)
-    top.report(0.95, 1)
-    visit.study.opened.study.tell(top, 0.99)
+    add(0.99)
     again = {trial["number"] for trial in visit.detail()["trials"] if trial["intermediate_values"]}
     assert again == {6, 7, *sorted([*best, 7], key=lambda number: -[*values, 0.99][number])[:2]}
 
