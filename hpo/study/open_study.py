@@ -15,8 +15,9 @@ from optuna.trial import FixedTrial, TrialState
 
 from hpo.errors import HpoError
 from hpo.study.settings import check_settings, refuse_foreign, settings
-from storage.artifacts.artifact_store import open_store, probe
+from storage.artifacts.artifact_store import probe
 from storage.artifacts.artifacts import fetch_file
+from storage.artifacts.store_url import open_store
 from storage.database import connect, initialize, one_at_a_time
 from storage.embedded.server import embedded_postgres, has_postgres
 from storage.heartbeat import GRACE_SECONDS

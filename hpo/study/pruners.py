@@ -13,10 +13,9 @@ from optuna.pruners import HyperbandPruner, MedianPruner
 from optuna.trial import TrialState
 
 from storage.keys import FIRST_RUN_KEY, REPEATS_KEY
+from storage.optuna_internals import StudyView, latest_trials, share_cached_trials
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     import optuna
     from optuna.trial import FrozenTrial
 
@@ -41,7 +40,7 @@ class BracketPruner(HyperbandPruner):
         if not self._pruners:
             self._try_initialization(study)
         bracket = self._get_bracket_id(study, trial)
-        seen: Any = _Seen(study, lambda: self._rivals(study, bracket))
+        seen: Any = StudyView(study, lambda: self._rivals(study, bracket))
         return self._pruners[bracket].prune(seen, trial)
 
     def _rivals(self, study: optuna.Study, bracket: int) -> list[FrozenTrial]:
@@ -68,7 +67,7 @@ class BracketPruner(HyperbandPruner):
     def _create_bracket_study(self, study: optuna.Study, bracket_id: int) -> optuna.Study:
         if bracket_id not in self._study_of:
             made = self._study_of[bracket_id] = super()._create_bracket_study(study, bracket_id)
-            made._thread_local = study._thread_local  # noqa: SLF001 - one look at all trials serves a whole trial
+            share_cached_trials(study, made)  # the trials are read once for each trial, not once for each bracket
         return self._study_of[bracket_id]
 
 
@@ -77,6 +76,7 @@ class RunningMedianPruner(MedianPruner):
 
     def __init__(self, n_startup_trials: int, n_warmup_steps: int) -> None:
         super().__init__(n_startup_trials, n_warmup_steps)
+        self._startup_trials, self._warmup_steps = n_startup_trials, n_warmup_steps
         self._complete = 0  # trials
         self._reports: defaultdict[int, array[float]] = defaultdict(
             lambda: array("d")
@@ -86,14 +86,14 @@ class RunningMedianPruner(MedianPruner):
     def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
         """Whether the trial's best report is worse than the median of the complete trials at its last step."""
         step = trial.last_step
-        if step is None or step < self._n_warmup_steps:
+        if step is None or step < self._warmup_steps:
             return False
         for each in self._looks.look(study)[0]:
             if each.state is TrialState.COMPLETE:
                 self._complete += 1
                 for at, value in each.intermediate_values.items():
                     self._reports[at].append(value)
-        if self._complete < max(1, self._n_startup_trials):
+        if self._complete < max(1, self._startup_trials):
             return False
         reports = [value for value in trial.intermediate_values.values() if not math.isnan(value)]
         if not reports:
@@ -112,24 +112,10 @@ class _Looks:
 
     def look(self, study: optuna.Study) -> tuple[list[FrozenTrial], list[FrozenTrial]]:
         """The trials that have finished since the last look, and all unfinished ones."""
-        cache: Any = study._storage  # noqa: SLF001 - Optuna's cache, around any storage with a database
-        cache._read_trials_from_remote_storage(study._study_id)  # noqa: SLF001 - what its get_all_trials does first
-        trials: dict[int, FrozenTrial] = cache._studies[study._study_id].trials  # noqa: SLF001
+        trials = latest_trials(study)
         while self._next in trials:
             self._unfinished.add(self._next)
             self._next += 1
         finished = {number for number in self._unfinished if trials[number].state.is_finished()}
         self._unfinished -= finished
         return [trials[number] for number in finished], [trials[number] for number in self._unfinished]
-
-
-class _Seen:
-    """What Optuna's rule asks of a study."""
-
-    def __init__(self, study: optuna.Study, trials: Callable[[], list[FrozenTrial]]) -> None:
-        self.direction, self._storage = study.direction, study._storage  # noqa: SLF001 - which Hyperband writes to
-        self._trials = trials
-
-    def get_trials(self, *, deepcopy: bool) -> list[FrozenTrial]:
-        assert not deepcopy
-        return self._trials()

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from hpo.errors import StudyFileError
-from storage.artifacts.artifact_store import bucket_of
+from storage.artifacts.store_url import bucket_of
 from storage.budget import Limits
 from storage.database import parse_url
 from storage.errors import StorageError

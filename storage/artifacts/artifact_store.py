@@ -1,18 +1,13 @@
-"""Where files are kept, by URL: a folder or S3, as Optuna's ArtifactStore that can say what it holds."""
+"""What a store of files is, and what is done with one: a file is put there, fetched, or removed."""
 
 from __future__ import annotations
 
 import io
-import os
-import re
 import shutil
-import time
 import uuid
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Protocol
-from urllib.parse import urlsplit
 
 from optuna.artifacts.exceptions import ArtifactNotFound
 
@@ -20,19 +15,19 @@ from storage.errors import StorageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 COPY_BYTES = 1 << 20
-ARTIFACT_ID = re.compile(r"[0-9A-Za-z][0-9A-Za-z.-]*")  # nothing that could lead out of a folder
 
 
 @dataclass(frozen=True)
 class StoredFile:
-    """A file in a store, by its artifact's id; a name in `.tmp` is what a write that was broken off has left.
+    """A file in a store. One whose id ends in `.tmp` was left by a write that did not come to its end.
 
     Attributes:
-        artifact_id: the id.
+        artifact_id: the name under which the store keeps it.
         size_bytes: its size.
-        age_seconds: since it was written, by the store's clock and ours.
+        age_seconds: seconds since it was written: this machine's time less that of the store.
     """
 
     artifact_id: str
@@ -41,132 +36,26 @@ class StoredFile:
 
 
 class ArtifactFiles(Protocol):
-    """Optuna's ArtifactStore that can also say what it holds. Whatever keeps it from doing so is a StorageError."""
+    """Optuna's ArtifactStore that can also list its files. Each method raises StorageError where the store fails."""
 
     def open_reader(self, artifact_id: str) -> BinaryIO:
         """Open an artifact for reading; raises Optuna's ArtifactNotFound where there is none."""
 
     def write(self, artifact_id: str, content_body: BinaryIO) -> None:
-        """Write an artifact in place of the one there may be, whole or not at all."""
+        """Write an artifact, whole or not at all; one that has this id already is replaced."""
 
     def remove(self, artifact_id: str) -> None:
         """Remove an artifact; where there is none, Optuna's ArtifactNotFound or nothing."""
 
     def files(self, prefix: str) -> Iterator[StoredFile]:
-        """What is there with an id that begins with the prefix."""
-
-
-class FolderFiles:
-    """A folder that all workers reach."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-
-    def open_reader(self, artifact_id: str) -> BinaryIO:
-        """Open an artifact for reading; raises Optuna's ArtifactNotFound where there is none."""
-        try:
-            return self._path(artifact_id).open("rb")
-        except FileNotFoundError:
-            raise ArtifactNotFound(artifact_id) from None
-        except OSError as error:
-            raise self._failed("read", error) from error
-
-    def write(self, artifact_id: str, content_body: BinaryIO) -> None:
-        """Write an artifact: temporary file, fsync, rename, fsync of the folder."""
-        path = self._path(artifact_id)
-        temporary = path.with_name(f"{artifact_id}.{uuid.uuid4().hex}.tmp")
-        try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            try:
-                with temporary.open("wb") as file:
-                    shutil.copyfileobj(content_body, file, COPY_BYTES)
-                    file.flush()
-                    os.fsync(file.fileno())
-                temporary.rename(path)
-            except BaseException:
-                with suppress(OSError):
-                    temporary.unlink()
-                raise
-            folder = os.open(self._folder, os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
-        except OSError as error:
-            raise self._failed("written to", error) from error
-
-    def remove(self, artifact_id: str) -> None:
-        """Remove an artifact; raises Optuna's ArtifactNotFound where there is none."""
-        try:
-            self._path(artifact_id).unlink()
-        except FileNotFoundError:
-            raise ArtifactNotFound(artifact_id) from None
-        except OSError as error:
-            raise self._failed("written to", error) from error
-
-    def files(self, prefix: str) -> Iterator[StoredFile]:
-        """What is there with an id that begins with the prefix."""
-        try:
-            with os.scandir(self._folder) as entries:
-                for entry in entries:
-                    if entry.name.startswith(prefix):
-                        with suppress(FileNotFoundError):  # another process has removed or renamed it
-                            found = entry.stat()
-                            yield StoredFile(entry.name, found.st_size, time.time() - found.st_mtime)
-        except FileNotFoundError:  # nothing has been written yet
-            return
-        except OSError as error:
-            raise self._failed("read", error) from error
-
-    def _path(self, artifact_id: str) -> Path:
-        if not ARTIFACT_ID.fullmatch(artifact_id):
-            raise StorageError(f"artifacts: {artifact_id!r} is no id of a file; what the database names is wrong")
-        return self._folder / artifact_id
-
-    def _failed(self, what: str, error: OSError) -> StorageError:
-        why = error.strerror or error
-        return StorageError(f"artifacts: {self._folder} cannot be {what}: {why}; make room or give access there")
-
-
-def bucket_of(url: str) -> tuple[str, str] | None:
-    """Bucket and key prefix (without slashes around it) of `s3://bucket/prefix`; None for a folder's path.
-
-    Raises:
-        StorageError: it is neither. The message shows nothing of it that could be a secret.
-    """
-    if "://" not in url:
-        return None
-    parsed = urlsplit(url)
-    if parsed.scheme != "s3":
-        raise StorageError(f"artifacts: {parsed.scheme}:// is not known; write s3://BUCKET/PREFIX or a folder's path")
-    if "@" in parsed.netloc or parsed.query or parsed.fragment:
-        raise StorageError("artifacts: write s3://BUCKET/PREFIX and no more; AWS_… variables hold the credentials")
-    if not parsed.netloc:
-        raise StorageError("artifacts: the URL names no bucket; write s3://BUCKET/PREFIX")
-    return parsed.netloc, parsed.path.strip("/")
-
-
-def open_store(url: str) -> ArtifactFiles:
-    """The store that a URL names, `s3://bucket/prefix` or a folder's path; nothing is asked of it yet.
-
-    Raises:
-        StorageError: the URL is wrong, or S3's client is not installed or cannot be set up.
-    """
-    bucket = bucket_of(url)
-    if bucket is None:
-        return FolderFiles(Path(url))
-    try:
-        from storage.artifacts.s3_store import S3Files
-    except ModuleNotFoundError as error:
-        raise StorageError(f"artifacts: s3:// needs the package {error.name}; pip install 'hpo[s3]'") from None
-    return S3Files(*bucket)
+        """The files whose ids begin with the prefix."""
 
 
 def probe(store: ArtifactFiles) -> None:
-    """Find out whether a store can be written to, listed, read and cleared.
+    """Write a small file to a store, list it, read it and remove it.
 
     Raises:
-        StorageError: it cannot.
+        StorageError: one of these is not possible.
     """
     artifact_id, content = f"probe-{uuid.uuid4().hex}", b"can this be read again?"
     store.write(artifact_id, io.BytesIO(content))
@@ -180,10 +69,10 @@ def probe(store: ArtifactFiles) -> None:
 
 
 def put(store: ArtifactFiles, artifact_id: str, file: Path) -> None:
-    """Store a file under an id, in place of what may be there, whole or not at all.
+    """Store a file under an id, whole or not at all; what is stored under this id already is replaced.
 
     Raises:
-        StorageError: the file cannot be read, or the store not be written to.
+        StorageError: the file cannot be read, or the store cannot be written to.
     """
     try:
         with file.open("rb") as content:
@@ -193,10 +82,10 @@ def put(store: ArtifactFiles, artifact_id: str, file: Path) -> None:
 
 
 def get(store: ArtifactFiles, artifact_id: str, to: Path) -> bool:
-    """Copy what is stored under an id to a file; False, and no file, where there is nothing.
+    """Copy what is stored under an id to a file; returns False, and makes no file, where nothing is stored under it.
 
     Raises:
-        StorageError: the store cannot be read, or the file not be written.
+        StorageError: the store cannot be read, or the file cannot be written.
     """
     try:
         with store.open_reader(artifact_id) as source, to.open("wb") as target:

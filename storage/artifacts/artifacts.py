@@ -14,6 +14,7 @@ from sqlalchemy import text
 from storage.artifacts.artifact_store import discard, get, put
 from storage.errors import FileGoneError
 from storage.keys import ARTIFACT_KEY
+from storage.optuna_internals import trial_id_of
 
 if TYPE_CHECKING:
     from collections.abc import Container
@@ -69,7 +70,7 @@ def keep_file(store: ArtifactFiles, trial: optuna.Trial, file: Path, owner: str)
     """
     artifact_id = f"{owner}-{uuid.uuid4()}"
     put(store, artifact_id, file)
-    storage, trial_id = trial.storage, trial._trial_id  # noqa: SLF001 - as `upload_artifact` has it
+    storage, trial_id = trial.storage, trial_id_of(trial)
     for key, value in naming(artifact_id, file.name).items():
         storage.set_trial_system_attr(trial_id, key, value)
 
@@ -88,7 +89,7 @@ def fetch_file(store: ArtifactFiles, storage: BaseStorage, trial: FrozenTrial, n
         FileGoneError: it has been removed since, or this store does not hold it.
         StorageError: the store refuses, or does not answer.
     """
-    attributes = storage.get_trial_system_attrs(trial._trial_id)  # noqa: SLF001 - as Optuna's own listing has it
+    attributes = storage.get_trial_system_attrs(trial_id_of(trial))
     metas = [json.loads(value) for key, value in attributes.items() if key.startswith(ARTIFACT_KEY)]
     # optuna-dashboard writes null for what was removed there.
     kept = [meta["artifact_id"] for meta in metas if meta and meta["filename"] == name]

@@ -1,4 +1,4 @@
-"""Files of trials in S3, or in what speaks its protocol; credentials, region and endpoint by boto3's own ways."""
+"""Files of trials in S3 or a store that speaks its protocol; boto3 finds credentials, region and endpoint itself."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 CONNECT_SECONDS, READ_SECONDS = 5, 20
-ATTEMPTS = 3  # of a request; what lasts longer is for the caller to wait out
+ATTEMPTS = 3  # of a request; a caller that can wait longer repeats the call
 DENIED = "access is denied; the credentials need s3:GetObject, s3:PutObject, s3:DeleteObject and s3:ListBucket"
 REFUSED = "the credentials are refused; renew them"
 HINTS = {
@@ -35,7 +35,7 @@ LOGIN = "set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or giv
 
 
 class S3Files:
-    """The objects of a bucket whose keys begin with `prefix/`; an object is whole or not there, by S3's own rule."""
+    """The objects of a bucket whose keys begin with `prefix/`. S3 itself never shows a part of an object."""
 
     def __init__(self, bucket: str, prefix: str) -> None:
         self._bucket, self._folder = bucket, f"{prefix}/" if prefix else ""
@@ -49,7 +49,7 @@ class S3Files:
 
     def open_reader(self, artifact_id: str) -> BinaryIO:
         """Fetch an artifact, whole, and open it for reading; raises Optuna's ArtifactNotFound where there is none."""
-        copy = tempfile.TemporaryFile()  # noqa: SIM115 - whoever called closes it
+        copy = tempfile.TemporaryFile()  # noqa: SIM115 - the caller closes it
         try:
             with self._foreseen():
                 found = self._client.get_object(Bucket=self._bucket, Key=self._folder + artifact_id)
@@ -62,7 +62,7 @@ class S3Files:
         return cast("BinaryIO", copy)
 
     def write(self, artifact_id: str, content_body: BinaryIO) -> None:
-        """Write an artifact, a large one in parts that become one at the end."""
+        """Write an artifact; a large one is sent in several requests, and appears when the last one has arrived."""
         with self._foreseen():
             self._client.upload_fileobj(content_body, self._bucket, self._folder + artifact_id)
 
@@ -72,7 +72,7 @@ class S3Files:
             self._client.delete_object(Bucket=self._bucket, Key=self._folder + artifact_id)
 
     def files(self, prefix: str) -> Iterator[StoredFile]:
-        """What is there with an id that begins with the prefix."""
+        """The files whose ids begin with the prefix."""
         pages = self._client.get_paginator("list_objects_v2")
         with self._foreseen():
             for page in pages.paginate(Bucket=self._bucket, Prefix=self._folder + prefix):

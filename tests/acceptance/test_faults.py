@@ -231,7 +231,7 @@ BOUNDARIES = {
     "before the first beat": [(BEAT, "before", 1)],
     "after the first beat": [(BEAT, "after", 1)],
     "checkpoint half written": [("shutil:copyfileobj", "after", 1)],
-    "checkpoint stored, not named": [("storage.artifacts.artifact_store:FolderFiles.write", "after", 1)],
+    "checkpoint stored, not named": [("storage.artifacts.folder_store:FolderFiles.write", "after", 1)],
     "before progress": [(PROGRESS, "before", 2)],
     "before a report": [(REPORT, "before", 1)],
     "after a report": [(REPORT, "after", 2)],

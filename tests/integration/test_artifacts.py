@@ -31,8 +31,9 @@ from hpo.study.open_study import create_study, delete_study, load_study, model_o
 from hpo.study.retention import drop_surplus_weights, prune_artifacts, take_inventory
 from hpo.study.status import take_snapshot
 from hpo.study.study_file import read_study_file
-from storage.artifacts.artifact_store import discard, get, open_store, probe, put
+from storage.artifacts.artifact_store import discard, get, probe, put
 from storage.artifacts.artifacts import checkpoint_id, fetch_file, keep_file, kept_files
+from storage.artifacts.store_url import open_store
 from storage.errors import StorageError
 from storage.keys import CHECKPOINT_KEY, WEIGHTS_NAME
 from trainer.extensions import Extensions
@@ -153,7 +154,7 @@ def test_a_write_that_breaks_off_changes_nothing(url, tmp_path):
 
 KILLED = """
 import io, os, signal, sys
-from storage.artifacts.artifact_store import open_store
+from storage.artifacts.store_url import open_store
 from storage.keys import CHECKPOINT_KEY, WEIGHTS_NAME
 
 class Killing(io.BytesIO):

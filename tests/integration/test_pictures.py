@@ -15,8 +15,8 @@ from hpo.study.retention import take_inventory
 from hpo.worker import training
 from hpo.worker.pictures import draw_pictures
 from hpo.worker.shutdown import Shutdown
-from storage.artifacts.artifact_store import FolderFiles
 from storage.artifacts.artifacts import keep_file
+from storage.artifacts.folder_store import FolderFiles
 from storage.errors import StorageError
 from storage.keys import PICTURES
 from storage.requeue import requeue
