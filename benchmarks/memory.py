@@ -25,6 +25,7 @@ from trainer.device import choose_device
 from trainer.errors import TrainerError
 from trainer.loaders import Loaders
 from trainer.objective import objective
+from trainer.resources import Resources
 from trainer.space import Space
 
 SMALL = {
@@ -51,11 +52,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, closing(loaders):
         study_file = write_demo(Path(folder), seed=0, trials=1, epochs=1)
         data = load_data(study_file.parent / "digits", cache=Path(folder) / "pixels")
-        space = Space(SMALL)
+        space, resources, weights = Space(SMALL), Resources(loaders=loaders), Path(folder) / "best.safetensors"
         for number in range(1, options.trials + 1):
             trial = study.ask()
             try:
-                value = objective(trial, space, data, loaders=loaders, best_weights=Path(folder) / "best.safetensors")
+                value = objective(trial, space, data, resources=resources, best_weights=weights)
                 study.tell(trial, value)
             except TrainerError:
                 study.tell(trial, state=optuna.trial.TrialState.FAIL)

@@ -32,11 +32,12 @@ from hpo.demo import write_demo
 from trainer.data import Data, load_data
 from trainer.device import autocast, choose_device, device_name, loader_processes, memory_format
 from trainer.extensions import Extensions
-from trainer.fit import fit
+from trainer.fit import Subsets, fit
 from trainer.loaders import Loaders, batches_an_epoch
 from trainer.model.backbones import build_model, interpolation_of
 from trainer.model.optimizers import make_optimizer
 from trainer.recipe import Recipe
+from trainer.resources import Resources
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -159,7 +160,8 @@ def train_with_fit(job: Job, meter: Meter) -> None:
         meter.step()
 
     try:
-        for _ in fit(job.recipe, data, train=data.split.train, valid=None, loaders=loaders, on_step=on_step):
+        resources = Resources(loaders=loaders)
+        for _ in fit(job.recipe, data, Subsets(data.split.train), resources=resources, on_step=on_step):
             pass
     finally:
         loaders.close()
@@ -247,7 +249,8 @@ def refuse_synchronisation(job: Job) -> None:
             raise EnoughError
 
     with suppress(EnoughError):
-        for _ in fit(job.recipe, data, train=data.split.train, valid=None, loaders=loaders, on_step=on_step):
+        resources = Resources(loaders=loaders)
+        for _ in fit(job.recipe, data, Subsets(data.split.train), resources=resources, on_step=on_step):
             pass
     loaders.close()
     print(f"{WARM_UP_STEPS} steps of fit without a synchronisation")

@@ -37,7 +37,7 @@ class Checkpoint:
         threads: of torch when it was captured; with another number the last bits of the weights are others.
         history: validation macro-F1 of each ended epoch, the first first, in [0, 1]; empty where nothing is validated.
         values: whatever else JSON can hold, the recipe among it.
-        tensors: on the CPU, by names that begin with the part that they belong to and a dot.
+        tensors: on the CPU, by names that begin with what they belong to and a dot: `model.`, `optimizer.`, `average.`.
     """
 
     epochs_done: int
@@ -65,14 +65,14 @@ class Checkpoint:
             raise CheckpointError(f"the checkpoint is of another recipe ({changed}): begin this training anew")
 
 
-def in_part(name: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """These tensors under names that begin with the name of a part and a dot."""
-    return {f"{name}.{key}": tensor for key, tensor in tensors.items()}
+def with_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """These tensors under names that begin with this prefix and a dot."""
+    return {f"{prefix}.{key}": tensor for key, tensor in tensors.items()}
 
 
-def part_of(name: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of a part, by their names in it."""
-    return {key.removeprefix(f"{name}."): tensor for key, tensor in tensors.items() if key.startswith(f"{name}.")}
+def without_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors whose names begin with this prefix and a dot, by the rest of their names."""
+    return {key.removeprefix(f"{prefix}."): tensor for key, tensor in tensors.items() if key.startswith(f"{prefix}.")}
 
 
 def copies(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import optuna
 import torch
 
-from trainer.checkpoint import in_part, part_of
-from trainer.device import choose_device, device_name
-from trainer.fit import fit
+from trainer.checkpoint import with_prefix, without_prefix
+from trainer.fit import Subsets, fit
 from trainer.metrics import summary
 from trainer.model.backbones import weights_of, write_weights
+from trainer.observer import Result, SilentObserver
 from trainer.space import suggest
-from trainer.step import MicroBatch
+from trainer.validation import Validation
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, MutableMapping, Sequence
     from pathlib import Path
 
     from optuna.trial import BaseTrial
@@ -27,30 +27,9 @@ if TYPE_CHECKING:
     from trainer.checkpoint import Capture, Checkpoint
     from trainer.data import Data
     from trainer.fit import Epoch
-    from trainer.loaders import Loaders
-    from trainer.recipe import Recipe
+    from trainer.observer import Observer
+    from trainer.resources import Resources
     from trainer.space import Space
-
-
-@dataclass(frozen=True, eq=False)
-class Result:
-    """What the training of a trial came to, also of a pruned one.
-
-    Attributes:
-        recipe: by which it trained.
-        history: validation macro-F1 of each epoch, the first first, those before an interruption among them.
-        train_losses: mean train loss of each epoch, likewise; NaN where a checkpoint of an older program had none.
-        best_epoch: number of the epoch with the best macro-F1, 1 for the first.
-        confusion: of the validation images after it, int64 [true class, predicted class] on the CPU.
-        probabilities: of the classes, float32 [validation images, classes], likewise.
-    """
-
-    recipe: Recipe
-    history: Sequence[float]
-    train_losses: Sequence[float]
-    best_epoch: int
-    confusion: Tensor
-    probabilities: Tensor
 
 
 def objective(
@@ -58,15 +37,10 @@ def objective(
     space: Space,
     data: Data,
     *,
-    device: torch.device | None = None,
-    weights: Path | None = None,
-    loaders: Loaders | None = None,
-    micro_batches: MutableMapping[str, int] | None = None,
-    best_weights: Path | None = None,
+    resources: Resources | None = None,
+    observer: Observer | None = None,
     resume: Checkpoint | None = None,
-    on_epoch: Callable[[Epoch], None] | None = None,
-    on_step: Callable[[Capture], None] | None = None,
-    on_end: Callable[[Result], None] | None = None,
+    best_weights: Path | None = None,
 ) -> float:
     """Train by the recipe that the trial suggests; report each epoch; stop where the pruner says so.
 
@@ -74,18 +48,12 @@ def objective(
         trial: of a study with direction "maximize".
         space: what is searched.
         data: trained on `data.split.train`, judged on `data.split.valid`; the test part is never looked at.
-        device: where to train; the first GPU or the CPU where not given.
-        weights: folder with pretrained weights, in place of the hub.
-        loaders: processes that augment; None does it in this one.
-        micro_batches: how many images fit into memory, where that was fewer than a batch, by backbone, image size and
-            device; read before the training, and added to when memory runs out.
-        best_weights: file for the weights of the best epoch, as safetensors; written as the training ends or is pruned.
+        resources: what the training may use: device, processes that augment, pretrained weights, what is known of the
+            memory; defaults where not given.
+        observer: is told of each step, each epoch and the end; the checkpoints that it can ask for go on as trials.
         resume: a checkpoint of an earlier trial with these parameters, to go on from. The trial is to have the values
             that are in its history already: they are not reported again.
-        on_epoch: called with each epoch as soon as it has ended, before it is reported.
-        on_step: called after each batch, of training and of validation, with a function that gives the checkpoint of a
-            trial that stops there, as an epoch's `capture` does; what it raises ends the trial.
-        on_end: called last, also where the trial is pruned, with what its training came to.
+        best_weights: file for the weights of the best epoch, as safetensors; written as the training ends or is pruned.
 
     Returns:
         the best validation macro-F1 of the epochs, in [0, 1]. Of the trial's user attributes `best_epoch` says which
@@ -95,95 +63,86 @@ def objective(
         optuna.TrialPruned: the pruner wants no more of it.
         TrainerError: the training failed for a reason that the message names.
     """
-    recipe = suggest(trial, space)
-    split = data.split
-    device = device or choose_device()
-    known = {} if micro_batches is None else micro_batches
-    key = f"{recipe.backbone}, {recipe.image_size} px, {device_name(device)}"
-
-    def remember(size: int) -> None:
-        known[key] = size
-
-    best = _best_in(resume) if resume and resume.history else None
-    history = list(resume.history) if resume else []
-    train_losses = resume.train_losses if resume else []
-
-    def with_best(capture: Capture) -> Capture:
-        def captured() -> Checkpoint:
-            checkpoint = capture()
-            return replace(checkpoint, tensors={**checkpoint.tensors, **(_tensors_of(best) if best else {})})
-
-        return captured
-
-    def stepped(capture: Capture) -> None:
-        if on_step:
-            on_step(with_best(capture))
-
-    pruned = False
+    recipe, split = suggest(trial, space), data.split
+    observer = observer or SilentObserver()
+    progress = _Progress(resume)
     epochs = fit(
         recipe,
         data,
-        train=split.train,
-        valid=split.valid,
+        Subsets(split.train, split.valid),
         extensions=space.extensions,
-        device=device,
-        weights=weights,
-        loaders=loaders,
-        micro_batch=MicroBatch(min(recipe.batch_size, known.get(key, recipe.batch_size)), remember),
+        resources=resources,
         resume=resume,
-        on_step=stepped if on_step else None,
+        on_step=lambda capture: observer.on_step(progress.with_best(capture)),
     )
+    pruned = False
     with closing(epochs):
         for epoch in epochs:
-            assert epoch.macro_f1 is not None, "there are validation images"
-            if best is None or epoch.macro_f1 > best.macro_f1:
-                best = _best_of(epoch)
-            history.append(epoch.macro_f1)
-            train_losses.append(epoch.train_loss)
-            if on_epoch:
-                on_epoch(replace(epoch, capture=with_best(epoch.capture)))
-            trial.report(epoch.macro_f1, epoch.number)
+            macro_f1 = progress.add(epoch)
+            observer.on_epoch(replace(epoch, capture=progress.with_best(epoch.capture)))
+            trial.report(macro_f1, epoch.number)
             if pruned := epoch.number < recipe.epochs and trial.should_prune():
                 break
+    best = progress.best
     assert best, "there is an epoch at least"
     labels = torch.from_numpy(data.index.labels[split.valid])
-    trial.set_user_attr("best_epoch", best.number)
-    trial.set_user_attr("metrics", summary(best.confusion, data.index.classes, labels, best.probabilities))
+    confusion, probabilities = best.validation.confusion, best.validation.probabilities
+    trial.set_user_attr("best_epoch", best.epoch)
+    trial.set_user_attr("metrics", summary(confusion, data.index.classes, labels, probabilities))
     if best_weights:
         write_weights(best.weights, best_weights)
-    if on_end:
-        on_end(Result(recipe, history, train_losses, best.number, best.confusion, best.probabilities))
+    observer.on_end(Result(recipe, progress.history, progress.train_losses, best.epoch, confusion, probabilities))
     if pruned:
         raise optuna.TrialPruned
-    return best.macro_f1
+    return best.validation.macro_f1
 
 
 @dataclass(frozen=True, eq=False)
 class _Best:
     """What is kept of the best epoch."""
 
-    number: int
-    macro_f1: float
-    confusion: Tensor
-    probabilities: Tensor
+    epoch: int
+    validation: Validation
     weights: dict[str, Tensor]
 
 
-def _best_of(epoch: Epoch) -> _Best:
-    assert epoch.macro_f1 is not None, "there are validation images"
-    assert epoch.confusion is not None, "as above"
-    assert epoch.probabilities is not None, "as above"
-    return _Best(epoch.number, epoch.macro_f1, epoch.confusion, epoch.probabilities, weights_of(epoch.model))
+class _Progress:
+    """What the epochs of a trial have given so far, those before an interruption among them."""
+
+    def __init__(self, resume: Checkpoint | None) -> None:
+        self.history = list(resume.history) if resume else []
+        self.train_losses = resume.train_losses if resume else []
+        self.best = _read_best(resume) if resume and resume.history else None
+
+    def add(self, epoch: Epoch) -> float:
+        """Take in an epoch; returns its macro-F1."""
+        validation = epoch.validation
+        assert validation, "there are validation images"
+        if self.best is None or validation.macro_f1 > self.best.validation.macro_f1:
+            self.best = _Best(epoch.number, validation, weights_of(epoch.model))
+        self.history.append(validation.macro_f1)
+        self.train_losses.append(epoch.train_loss)
+        return validation.macro_f1
+
+    def with_best(self, capture: Capture) -> Capture:
+        """Let the checkpoints of a training hold the best epoch of the trial, too."""
+        return partial(self._captured, capture)
+
+    def _captured(self, capture: Capture) -> Checkpoint:
+        checkpoint = capture()
+        best = _best_tensors(self.best) if self.best else {}
+        return replace(checkpoint, tensors={**checkpoint.tensors, **best})
 
 
-def _tensors_of(best: _Best) -> dict[str, Tensor]:
+def _best_tensors(best: _Best) -> dict[str, Tensor]:
     """How a checkpoint holds it: which epoch it was is in the history."""
-    own = {"confusion": best.confusion, "probabilities": best.probabilities}
-    return in_part("best", own | in_part("weights", best.weights))
+    own = {"confusion": best.validation.confusion, "probabilities": best.validation.probabilities}
+    return with_prefix("best", own | with_prefix("weights", best.weights))
 
 
-def _best_in(checkpoint: Checkpoint) -> _Best:
-    history, tensors = checkpoint.history, part_of("best", checkpoint.tensors)
+def _read_best(checkpoint: Checkpoint) -> _Best:
+    """The best epoch in a checkpoint, as `_best_tensors` wrote it."""
+    history, tensors = checkpoint.history, without_prefix("best", checkpoint.tensors)
     macro_f1 = max(history)
-    weights = part_of("weights", tensors)
-    return _Best(history.index(macro_f1) + 1, macro_f1, tensors["confusion"], tensors["probabilities"], weights)
+    validation = Validation(macro_f1, tensors["confusion"], tensors["probabilities"])
+    return _Best(history.index(macro_f1) + 1, validation, without_prefix("weights", tensors))

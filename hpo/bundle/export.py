@@ -25,11 +25,13 @@ from hpo.study.ranking import best_trial
 from hpo.study.settings import PACKAGES, check_settings
 from storage.keys import BEST_EPOCH_KEY
 from trainer.device import choose_device
-from trainer.fit import fit, probabilities_of
+from trainer.fit import Subsets, fit
 from trainer.loaders import loaders_for
 from trainer.metrics import confusion_matrix, summary
 from trainer.model.backbones import save_weights
+from trainer.resources import Resources
 from trainer.step import MicroBatch
+from trainer.validation import probabilities_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -179,13 +181,9 @@ def _retrain(
     epochs = fit(
         recipe,
         data,
-        train=images,
-        valid=None,
+        Subsets(images, plateau=[score for _, score in sorted(trial.intermediate_values.items())]),
         extensions=file.space.extensions,
-        device=device,
-        weights=file.weights,
-        loaders=loaders,
-        plateau=[score for _, score in sorted(trial.intermediate_values.items())],
+        resources=Resources(device=device, loaders=loaders, weights=file.weights),
     )
     say(f"retraining on {len(images)} images, {source}, for {last} of {recipe.epochs} epochs")
     with closing(loaders), closing(epochs):

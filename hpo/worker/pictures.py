@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from trainer.data import Data
     from trainer.extensions import Extensions
-    from trainer.objective import Result
+    from trainer.observer import Result
 
 
 WIDTH = 720  # of each picture, in pixels

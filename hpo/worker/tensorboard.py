@@ -61,11 +61,12 @@ class TensorBoardLog:
         if epoch.number == 1:
             rows = (f"    {name} = {value}" for name, value in self._trial.params.items())
             writer.add_text("recipe", "\n".join(rows), 0)
+        assert epoch.validation, "a trial has validation images"
         for name, value in (
             ("train/loss", epoch.train_loss),
             ("train/learning_rate", epoch.learning_rate),
-            ("valid/macro_f1", epoch.macro_f1),
-            ("valid/accuracy", epoch.accuracy),
+            ("valid/macro_f1", epoch.validation.macro_f1),
+            ("valid/accuracy", epoch.validation.accuracy),
             ("seconds/epoch", epoch.seconds),
             ("seconds/waiting_for_data", epoch.data_seconds),
         ):

@@ -23,6 +23,7 @@ from storage.outage_retry import is_outage
 from storage.places import LostPlaceError, Progress
 from trainer.errors import CheckpointError, TrainerError
 from trainer.objective import objective
+from trainer.resources import Resources
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
     from trainer.data import Data
     from trainer.fit import Epoch
     from trainer.loaders import Loaders
-    from trainer.objective import Result
+    from trainer.observer import Result
 
 
 class InterruptedTrialError(Exception):
@@ -145,15 +146,15 @@ class Training:
                 cast("optuna.Trial", TimedTrial(self._run.trial, self._watch)),
                 self._file.space,
                 self._data,
-                device=self._device,
-                weights=self._file.weights,
-                loaders=self._loaders,
-                micro_batches=micro_batches,
-                best_weights=weights,
+                resources=Resources(
+                    device=self._device,
+                    loaders=self._loaders,
+                    weights=self._file.weights,
+                    micro_batches=micro_batches,
+                ),
+                observer=self,
                 resume=checkpoint,
-                on_epoch=self._on_epoch,
-                on_step=self._on_step,
-                on_end=self._on_end,
+                best_weights=weights,
             )
         except optuna.TrialPruned:
             return End("pruned", pictures=self._pictures)
@@ -183,26 +184,29 @@ class Training:
             f" {self._run.earlier[0].number} was left\n"
         )
 
-    def _on_epoch(self, epoch: Epoch) -> None:
+    def on_epoch(self, epoch: Epoch) -> None:
+        """Keep its checkpoint, and tell the storage what it gave."""
         if self._board:
             self._board.write(epoch)
         if self._preparing_seconds is None:
             to_first_step = time.perf_counter() - self._begun - epoch.seconds
             self._preparing_seconds = to_first_step - (self._watch.storage - self._in_storage_before)
             self._watch.note("to_first_step", to_first_step)
-        assert epoch.macro_f1 is not None, "there are validation images"
-        self._best, self._data_seconds = max(self._best, epoch.macro_f1), self._data_seconds + epoch.data_seconds
+        assert epoch.validation, "a trial has validation images"
+        macro_f1, accuracy = epoch.validation.macro_f1, epoch.validation.accuracy
+        self._best, self._data_seconds = max(self._best, macro_f1), self._data_seconds + epoch.data_seconds
         self._log.write(
-            f"epoch {epoch.number} of {epoch.epochs}: macro-F1 {epoch.macro_f1:.4f}, accuracy {epoch.accuracy:.4f},"
+            f"epoch {epoch.number} of {epoch.epochs}: macro-F1 {macro_f1:.4f}, accuracy {accuracy:.4f},"
             f" train loss {epoch.train_loss:.4f}, learning rate {epoch.learning_rate:.2e}, {epoch.seconds:.1f} s\n"
         )
         with self._watch.time("storage"):
             if self._checkpoints.is_due(epoch_ended=True):
                 self._checkpoints.write(epoch.capture)
-            progress = Progress(epoch.number, epoch.epochs, epoch.macro_f1, self._best)
+            progress = Progress(epoch.number, epoch.epochs, macro_f1, self._best)
             self._lease.keep_progress(self._run.place, self._run.trial, progress, self._log.take_lines())
 
-    def _on_step(self, capture: Capture) -> None:
+    def on_step(self, capture: Capture) -> None:
+        """Keep a checkpoint where one is due; raise InterruptedTrialError where another worker is to go on."""
         reason = self._to_leave()
         if reason or self._checkpoints.is_due(epoch_ended=False):
             with self._watch.time("storage"):
@@ -210,7 +214,8 @@ class Training:
         if reason:
             raise InterruptedTrialError(reason)
 
-    def _on_end(self, result: Result) -> None:
+    def on_end(self, result: Result) -> None:
+        """Draw the pictures of the trial."""
         self._to_leave()  # which raises where the run no longer counts
         try:
             for name, content in draw_pictures(result, self._data, self._file.space.extensions):

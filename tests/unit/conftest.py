@@ -86,9 +86,10 @@ def start(colours, extensions):
     """A function that starts a training of `colours` on its training part, validated on its validation part."""
     import torch  # not above: most tests of the search need no torch
 
-    from trainer.fit import fit
+    from trainer.fit import Subsets, fit
+    from trainer.resources import Resources
 
-    def start(recipe, **changes):
+    def start(recipe, resume=None, on_step=None, **changes):
         split = colours.split
         options = {
             "train": split.train,
@@ -96,6 +97,16 @@ def start(colours, extensions):
             "extensions": extensions,
             "device": torch.device("cpu"),
         } | changes
-        return fit(recipe, colours, **options)
+        own = options.pop("extensions")
+        images = {name: options.pop(name) for name in ("train", "valid", "plateau") if name in options}
+        return fit(
+            recipe,
+            colours,
+            Subsets(**images),
+            extensions=own,
+            resources=Resources(**options),
+            resume=resume,
+            on_step=on_step,
+        )
 
     return start

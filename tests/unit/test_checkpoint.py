@@ -16,7 +16,6 @@ from trainer.errors import CheckpointError
 from trainer.extensions import Extensions
 from trainer.loaders import Loaders
 from trainer.recipe import recipe_from
-from trainer.step import MicroBatch
 
 pytestmark = [pytest.mark.unit, pytest.mark.usefixtures("one_thread")]
 
@@ -30,10 +29,12 @@ class StoppedError(Exception):
 
 def _say(epoch):
     """All that an epoch says and leaves behind, its times apart."""
-    facts = (epoch.number, epoch.epochs, epoch.train_loss, epoch.learning_rate, epoch.macro_f1, epoch.accuracy)
+    valid = epoch.validation
+    scores = (valid.macro_f1, valid.accuracy) if valid else (None, None)
+    facts = (epoch.number, epoch.epochs, epoch.train_loss, epoch.learning_rate, *scores)
     tensors = {name: value.clone() for name, value in epoch.model.state_dict().items()}
-    if epoch.confusion is not None:
-        tensors |= {"confusion": epoch.confusion, "probabilities": epoch.probabilities}
+    if valid:
+        tensors |= {"confusion": valid.confusion, "probabilities": valid.probabilities}
     return facts, tensors, epoch.capture()
 
 
@@ -68,6 +69,11 @@ def _stopped(start, recipe, at, **changes):
     with pytest.raises(StoppedError):
         epochs.extend(_say(epoch) for epoch in start(recipe, on_step=on_step, **changes))
     return epochs, checkpoints[0]
+
+
+def _at_once(recipe, images):
+    """What is known of the memory: so many images of this recipe go through the model at once."""
+    return {f"{recipe.backbone}, {recipe.image_size} px, cpu": images}
 
 
 def _after_file(checkpoint):
@@ -122,7 +128,7 @@ def published(tmp_path_factory):
 def test_models(changes, part, start, make_recipe, published, tmp_path):
     """So do real models with all they draw and count, whole or in parts of a batch, without their published weights."""
     recipe = make_recipe(image_size=32, learning_rate=0.01, **changes)
-    options = {"micro_batch": MicroBatch(part)} if part else {}
+    options = {"micro_batches": _at_once(recipe, part)} if part else {}
     whole = [_say(epoch) for epoch in start(recipe, weights=published, **options)]
     in_validation = STEPS + (math.ceil(18 / part) if part else BATCHES)
     for at in (2, STEPS, in_validation - 1, in_validation + 3):
@@ -136,7 +142,7 @@ def test_models(changes, part, start, make_recipe, published, tmp_path):
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 def test_channels_last(optimizer, start, make_recipe, monkeypatch):
     """Weights that lie in memory as a GPU wants them are resumed with moments that lie alike."""
-    monkeypatch.setattr("trainer.fit.memory_format", lambda _: torch.channels_last)
+    monkeypatch.setattr("trainer.session.memory_format", lambda _: torch.channels_last)
     recipe = make_recipe(backbone="test_resnet", image_size=32, optimizer=optimizer, ema=True)
     whole = [_say(epoch) for epoch in start(recipe)]
     before, checkpoint = _stopped(start, recipe, 3)
@@ -214,10 +220,9 @@ def test_loader_processes(start, make_recipe):
 def test_smaller_memory(start, make_recipe):
     """The parts in which a batch went through the model when it stopped are those in which it goes on."""
     recipe = make_recipe(backbone="dropout")
-    _, checkpoint = _stopped(start, recipe, 2, micro_batch=MicroBatch(4))
-    micro_batch = MicroBatch(8)
-    list(start(recipe, resume=checkpoint, micro_batch=micro_batch))
-    assert micro_batch.size == 4
+    _, checkpoint = _stopped(start, recipe, 2, micro_batches=_at_once(recipe, 4))
+    *_, last = start(recipe, resume=checkpoint, micro_batches=_at_once(recipe, 8))
+    assert last.capture().values["steps"]["micro_batch"] == 4
 
 
 @pytest.mark.parametrize("at", [3, STEPS + 1])

@@ -13,13 +13,14 @@ from torch.nn.functional import cross_entropy
 from trainer.data import load_data
 from trainer.errors import NonFiniteLossError
 from trainer.extensions import Extensions
-from trainer.fit import fit
+from trainer.fit import Subsets, fit
 from trainer.loaders import AugmentedImages, Loaders, epoch_orders
 from trainer.losses import balanced_weights
+from trainer.resources import Resources
 
 pytestmark = [pytest.mark.unit, pytest.mark.usefixtures("one_thread")]
 
-CPU = torch.device("cpu")
+ON_CPU = Resources(device=torch.device("cpu"))
 
 
 def _state(epoch):
@@ -49,7 +50,10 @@ def test_same_weights(changes, start, make_recipe):
     once, again, other = (_kept(start(make_recipe(**changes, seed=seed))) for seed in (3, 3, 4))
     for (epoch, state), (epoch_again, state_again), (_, state_other) in zip(once, again, other, strict=True):
         assert _equal(state, state_again)
-        assert (epoch.train_loss, epoch.macro_f1) == (epoch_again.train_loss, epoch_again.macro_f1)
+        assert (epoch.train_loss, epoch.validation.macro_f1) == (
+            epoch_again.train_loss,
+            epoch_again.validation.macro_f1,
+        )
         assert not _equal(state, state_other)
 
 
@@ -132,7 +136,7 @@ def test_learns(optimizer, start, make_recipe):
     )
     epochs = list(start(recipe))
     assert epochs[-1].train_loss < epochs[0].train_loss / 2
-    assert epochs[-1].macro_f1 > 0.9
+    assert epochs[-1].validation.macro_f1 > 0.9
 
 
 def test_what_an_epoch_says(start, make_recipe):
@@ -158,10 +162,12 @@ def test_metrics_of_the_model(ema, colours, start, make_recipe):
     for epoch in start(make_recipe(epochs=4, ema=ema, batch_size=7, learning_rate=1e-4)):
         with torch.inference_mode():
             predicted = epoch.model(torch.from_numpy(images)).argmax(dim=1).numpy()
-        np.testing.assert_array_equal(epoch.confusion.numpy(), confusion_matrix(truth, predicted, labels=range(3)))
-        assert epoch.macro_f1 == pytest.approx(f1_score(truth, predicted, average="macro"), abs=1e-12)
-        assert epoch.accuracy == accuracy_score(truth, predicted)
-        scores.add(epoch.macro_f1)
+        np.testing.assert_array_equal(
+            epoch.validation.confusion.numpy(), confusion_matrix(truth, predicted, labels=range(3))
+        )
+        assert epoch.validation.macro_f1 == pytest.approx(f1_score(truth, predicted, average="macro"), abs=1e-12)
+        assert epoch.validation.accuracy == accuracy_score(truth, predicted)
+        scores.add(epoch.validation.macro_f1)
     assert len(scores) > 1
 
 
@@ -209,7 +215,7 @@ def test_moving_average_formula(start, make_recipe, extensions):
 def test_without_validation(start, make_recipe):
     """Without validation images an epoch has no metrics."""
     for epoch in start(make_recipe(), valid=None):
-        assert (epoch.macro_f1, epoch.accuracy, epoch.confusion) == (None, None, None)
+        assert epoch.validation is None
         assert math.isfinite(epoch.train_loss)
 
 
@@ -219,7 +225,7 @@ def test_plateau_repeated_without_validation(start, make_recipe):
     first = _kept(start(recipe))
     rates = [epoch.learning_rate for epoch, _ in first]
     assert rates[-1] < max(rates) / 3
-    scores = [epoch.macro_f1 for epoch, _ in first]
+    scores = [epoch.validation.macro_f1 for epoch, _ in first]
     repeated = _kept(start(recipe, valid=None, plateau=scores))
     assert [epoch.learning_rate for epoch, _ in repeated] == rates
     assert _equal(repeated[-1][1], first[-1][1])
@@ -317,8 +323,8 @@ def test_rare_class(remedy, rare, make_recipe):
     def found(**changes):
         recipe = make_recipe(backbone="mean_colour", epochs=12, learning_rate=0.1, **changes)
         own = Extensions(backbones={"mean_colour": mean_colour})
-        *_, last = fit(recipe, rare, train=rare.split.train, valid=rare.split.valid, extensions=own, device=CPU)
-        return last.confusion.diagonal().tolist()
+        *_, last = fit(recipe, rare, Subsets(rare.split.train, rare.split.valid), extensions=own, resources=ON_CPU)
+        return last.validation.confusion.diagonal().tolist()
 
     assert found()[0] <= 1
     assert found(**remedy)[0] >= 4
@@ -329,7 +335,7 @@ def test_class_weights_of_the_training_images(rare, extensions, make_recipe):
     """Class weights are those of the training images alone."""
     train = np.concatenate([rare.split.train[:3], rare.split.train[-9:]])
     recipe = make_recipe(class_weights="balanced", epochs=1, batch_size=12, optimizer="sgd", learning_rate=1e-8)
-    [epoch] = fit(recipe, rare, train=train, valid=None, extensions=extensions, device=CPU)
+    [epoch] = fit(recipe, rare, Subsets(train), extensions=extensions, resources=ON_CPU)
     labels = torch.from_numpy(rare.index.labels[train])
     assert torch.bincount(labels).tolist() == [3, 9]
     with torch.inference_mode():

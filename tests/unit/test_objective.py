@@ -20,16 +20,19 @@ from trainer.checkpoint import decode, encode
 from trainer.data import Data
 from trainer.errors import CheckpointError, NonFiniteLossError
 from trainer.extensions import Extensions
-from trainer.fit import probabilities_of
 from trainer.metrics import confusion_matrix, macro_f1
 from trainer.model.backbones import build_model, load_weights
 from trainer.objective import objective
+from trainer.observer import SilentObserver
+from trainer.resources import Resources
 from trainer.space import Space, suggest
 from trainer.step import MicroBatch
+from trainer.validation import probabilities_of
 
 pytestmark = [pytest.mark.unit, pytest.mark.usefixtures("one_thread")]
 
 CPU = torch.device("cpu")
+ON_CPU = Resources(CPU)
 
 
 @pytest.fixture
@@ -52,6 +55,13 @@ def space(extensions):
 def _study(pruner=None):
     sampler = optuna.samplers.RandomSampler(seed=5)
     return optuna.create_study(direction="maximize", sampler=sampler, pruner=pruner or optuna.pruners.NopPruner())
+
+
+def _observer(**methods):
+    """An observer with these methods; the others do nothing."""
+    observer = SilentObserver()
+    vars(observer).update(methods)
+    return observer
 
 
 NOTEBOOK = """
@@ -91,7 +101,7 @@ def test_notebook(colours):
 def test_value(colours, space):
     """The value is the best macro-F1 of the epochs, all of which are reported, and `best_epoch` says which it was."""
     study = _study()
-    study.optimize(lambda trial: objective(trial, space, colours, device=CPU), n_trials=5)
+    study.optimize(lambda trial: objective(trial, space, colours, resources=ON_CPU), n_trials=5)
     assert len({trial.value for trial in study.trials}) > 1
     for trial in study.trials:
         assert list(trial.intermediate_values) == [1, 2, 3, 4]
@@ -109,7 +119,17 @@ def test_metrics(colours, space, tmp_path):
             study.pruner = optuna.pruners.ThresholdPruner(lower=1.1, n_warmup_steps=2)
         trial, file, epochs = study.ask(), tmp_path / f"{number}.safetensors", []
         try:
-            study.tell(trial, objective(trial, space, colours, device=CPU, best_weights=file, on_epoch=epochs.append))
+            study.tell(
+                trial,
+                objective(
+                    trial,
+                    space,
+                    colours,
+                    resources=ON_CPU,
+                    best_weights=file,
+                    observer=_observer(on_epoch=epochs.append),
+                ),
+            )
         except optuna.TrialPruned:
             study.tell(trial, state=optuna.trial.TrialState.PRUNED)
         ended = study.trials[number]
@@ -117,8 +137,10 @@ def test_metrics(colours, space, tmp_path):
         kept = json.loads(json.dumps(ended.user_attrs["metrics"]))
         best = epochs[ended.user_attrs["best_epoch"] - 1]
         truth = colours.index.labels[colours.split.valid]
-        assert kept["macro_f1"] == best.macro_f1 == max(epoch.macro_f1 for epoch in epochs)
-        assert kept["macro_roc_auc"] == pytest.approx(roc_auc_score(truth, best.probabilities, multi_class="ovr"))
+        assert kept["macro_f1"] == best.validation.macro_f1 == max(epoch.validation.macro_f1 for epoch in epochs)
+        assert kept["macro_roc_auc"] == pytest.approx(
+            roc_auc_score(truth, best.validation.probabilities, multi_class="ovr")
+        )
         assert set(kept["per_class"]) == {"red", "green", "blue"}
         assert set(kept["per_class"]["red"]) == {"f1", "precision", "recall", "roc_auc", "images"}
     assert states == ["COMPLETE", "COMPLETE", "PRUNED", "PRUNED"]
@@ -143,14 +165,14 @@ def test_what_fits_into_memory_is_remembered(colours, space):
     own = Extensions(backbones={"small": small})
     fields = {"backbone": "small", "image_size": 16, "epochs": 1, "batch_size": 8, "pretrained": False}
     memory = {}
-    objective(_study().ask(), Space(fields, own), colours, device=CPU, micro_batches=memory)
+    objective(_study().ask(), Space(fields, own), colours, resources=Resources(CPU, micro_batches=memory))
     assert memory == {"small, 16 px, cpu": 2}
 
     class Kept(dict):
         def __setitem__(self, key, value):
             raise AssertionError("memory has run out again")
 
-    objective(_study().ask(), Space(fields, own), colours, device=CPU, micro_batches=Kept(memory))
+    objective(_study().ask(), Space(fields, own), colours, resources=Resources(CPU, micro_batches=Kept(memory)))
 
 
 def test_best_weights(colours, space, tmp_path):
@@ -159,7 +181,7 @@ def test_best_weights(colours, space, tmp_path):
     for number in range(6):
         trial = study.ask()
         file = tmp_path / f"{number}.safetensors"
-        value = objective(trial, space, colours, device=CPU, best_weights=file)
+        value = objective(trial, space, colours, resources=ON_CPU, best_weights=file)
         recipe = suggest(optuna.trial.FixedTrial(trial.params), space)
         model = build_model(recipe, 3, space.extensions, pretrained=False)
         load_weights(model, file)
@@ -175,8 +197,8 @@ def test_repeated_trial(colours, space):
     """A trial with the parameters of another has its value."""
     study = _study()
     trial = study.ask()
-    value = objective(trial, space, colours, device=CPU)
-    assert objective(optuna.trial.FixedTrial(trial.params), space, colours, device=CPU) == value
+    value = objective(trial, space, colours, resources=ON_CPU)
+    assert objective(optuna.trial.FixedTrial(trial.params), space, colours, resources=ON_CPU) == value
 
 
 def test_pruned(colours, space, tmp_path):
@@ -188,9 +210,9 @@ def test_pruned(colours, space, tmp_path):
             trial,
             space,
             colours,
-            device=CPU,
+            resources=ON_CPU,
             best_weights=tmp_path / "best.safetensors",
-            on_step=lambda _: steps.append(1),
+            observer=_observer(on_step=lambda _: steps.append(1)),
         )
     assert list(study.trials[0].intermediate_values) == [1, 2]
     assert len(steps) == 2 * (5 + 3)
@@ -200,7 +222,7 @@ def test_pruned(colours, space, tmp_path):
 def test_last_epoch_is_not_pruned(colours, space):
     """After the last epoch there is nothing to save: the trial is complete, whatever the pruner says."""
     study = _study(optuna.pruners.ThresholdPruner(lower=1.1, n_warmup_steps=4))
-    value = objective(study.ask(), space, colours, device=CPU)
+    value = objective(study.ask(), space, colours, resources=ON_CPU)
     assert 0 < value <= 1
 
 
@@ -210,9 +232,9 @@ def test_on_epoch(colours, space):
     trial = study.ask()
 
     def watch(epoch):
-        seen.append((epoch.number, list(study.trials[0].intermediate_values), epoch.macro_f1))
+        seen.append((epoch.number, list(study.trials[0].intermediate_values), epoch.validation.macro_f1))
 
-    value = objective(trial, space, colours, device=CPU, on_epoch=watch)
+    value = objective(trial, space, colours, resources=ON_CPU, observer=_observer(on_epoch=watch))
     assert [number for number, _, _ in seen] == [1, 2, 3, 4]
     assert [reported for _, reported, _ in seen] == [[], [1], [1, 2], [1, 2, 3]]
     assert max(score for _, _, score in seen) == value
@@ -225,7 +247,7 @@ def test_on_step(colours, space):
         raise InterruptedError("the disk is full")
 
     with pytest.raises(InterruptedError, match="the disk is full"):
-        objective(_study().ask(), space, colours, device=CPU, on_step=stop)
+        objective(_study().ask(), space, colours, resources=ON_CPU, observer=_observer(on_step=stop))
 
 
 def _whole(space, data, file):
@@ -236,7 +258,7 @@ def _whole(space, data, file):
     def on_epoch(epoch):
         checkpoints.append(epoch.capture())
 
-    value = objective(trial, space, data, device=CPU, best_weights=file, on_epoch=on_epoch)
+    value = objective(trial, space, data, resources=ON_CPU, best_weights=file, observer=_observer(on_epoch=on_epoch))
     ended = study.trials[0]
     return ended.params, (value, ended.intermediate_values, ended.user_attrs, file.read_bytes()), checkpoints
 
@@ -253,10 +275,10 @@ def _resumed(space, data, params, checkpoint, file):
         trial,
         space,
         data,
-        device=CPU,
+        resources=ON_CPU,
         best_weights=weights,
         resume=decode(encode(checkpoint)),
-        on_epoch=lambda epoch: seen.append((epoch.number, epoch.capture())),
+        observer=_observer(on_epoch=lambda epoch: seen.append((epoch.number, epoch.capture()))),
     )
     assert [number for number, _ in seen] == list(range(checkpoint.epochs_done + 1, 5))
     ended = study.trials[0]
@@ -267,7 +289,14 @@ def _results_of(study, space, data, **options):
     """What a trial came to as it ended, its epochs, and the trial."""
     results, epochs, trial = [], [], study.ask()
     with suppress(optuna.TrialPruned):
-        objective(trial, space, data, device=CPU, on_epoch=epochs.append, on_end=results.append, **options)
+        objective(
+            trial,
+            space,
+            data,
+            resources=ON_CPU,
+            observer=_observer(on_epoch=epochs.append, on_end=results.append),
+            **options,
+        )
     return results, epochs, study.trials[-1]
 
 
@@ -282,8 +311,8 @@ def test_on_end(epochs, colours, space):
     assert len(result.history) == len(result.train_losses) == epochs
     assert result.best_epoch == trial.user_attrs["best_epoch"]
     best = seen[result.best_epoch - 1]
-    assert torch.equal(result.confusion, best.confusion)
-    assert torch.equal(result.probabilities, best.probabilities)
+    assert torch.equal(result.confusion, best.validation.confusion)
+    assert torch.equal(result.probabilities, best.validation.probabilities)
 
 
 def test_on_end_of_a_resumed_trial(colours, space):
@@ -291,7 +320,13 @@ def test_on_end_of_a_resumed_trial(colours, space):
     checkpoints = []
     [whole], _, trial = _results_of(_study(), space, colours)
     recipe = optuna.trial.FixedTrial(trial.params)
-    objective(recipe, space, colours, device=CPU, on_epoch=lambda epoch: checkpoints.append(epoch.capture()))
+    objective(
+        recipe,
+        space,
+        colours,
+        resources=ON_CPU,
+        observer=_observer(on_epoch=lambda epoch: checkpoints.append(epoch.capture())),
+    )
     for checkpoint in checkpoints:
         study = _study()
         study.enqueue_trial(trial.params)
@@ -326,7 +361,9 @@ def test_resumed(rate, colours, space, tmp_path):
                 raise StoppedError(capture())
 
         with pytest.raises(StoppedError) as stopped:
-            objective(optuna.trial.FixedTrial(params), space, colours, device=CPU, on_step=on_step)
+            objective(
+                optuna.trial.FixedTrial(params), space, colours, resources=ON_CPU, observer=_observer(on_step=on_step)
+            )
         ended, captured = _resumed(space, colours, params, stopped.value.args[0], tmp_path / "checkpoint")
         assert ended == whole
         for checkpoint, uninterrupted in zip(reversed(captured), reversed(checkpoints), strict=False):
@@ -349,7 +386,13 @@ def test_second_chance(colours, space, tmp_path):
     study, checkpoints = _study(optuna.pruners.ThresholdPruner(lower=1.1, n_warmup_steps=2)), []
     trial = study.ask()
     with pytest.raises(optuna.TrialPruned):
-        objective(trial, space, colours, device=CPU, on_epoch=lambda epoch: checkpoints.append(epoch.capture()))
+        objective(
+            trial,
+            space,
+            colours,
+            resources=ON_CPU,
+            observer=_observer(on_epoch=lambda epoch: checkpoints.append(epoch.capture())),
+        )
     params, whole, _ = _whole(space, colours, tmp_path / "whole.safetensors")
     assert params == trial.params
     assert _resumed(space, colours, params, checkpoints[-1], tmp_path / "checkpoint")[0] == whole
@@ -361,16 +404,16 @@ def test_resumed_from_another_recipe(colours, space, tmp_path):
     study = _study()
     study.enqueue_trial({**params, "augment": "flip" if params["augment"] == "none" else "none"})
     with pytest.raises(CheckpointError, match=r"of another recipe \(augment was "):
-        objective(study.ask(), space, colours, device=CPU, resume=checkpoints[0])
+        objective(study.ask(), space, colours, resources=ON_CPU, resume=checkpoints[0])
     assert study.trials[0].intermediate_values == {}
 
 
-def test_own_parts(colours, extensions):
+def test_own_functions(colours, extensions):
     """The space's own functions reach the training, and its failures come out as they are."""
     own = Extensions(backbones=extensions.backbones, losses={"broken": lambda logits, _: logits.sum() * float("nan")})
     fields = {"backbone": "linear", "image_size": 16, "epochs": 1, "loss": "broken", "augment": "none"}
     with pytest.raises(NonFiniteLossError):
-        objective(_study().ask(), Space(fields, own), colours, device=CPU)
+        objective(_study().ask(), Space(fields, own), colours, resources=ON_CPU)
 
 
 def _changed(data, part):
@@ -392,7 +435,7 @@ def test_test_part_is_never_looked_at(colours, space, tmp_path):
         study = _study()
         trial = study.ask()
         file = tmp_path / f"{name}.safetensors"
-        objective(trial, space, _changed(colours, part), device=CPU, best_weights=file)
+        objective(trial, space, _changed(colours, part), resources=ON_CPU, best_weights=file)
         results[name] = (study.trials[0].intermediate_values, study.trials[0].user_attrs, file.read_bytes())
     assert results["test"] == results["same"]
     assert results["valid"][0] != results["same"][0]

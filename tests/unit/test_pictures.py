@@ -23,7 +23,7 @@ from hpo.worker.pictures import (
     shares_of,
 )
 from trainer.data import Data
-from trainer.objective import Result
+from trainer.observer import Result
 from trainer.recipe import recipe_from
 
 pytestmark = pytest.mark.unit

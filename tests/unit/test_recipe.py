@@ -235,15 +235,15 @@ def test_each_name_trains(field, name, colours, extensions, make_recipe):
     """Every name that a recipe may have, from optimiser to pooling, trains."""
     import torch
 
-    from trainer.fit import fit
+    from trainer.fit import Subsets, fit
+    from trainer.resources import Resources
 
     made = make_recipe(**{"backbone": "test_resnet", "image_size": 32, field: name, "epochs": 1})
     split = colours.split
-    [epoch] = fit(
-        made, colours, train=split.train, valid=split.valid, extensions=extensions, device=torch.device("cpu")
-    )
+    resources = Resources(device=torch.device("cpu"))
+    [epoch] = fit(made, colours, Subsets(split.train, split.valid), extensions=extensions, resources=resources)
     assert math.isfinite(epoch.train_loss)
-    assert 0 < epoch.macro_f1 <= 1
+    assert 0 < epoch.validation.macro_f1 <= 1
 
 
 @pytest.mark.usefixtures("one_thread")
@@ -252,13 +252,15 @@ def test_each_name_means_something_else(field, colours, extensions, make_recipe)
     """No two names of a field train the same weights."""
     import torch
 
-    from trainer.fit import fit
+    from trainer.fit import Subsets, fit
+    from trainer.resources import Resources
 
     results = set()
     for name in NAMES[field]:
         made = make_recipe(**{"backbone": "test_efficientnet", "image_size": 64, field: name, "epochs": 1})
         uneven = colours.split.train[6:]  # the classes have 6, 12 and 12 images
-        [epoch] = fit(made, colours, train=uneven, valid=None, extensions=extensions, device=torch.device("cpu"))
+        resources = Resources(device=torch.device("cpu"))
+        [epoch] = fit(made, colours, Subsets(uneven), extensions=extensions, resources=resources)
         results.add(epoch.model.backbone.conv_stem.weight.detach().numpy().tobytes())
     # The pooling of this model is the average by default.
     assert len(results) == len(NAMES[field]) - (field == "pooling")

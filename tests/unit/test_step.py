@@ -5,18 +5,17 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from trainer.augmentation.mixing import make_mixing
 from trainer.errors import NonFiniteLossError, OutOfDeviceMemoryError
 from trainer.extensions import Extensions
 from trainer.losses import make_loss
-from trainer.model.optimizers import make_optimizer
 from trainer.recipe import LOSSES, Recipe
-from trainer.step import MicroBatch, Steps
+from trainer.session import Session
+from trainer.step import MicroBatch
 
 pytestmark = [pytest.mark.unit, pytest.mark.usefixtures("one_thread")]
 
 CPU = torch.device("cpu")
-BATCH, CLASSES, SIDE = 11, 3, 6  # a batch that no number of parts divides evenly
+BATCH, CLASSES, SIDE = 11, 3, 6  # a batch that no number of chunks divides evenly
 
 
 class Model(nn.Module):
@@ -37,7 +36,8 @@ class Model(nn.Module):
 
 
 def _recipe(**changes):
-    return Recipe(**({"batch_size": BATCH, "image_size": 8, "backbone": "mine", "learning_rate": 0.05} | changes))
+    steady = {"learning_rate": 0.05, "schedule": "constant", "warmup": 0.0}
+    return Recipe(**({"batch_size": BATCH, "image_size": 8, "backbone": "mine"} | steady | changes))
 
 
 def _batch(number=0):
@@ -46,12 +46,12 @@ def _batch(number=0):
     return images, torch.arange(BATCH) % CLASSES
 
 
-def _training(recipe, micro_batch, *layers, loss_of=None, model=None):
+def _training(recipe, micro_batch, *layers, loss=None, model=None):
     torch.manual_seed(5)
     model = model or Model(*layers)
-    optimizer = make_optimizer(recipe, model)
-    loss_of = loss_of or make_loss(recipe, torch.arange(BATCH) % CLASSES, CLASSES, Extensions())
-    return model, optimizer, Steps(recipe, model, optimizer, loss_of, make_mixing(recipe), micro_batch, CPU)
+    loss = loss or make_loss(recipe, torch.arange(BATCH) % CLASSES, CLASSES, Extensions())
+    session = Session(recipe, model, loss, micro_batch=micro_batch, device=CPU, steps_an_epoch=9)
+    return model, session.optimizer, session
 
 
 def _weights(model):
@@ -65,29 +65,29 @@ def _gradients(model):
 @pytest.mark.parametrize("mixing", ["none", "mixup", "cutmix"])
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("size", [1, 4, 10])
-def test_parts_give_the_gradient_of_the_whole_batch(loss, size, mixing):
+def test_chunks_give_the_gradient_of_the_whole_batch(loss, size, mixing):
     """Whatever the loss and however small the parts, the gradient is that of the whole batch to 1e-6."""
     recipe = _recipe(loss=loss, mixing=mixing, class_weights="balanced")
-    whole, _, steps = _training(recipe, MicroBatch(BATCH))
-    loss_of_whole = steps.take(*_batch())
-    parted, _, steps = _training(recipe, MicroBatch(size))
-    loss_of_parts = steps.take(*_batch())
-    assert max(parted.seen) <= size
-    torch.testing.assert_close(_gradients(parted), _gradients(whole), rtol=1e-6, atol=1e-6)
-    torch.testing.assert_close(loss_of_parts, loss_of_whole, rtol=1e-6, atol=1e-6)
-    torch.testing.assert_close(_weights(parted), _weights(whole), rtol=1e-5, atol=1e-5)
+    whole, _, session = _training(recipe, MicroBatch(BATCH))
+    loss_of_whole = session.step(*_batch())
+    chunked, _, session = _training(recipe, MicroBatch(size))
+    loss_of_chunks = session.step(*_batch())
+    assert max(chunked.seen) <= size
+    torch.testing.assert_close(_gradients(chunked), _gradients(whole), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(loss_of_chunks, loss_of_whole, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(_weights(chunked), _weights(whole), rtol=1e-5, atol=1e-5)
 
 
 def test_a_loss_of_ones_own_gets_the_whole_batch():
-    """A function of one's own sees the logits of all images of a batch, also where they went through in parts."""
+    """A function of one's own sees the logits of all images of a batch, also where they went through in chunks."""
     seen = []
 
     def own(logits, labels, partners=None):
         seen.append(len(logits))
         return (logits.softmax(dim=1).mean(dim=0) ** 2).sum() + cross_entropy(logits, labels)
 
-    _, _, steps = _training(_recipe(), MicroBatch(4), loss_of=own)
-    steps.take(*_batch())
+    _, _, session = _training(_recipe(), MicroBatch(4), loss=own)
+    session.step(*_batch())
     assert seen == [BATCH]
 
 
@@ -117,28 +117,28 @@ class OutOfMemory(nn.Module):
 def test_where_memory_runs_out_the_same_step_goes_on_in_halves(where, optimizer):
     """Out of memory, forward or backward, halves the micro-batch until it fits; training goes on as if nothing was."""
     recipe = _recipe(optimizer=optimizer)
-    whole, _, steps = _training(recipe, MicroBatch(BATCH))
+    whole, _, session = _training(recipe, MicroBatch(BATCH))
     for number in range(4):
-        steps.take(*_batch(number))
+        session.step(*_batch(number))
 
     layer, halved = OutOfMemory(3, where), []
-    parted, _, steps = _training(recipe, MicroBatch(BATCH, halved.append), layer)
+    chunked, _, session = _training(recipe, MicroBatch(BATCH, halved.append), layer)
     for number in range(4):
-        steps.take(*_batch(number))
+        session.step(*_batch(number))
     assert halved == [6, 3]
     assert layer.tried == 2  # what was learned holds for the steps that follow
-    torch.testing.assert_close(_weights(parted), _weights(whole), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(_weights(chunked), _weights(whole), rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize(("at", "some_weights_first"), [(1, False), (1, True), (3, False)])
 def test_where_memory_runs_out_in_the_update_it_is_made_once(at, some_weights_first, monkeypatch):
     """Out of memory in the update, in the first step also when some weights have moved, loses and doubles nothing."""
     recipe = _recipe(weight_decay=0.1)
-    whole, _, steps = _training(recipe, MicroBatch(BATCH))
+    whole, _, session = _training(recipe, MicroBatch(BATCH))
     for number in range(4):
-        steps.take(*_batch(number))
+        session.step(*_batch(number))
 
-    hit, optimizer, steps = _training(recipe, MicroBatch(BATCH))
+    hit, optimizer, session = _training(recipe, MicroBatch(BATCH))
     update, calls = optimizer.step, []
 
     def step():
@@ -151,9 +151,10 @@ def test_where_memory_runs_out_in_the_update_it_is_made_once(at, some_weights_fi
             raise torch.OutOfMemoryError
         update()
 
+    step._wrapped_by_lr_sched = True  # the schedule counts the calls of `update`, and would warn of this function
     monkeypatch.setattr(optimizer, "step", step)
     for number in range(4):
-        steps.take(*_batch(number))
+        session.step(*_batch(number))
     assert len(calls) == 5
     torch.testing.assert_close(_weights(hit), _weights(whole), rtol=1e-6, atol=1e-6)
 
@@ -176,33 +177,33 @@ def test_libraries_without_memory(says):
 
 def test_no_memory_for_a_single_image():
     """Where not even one image fits, the training ends with one line that says what to do."""
-    _, _, steps = _training(_recipe(), MicroBatch(BATCH), OutOfMemory(0, "forward"))
+    _, _, session = _training(_recipe(), MicroBatch(BATCH), OutOfMemory(0, "forward"))
     with pytest.raises(OutOfDeviceMemoryError, match=r"smaller image_size or backbone.*Tried to allocate"):
-        steps.take(*_batch())
+        session.step(*_batch())
 
 
 def test_dropout_draws_the_same_in_both_passes():
-    """The two passes over a part drop the same features, so that the gradient belongs to the logits of the loss."""
+    """The two passes over a chunk drop the same features, so that the gradient belongs to the logits of the loss."""
     recipe = _recipe()
-    model, _, steps = _training(recipe, MicroBatch(4), nn.Dropout(0.5))
+    model, _, session = _training(recipe, MicroBatch(4), nn.Dropout(0.5))
     drawn = []
     model.backbone[3].register_forward_hook(lambda _, __, dropped: drawn.append(dropped.detach() == 0))
-    steps.take(*_batch())
+    session.step(*_batch())
     first, second = drawn[:3], drawn[3:]
     assert all(torch.equal(one, other) for one, other in zip(first, second, strict=True))
     assert not torch.equal(first[0], first[1])
 
 
-def test_batch_norm_counts_each_part_once():
-    """The running statistics of batch norm take in each part once, though it goes through the model twice."""
-    model, _, steps = _training(_recipe(), MicroBatch(6), nn.BatchNorm1d(16).double())
+def test_batch_norm_counts_each_chunk_once():
+    """The running statistics of batch norm take in each chunk once, though it goes through the model twice."""
+    model, _, session = _training(_recipe(), MicroBatch(6), nn.BatchNorm1d(16).double())
     inputs = []
     norm = model.backbone[3]
     norm.register_forward_pre_hook(lambda _, given: inputs.append(given[0].detach()))
-    steps.take(*_batch())
+    session.step(*_batch())
     expected = torch.zeros(16, dtype=torch.float64)
-    for part in inputs[:2]:
-        expected = 0.9 * expected + 0.1 * part.mean(dim=0)
+    for chunk in inputs[:2]:
+        expected = 0.9 * expected + 0.1 * chunk.mean(dim=0)
     torch.testing.assert_close(norm.running_mean, expected)
     assert norm.momentum == 0.1
 
@@ -211,21 +212,21 @@ def test_a_loss_that_is_not_finite_ends_the_training_at_once():
     """A loss of NaN ends the training in the very step, with a line that says what may help."""
     batches = iter([1.0, float("nan"), 1.0])
 
-    def loss_of(logits, labels, partners=None):
+    def loss(logits, labels, partners=None):
         return logits.sum() * next(batches)
 
-    _, _, steps = _training(_recipe(), MicroBatch(BATCH), loss_of=loss_of)
-    steps.take(*_batch())
+    _, _, session = _training(_recipe(), MicroBatch(BATCH), loss=loss)
+    session.step(*_batch())
     with pytest.raises(NonFiniteLossError, match=r"loss is nan.*learning_rate"):
-        steps.take(*_batch())
+        session.step(*_batch())
 
 
 def test_clipping():
     """No gradient is longer than clip_norm, and a shorter one stays as it is."""
-    free, _, steps = _training(_recipe(), MicroBatch(BATCH))
-    steps.take(*_batch())
+    free, _, session = _training(_recipe(), MicroBatch(BATCH))
+    session.step(*_batch())
     length = _gradients(free).norm()
     for limit, expected in ((length / 2, length / 2), (2 * length, length)):
-        clipped, _, steps = _training(_recipe(clip_norm=limit.item()), MicroBatch(BATCH))
-        steps.take(*_batch())
+        clipped, _, session = _training(_recipe(clip_norm=limit.item()), MicroBatch(BATCH))
+        session.step(*_batch())
         torch.testing.assert_close(_gradients(clipped).norm(), expected, rtol=1e-4, atol=0)
