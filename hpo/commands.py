@@ -372,8 +372,8 @@ def run_report(options: argparse.Namespace) -> int:
     from hpo.report.page import make_report, refuse_bad_path, write_report
 
     refuse_bad_path(options.output)
-    with _study(options) as (file, url, opened):
-        report = make_report(file, url, opened, datetime.now(UTC), options.gpu_hour_price)
+    with _study(options) as (_, _, opened):
+        report = make_report(opened, datetime.now(UTC), options.gpu_hour_price)
     write_report(report, options.output)
     print("\n".join([*report.headline, f"written: {options.output}"]))
     return EXIT_DONE

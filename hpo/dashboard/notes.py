@@ -86,9 +86,9 @@ def note_of_study(snapshot: Snapshot, study_id: int) -> str:
             lines.append(f"Budget: {spent} of {limit} {what}")
     if snapshot.halt:
         lines.append(f"**{HALTS[snapshot.halt]}**: `hpo resume` lets it go on")
-    if snapshot.strangers:
-        numbers = ", ".join(_link(study_id, number) for number in snapshot.strangers[:5])
-        more = ", …" if len(snapshot.strangers) > 5 else ""
+    if snapshot.from_outside:
+        numbers = ", ".join(_link(study_id, number) for number in snapshot.from_outside[:5])
+        more = ", …" if len(snapshot.from_outside) > 5 else ""
         lines.append(f"Told or added from outside, and without a part in this: {numbers}{more}")
     parts = ["\n".join(f"- {line}" for line in lines), "#### Workers", _workers(snapshot, study_id)]
     if best := snapshot.best:

@@ -7,13 +7,14 @@ from html import escape
 from statistics import median
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from hpo.report.results import best_so_far, complete_values, spread
+from hpo.report.comparisons import spread
+from hpo.report.outcomes import best_so_far, complete_values
 from trainer.recipe import show
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from hpo.report.results import Outcome
+    from hpo.report.outcomes import Outcome
 T = TypeVar("T")
 Chart = dict[str, Any]
 
@@ -154,12 +155,19 @@ def _counted(outcomes: Sequence[Outcome]) -> str:
     return f"{len(outcomes)}, {pruned / len(outcomes):.0%} pruned" if pruned else str(len(outcomes))
 
 
-def _points(outcomes: Sequence[Outcome], state: str, axis: Sequence[float], of_scores: str) -> dict[str, Any]:
-    """Trials as points; one below the range of macro-F1 stands at its edge, and so does one without a score."""
+def _points(outcomes: Sequence[Outcome], state: str, axis: Sequence[float], score_axis: str) -> dict[str, Any]:
+    """Trials as points; one below the range of macro-F1 stands at its edge, and so does one without a score.
+
+    Args:
+        outcomes: of one state.
+        state: of all of them.
+        axis: the range of macro-F1.
+        score_axis: the axis of macro-F1, "x" or "y".
+    """
     return {
         "type": "scatter",
         "mode": "markers",
-        of_scores: rounded(max(axis[0], outcome.value or 0.0) for outcome in outcomes),
+        score_axis: rounded(max(axis[0], outcome.value or 0.0) for outcome in outcomes),
         "customdata": [
             [outcome.number, "no score" if outcome.value is None else f"{outcome.value:.4f}"] for outcome in outcomes
         ],
@@ -184,8 +192,8 @@ def curves(outcomes: Sequence[Outcome], best: int | None) -> Chart:
     trained = [outcome for outcome in outcomes if outcome.curve]
     data = []
     for state in ("complete", "failed", "running", "pruned"):
-        of_state = [outcome for outcome in trained if outcome.state == state and outcome.number != best]
-        drawn = thinned(of_state, max(1, MOST_CURVES * len(of_state) // max(1, len(trained))))
+        same_state = [outcome for outcome in trained if outcome.state == state and outcome.number != best]
+        drawn = thinned(same_state, max(1, MOST_CURVES * len(same_state) // max(1, len(trained))))
         if drawn:
             data.append(
                 {
@@ -247,13 +255,18 @@ def pruned_after(outcomes: Sequence[Outcome]) -> float | None:
     return median(ends) if ends else None
 
 
-def hours(of_names: Mapping[str, float], notes: Mapping[str, str] | None = None) -> Chart:
-    """A bar for each name, of hours, with its share of all; what else is to be said stands beside the name."""
-    total = sum(of_names.values())
-    texts = [f"{100 * value / (total or 1):.1f} %" for value in of_names.values()]
+def hours(by_name: Mapping[str, float], notes: Mapping[str, str] | None = None) -> Chart:
+    """A bar for each name, with its share of all hours.
+
+    Args:
+        by_name: name -> hours.
+        notes: name -> a text that is shown beside it.
+    """
+    total = sum(by_name.values())
+    texts = [f"{100 * value / (total or 1):.1f} %" for value in by_name.values()]
     per_hour, unit = (1.0, "hours") if total >= 2 else (60.0, "minutes")
-    values = [value * per_hour for value in of_names.values()]
-    return _bars([_noted(name, (notes or {}).get(name, "")) for name in of_names], values, texts, unit)
+    values = [value * per_hour for value in by_name.values()]
+    return _bars([_noted(name, (notes or {}).get(name, "")) for name in by_name], values, texts, unit)
 
 
 def classes(f1: Mapping[str, float]) -> Chart:

@@ -19,21 +19,11 @@ from plotly.offline import get_plotlyjs
 
 from hpo.errors import HpoError
 from hpo.report import charts
+from hpo.report.comparisons import FEWEST_TRIALS, by_value, importances, searched_choices, standard_error
+from hpo.report.costs import SECONDS_AN_HOUR, backbone_times, hours_by_state, saved_hours
+from hpo.report.outcomes import complete_values, failures
 from hpo.report.parallel_coordinates import MOST_LINES, RANKS, parallel
-from hpo.report.results import (
-    FEWEST_TRIALS,
-    SECONDS_AN_HOUR,
-    backbone_times,
-    by_value,
-    complete_values,
-    failures,
-    hours_by_state,
-    importances,
-    read_results,
-    saved_hours,
-    searched_choices,
-    standard_error,
-)
+from hpo.report.results import read_results
 from hpo.search.search import HEADINGS
 from hpo.units import duration
 from storage.artifacts.artifacts import fetch_file
@@ -48,7 +38,6 @@ if TYPE_CHECKING:
     from hpo.report.charts import Chart
     from hpo.report.results import Results
     from hpo.study.open_study import OpenStudy
-    from hpo.study.study_file import StudyFile
 
 TITLES = {
     LEARNING_CURVES: "Learning curves",
@@ -90,16 +79,12 @@ class Report:
     headline: Sequence[str]
 
 
-def make_report(
-    file: StudyFile, url: str, opened: OpenStudy, now: datetime, gpu_hour_price: float | None = None
-) -> Report:
+def make_report(opened: OpenStudy, now: datetime, gpu_hour_price: float | None = None) -> Report:
     """Tell what a study has found, from its storage alone: the images need not be here.
 
     The same study at the same moment gives the same page.
 
     Args:
-        file: of the study.
-        url: of its storage.
         opened: the study.
         now: the time of making, with a zone.
         gpu_hour_price: what an hour of a GPU costs, in any currency; None leaves costs out.
@@ -108,7 +93,7 @@ def make_report(
         HpoError: the study was deleted.
         RecipeError: it names functions of one's own that are not here.
     """
-    results = read_results(file, url, opened, now)
+    results = read_results(opened, now)
     drawn = _charts(results, opened)
     script, plotly = Markup(SCRIPT), Markup(get_plotlyjs())  # noqa: S704 - ours, and plotly's
     html = _template().render(
@@ -130,7 +115,7 @@ def make_report(
         pruned_after=charts.pruned_after(results.outcomes),
         most_curves=charts.MOST_CURVES,
         most_lines=MOST_LINES * len(RANKS),
-        study_file=file.path.name,
+        study_file=opened.file.path.name,
         script=script,
         plotly=plotly,
         hashes=[_hash(script), _hash(plotly)],
@@ -226,16 +211,16 @@ def _charts(results: Results, opened: OpenStudy) -> dict[str, Chart]:
         drawn["hours-by-state"] = charts.hours(hours)
         by_backbone = backbone_times(outcomes)
         notes = {name: f"{times.epoch_seconds:.3g} s an epoch" for name, times in by_backbone.items() if times.epochs}
-        hours_of = {name: times.hours for name, times in by_backbone.items()}
-        drawn["hours-by-backbone"] = charts.hours(hours_of, notes)
-    of_workers = {
+        backbone_hours = {name: times.hours for name, times in by_backbone.items()}
+        drawn["hours-by-backbone"] = charts.hours(backbone_hours, notes)
+    worker_hours = {
         text: sum(worker.seconds.get(heading, 0.0) for worker in results.snapshot.workers) / SECONDS_AN_HOUR
         for heading, text in HEADINGS.items()
     }
-    if any(of_workers.values()):
-        drawn["workers"] = charts.hours(of_workers)
-    if of_classes := _of_classes(results):
-        drawn["classes"] = charts.classes({name: metrics["f1"] for name, metrics in of_classes.items()})
+    if any(worker_hours.values()):
+        drawn["workers"] = charts.hours(worker_hours)
+    if per_class := _metrics_by_class(results):
+        drawn["classes"] = charts.classes({name: metrics["f1"] for name, metrics in per_class.items()})
     return {name: chart for name, chart in drawn.items() if chart}
 
 
@@ -245,7 +230,7 @@ def _varied(results: Results) -> list[str]:
     return [name for name in results.space.fields if len({fields.get(name) for fields in used}) > 1]
 
 
-def _of_classes(results: Results) -> Mapping[str, Mapping[str, Any]]:
+def _metrics_by_class(results: Results) -> Mapping[str, Mapping[str, Any]]:
     """The winner's metrics by class; empty where there is no winner."""
     metrics = results.winner.user_attrs.get("metrics", {}) if results.winner else {}
     found: Mapping[str, Mapping[str, Any]] = metrics.get("per_class", {})
@@ -254,12 +239,12 @@ def _of_classes(results: Results) -> Mapping[str, Mapping[str, Any]]:
 
 def _sure(results: Results) -> dict[str, Any] | None:
     """How sure the winner is: the standard error of its score, and how many others are within one of it."""
-    of_classes, best = _of_classes(results), results.snapshot.best
-    if not of_classes or best is None:
+    per_class, best = _metrics_by_class(results), results.snapshot.best
+    if not per_class or best is None:
         return None
-    error = standard_error(of_classes)
+    error = standard_error(per_class)
     within = sum(value >= best.macro_f1 - error for value in complete_values(results.outcomes)) - 1
-    images = sum(metrics["images"] for metrics in of_classes.values())
+    images = sum(metrics["images"] for metrics in per_class.values())
     return {"error": error, "within": within, "images": images}
 
 
@@ -302,9 +287,9 @@ def _spent(results: Results, gpu_hour_price: float | None) -> dict[str, Any]:
 
 def _data(results: Results) -> dict[str, Any]:
     """What the study knows of its images, and what of that can mislead."""
-    of_classes, kept = _of_classes(results), results.settings
-    rows = sorted(of_classes.items(), key=lambda item: (item[1]["f1"], item[0]))
-    images = [metrics["images"] for metrics in of_classes.values()]
+    per_class, kept = _metrics_by_class(results), results.settings
+    rows = sorted(per_class.items(), key=lambda item: (item[1]["f1"], item[0]))
+    images = [metrics["images"] for metrics in per_class.values()]
     few = [name for name, metrics in rows if metrics["images"] < FEW_IMAGES]
     notes = []
     if images and max(images) >= 2 * max(1, min(images)):

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from hpo.report.charts import Chart
-    from hpo.report.results import Outcome
+    from hpo.report.outcomes import Outcome
     from trainer.space import Space
 
 RANKS = (  # of complete trials: up to which share, what they are called, colour and opacity

@@ -41,7 +41,7 @@ class Best:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A search at one moment, as the storage tells it; `strangers` are better trials from outside, without a part."""
+    """A search at one moment, as the storage tells it; `from_outside` are better trials that do not count."""
 
     study: str
     storage: str
@@ -51,7 +51,7 @@ class Snapshot:
     workers: Sequence[WorkerRow]
     best: Best | None
     halt: Halt | None = None
-    strangers: Sequence[int] = ()
+    from_outside: Sequence[int] = ()
 
     @property
     def counts(self) -> dict[str, int]:
@@ -121,7 +121,7 @@ def take_snapshot(file: StudyFile, url: str, opened: OpenStudy) -> Snapshot:
         space = space_of(opened.study, file.space.extensions)
     except KeyError:
         raise HpoError(f'study: "{file.name}" was deleted') from None
-    trial, strangers = find_best(trials, space)
+    trial, from_outside = find_best(trials, space)
     best = Best(trial.number, trial.value or 0.0, suggest(FixedTrial(trial.params), space)) if trial else None
     with opened.storage.engine.connect() as connection:
         return Snapshot(
@@ -133,5 +133,5 @@ def take_snapshot(file: StudyFile, url: str, opened: OpenStudy) -> Snapshot:
             workers=workers(connection, opened.study_id),
             best=best,
             halt=halt_in_force(connection, opened.study_id),
-            strangers=strangers,
+            from_outside=from_outside,
         )

@@ -46,9 +46,9 @@ def render(snapshot: Snapshot) -> RenderableType:
     )
     halts = {"pause": "paused; `hpo resume` lets it go on", "stop": "stopped; `hpo resume` lets workers begin again"}
     halted = [Text(halts[snapshot.halt])] if snapshot.halt else []
-    outside = ", ".join(map(str, snapshot.strangers[:5])) + (", …" if len(snapshot.strangers) > 5 else "")
-    strangers = [Text(f"told or added from outside, and without a part in this: trial {outside}")] if outside else []
-    return Group(table, _budget(snapshot), Text(f"{counts or 'no trials yet'}; {best}"), *strangers, *halted)
+    outside = ", ".join(map(str, snapshot.from_outside[:5])) + (", …" if len(snapshot.from_outside) > 5 else "")
+    told = [Text(f"told or added from outside, and without a part in this: trial {outside}")] if outside else []
+    return Group(table, _budget(snapshot), Text(f"{counts or 'no trials yet'}; {best}"), *told, *halted)
 
 
 def _budget(snapshot: Snapshot) -> Table:

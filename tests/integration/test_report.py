@@ -79,7 +79,7 @@ class Page(HTMLParser):
 
 def page_of(study, **more):
     """The report of a study."""
-    return Page(make_report(study.file, study.url, study.opened, NOW, **more).html)
+    return Page(make_report(study.opened, NOW, **more).html)
 
 
 def traces(chart):
@@ -182,7 +182,7 @@ def test_the_pictures_of_the_winner_are_in_the_page(setting, tmp_path, monkeypat
     monkeypatch.setitem(sys.modules, "boto3", None)
     monkeypatch.delitem(sys.modules, "storage.artifacts.s3_store", raising=False)
     for url in (str(tmp_path / "elsewhere"), "s3://bucket/without-a-client"):
-        page = Page(make_report(study.file, study.url, replace(study.opened, artifacts_url=url), NOW).html)
+        page = Page(make_report(replace(study.opened, artifacts_url=url), NOW).html)
         assert "src" not in [name for name, _ in page.attributes]
         assert "Pictures of the winner are not where this page was made" in page.text
 
@@ -330,7 +330,7 @@ def test_a_study_with_functions_of_ones_own_needs_them(setting):
     """Without the script that knows them one line says which is missing."""
     study = setting(trials=1)
     with pytest.raises(RecipeError, match='loss: "own" is not known'):
-        make_report(replace(study.file, space=Space({})), study.url, study.opened, NOW)
+        make_report(replace(study.opened, file=replace(study.file, space=Space({}))), NOW)
 
 
 def test_a_deleted_study_has_no_page(setting):

@@ -83,14 +83,14 @@ def test_what_was_told_from_outside_does_not_win(study):
     told.suggest_categorical("optimizer", study.file.space.values("optimizer"))
     other.tell(told, 0.98)
     outside = [0, 1, 2, study.add(0.97, trained=False)]
-    assert (study.snapshot().best, sorted(study.snapshot().strangers)) == (None, outside)
+    assert (study.snapshot().best, sorted(study.snapshot().from_outside)) == (None, outside)
     assert default_trial(study.opened) is None
     with pytest.raises(HpoError, match="no trial is complete yet"):
         export_best(study.file, study.opened, study.file.folder / "bundle", retrain=True, say=print)
     numbers = [study.add(value) for value in (0.4, 0.6, 0.6)]
     snapshot = study.snapshot()
     assert (snapshot.best.number, snapshot.best.macro_f1) == (numbers[1], 0.6)
-    assert sorted(snapshot.strangers) == outside
+    assert sorted(snapshot.from_outside) == outside
     assert best_trial(study.opened).number == numbers[1]
     assert default_trial(study.opened).number == numbers[0]
 

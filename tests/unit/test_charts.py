@@ -8,8 +8,8 @@ import plotly.graph_objects as go
 import pytest
 
 from hpo.report import charts
+from hpo.report.outcomes import Outcome
 from hpo.report.parallel_coordinates import Axis, parallel
-from hpo.report.results import Outcome
 from trainer.recipe import Recipe
 from trainer.space import Space
 

@@ -160,7 +160,7 @@ def test_the_note_of_a_study_shows_what_hpo_status_does():
         ],
         best=Best(0, 0.9, Recipe()),
         halt="stop",
-        strangers=[7, 8],
+        from_outside=[7, 8],
     )
     html = rendered(note_of_study(snapshot, 5))
     assert "Trials: 1 complete, 1 running" in html

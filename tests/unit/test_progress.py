@@ -110,8 +110,8 @@ def test_what_waits_when_the_hours_are_used_up_keeps_no_search_unfinished(spent)
 def test_trials_from_outside_are_named():
     """Better trials that were told or added from outside are shown by number, the first five of them."""
     assert "from outside" not in printed(render(snapshot()))
-    assert "without a part in this: trial 3, 5\n" in printed(render(replace(snapshot(), strangers=[3, 5])))
-    assert "trial 0, 1, 2, 3, 4, …\n" in printed(render(replace(snapshot(), strangers=range(6))))
+    assert "without a part in this: trial 3, 5\n" in printed(render(replace(snapshot(), from_outside=[3, 5])))
+    assert "trial 0, 1, 2, 3, 4, …\n" in printed(render(replace(snapshot(), from_outside=range(6))))
 
 
 @pytest.mark.parametrize(

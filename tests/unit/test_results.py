@@ -9,21 +9,9 @@ import optuna
 import pytest
 from optuna.trial import TrialState, create_trial
 
-from hpo.report.results import (
-    FEWEST_TRIALS,
-    Outcome,
-    backbone_times,
-    best_so_far,
-    by_value,
-    failures,
-    hours_by,
-    hours_by_state,
-    importances,
-    saved_hours,
-    searched_choices,
-    spread,
-    standard_error,
-)
+from hpo.report.comparisons import FEWEST_TRIALS, by_value, importances, searched_choices, spread, standard_error
+from hpo.report.costs import backbone_times, hours_by_state, saved_hours, total_hours_by_end
+from hpo.report.outcomes import Outcome, best_so_far, failures
 from storage.study_rows import PlaceRow
 from trainer.recipe import Recipe
 from trainer.space import Space
@@ -64,12 +52,12 @@ def test_what_was_taken_over_is_the_best_from_the_start():
 def test_gpu_hours_count_what_all_trials_have_run_by_the_end_of_each():
     """Two GPUs at once count twice, a pause counts nothing, and the last end has the sum of all."""
     # One runs from 0 to 2, another from 1 to 4, a third after a pause from 10 to 11.
-    assert hours_by([2.0, 4.0, 11.0], [2.0, 3.0, 1.0]) == pytest.approx([3.0, 5.0, 6.0])
-    assert hours_by([11.0, 2.0, 4.0], [1.0, 2.0, 3.0]) == pytest.approx([6.0, 3.0, 5.0])
-    assert hours_by([], []) == []
+    assert total_hours_by_end([2.0, 4.0, 11.0], [2.0, 3.0, 1.0]) == pytest.approx([3.0, 5.0, 6.0])
+    assert total_hours_by_end([11.0, 2.0, 4.0], [1.0, 2.0, 3.0]) == pytest.approx([6.0, 3.0, 5.0])
+    assert total_hours_by_end([], []) == []
     random = np.random.default_rng(0)
     ends, hours = random.random(50), random.random(50)
-    for end, by_then in zip(ends, hours_by(list(ends), list(hours)), strict=True):
+    for end, by_then in zip(ends, total_hours_by_end(list(ends), list(hours)), strict=True):
         assert by_then == pytest.approx(np.clip(end - (ends - hours), 0, hours).sum())
 
 

@@ -1,0 +1,111 @@
+"""How the trials of a search compare: by the values of a field, by what matters, and how sure the best score is."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import optuna
+from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
+from optuna.trial import create_trial
+
+from hpo.report.outcomes import complete_values
+from trainer.space import Choice
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from numpy.typing import NDArray
+    from optuna.trial import FrozenTrial
+
+    from hpo.report.outcomes import Outcome
+    from trainer.space import Space
+
+FEWEST_TRIALS = 10  # complete ones, below which an importance says nothing
+TOP_TRIALS = 5  # that PED-ANOVA needs at least among the best, as Optuna's documentation has it
+
+
+@dataclass(frozen=True)
+class Spread:
+    """How values are spread: how many, and their quartiles, of which 0 is the lowest and 4 the highest."""
+
+    count: int
+    quartiles: tuple[float, float, float, float, float]
+
+    @property
+    def median(self) -> float:
+        """Half of the values are at most this."""
+        return self.quartiles[2]
+
+
+def spread(values: Sequence[float]) -> Spread:
+    """How these values, at least one, are spread."""
+    low, first, median, third, high = (float(each) for each in np.quantile(values, [0, 0.25, 0.5, 0.75, 1]))
+    return Spread(len(values), (low, first, median, third, high))
+
+
+def by_value(outcomes: Iterable[Outcome], name: str) -> dict[Any, list[Outcome]]:
+    """The complete and pruned trials by their value of a field, those whose recipe uses it; the best median first.
+
+    The median is that of the complete ones: the macro-F1 of a pruned trial is that of a shorter training.
+    """
+    found: dict[Any, list[Outcome]] = {}
+    for outcome in outcomes:
+        if outcome.state in ("complete", "pruned") and outcome.value is not None and name in outcome.fields:
+            found.setdefault(outcome.fields[name], []).append(outcome)
+
+    def rank(item: tuple[Any, list[Outcome]]) -> tuple[float, str]:
+        values = complete_values(item[1])
+        return (-spread(values).median if values else math.inf, str(item[0]))
+
+    return dict(sorted(found.items(), key=rank))
+
+
+def searched_choices(space: Space) -> list[str]:
+    """The fields of which a list was searched."""
+    return [name for name, entry in space.fields.items() if isinstance(entry, Choice) and len(entry.values) > 1]
+
+
+def importances(outcomes: Iterable[Outcome], trials: Sequence[FrozenTrial]) -> dict[str, float]:
+    """How much each searched field has to do with being among the best, as shares of 1, the largest first.
+
+    By PED-ANOVA (Watanabe et al., IJCAI 2023), which also rates fields that only some recipes use. The best are the
+    best tenth of the complete trials, and at least five.
+
+    Args:
+        outcomes: of which the complete ones are compared; empty where these are fewer than `FEWEST_TRIALS`.
+        trials: all of the study, by number.
+    """
+    complete = [trials[outcome.number] for outcome in outcomes if outcome.state == "complete"]
+    if len(complete) < FEWEST_TRIALS or not any(trial.params for trial in complete):
+        return {}
+    # A study of its own: what was told from outside is no evidence.
+    study = optuna.create_study(direction="maximize")
+    study.add_trials(
+        create_trial(params=trial.params, distributions=trial.distributions, value=trial.value) for trial in complete
+    )
+    evaluator = PedAnovaImportanceEvaluator(target_quantile=max(0.1, TOP_TRIALS / len(complete)))
+    if len({trial.value for trial in complete}) == 1:  # equally good: nothing made a difference
+        return {}
+    return get_param_importances(study, evaluator=evaluator)
+
+
+def standard_error(per_class: Mapping[str, Mapping[str, float]]) -> float:
+    """How far a macro-F1 may be off by the choice of the images alone: the standard error of the macro recall.
+
+    Both average over the classes, so that a class of few images makes both uncertain; that of the recall is known:
+    sqrt(sum over the classes of r (1 - r) / n) / classes, with r smoothed by (right + 1) / (n + 2).
+
+    Args:
+        per_class: class -> metrics with `recall` and `images`, as `trainer.metrics.summary` has them.
+    """
+    images: NDArray[np.float64] = np.array([metrics["images"] for metrics in per_class.values()], dtype=float)
+    recall: NDArray[np.float64] = np.array([metrics["recall"] for metrics in per_class.values()], dtype=float)
+    there = images > 0
+    images, recall = images[there], recall[there]
+    if not len(images):
+        return 0.0
+    smoothed = (recall * images + 1) / (images + 2)
+    return float(np.sqrt((smoothed * (1 - smoothed) / images).sum()) / len(images))
