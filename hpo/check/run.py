@@ -151,7 +151,7 @@ def _of_images(
 
 
 def _of_backbones(file: StudyFile, classes: int) -> Finding:
-    from trainer.model.backbones import check_backbones
+    from trainer.model.feasibility import check_backbones
 
     names, problems = file.space.values("backbone"), []
     for name in names:

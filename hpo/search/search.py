@@ -44,7 +44,7 @@ def check(file: StudyFile, progress: Progress) -> Data:
     Raises:
         DataError, RecipeError, WeightsError: what was found.
     """
-    from trainer.model.backbones import check_backbones
+    from trainer.model.feasibility import check_backbones
 
     data = file.data.load(file.folder / "pixels")
     progress.say(

@@ -13,15 +13,8 @@ from torch import nn
 
 from trainer.errors import RecipeError, WeightsError
 from trainer.extensions import Extensions
-from trainer.model.backbones import (
-    Classifier,
-    backbone_problem,
-    build_model,
-    check_backbones,
-    interpolation_of,
-    load_weights,
-    save_weights,
-)
+from trainer.model.backbones import Classifier, build_model, interpolation_of, load_weights, save_weights
+from trainer.model.feasibility import backbone_problem, check_backbones
 from trainer.recipe import Recipe
 from trainer.space import Space
 
@@ -64,8 +57,8 @@ def hub_unreachable(monkeypatch):
         tried.append(options)
         raise ConnectionError("[Errno 111] Connection refused\nsecond line")
 
-    monkeypatch.setattr("trainer.model.backbones.try_to_load_from_cache", lambda *_: None)
-    monkeypatch.setattr("trainer.model.backbones.get_hf_file_metadata", refuse)
+    monkeypatch.setattr("trainer.model.pretrained.try_to_load_from_cache", lambda *_: None)
+    monkeypatch.setattr("trainer.model.pretrained.get_hf_file_metadata", refuse)
     monkeypatch.setattr("timm.models._hub.hf_hub_download", refuse)
     monkeypatch.setattr("timm.models._hub.download_cached_file", refuse)
     return tried
@@ -305,7 +298,7 @@ def test_hub_unreachable(folder, tmp_path, hub_unreachable):
 
 def test_hub_lost_after_its_answer(hub_unreachable, monkeypatch):
     """Where the hub answers and the download fails, the line is the same."""
-    monkeypatch.setattr("trainer.model.backbones.get_hf_file_metadata", lambda *_, **__: None)
+    monkeypatch.setattr("trainer.model.pretrained.get_hf_file_metadata", lambda *_, **__: None)
     with pytest.raises(WeightsError, match=r"^weights: .* \(\[Errno 111\] Connection refused\); connect to it, .*$"):
         _built("test_resnet", pretrained=True)
     assert hub_unreachable
@@ -315,7 +308,7 @@ def test_cached_weights_need_no_hub(hub_unreachable, monkeypatch, tmp_path):
     """Weights that were downloaded before are loaded without a question to the hub."""
     published = _published(tmp_path, "test_resnet")
     cached = str(tmp_path / "test_resnet.safetensors")
-    monkeypatch.setattr("trainer.model.backbones.try_to_load_from_cache", lambda *_: cached)
+    monkeypatch.setattr("trainer.model.pretrained.try_to_load_from_cache", lambda *_: cached)
     monkeypatch.setattr("timm.models._hub.hf_hub_download", lambda *_, **__: cached)
     state = _built("test_resnet", pretrained=True).backbone.state_dict()
     assert torch.equal(state["conv1.0.weight"], published["conv1.0.weight"])

@@ -13,7 +13,7 @@ from hpo.cli import parser
 from hpo.study.study_file import DataSettings, StudyFile, read_study_file
 from storage.budget import Limits
 from tests.conftest import ROOT
-from trainer.model.backbones import backbone_problem
+from trainer.model.feasibility import backbone_problem
 from trainer.recipe import RULES, Recipe
 
 pytestmark = pytest.mark.unit

@@ -1,11 +1,10 @@
-"""Which weights learn, and how fast: frozen layers, layer-wise learning rates, the optimiser."""
+"""The optimiser: which weights learn and how fast, and what it remembers between two steps."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 import torch
-from timm.models import group_parameters
 from timm.optim import create_optimizer_v2
 from torch import Tensor
 
@@ -14,45 +13,12 @@ from trainer.checkpoint import with_prefix, without_prefix
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from torch import nn
     from torch.optim import Optimizer
 
     from trainer.model.backbones import Classifier
     from trainer.recipe import Recipe
 
 MOMENTUM = 0.9  # of SGD
-
-
-def freeze_layers(model: Classifier, share: float) -> None:
-    """Keep this share of the backbone's layers, counted from the image on, as they are; 1 lets the head alone learn.
-
-    Frozen modules are in eval mode whatever the model is: their batch norms keep their statistics, too.
-
-    Args:
-        model: with a backbone that has timm's `group_matcher` and `get_classifier`.
-        share: in [0, 1].
-    """
-    if share == 0:
-        return
-    backbone: Any = model.backbone
-    layer_of: dict[str, int] = group_parameters(backbone, backbone.group_matcher(coarse=False), reverse=True)
-    head = {id(parameter) for parameter in backbone.get_classifier().parameters()}
-    before_head = {name: value for name, value in backbone.named_parameters() if id(value) not in head}
-    layers = sorted({layer_of[name] for name in before_head})
-    frozen = set(layers[: round(share * len(layers))])
-    for name, parameter in before_head.items():
-        if layer_of[name] in frozen:
-            parameter.requires_grad_(False)
-    model.frozen = _frozen_modules(backbone)
-    model.train(model.training)
-
-
-def _frozen_modules(module: nn.Module) -> list[nn.Module]:
-    """The outermost modules that have weights, all of them frozen."""
-    weights = list(module.parameters())
-    if weights and not any(weight.requires_grad for weight in weights):
-        return [module]
-    return [found for child in module.children() for found in _frozen_modules(child)]
 
 
 def make_optimizer(recipe: Recipe, model: Classifier) -> Optimizer:

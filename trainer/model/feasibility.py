@@ -1,0 +1,106 @@
+"""What a backbone cannot do of what a recipe asks, found out before the first trial."""
+
+from __future__ import annotations
+
+import difflib
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import timm
+import torch
+
+from trainer.errors import RecipeError
+from trainer.model.freezing import layer_problem, needs_layers
+from trainer.model.heads import use_cosine_head
+from trainer.model.pretrained import pretrained_backbone
+from trainer.model.timm_models import create_backbone, first_line, has_tag
+from trainer.recipe import recipe_from
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from torch import nn
+
+    from trainer.recipe import Recipe
+    from trainer.space import Space
+
+# The fields that not every model can follow.
+CHECKED_FIELDS = ("pooling", "dropout", "drop_path", "freeze", "layer_decay", "loss")
+
+
+def check_backbones(space: Space, classes: int, weights: Path | None = None) -> None:
+    """Find out before the first trial whether every backbone exists, can do what the space asks, and has its weights.
+
+    Weights from the hub are downloaded here, so that no trial waits for them.
+
+    Raises:
+        RecipeError: backbones that do not exist or do not fit, all of them.
+        WeightsError: pretrained weights that cannot be had.
+    """
+    pretrained = True in space.values("pretrained")
+    default = {name: space.values(name)[0] for name in ("image_size", *CHECKED_FIELDS)}
+    # One field at a time beside the first values of the others: a model is asked for each, not for all combinations.
+    asked = [default, *({**default, name: value} for name in default for value in space.values(name))]
+    problems, recipes = [], []
+    for name in space.values("backbone"):
+        own = space.extensions.backbones.get(name)
+        variants = [recipe_from({**values, "backbone": name, "pretrained": pretrained}) for values in asked]
+        model = own(classes, variants[0].image_size) if own else None
+        problems += [own_backbone_problem(model, recipe) if model else backbone_problem(recipe) for recipe in variants]
+        recipes += [] if own else [variants[0]]
+    if found := [problem for problem in problems if problem]:
+        raise RecipeError(list(dict.fromkeys(found)))
+    if pretrained:
+        for recipe in recipes:
+            pretrained_backbone(recipe, classes, weights)
+
+
+def backbone_problem(recipe: Recipe) -> str | None:
+    """Say why a recipe's timm backbone cannot do what the recipe asks, or None. Computes nothing: shapes only."""
+    loss = "arcface" if recipe.loss == "arcface" else "cross_entropy"
+    return _timm_problem(
+        recipe.backbone, recipe.image_size, recipe.pooling, recipe.drop_path, loss, needs_layers(recipe)
+    )
+
+
+@cache
+def _timm_problem(name: str, size: int, pooling: str, drop_path: float, loss: str, layered: bool) -> str | None:
+    architecture = name.partition(".")[0]
+    if not timm.is_model(name):
+        known = difflib.get_close_matches(architecture, timm.list_models(), n=1, cutoff=0.5)
+        return f'backbone: timm has no "{name}"' + (f'; did you mean "{known[0]}"?' if known else "")
+    if not has_tag(name):
+        tags = [tagged for tagged in timm.list_pretrained() if tagged.startswith(f"{architecture}.")]
+        return f'backbone: timm has no weights "{name}"; it has {", ".join(tags) or "none for this model"}'
+    # Each in addition to those before, so that the first that fails is the one that the model cannot do.
+    attempts: list[tuple[str, dict[str, Any]]] = [(f'backbone: "{name}" cannot work with image_size = {size}', {})]
+    if drop_path:
+        attempts.append((f'drop_path: "{name}" has none, write drop_path = 0.0', {"drop_path": drop_path}))
+    if pooling != "default":
+        attempts.append((f'pooling: "{name}" cannot pool by "{pooling}", write "default"', {"pooling": pooling}))
+    if loss == "arcface":
+        attempts.append((f'loss: "{name}" cannot have the head of "arcface", take another loss', {"loss": loss}))
+    fields: dict[str, Any] = {"backbone": name, "image_size": size}
+    for complaint, field in attempts:
+        fields |= field
+        recipe = recipe_from(fields)
+        try:
+            with torch.device("meta"), torch.no_grad():
+                model = create_backbone(recipe, 2)
+                if recipe.loss == "arcface":
+                    use_cosine_head(model, 2, recipe.arcface_scale)
+                model.eval()(torch.empty(1, 3, size, size))
+        # The models complain in many ways, some by dividing by zero or with an assertion without a word.
+        except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as e:
+            return f"{complaint}: {first_line(e)}"
+    return layer_problem(name, model) if layered else None
+
+
+def own_backbone_problem(model: nn.Module, recipe: Recipe) -> str | None:
+    """Say in one line why a model of one's own cannot do what the recipe asks, or None."""
+    if recipe.pooling != "default" or recipe.drop_path or recipe.dropout or recipe.loss == "arcface":
+        return (
+            f'backbone: "{recipe.backbone}" is your own model, whose layers are its own affair: with it write '
+            'pooling = "default", dropout = 0.0, drop_path = 0.0 and no loss "arcface"'
+        )
+    return layer_problem(recipe.backbone, model) if needs_layers(recipe) else None
