@@ -2,19 +2,40 @@
 
 from __future__ import annotations
 
-import difflib
-import math
 import tomllib
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 import tomli_w
 
 from trainer.errors import RecipeError
+from trainer.rules import Rule, field_with_rule, nearest, problem_with, show, unknown_problem, whole_to_float
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from pathlib import Path
+
+__all__ = [
+    "AUGMENTS",
+    "CLASS_WEIGHTS",
+    "DEFAULTS",
+    "LOSSES",
+    "MIXINGS",
+    "OPTIMIZERS",
+    "POOLINGS",
+    "RULES",
+    "SAMPLERS",
+    "SCHEDULES",
+    "Recipe",
+    "is_used",
+    "nearest",
+    "read_recipe",
+    "recipe_from",
+    "show",
+    "toml_of",
+    "used_fields",
+    "value_problem",
+]
 
 # Names are listed here and not beside their functions, so that a study file is checked without importing torch.
 AUGMENTS = ("none", "flip", "light", "medium", "heavy", "cutout", "randaugment", "trivialaugment")
@@ -27,29 +48,6 @@ SAMPLERS = ("shuffle", "balanced")
 SCHEDULES = ("constant", "step", "cosine", "plateau", "one_cycle")
 
 
-@dataclass(frozen=True)
-class Rule:
-    """What a field of the recipe may be, and when it matters."""
-
-    meaning: str
-    source: str = ""  # where the default or the searched range comes from
-    low: float | None = None
-    high: float | None = None
-    choices: tuple[str, ...] | None = None
-    ranged: bool = True  # whether a range of numbers can be searched
-    open_choices: bool = False  # a function of one's own may add a name
-    only_if: tuple[str, tuple[Any, ...]] | None = None  # (other field, its values for which this one is used)
-
-    @property
-    def limits(self) -> str:
-        """The range of numbers as a text."""
-        return " to ".join(f"{end:g}" if isinstance(end, float) else str(end) for end in (self.low, self.high))
-
-
-def _field(default: Any, meaning: str, **rule: Any) -> Any:
-    return field(default=default, metadata={"rule": Rule(meaning, **rule)})
-
-
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """One training, complete: the same recipe on the same data, device kind and thread count gives the same weights.
@@ -58,27 +56,27 @@ class Recipe:
         RecipeError: a value is of the wrong type or out of range; all mistakes are named at once.
     """
 
-    backbone: str = _field("resnet50.a1_in1k", "name of a timm model, or of one of your own", source="timm")
-    pretrained: bool = _field(default=True, meaning="start from the backbone's published weights")
-    image_size: int = _field(224, "side of the square image in pixels", low=8, high=2048, ranged=False)
-    pooling: str = _field(
+    backbone: str = field_with_rule("resnet50.a1_in1k", "name of a timm model, or of one of your own", source="timm")
+    pretrained: bool = field_with_rule(default=True, meaning="start from the backbone's published weights")
+    image_size: int = field_with_rule(224, "side of the square image in pixels", low=8, high=2048, ranged=False)
+    pooling: str = field_with_rule(
         "default",
         "from feature map to features: the backbone's own way, or average, maximum, their mean, both side by side, "
         "generalised mean",
         source="gem: Radenovic et al. 2018; the others: timm",
         choices=POOLINGS,
     )
-    dropout: float = _field(
+    dropout: float = field_with_rule(
         0.0, "share of the features dropped before the head", source="Quick-Tune", low=0.0, high=0.9
     )
-    drop_path: float = _field(
+    drop_path: float = field_with_rule(
         0.0,
         "highest share of residual branches dropped, for an image at a time",
         source="Huang et al. 2016; Liu et al. 2022, table 5",
         low=0.0,
         high=0.9,
     )
-    freeze: float = _field(
+    freeze: float = field_with_rule(
         0.0,
         "share of the backbone's layers, from the image on, that keep their weights; 1 trains the head alone",
         source="Quick-Tune",
@@ -86,13 +84,13 @@ class Recipe:
         high=1.0,
         only_if=("pretrained", (True,)),
     )
-    epochs: int = _field(20, "passes over the training images", low=1, high=10_000)
-    batch_size: int = _field(32, "images a step, at most", low=1, high=65_536)
-    optimizer: str = _field("adamw", "AdamW, or SGD with Nesterov momentum 0.9", choices=OPTIMIZERS)
-    learning_rate: float = _field(
+    epochs: int = field_with_rule(20, "passes over the training images", low=1, high=10_000)
+    batch_size: int = field_with_rule(32, "images a step, at most", low=1, high=65_536)
+    optimizer: str = field_with_rule("adamw", "AdamW, or SGD with Nesterov momentum 0.9", choices=OPTIMIZERS)
+    learning_rate: float = field_with_rule(
         1e-3, "highest learning rate of the schedule", source="Quick-Tune", low=1e-8, high=10.0
     )
-    layer_decay: float = _field(
+    layer_decay: float = field_with_rule(
         1.0,
         "factor on the learning rate from each layer to the one before it; 1 has all learn alike",
         source="Clark et al. 2020; Quick-Tune",
@@ -100,23 +98,23 @@ class Recipe:
         high=1.0,
         only_if=("pretrained", (True,)),
     )
-    weight_decay: float = _field(
+    weight_decay: float = field_with_rule(
         0.01, "decay of the weights; biases and norms are spared", source="Quick-Tune", low=0.0, high=1.0
     )
-    clip_norm: float = _field(
+    clip_norm: float = field_with_rule(
         0.0,
         "longest gradient, over all weights together; 0 clips none",
         source="Pascanu et al. 2013",
         low=0.0,
         high=1e6,
     )
-    schedule: str = _field(
+    schedule: str = field_with_rule(
         "cosine",
         "how the learning rate moves",
         source="cosine: Loshchilov & Hutter 2017; step: He et al. 2016; one_cycle: Smith & Topin 2018",
         choices=SCHEDULES,
     )
-    warmup: float = _field(
+    warmup: float = field_with_rule(
         0.05,
         "share of the training with a linearly rising learning rate",
         source="Quick-Tune",
@@ -124,7 +122,7 @@ class Recipe:
         high=0.9,
         only_if=("schedule", ("constant", "step", "cosine", "plateau")),
     )
-    loss: str = _field(
+    loss: str = field_with_rule(
         "cross_entropy",
         "what is minimised",
         source="label_smoothing: Szegedy et al. 2016; focal: Lin et al. 2017; bce: Wightman et al. 2021; "
@@ -132,7 +130,7 @@ class Recipe:
         choices=LOSSES,
         open_choices=True,
     )
-    focal_gamma: float = _field(
+    focal_gamma: float = field_with_rule(
         2.0,
         "how much the focal loss turns to hard images",
         source="Lin et al. 2017, table 1b",
@@ -140,7 +138,7 @@ class Recipe:
         high=10.0,
         only_if=("loss", ("focal",)),
     )
-    label_smoothing: float = _field(
+    label_smoothing: float = field_with_rule(
         0.1,
         "share of a label spread over all classes",
         source="Szegedy et al. 2016",
@@ -148,7 +146,7 @@ class Recipe:
         high=0.9,
         only_if=("loss", ("label_smoothing",)),
     )
-    adjustment_tau: float = _field(
+    adjustment_tau: float = field_with_rule(
         1.0,
         "tau of the logit adjustment: how far rare classes are helped",
         source="Menon et al. 2021, equation 10",
@@ -156,7 +154,7 @@ class Recipe:
         high=10.0,
         only_if=("loss", ("logit_adjustment",)),
     )
-    arcface_margin: float = _field(
+    arcface_margin: float = field_with_rule(
         0.3,
         "angle in radians that the true class has to be nearer",
         source="Deng et al. 2019, who take 0.5 with far more classes",
@@ -164,7 +162,7 @@ class Recipe:
         high=1.5,
         only_if=("loss", ("arcface",)),
     )
-    arcface_scale: float = _field(
+    arcface_scale: float = field_with_rule(
         16.0,
         "what a cosine of 1 is as a logit",
         source="Deng et al. 2019, who take 64 with far more classes",
@@ -172,14 +170,14 @@ class Recipe:
         high=128.0,
         only_if=("loss", ("arcface",)),
     )
-    class_weights: str = _field(
+    class_weights: str = field_with_rule(
         "none",
         "weight of a class of n images in the loss: none, balanced ~ 1 / n, or effective_number ~ (1 - b) / (1 - b^n)",
         source="effective_number: Cui et al. 2019, equation 4",
         choices=CLASS_WEIGHTS,
         only_if=("loss", ("cross_entropy", "label_smoothing", "focal", "arcface")),
     )
-    effective_beta: float = _field(
+    effective_beta: float = field_with_rule(
         0.999,
         "b of the effective number",
         source="Cui et al. 2019, table 2",
@@ -187,17 +185,17 @@ class Recipe:
         high=0.999999,
         only_if=("class_weights", ("effective_number",)),
     )
-    sampler: str = _field(
+    sampler: str = field_with_rule(
         "shuffle", "shuffle: each image once an epoch; balanced: each class equally often", choices=SAMPLERS
     )
-    augment: str = _field(
+    augment: str = field_with_rule(
         "light",
         "augmentation policy",
         source="cutout: DeVries & Taylor 2017; randaugment: Cubuk et al. 2020; trivialaugment: Müller & Hutter 2021",
         choices=AUGMENTS,
         open_choices=True,
     )
-    randaugment_ops: int = _field(
+    randaugment_ops: int = field_with_rule(
         2,
         "transforms of an image, one after another",
         source="Quick-Tune",
@@ -205,16 +203,16 @@ class Recipe:
         high=14,
         only_if=("augment", ("randaugment",)),
     )
-    randaugment_magnitude: int = _field(
+    randaugment_magnitude: int = field_with_rule(
         9, "strength of the transforms", source="Quick-Tune", low=0, high=30, only_if=("augment", ("randaugment",))
     )
-    mixing: str = _field(
+    mixing: str = field_with_rule(
         "none",
         "how two images become one: MixUp blends them, CutMix pastes a rectangle; both: each in half of the batches",
         source="Zhang et al. 2018; Yun et al. 2019",
         choices=MIXINGS,
     )
-    mixup_alpha: float = _field(
+    mixup_alpha: float = field_with_rule(
         0.8,
         "strength of MixUp: the share of an image is drawn from Beta(alpha, alpha)",
         source="Quick-Tune",
@@ -222,7 +220,7 @@ class Recipe:
         high=10.0,
         only_if=("mixing", ("mixup", "both")),
     )
-    cutmix_alpha: float = _field(
+    cutmix_alpha: float = field_with_rule(
         1.0,
         "strength of CutMix: the area of an image is drawn from Beta(alpha, alpha)",
         source="Quick-Tune",
@@ -230,7 +228,7 @@ class Recipe:
         high=10.0,
         only_if=("mixing", ("cutmix", "both")),
     )
-    mix_probability: float = _field(
+    mix_probability: float = field_with_rule(
         1.0,
         "share of the batches that are mixed",
         source="Quick-Tune",
@@ -238,15 +236,15 @@ class Recipe:
         high=1.0,
         only_if=("mixing", ("mixup", "cutmix", "both")),
     )
-    ema: bool = _field(
+    ema: bool = field_with_rule(
         default=False,
         meaning="validate and keep the exponential moving average of the weights",
         source="Polyak & Juditsky 1992; timm's warm-up",
     )
-    compile: bool = _field(
+    compile: bool = field_with_rule(
         default=False, meaning="compile the model: minutes at the start of each trial, which a long training earns back"
     )
-    seed: int = _field(0, "seed of everything random in the training", low=0, high=2**31 - 1)
+    seed: int = field_with_rule(0, "seed of everything random in the training", low=0, high=2**31 - 1)
 
     def __post_init__(self) -> None:
         problems = []
@@ -299,7 +297,9 @@ def recipe_from(values: Mapping[str, Any]) -> Recipe:
         RecipeError: unknown fields or values that cannot be used, all of them.
     """
     unknown = [unknown_problem(name, DEFAULTS) for name in values if name not in DEFAULTS]
-    known: dict[str, Any] = {name: whole_to_float(name, value) for name, value in values.items() if name in DEFAULTS}
+    known: dict[str, Any] = {
+        name: whole_to_float(DEFAULTS[name], value) for name, value in values.items() if name in DEFAULTS
+    }
     try:
         recipe = Recipe(**known)
     except RecipeError as error:
@@ -309,49 +309,9 @@ def recipe_from(values: Mapping[str, Any]) -> Recipe:
     return recipe
 
 
-def whole_to_float(name: str, value: Any) -> Any:
-    """1 as 1.0 for a field that takes fractions; anything else as it is."""
-    return float(value) if isinstance(DEFAULTS[name], float) and type(value) is int else value
-
-
-def unknown_problem(key: str, known: Iterable[str]) -> str:
-    """One line for a key that does not exist, with the nearest one that does."""
-    return f"{key}: there is no such key{nearest(key, known)}"
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """`; did you mean "…"?`, or nothing where no known name is near."""
-    match = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f'; did you mean "{match[0]}"?' if match else ""
-
-
 def value_problem(name: str, value: Any, choices: Iterable[str]) -> str | None:
-    """Say what is wrong with a value for a field, or None.
+    """Say in one line what is wrong with a value for this field of a recipe, or None.
 
     `choices` are the names that a text field may take; empty means any.
     """
-    rule, kind = RULES[name], type(DEFAULTS[name])
-    value = whole_to_float(name, value)
-    if type(value) is not kind:
-        return f"{name}: {show(value)} is not {_KIND_NAMES[kind]}"
-    choices = tuple(choices)
-    if kind is str and not value:
-        return f"{name}: is empty"
-    if choices and value not in choices:
-        listed = ", ".join(choices)
-        return f"{name}: {show(value)} is not known{nearest(value, choices) or f'; known: {listed}'}"
-    if isinstance(value, float) and not math.isfinite(value):
-        return f"{name}: {show(value)} is not a finite number"
-    if rule.low is not None and rule.high is not None and not rule.low <= value <= rule.high:
-        return f"{name}: {show(value)} is outside {rule.limits}"
-    return None
-
-
-def show(value: Any) -> str:
-    """Show a value the way a study file writes it."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    return f'"{value}"' if isinstance(value, str) else str(value)
-
-
-_KIND_NAMES = {str: "a text", bool: "true or false", int: "a whole number", float: "a number"}
+    return problem_with(name, value, RULES[name], DEFAULTS[name], choices)

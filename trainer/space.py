@@ -8,18 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from trainer.errors import RecipeError
 from trainer.extensions import Extensions
-from trainer.recipe import (
-    DEFAULTS,
-    RULES,
-    Recipe,
-    is_used,
-    recipe_from,
-    show,
-    unknown_problem,
-    used_fields,
-    value_problem,
-    whole_to_float,
-)
+from trainer.recipe import DEFAULTS, RULES, Recipe, is_used, recipe_from, used_fields, value_problem
+from trainer.rules import show, unknown_problem, whole_to_float
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -68,7 +58,7 @@ DEFAULT_SPACE: dict[str, Any] = {
 }
 
 
-_OF_LAYERS = ("pooling", "dropout", "drop_path", "freeze", "layer_decay")  # what only timm's models can be told
+LAYER_FIELDS = ("pooling", "dropout", "drop_path", "freeze", "layer_decay")  # what only timm's models can be told
 
 
 @dataclass(frozen=True)
@@ -106,7 +96,7 @@ class Space:
         self.fields: dict[str, Any] = {}
         searched = DEFAULT_SPACE
         if self.extensions.backbones.keys() & set(_as_list(fields.get("backbone"))):
-            searched = {name: entry for name, entry in DEFAULT_SPACE.items() if name not in _OF_LAYERS}
+            searched = {name: entry for name, entry in DEFAULT_SPACE.items() if name not in LAYER_FIELDS}
             searched["loss"] = [loss for loss in DEFAULT_SPACE["loss"] if loss != "arcface"]
         for name, default in DEFAULTS.items():
             entry = _parse(name, fields.get(name, searched.get(name, default)))
@@ -195,10 +185,10 @@ def _as_list(written: Any) -> list[Any]:
 
 def _parse(name: str, written: Any) -> Any:
     if isinstance(written, list | tuple):
-        return Choice(tuple(whole_to_float(name, value) for value in written))
+        return Choice(tuple(whole_to_float(DEFAULTS[name], value) for value in written))
     if isinstance(written, dict):
         return written if _range_problems(name, written) else Range(**written)
-    return whole_to_float(name, written)
+    return whole_to_float(DEFAULTS[name], written)
 
 
 def _problems(name: str, entry: Any, names: tuple[str, ...]) -> list[str]:

@@ -1,0 +1,87 @@
+"""What a field of a recipe may be, and the lines that say what is wrong with a value or a key."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+KIND_NAMES = {str: "a text", bool: "true or false", int: "a whole number", float: "a number"}
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What a field of the recipe may be, and when it matters."""
+
+    meaning: str
+    source: str = ""  # where the default or the searched range comes from
+    low: float | None = None
+    high: float | None = None
+    choices: tuple[str, ...] | None = None
+    ranged: bool = True  # whether a range of numbers can be searched
+    open_choices: bool = False  # a function of one's own may add a name
+    only_if: tuple[str, tuple[Any, ...]] | None = None  # (other field, its values for which this one is used)
+
+    @property
+    def limits(self) -> str:
+        """The range of numbers as a text."""
+        return " to ".join(f"{end:g}" if isinstance(end, float) else str(end) for end in (self.low, self.high))
+
+
+def field_with_rule(default: Any, meaning: str, **rule: Any) -> Any:
+    """A field of a dataclass with this default, whose metadata hold its `Rule`."""
+    return field(default=default, metadata={"rule": Rule(meaning, **rule)})
+
+
+def problem_with(name: str, value: Any, rule: Rule, default: Any, choices: Iterable[str]) -> str | None:
+    """Say in one line what is wrong with a value for a field, or None.
+
+    Args:
+        name: of the field.
+        value: that it should have; a whole number is right for a field that takes fractions.
+        rule: of the field.
+        default: of the field, whose type the value must have.
+        choices: names that a text field may take; empty means any.
+    """
+    kind = type(default)
+    value = whole_to_float(default, value)
+    if type(value) is not kind:
+        return f"{name}: {show(value)} is not {KIND_NAMES[kind]}"
+    choices = tuple(choices)
+    if kind is str and not value:
+        return f"{name}: is empty"
+    if choices and value not in choices:
+        listed = ", ".join(choices)
+        return f"{name}: {show(value)} is not known{nearest(value, choices) or f'; known: {listed}'}"
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"{name}: {show(value)} is not a finite number"
+    if rule.low is not None and rule.high is not None and not rule.low <= value <= rule.high:
+        return f"{name}: {show(value)} is outside {rule.limits}"
+    return None
+
+
+def whole_to_float(default: Any, value: Any) -> Any:
+    """1 as 1.0 for a field whose default is a fraction; anything else as it is."""
+    return float(value) if isinstance(default, float) and type(value) is int else value
+
+
+def unknown_problem(key: str, known: Iterable[str]) -> str:
+    """One line for a key that does not exist, with the nearest one that does."""
+    return f"{key}: there is no such key{nearest(key, known)}"
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """`; did you mean "…"?`, or nothing where no known name is near."""
+    match = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f'; did you mean "{match[0]}"?' if match else ""
+
+
+def show(value: Any) -> str:
+    """Show a value the way a study file writes it."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f'"{value}"' if isinstance(value, str) else str(value)
