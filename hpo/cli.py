@@ -1,10 +1,8 @@
-"""The command line: parse, call one function, print. The only place that reads environment variables."""
+"""The command line: read options and environment variables, which nothing else reads, and call one command."""
 
 from __future__ import annotations
 
 import argparse
-import ipaddress
-import math
 import os
 import signal
 import sys
@@ -14,7 +12,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from hpo import commands
+from hpo.argument_types import port, positive, price, probability, proxy
+from hpo.bundle.commands import run_export_best, run_predict
+from hpo.check.commands import run_check
+from hpo.dashboard.commands import run_dashboard
+from hpo.demo import run_demo
 from hpo.errors import (
     EXIT_DONE,
     EXIT_FAILED,
@@ -23,6 +25,19 @@ from hpo.errors import (
     exit_code,
 )
 from hpo.hardware import cores
+from hpo.report.commands import run_report
+from hpo.search.commands import run_search, run_workers
+from hpo.study.commands import (
+    run_delete,
+    run_init,
+    run_list,
+    run_pause,
+    run_prune_artifacts,
+    run_resume,
+    run_status,
+    run_stop,
+)
+from hpo.worker.commands import run_logs, run_worker
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -111,19 +126,17 @@ def parser() -> argparse.ArgumentParser:
         return added
 
     added = add_for_study(
-        "search", commands.run_search, "check, create or resume the study, and search to the end of the budget"
+        "search", run_search, "check, create or resume the study, and search to the end of the budget"
     )
     _add_workers(added)
-    added = add_for_study("init", commands.run_init, "create the tables and the study, nothing else; safe to repeat")
+    added = add_for_study("init", run_init, "create the tables and the study, nothing else; safe to repeat")
     added.add_argument(
         "--from",
         dest="old",
         metavar="OLD",
         help="name of a study in the same storage, whose finished trials are taken over as far as they still fit",
     )
-    added = add_for_study(
-        "check", commands.run_check, "find what could fail or mislead later: images, backbones, storage, GPUs"
-    )
+    added = add_for_study("check", run_check, "find what could fail or mislead later: images, backbones, storage, GPUs")
     added.add_argument("--json", action="store_true", help="as JSON, with every case")
     added.add_argument(
         "--groups",
@@ -131,39 +144,35 @@ def parser() -> argparse.ArgumentParser:
         type=Path,
         help="write a list of the images whose column group keeps near copies together, for [data] path",
     )
-    added = add_for_study("worker", commands.run_worker, "run one worker on the first visible GPU, or on the CPU")
+    added = add_for_study("worker", run_worker, "run one worker on the first visible GPU, or on the CPU")
     added.add_argument("--name", default=None, help="of the worker; default: made up")
-    added.add_argument("--threads", type=_positive, metavar="N", default=cores(), help=THREADS)
+    added.add_argument("--threads", type=positive, metavar="N", default=cores(), help=THREADS)
     added.add_argument("--parent", type=int, metavar="PID", help="end when this is no longer the parent process")
     added = add_for_study(
         "workers",
-        commands.run_workers,
+        run_workers,
         "run a worker on each GPU to the end of the search; one that dies is started again",
     )
     _add_workers(added)
-    added = add_for_study(
-        "status", commands.run_status, "show counts, the best so far, the budget used, and the workers"
-    )
+    added = add_for_study("status", run_status, "show counts, the best so far, the budget used, and the workers")
     added.add_argument("--json", action="store_true", help="as JSON")
     added.add_argument("--watch", action="store_true", help="show it again and again until the search is over")
-    added = add_for_study(
-        "dashboard", commands.run_dashboard, "show the study in a browser: optuna-dashboard behind a password"
-    )
+    added = add_for_study("dashboard", run_dashboard, "show the study in a browser: optuna-dashboard behind a password")
     added.add_argument("--host", default="127.0.0.1", help="address to listen at; default: 127.0.0.1, for this machine")
-    added.add_argument("--port", type=_port, metavar="N", default=8080, help="default: 8080; 0 takes one that is free")
+    added.add_argument("--port", type=port, metavar="N", default=8080, help="default: 8080; 0 takes one that is free")
     added.add_argument("--read-only", action="store_true", help="refuse whatever changes a study")
     added.add_argument(
         "--proxy",
-        type=_proxy,
+        type=proxy,
         metavar="ADDRESS",
         help="IP address of a reverse proxy whose X-Forwarded-For and X-Forwarded-Proto are believed; * for any",
     )
     added.set_defaults(password=_password)
-    add_for_study("pause", commands.run_pause, "have all workers everywhere hand their trials back, and wait")
-    add_for_study("resume", commands.run_resume, "let a paused or stopped study go on")
-    add_for_study("stop", commands.run_stop, "have all workers everywhere hand their trials back, and end")
+    add_for_study("pause", run_pause, "have all workers everywhere hand their trials back, and wait")
+    add_for_study("resume", run_resume, "let a paused or stopped study go on")
+    add_for_study("stop", run_stop, "have all workers everywhere hand their trials back, and end")
     added = add_for_study(
-        "export-best", commands.run_export_best, "retrain the winner, test it on the held-out images, write a bundle"
+        "export-best", run_export_best, "retrain the winner, test it on the held-out images, write a bundle"
     )
     added.add_argument(
         "-o", "--output", metavar="DIR", type=Path, required=True, help="folder of the bundle, to be made"
@@ -179,11 +188,11 @@ def parser() -> argparse.ArgumentParser:
     )
     added.add_argument(
         "--confidence",
-        type=_probability,
+        type=probability,
         metavar="P",
         help="the probability from which on an unlabelled image is classified surely; default: 0.95",
     )
-    added = add("predict", commands.run_predict, "write classes and probabilities of images to a CSV")
+    added = add("predict", run_predict, "write classes and probabilities of images to a CSV")
     added.add_argument("bundle", metavar="BUNDLE", help="folder that export-best wrote")
     added.add_argument(
         "images",
@@ -205,44 +214,42 @@ def parser() -> argparse.ArgumentParser:
         help="mean over the mirror image, too, or over ten crops; default: none",
     )
     added.add_argument("--json", action="store_true", help="metrics as JSON")
-    added = add_for_study("logs", commands.run_logs, "show what a trial printed, wherever it ran")
+    added = add_for_study("logs", run_logs, "show what a trial printed, wherever it ran")
     added.add_argument("trial", metavar="TRIAL", type=int, help="number of the trial")
-    added = add_for_study("report", commands.run_report, "write what was found, and how sure that is, as one HTML page")
+    added = add_for_study("report", run_report, "write what was found, and how sure that is, as one HTML page")
     added.add_argument(
         "-o", "--output", metavar="FILE.html", type=Path, required=True, help="where to write; written over"
     )
-    added.add_argument(
-        "--gpu-hour-price", type=_price, metavar="P", help="what an hour of a GPU costs, in any currency"
-    )
-    added = add("list", commands.run_list, "list the studies of a storage")
+    added.add_argument("--gpu-hour-price", type=price, metavar="P", help="what an hour of a GPU costs, in any currency")
+    added = add("list", run_list, "list the studies of a storage")
     added.add_argument("study", metavar="STUDY", type=Path, nargs="?", help="a study file whose storage is meant")
     _add_storage(added)
     added.add_argument("--json", action="store_true", help="as JSON")
-    added = add_for_study("delete", commands.run_delete, "delete the study with its trials and files, after asking")
+    added = add_for_study("delete", run_delete, "delete the study with its trials and files, after asking")
     added.add_argument("--yes", action="store_true", help="do not ask")
     added = add_for_study(
-        "prune-artifacts", commands.run_prune_artifacts, "remove the files of trials that are no longer needed"
+        "prune-artifacts", run_prune_artifacts, "remove the files of trials that are no longer needed"
     )
     added.add_argument("--dry-run", action="store_true", help="only show what would be removed")
     added = add("demo", _demo, "search, export and test on scikit-learn's digits, in minutes on a CPU")
     added.add_argument(
         "folder", metavar="DIR", type=Path, nargs="?", default=Path("hpo-demo"), help="default: hpo-demo"
     )
-    added.add_argument("--workers", type=_positive, metavar="N", default=2, help="processes; default: 2")
+    added.add_argument("--workers", type=positive, metavar="N", default=2, help="processes; default: 2")
     added.add_argument("--seed", type=int, default=0, help="of the search; default: 0")
-    added.add_argument("--trials", type=_positive, metavar="N", default=20, help="default: 20")
-    added.add_argument("--epochs", type=_positive, metavar="N", default=14, help="of a trial; default: 14")
+    added.add_argument("--trials", type=positive, metavar="N", default=20, help="default: 20")
+    added.add_argument("--epochs", type=positive, metavar="N", default=14, help="of a trial; default: 14")
     added.add_argument("--write-only", action="store_true", help="write the images and the study file, no more")
     return root
 
 
 def _add_workers(to: argparse.ArgumentParser) -> None:
     to.add_argument(
-        "--workers", type=_positive, metavar="N", help="processes; default: one a GPU, on a CPU one a core, at most 4"
+        "--workers", type=positive, metavar="N", help="processes; default: one a GPU, on a CPU one a core, at most 4"
     )
     to.add_argument(
         "--per-gpu",
-        type=_positive,
+        type=positive,
         metavar="N",
         default=1,
         help="workers that share a GPU, for small models; default: 1",
@@ -256,41 +263,6 @@ def _add_storage(to: argparse.ArgumentParser) -> None:
         help="postgresql://USER@HOST/DATABASE without a password (PGPASSFILE or HPO_STORAGE carry that); default:"
         " HPO_STORAGE, HPO_STORAGE_FILE, the study file's, else a private Postgres beside the study file",
     )
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{number} is not positive")
-    return number
-
-
-def _probability(text: str) -> float:
-    number = float(text)
-    if not 0 <= number <= 1:
-        raise argparse.ArgumentTypeError(f"{number} is not between 0 and 1")
-    return number
-
-
-def _port(text: str) -> int:
-    number = int(text)
-    if not 0 <= number < 65536:
-        raise argparse.ArgumentTypeError(f"{number} is no port")
-    return number
-
-
-def _proxy(text: str) -> str:
-    try:
-        return text if text == "*" else str(ipaddress.ip_address(text))  # as it stands in a connection
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text} is no IP address; * stands for any") from None
-
-
-def _price(text: str) -> float:
-    number = float(text)
-    if not 0 <= number < math.inf:
-        raise argparse.ArgumentTypeError(f"{number} is no price")
-    return number
 
 
 def _storage(options: argparse.Namespace) -> str | None:
@@ -332,23 +304,10 @@ def _secret(variable: str, name: str) -> str:
 
 
 def _demo(options: argparse.Namespace) -> int:
-    from hpo.demo import write_demo
-
-    study = write_demo(options.folder, seed=options.seed, trials=options.trials, epochs=options.epochs)
-    if options.write_only:
-        print(f"written: {study}")
-        return EXIT_DONE
-    bundle, predictions = options.folder / "bundle", options.folder / "predictions.csv"
-    steps = [["search", str(study), "--workers", str(options.workers)]]
-    if not bundle.exists():
-        steps.append(["export-best", str(study), "-o", str(bundle)])
-    steps.append(["predict", str(bundle), str(bundle / "test.csv"), "-o", str(predictions)])
-    for step in steps:
-        print(f"$ hpo {' '.join(step)}", flush=True)
-        step_options = parser().parse_args(step)
+    def run_step(arguments: list[str]) -> int:
+        step_options = parser().parse_args(arguments)
         for name in ("extensions", "script", "started", "cuda_visible_devices"):
             setattr(step_options, name, getattr(options, name))
-        if code := run(step_options):
-            return code
-        print()
-    return EXIT_DONE
+        return run(step_options)
+
+    return run_demo(options, run_step)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
-from PIL import Image
-
-from hpo.errors import HpoError
+from hpo.errors import EXIT_DONE, HpoError
 
 if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Callable
     from pathlib import Path
 
 STUDY = """\
@@ -48,12 +47,38 @@ mixing = "none"
 """
 
 
+def run_demo(options: argparse.Namespace, run_step: Callable[[list[str]], int]) -> int:
+    """`hpo demo`: write the demo, then search, export and predict; returns the exit code.
+
+    Args:
+        options: of the command.
+        run_step: runs another command of `hpo` with these arguments, and returns its exit code.
+    """
+    study = write_demo(options.folder, seed=options.seed, trials=options.trials, epochs=options.epochs)
+    if options.write_only:
+        print(f"written: {study}")
+        return EXIT_DONE
+    bundle, predictions = options.folder / "bundle", options.folder / "predictions.csv"
+    steps = [["search", str(study), "--workers", str(options.workers)]]
+    if not bundle.exists():
+        steps.append(["export-best", str(study), "-o", str(bundle)])
+    steps.append(["predict", str(bundle), str(bundle / "test.csv"), "-o", str(predictions)])
+    for step in steps:
+        print(f"$ hpo {' '.join(step)}", flush=True)
+        if code := run_step(step):
+            return code
+        print()
+    return EXIT_DONE
+
+
 def write_demo(folder: Path, *, seed: int = 0, trials: int = 20, epochs: int = 14) -> Path:
     """Write the digits and the study file where they do not exist yet; returns the study file.
 
     Raises:
         HpoError: the folder holds something else, or cannot be written.
     """
+    import numpy as np
+    from PIL import Image
     from sklearn.datasets import load_digits
 
     study = folder / "study.toml"

@@ -49,7 +49,6 @@ if TYPE_CHECKING:
 
 
 def export_best(
-    file: StudyFile,
     opened: OpenStudy,
     folder: Path,
     *,
@@ -69,8 +68,7 @@ def export_best(
     is tested and written.
 
     Args:
-        file: of the study.
-        opened: the study in its storage.
+        opened: the study.
         folder: to be made; must not exist.
         retrain: False takes the trial's own weights, which never saw the validation images.
         say: takes lines on how it goes.
@@ -83,25 +81,27 @@ def export_best(
         StorageError: the trial's own weights are not here.
         DataError: images that cannot be read.
     """
-    trial = best_trial(opened)
+    study_file, trial = opened.file, best_trial(opened)
     if trial is None:
-        raise HpoError(f"export: no trial is complete yet; `hpo status {file.path.name}` shows how far the search is")
-    data, device = file.data.load(file.folder / "pixels"), choose_device()
-    check_settings(opened.study, file, data)
-    recipe = recipe_of(trial, opened.study, file.space.extensions)
+        raise HpoError(
+            f"export: no trial is complete yet; `hpo status {study_file.path.name}` shows how far the search is"
+        )
+    data, device = study_file.data.load(study_file.folder / "pixels"), choose_device()
+    check_settings(opened.study, study_file, data)
+    recipe = recipe_of(trial, opened.study, study_file.space.extensions)
     joined = join(data, find_images(unlabelled, (), "export").files) if unlabelled else None
     used, pseudo = joined.data if joined else data, None
     with new_folder(folder) as temporary:
         say(f"trial {trial.number} has won with a validation macro-F1 of {trial.value:.4f}")
         if joined:
-            pseudo = _pseudo_labels(file, trial, recipe, joined, confidence, device, say)
+            pseudo = _pseudo_labels(study_file, trial, recipe, joined, confidence, device, say)
             images = np.concatenate([_labelled(data), pseudo.images])
             source = f"{len(pseudo.images)} of them unlabelled"
-            model = _retrain(file, trial, recipe, pseudo.data, images, source, device, say)
+            model = _retrain(study_file, trial, recipe, pseudo.data, images, source, device, say)
         elif retrain:
-            model = _retrain(file, trial, recipe, data, _labelled(data), "training and validation", device, say)
+            model = _retrain(study_file, trial, recipe, data, _labelled(data), "training and validation", device, say)
         else:
-            model = model_of(trial, opened, file.space.extensions, len(data.index.classes), device)
+            model = model_of(trial, opened, study_file.space.extensions, len(data.index.classes), device)
         save_weights(model, temporary / WEIGHTS)
         test, uses = None, 0
         if len(data.split.test):
@@ -121,12 +121,12 @@ def export_best(
         info = {
             "classes": list(data.index.classes),
             "preprocessing": {"image_size": recipe.image_size, **model.preprocessing()},
-            "study": file.name,
+            "study": study_file.name,
             "trial": trial.number,
             "retrained": retrain,
             "pseudo_labels": pseudo and pseudo.as_json(),
             "epochs": trial.user_attrs[BEST_EPOCH_KEY],
-            "seeds": {"training": recipe.seed, "split": file.data.seed, "search": file.seed},
+            "seeds": {"training": recipe.seed, "split": study_file.data.seed, "search": study_file.seed},
             "versions": {"python": platform.python_version(), **{name: version(name) for name in ("hpo", *PACKAGES)}},
             "data_digest": data.index.digest,
             "split_digest": data.split.digest,
@@ -145,7 +145,7 @@ def _labelled(data: Data) -> NDArray[np.int64]:
 
 
 def _pseudo_labels(
-    file: StudyFile,
+    study_file: StudyFile,
     trial: FrozenTrial,
     recipe: Recipe,
     joined: Joined,
@@ -158,7 +158,7 @@ def _pseudo_labels(
         say(left_out)
     # The unlabelled images are decoded with the others, so that a broken one is found before the training.
     data, images = joined.data, _labelled(joined.data)
-    model = _retrain(file, trial, recipe, data, images, "training and validation", device, say)
+    model = _retrain(study_file, trial, recipe, data, images, "training and validation", device, say)
     pixels = data.pixels(recipe.image_size, model.interpolation)
     probabilities = probabilities_of(model, pixels, joined.unlabelled, device, MicroBatch(recipe.batch_size))
     chosen = choose(joined, probabilities.numpy(), confidence)
@@ -167,7 +167,7 @@ def _pseudo_labels(
 
 
 def _retrain(
-    file: StudyFile,
+    study_file: StudyFile,
     trial: FrozenTrial,
     recipe: Recipe,
     data: Data,
@@ -182,8 +182,8 @@ def _retrain(
         recipe,
         data,
         Subsets(images, plateau=[score for _, score in sorted(trial.intermediate_values.items())]),
-        extensions=file.space.extensions,
-        resources=Resources(device=device, loaders=loaders, weights=file.weights),
+        extensions=study_file.space.extensions,
+        resources=Resources(device=device, loaders=loaders, weights=study_file.weights),
     )
     say(f"retraining on {len(images)} images, {source}, for {last} of {recipe.epochs} epochs")
     with closing(loaders), closing(epochs):

@@ -19,22 +19,20 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from hpo.study.open_study import OpenStudy
-    from hpo.study.study_file import StudyFile
     from trainer.data import Data
 
 MODELS = 5  # whose probabilities are averaged: one may be surely wrong, five of them seldom are together
 
 
 def find_label_errors(
-    file: StudyFile, opened: OpenStudy, data: Data, broken: Container[int], on_progress: Callable[[int, int], None]
+    opened: OpenStudy, data: Data, broken: Container[int], on_progress: Callable[[int, int], None]
 ) -> Finding | None:
     """Let the best complete trials look at the images to validate, which none of them has learned from.
 
     Only these images: those to train are known by heart, labels and all, and those held out are not to be looked at.
 
     Args:
-        file: of the study.
-        opened: the study, whose settings must be those of the file and the images.
+        opened: the study, whose settings must be those of its study file and of the images.
         data: the images.
         broken: positions of images that cannot be read.
         on_progress: called with the images done and all of them, over all models.
@@ -42,7 +40,8 @@ def find_label_errors(
     Returns:
         A finding; None where no trial is complete yet.
     """
-    space = space_of(opened.study, file.space.extensions)
+    extensions = opened.file.space.extensions
+    space = space_of(opened.study, extensions)
     complete = list(ranked(opened.study.get_trials(deepcopy=False), space))
     if not complete:
         return None
@@ -52,10 +51,10 @@ def find_label_errors(
     device = choose_device()
     for trial in complete:
         try:
-            model = model_of(trial, opened, file.space.extensions, len(data.index.classes), device)
+            model = model_of(trial, opened, extensions, len(data.index.classes), device)
         except StorageError:  # kept on another machine, or no longer
             continue
-        size = recipe_of(trial, opened.study, file.space.extensions).image_size
+        size = recipe_of(trial, opened.study, extensions).image_size
         batches = []
         for batch in predict([Member(model, size, model.interpolation)], files, device):
             batches.append(batch[0])

@@ -73,13 +73,13 @@ class Report:
         }
 
 
-def run_checks(file: StudyFile, url: str | None, gpus: Sequence[str], progress: Progress) -> Report:
-    """Look at images, backbones, machine, storage and study; one that fails keeps none of the others from being seen.
+def run_checks(study_file: StudyFile, url: str | None, gpus: Sequence[str], progress: Progress) -> Report:
+    """Check images, backbones, machine, storage and study; where one check fails, the others are made all the same.
 
     Nothing is written beside the study file. Pretrained weights that are not here yet are downloaded, as a search does.
 
     Args:
-        file: of the study.
+        study_file: of the study.
         url: of the storage, as the user gives it; None for the study file's or the embedded one.
         gpus: those of this machine.
         progress: takes how far the images are.
@@ -88,11 +88,11 @@ def run_checks(file: StudyFile, url: str | None, gpus: Sequence[str], progress: 
     data: Data | None = None
     index: Index | None = None
     try:
-        data = file.data.load(file.folder / "pixels")
+        data = study_file.data.load(study_file.folder / "pixels")
         index = data.index
     except DataError as error:
         findings.append(Finding("data", "error", str(error)))
-        settings = file.data
+        settings = study_file.data
         with suppress(DataError):  # it is what has been found already
             index = read_index(settings.path, group=settings.group, group_pattern=settings.group_pattern)
     survey: Survey | None = None
@@ -103,12 +103,12 @@ def run_checks(file: StudyFile, url: str | None, gpus: Sequence[str], progress: 
         if survey.thumbnails is not None:
             with progress.counting("comparing images") as count:
                 pairs = find_pairs(survey.thumbnails, index.labels, count)
-        findings += _of_images(file, index, data.split if data else None, survey, pairs)
-    findings.append(_of_backbones(file, 2 if index is None else len(index.classes)))
-    findings += _of_machine(file, data, gpus)
-    findings += _of_artifacts(file)
-    findings += _of_storage(file, url, data, survey, progress)
-    return Report(file.name, tuple(findings), index, pairs)
+        findings += _check_images(study_file, index, data.split if data else None, survey, pairs)
+    findings.append(_check_backbones(study_file, 2 if index is None else len(index.classes)))
+    findings += _check_machine(study_file, data, gpus)
+    findings += _check_artifacts(study_file)
+    findings += _check_storage(study_file, url, data, survey, progress)
+    return Report(study_file.name, tuple(findings), index, pairs)
 
 
 def write_groups(index: Index, pairs: Sequence[Pair], file: Path) -> None:
@@ -131,12 +131,12 @@ def write_groups(index: Index, pairs: Sequence[Pair], file: Path) -> None:
         raise HpoError(f"check: {file} cannot be written: {error.strerror}; name another file") from error
 
 
-def _of_images(
-    file: StudyFile, index: Index, sides: Split | None, survey: Survey, pairs: Sequence[Pair] | None
+def _check_images(
+    study_file: StudyFile, index: Index, sides: Split | None, survey: Survey, pairs: Sequence[Pair] | None
 ) -> list[Finding]:
     unaware = None
     if sides is not None:
-        settings = file.data
+        settings = study_file.data
         with suppress(DataError):  # there is none, and nothing to be said of it
             unaware = split(index, valid=settings.valid, test=settings.test, seed=settings.seed)
     findings = [broken_files(index, survey), passed_over(index)]
@@ -144,20 +144,22 @@ def _of_images(
     if sides is not None:
         leak = leaks(index, pairs, sides)
         if leak.level == "error":
-            listed = f"`hpo check {file.path.name} --groups FILE.csv` writes a list that does so, for [data] path"
+            listed = f"`hpo check {study_file.path.name} --groups FILE.csv` writes a list that does so, for [data] path"
             leak = replace(leak, remedy=f"{leak.remedy}: {listed}")
         findings += [leak, tiny_classes(index, sides)]
-    return [*findings, *odd_sizes(index, survey, min(file.space.values("image_size")))]
+    return [*findings, *odd_sizes(index, survey, min(study_file.space.values("image_size")))]
 
 
-def _of_backbones(file: StudyFile, classes: int) -> Finding:
+def _check_backbones(study_file: StudyFile, classes: int) -> Finding:
     from trainer.model.feasibility import check_backbones
 
-    names, problems = file.space.values("backbone"), []
+    names, problems = study_file.space.values("backbone"), []
     for name in names:
         try:
             check_backbones(
-                Space({**file.space.as_dict(), "backbone": name}, file.space.extensions), classes, file.weights
+                Space({**study_file.space.as_dict(), "backbone": name}, study_file.space.extensions),
+                classes,
+                study_file.weights,
             )
         except RecipeError as error:
             problems += error.problems
@@ -166,49 +168,51 @@ def _of_backbones(file: StudyFile, classes: int) -> Finding:
     if problems:
         line = f"not all {len(names)} can be used"
         return Finding("backbones", "error", line, cases=tuple(Case((), problem) for problem in problems))
-    loaded = ", and their weights are here" if True in file.space.values("pretrained") else ""
+    loaded = ", and their weights are here" if True in study_file.space.values("pretrained") else ""
     return Finding("backbones", "ok", f"all {len(names)} exist and can do what the recipe asks{loaded}")
 
 
-def _of_machine(file: StudyFile, data: Data | None, gpus: Sequence[str]) -> list[Finding]:
+def _check_machine(study_file: StudyFile, data: Data | None, gpus: Sequence[str]) -> list[Finding]:
     findings = [check_gpus(gpus)]
     if data is None:
         return findings
-    pixels, cache = {kind: len(data.index.paths) * kind[0] ** 2 * 3 for kind in pixel_kinds(file)}, data.cache
+    pixels, cache = {kind: len(data.index.paths) * kind[0] ** 2 * 3 for kind in pixel_kinds(study_file)}, data.cache
     missing = sum(
         needed
         for (size, way), needed in pixels.items()
         if cache is None or not pixels_file(cache, data.index.fingerprint, size, way).exists()
     )
-    findings += [check_memory(sum(pixels.values())), check_disk(file.folder, missing)]
+    findings += [check_memory(sum(pixels.values())), check_disk(study_file.folder, missing)]
     if data.cache_bytes and sum(pixels.values()) > data.cache_bytes:
-        limit = f"decoded images need {show_bytes(sum(pixels.values()))}, [data] pixels_gb = {file.data.pixels_gb:g}"
+        limit = (
+            f"decoded images need {show_bytes(sum(pixels.values()))}, [data] pixels_gb = {study_file.data.pixels_gb:g}"
+        )
         findings.append(Finding("pixels", "error", limit, "raise it, or choose smaller or fewer image_size"))
     return findings
 
 
-def _of_artifacts(file: StudyFile) -> list[Finding]:
-    if file.artifacts is None:  # the folder beside the study file, of which the check of the disk speaks
+def _check_artifacts(study_file: StudyFile) -> list[Finding]:
+    if study_file.artifacts is None:  # the folder beside the study file, of which the check of the disk speaks
         return []
     try:
-        probe_artifacts(file)
+        probe_artifacts(study_file)
     except StorageError as error:
         return [Finding("artifacts", "error", str(error))]
-    return [Finding("artifacts", "ok", f"{file.artifacts} can be written to and read")]
+    return [Finding("artifacts", "ok", f"{study_file.artifacts} can be written to and read")]
 
 
-def _of_storage(
-    file: StudyFile, given: str | None, data: Data | None, survey: Survey | None, progress: Progress
+def _check_storage(
+    study_file: StudyFile, given: str | None, data: Data | None, survey: Survey | None, progress: Progress
 ) -> list[Finding]:
     """Storage, study and, after a search, the labels that its models doubt."""
     not_yet = Finding("wrong labels", "ok", "not looked for: that takes models, so check again after the search")
-    if not (given or file.storage or has_postgres(file.folder)):
-        line = f"a private Postgres will be made in {file.folder} when the search begins"
+    if not (given or study_file.storage or has_postgres(study_file.folder)):
+        line = f"a private Postgres will be made in {study_file.folder} when the search begins"
         return [Finding("storage", "ok", line), not_yet]
     findings = []
     with ExitStack() as held:
         try:
-            url = held.enter_context(storage_url(file, given, create=False))
+            url = held.enter_context(storage_url(study_file, given, create=False))
             initialized = is_initialized(url)
         except (StorageError, HpoError, *DATABASE_ERRORS) as error:
             return [Finding("storage", "error", " ".join(str(error).split()))]
@@ -216,24 +220,26 @@ def _of_storage(
         if not initialized:
             return [*findings, Finding("study", "ok", "not begun: the storage has no tables yet"), not_yet]
         try:
-            opened = find_study(file, url)
+            opened = find_study(study_file, url)
         except HpoError:
-            return [*findings, Finding("study", "ok", f'not begun: the storage has no study "{file.name}"'), not_yet]
+            return [
+                *findings,
+                Finding("study", "ok", f'not begun: the storage has no study "{study_file.name}"'),
+                not_yet,
+            ]
         except (StorageError, *DATABASE_ERRORS) as error:
             return [*findings, Finding("study", "error", " ".join(str(error).split()))]
         if data is None:
             return findings
         try:
-            check_settings(opened.study, file, data)
+            check_settings(opened.study, study_file, data)
         except HpoError as error:
             return [*findings, Finding("study", "error", str(error))]
         trials = len(opened.study.get_trials(deepcopy=False))
-        findings.append(Finding("study", "ok", f'"{file.name}" was begun with these settings; {trials:,} trials'))
+        findings.append(Finding("study", "ok", f'"{study_file.name}" was begun with these settings; {trials:,} trials'))
         try:
             with progress.counting("asking the best models") as count:
-                findings.append(
-                    find_label_errors(file, opened, data, survey.broken if survey else {}, count) or not_yet
-                )
+                findings.append(find_label_errors(opened, data, survey.broken if survey else {}, count) or not_yet)
         except (StorageError, HpoError, TrainerError, *DATABASE_ERRORS) as error:
             findings.append(Finding("wrong labels", "warning", f"not looked for: {' '.join(str(error).split())}"))
     return findings

@@ -71,7 +71,7 @@ class StudyPage:
         study = get_study(opened.storage, opened.study_id)
         if study is None:
             raise KeyError(f"there is no study with the id {opened.study_id}")
-        snapshot = take_snapshot(self._file, self._url, opened)
+        snapshot = take_snapshot(opened)
         trials = opened.study.get_trials(deepcopy=False)
         files = defaultdict(set)  # those that are still there, by the id of the trial
         with opened.storage.engine.connect() as connection:
@@ -106,7 +106,7 @@ class StudyPage:
     def note_of(self, trial_id: int | None, theirs: str) -> str:
         """The note of a trial, or of the study, as it is shown."""
         if trial_id is None:
-            snapshot = take_snapshot(self._file, self._url, self._opened)
+            snapshot = take_snapshot(self._opened)
             return with_ours(theirs, note_of_study(snapshot, self._opened.study_id))
         return with_ours(theirs, note_of_trial(self._opened.storage.get_trial(trial_id), self._space))
 

@@ -77,7 +77,7 @@ def read_results(opened: OpenStudy, now: datetime) -> Results:
         HpoError: it was deleted.
         RecipeError: it names functions of one's own that are not here.
     """
-    snapshot = take_snapshot(opened.file, opened.url, opened)
+    snapshot = take_snapshot(opened)
     trials = opened.study.get_trials(deepcopy=False)
     attributes, space = opened.study.user_attrs, space_of(opened.study, opened.file.space.extensions)
     placed = [(place, trials[place.trial]) for place in snapshot.places if place.trial is not None]

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 from hpo.study.status import take_snapshot
 from storage.errors import StorageError
 from storage.outage_retry import cause_of, is_outage
-from storage.requeue import requeue
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,7 +18,6 @@ if TYPE_CHECKING:
 
     from hpo.study.open_study import OpenStudy
     from hpo.study.status import Snapshot
-    from hpo.study.study_file import StudyFile
 
 OBSERVE_SECONDS = 1.0  # between two looks, at least
 LOOK_SHARE = 20  # times as long as a look is the pause after it: many who look leave the database to the workers
@@ -45,24 +43,20 @@ class Monitor:
     """Looks at a search again and again, hands back what dead workers held, and restarts the embedded Postgres.
 
     Args:
-        file: what is searched.
-        url: of the storage.
-        opened: the study in it.
+        opened: the study.
         reopen: opens the storage once more, which starts an embedded Postgres that has crashed.
         report: takes each look, and the error that ends them, which is no outage; called in the thread.
     """
 
     def __init__(
         self,
-        file: StudyFile,
-        url: str,
         opened: OpenStudy,
         *,
         reopen: Callable[[], AbstractContextManager[object]],
         report: Callable[[Observation | Exception], None],
     ) -> None:
         self.starts_processes = threading.Lock()  # held while this thread has children, which nobody else may reap
-        self._file, self._url, self._opened, self._reopen, self._report = file, url, opened, reopen, report
+        self._opened, self._reopen, self._report = opened, reopen, report
         self._dead: deque[tuple[str, bool]] = deque()
         self._wake, self._ending = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)  # may wait for a database that never answers
@@ -98,9 +92,9 @@ class Monitor:
         try:
             while self._dead:
                 worker, by_us = self._dead[0]
-                requeue(self._opened.storage.engine, worker, by_us=by_us)
+                self._opened.rows.requeue(worker, by_us=by_us)
                 self._dead.popleft()
-            return Observation(take_snapshot(self._file, self._url, self._opened), is_last=ending)
+            return Observation(take_snapshot(self._opened), is_last=ending)
         except Exception as error:
             if not is_outage(error):
                 raise

@@ -11,8 +11,7 @@ from hpo.search.supervisor import supervise
 from hpo.study.open_study import create_study, load_study
 from hpo.study.ranking import best_trial, default_trial
 from hpo.units import duration, show_bytes
-from storage.halts import end_halt, halt_in_force
-from storage.keys import ORIGIN_KEY
+from storage.keys import METRICS_KEY, ORIGIN_KEY
 from trainer.errors import DataError
 from trainer.recipe import show, used_fields
 
@@ -38,7 +37,7 @@ HEADINGS = {
 }
 
 
-def check(file: StudyFile, progress: Progress) -> Data:
+def prepare(study_file: StudyFile, progress: Progress) -> Data:
     """Find what could fail later before anything is begun, and make ready what all workers need; returns the images.
 
     Raises:
@@ -46,9 +45,9 @@ def check(file: StudyFile, progress: Progress) -> Data:
     """
     from trainer.model.feasibility import check_backbones
 
-    data = file.data.load(file.folder / "pixels")
+    data = study_file.data.load(study_file.folder / "pixels")
     progress.say(
-        f"{len(data.index.paths)} images of {len(data.index.classes)} classes in {file.data.path}: "
+        f"{len(data.index.paths)} images of {len(data.index.classes)} classes in {study_file.data.path}: "
         f"{len(data.split.train)} to train, {len(data.split.valid)} to validate, {len(data.split.test)} held out"
     )
     if copies := len(data.index.copies) - len(set(data.index.copies.tolist())):
@@ -56,27 +55,27 @@ def check(file: StudyFile, progress: Progress) -> Data:
     if data.index.ignored:
         examples = ", ".join(data.index.ignored[:3])
         progress.say(f"{len(data.index.ignored)} files are passed over, being no images by their ending: {examples}")
-    check_backbones(file.space, len(data.index.classes), file.weights)
-    make_pixels(file, data, progress)
+    check_backbones(study_file.space, len(data.index.classes), study_file.weights)
+    make_pixels(study_file, data, progress)
     return data
 
 
-def pixel_kinds(file: StudyFile) -> list[tuple[int, str]]:
+def pixel_kinds(study_file: StudyFile) -> list[tuple[int, str]]:
     """The sizes of images, with the interpolation, that the trials of a study may ask for."""
     from trainer.model.backbones import interpolation_of
 
-    space = file.space
+    space = study_file.space
     ways = sorted({interpolation_of(name, space.extensions) for name in space.values("backbone")})
     return [(int(size), way) for size in sorted(space.values("image_size")) for way in ways]
 
 
-def make_pixels(file: StudyFile, data: Data, progress: Progress) -> None:
+def make_pixels(study_file: StudyFile, data: Data, progress: Progress) -> None:
     """Decode the images for every size and interpolation that a trial may ask for, where that is not done yet.
 
     Raises:
         DataError: images that cannot be read, or pixels that do not fit.
     """
-    kinds = pixel_kinds(file)
+    kinds = pixel_kinds(study_file)
     sizes, ways = (sorted(set(each)) for each in zip(*kinds, strict=True))
     images = len(data.index.paths)
     needed = sum(images * size * size * 3 for size, _ in kinds)
@@ -84,8 +83,8 @@ def make_pixels(file: StudyFile, data: Data, progress: Progress) -> None:
     shown = f"{images:,} images at {' and '.join(map(str, sizes))} px{each_way}, {show_bytes(needed)}"
     if data.cache_bytes and needed > data.cache_bytes:
         raise DataError(
-            f"pixels: {shown} are more than [data] pixels_gb = {file.data.pixels_gb:g}; raise it, or choose fewer or "
-            "smaller image_size"
+            f"pixels: {shown} are more than [data] pixels_gb = {study_file.data.pixels_gb:g}; raise it, or choose fewer"
+            " or smaller image_size"
         )
     began, built = time.monotonic(), False
     with progress.counting("decoding") as count:
@@ -99,16 +98,16 @@ def make_pixels(file: StudyFile, data: Data, progress: Progress) -> None:
             data.pixels(size, way, on_progress)
     seconds = time.monotonic() - began
     took = f", decoded in {f'{seconds:.1f} s' if seconds < 10 else duration(seconds)}" if built else ""
-    progress.say(f"pixels: {shown} in {(file.folder / 'pixels').relative_to(file.path.parent)}{took}")
+    progress.say(f"pixels: {shown} in {(study_file.folder / 'pixels').relative_to(study_file.path.parent)}{took}")
 
 
-def search(file: StudyFile, url: str, data: Data, progress: Progress, staff: Staff) -> int:
+def search(study_file: StudyFile, url: str, data: Data, progress: Progress, staff: Staff) -> int:
     """Create or resume the study and run workers to the end of its budget, or until a signal; returns the exit code.
 
     Args:
-        file: what to search.
+        study_file: what to search.
         url: of the storage.
-        data: what `check` returned.
+        data: what `prepare` returned.
         progress: takes what there is to show.
         staff: the workers to run.
 
@@ -117,31 +116,28 @@ def search(file: StudyFile, url: str, data: Data, progress: Progress, staff: Sta
             was begun with other settings.
         StorageError: the database cannot be used.
     """
-    create_study(file, url, data)
-    opened = load_study(file, url)
-    with opened.storage.engine.begin() as connection:
-        halt = halt_in_force(connection, opened.study_id)
-        if halt == "stop":  # to search again is to want it to go on
-            end_halt(connection, opened.study_id)
+    create_study(study_file, url, data)
+    opened = load_study(study_file, url)
+    halt = opened.rows.end_halt("stop")  # whoever searches again wants a stopped study to go on
     if halt == "pause":
-        progress.say(f"the study is paused, and the workers wait: `hpo resume {file.path.name}` lets it go on")
+        progress.say(f"the study is paused, and the workers wait: `hpo resume {study_file.path.name}` lets it go on")
     begun = time.monotonic()
-    done = supervise(file, url, opened, progress, staff)
+    done = supervise(opened, progress, staff)
     if done.snapshot is None:
         return done.code
     if done.snapshot.halt == "stop":
         progress.say("the study was stopped: trials that ran are back in the queue; the same command resumes")
-    for line in summary_lines(file, done.snapshot, opened, done.names, staff.workers, time.monotonic() - begun):
+    for line in summary_lines(opened, done.snapshot, done.names, staff.workers, time.monotonic() - begun):
         progress.say(line)
     if done.snapshot.best is None and done.snapshot.finished:
-        raise HpoError(_fruitless(file, done.snapshot))
+        raise HpoError(_fruitless(study_file, done.snapshot))
     return EXIT_DONE
 
 
-def _fruitless(file: StudyFile, snapshot: Snapshot) -> str:
+def _fruitless(study_file: StudyFile, snapshot: Snapshot) -> str:
     """Why a search has no winner, and what to do."""
     if failed := next((place for place in snapshot.places if place.state == "failed"), None):
-        why = f"`hpo logs {file.path.name} {failed.trial}` shows what the first that failed has printed"
+        why = f"`hpo logs {study_file.path.name} {failed.trial}` shows what the first that failed has printed"
     else:
         why = "raise the limit in [budget] that it has reached, and give the same command again"
     return f"search: the budget is used up, and no trial is complete; {why}"
@@ -151,8 +147,8 @@ def _pauses(seconds: Sequence[dict[str, float]]) -> list[str]:
     """How long the device waits for a trial's first step and for the next trial, as a line; none before the first."""
 
     def mean(name: str) -> float | None:
-        count = sum(of_worker.get(f"{name}_count", 0) for of_worker in seconds)
-        return sum(of_worker.get(name, 0) for of_worker in seconds) / count if count else None
+        count = sum(worker.get(f"{name}_count", 0) for worker in seconds)
+        return sum(worker.get(name, 0) for worker in seconds) / count if count else None
 
     first_step, turnover = mean("to_first_step"), mean("turnover")
     if first_step is None:
@@ -161,17 +157,18 @@ def _pauses(seconds: Sequence[dict[str, float]]) -> list[str]:
     return [f"on average a trial's first step began {first_step:.2f} s after its start{after}"]
 
 
-def _weakest(of_classes: dict[str, dict[str, Any]]) -> str:
+def _weakest(per_class: dict[str, dict[str, Any]]) -> str:
     """The classes with the lowest F1, which are those to look at."""
-    worst = sorted(of_classes.items(), key=lambda item: item[1]["f1"])[:WEAKEST]
+    worst = sorted(per_class.items(), key=lambda item: item[1]["f1"])[:WEAKEST]
     listed = ", ".join(f"{name} {metrics['f1']:.4f} ({metrics['images']} images)" for name, metrics in worst)
-    return f"its F1 by class{'' if len(worst) == len(of_classes) else ', the weakest'}: {listed}"
+    return f"its F1 by class{'' if len(worst) == len(per_class) else ', the weakest'}: {listed}"
 
 
 def summary_lines(
-    file: StudyFile, snapshot: Snapshot, opened: OpenStudy, names: frozenset[str], workers: int, wall_seconds: float
+    opened: OpenStudy, snapshot: Snapshot, names: frozenset[str], workers: int, wall_seconds: float
 ) -> list[str]:
     """The winner, its recipe, the time spent, and the next command."""
+    study_file = opened.file
     counts = ", ".join(f"{snapshot.counts[state]} {state}" for state in ("complete", "pruned", "failed"))
     lines = ["", f"{snapshot.used.trials} trials: {counts}"]
     if snapshot.best is None:
@@ -183,8 +180,8 @@ def summary_lines(
     winner = best_trial(opened)
     if winner and (origin := winner.user_attrs.get(ORIGIN_KEY)):
         lines.append(f'it was taken over: trial {origin["trial"]} of "{origin["study"]}"')
-    if winner and (of_classes := winner.user_attrs.get("metrics", {}).get("per_class")):
-        lines.append(_weakest(of_classes))
+    if winner and (per_class := winner.user_attrs.get(METRICS_KEY, {}).get("per_class")):
+        lines.append(_weakest(per_class))
     lines.append("its recipe:")
     lines += [f"  {name} = {show(value)}" for name, value in used_fields(snapshot.best.recipe).items()]
     totals = dict.fromkeys(HEADINGS, 0.0)
@@ -202,5 +199,6 @@ def summary_lines(
         )
         lines += _pauses([worker.seconds for worker in snapshot.workers if worker.id in names])
     lines.append("the winner of many flatters itself on the images that chose it; this tests it on the held-out ones:")
-    lines.append("  " + shlex.join(["hpo", "export-best", str(file.path), "-o", str(file.path.parent / "bundle")]))
+    bundle = study_file.path.parent / "bundle"
+    lines.append("  " + shlex.join(["hpo", "export-best", str(study_file.path), "-o", str(bundle)]))
     return lines

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from hpo.search.progress import Progress
     from hpo.study.open_study import OpenStudy
     from hpo.study.status import Snapshot
-    from hpo.study.study_file import StudyFile
 
 AT_ONCE_SECONDS = 30.0  # a worker that dies younger, without an epoch done, has died at once
 HOPELESS_DEATHS = 5  # at once and in a row; after them a worker is given up
@@ -119,8 +118,6 @@ class Supervised:
 
 
 def supervise(
-    file: StudyFile,
-    url: str,
     opened: OpenStudy,
     progress: Progress,
     staff: Staff,
@@ -132,9 +129,7 @@ def supervise(
     A worker that dies is started again; one that dies at once again and again, or for a reason that stays, is given up.
 
     Args:
-        file: what to search.
-        url: of the storage.
-        opened: the study in it.
+        opened: the study to search.
         progress: takes what there is to show.
         staff: the workers to run.
         tell_starts: also tell when a worker starts and when it ends well.
@@ -143,7 +138,7 @@ def supervise(
         HpoError: workers were given up, and the search is not at its end.
     """
     events: SimpleQueue[int | Observation | Exception] = SimpleQueue()  # whose `put` a signal's handler may call
-    monitor = Monitor(file, url, opened, reopen=staff.reopen, report=events.put)
+    monitor = Monitor(opened, reopen=staff.reopen, report=events.put)
     crew = _Crew(staff, monitor, events, progress, tell_starts=tell_starts)
     with _signals_to(events.put), progress:
         monitor.start()

@@ -56,13 +56,13 @@ class OpenStudy:
 
     Attributes:
         file: the study file.
-        url: of the storage, with its password.
+        url: of its storage, with the password.
         study: Optuna's.
         storage: Optuna's.
-        study_id: Optuna's number of it.
+        study_id: the number that Optuna has given it.
         artifacts_url: where the files of its trials are.
-        owner: what the ids of its files begin with; empty for a study that is none of ours.
-        patience: waits for the database where it is away; None does not.
+        owner: what the ids of its files begin with; empty for a study that hpo has not made.
+        outage_retry: waits for the database where it does not answer; None does not wait.
     """
 
     file: StudyFile
@@ -81,7 +81,7 @@ class OpenStudy:
 
     @cached_property
     def artifacts(self) -> ArtifactFiles:
-        """The files of its trials; opened when it is asked for, so that what needs the storage alone needs no more.
+        """The files of its trials. The store is opened at the first use: who needs only the database needs no store.
 
         Raises:
             StorageError: the URL is wrong, or what it needs is not installed.
@@ -90,23 +90,25 @@ class OpenStudy:
 
 
 @contextmanager
-def storage_url(file: StudyFile, given: str | None, *, create: bool = True) -> Iterator[str]:
+def storage_url(study_file: StudyFile, given: str | None, *, create: bool = True) -> Iterator[str]:
     """The URL of the study's Postgres: the given one, else the study file's, else that of the embedded one, started.
 
     Raises:
         StorageError: the embedded Postgres cannot be started.
         HpoError: there is none yet, and `create` is False.
     """
-    if url := given or file.storage:
+    if url := given or study_file.storage:
         yield url
-    elif not create and not has_postgres(file.folder):
-        raise HpoError(f"study: nothing was begun in {file.folder}; `hpo search {file.path.name}` begins it")
+    elif not create and not has_postgres(study_file.folder):
+        raise HpoError(
+            f"study: nothing was begun in {study_file.folder}; `hpo search {study_file.path.name}` begins it"
+        )
     else:
-        with embedded_postgres(file.folder) as url:
+        with embedded_postgres(study_file.folder) as url:
             yield url
 
 
-def create_study(file: StudyFile, url: str, data: Data) -> None:
+def create_study(study_file: StudyFile, url: str, data: Data) -> None:
     """Make the tables and the study where they do not exist yet; safe to repeat, safe in parallel.
 
     The first trial of a new study is the default recipe, so that the search can be compared with not searching.
@@ -118,14 +120,16 @@ def create_study(file: StudyFile, url: str, data: Data) -> None:
     initialize(url)
     storage = connect(url)
     with one_at_a_time(url):
-        study = optuna.create_study(study_name=file.name, storage=storage, direction="maximize", load_if_exists=True)
+        study = optuna.create_study(
+            study_name=study_file.name, storage=storage, direction="maximize", load_if_exists=True
+        )
         # Without settings and without a result the making was broken off, and goes on here.
         if SETTINGS_KEY not in study.user_attrs:
             if TAKEN_OVER_KEY not in study.user_attrs and only_waits(study):
-                begin_study(study, file, data)
+                begin_study(study, study_file, data)
         else:
             give_id(study)
-    check_settings(study, file, data)
+    check_settings(study, study_file, data)
 
 
 def only_waits(study: optuna.Study) -> bool:
@@ -139,46 +143,50 @@ def give_id(study: optuna.Study) -> None:
         study.set_user_attr(ID_KEY, uuid.uuid4().hex)
 
 
-def begin_study(study: optuna.Study, file: StudyFile, data: Data) -> None:
+def begin_study(study: optuna.Study, study_file: StudyFile, data: Data) -> None:
     """Let workers begin: the default recipe waits for one, unless it was tried already; the settings come last."""
     if not any(DEFAULT_KEY in trial.user_attrs for trial in study.get_trials(deepcopy=False)):
-        study.enqueue_trial(file.space.default_parameters(), user_attrs={DEFAULT_KEY: True})
+        study.enqueue_trial(study_file.space.default_parameters(), user_attrs={DEFAULT_KEY: True})
     give_id(study)
-    study.set_user_attr(SETTINGS_KEY, settings(file, data))
+    study.set_user_attr(SETTINGS_KEY, settings(study_file, data))
 
 
-def load_study(file: StudyFile, url: str, outage_retry: OutageRetry | None = None) -> OpenStudy:
-    """Load the study of a study file; all that is then done with it waits for the database as the patience has it.
+def load_study(study_file: StudyFile, url: str, outage_retry: OutageRetry | None = None) -> OpenStudy:
+    """Load the study of a study file; what is then done with it waits for the database where `outage_retry` is given.
 
     Raises:
         StorageError: the database cannot be used or is not initialised.
         HpoError: it holds no such study, or one that hpo has not made, or not to the end.
     """
-    opened = find_study(file, url, outage_retry)
-    refuse_foreign(opened.study, file)
+    opened = find_study(study_file, url, outage_retry)
+    refuse_foreign(opened.study, study_file)
     return opened
 
 
-def find_study(file: StudyFile, url: str, outage_retry: OutageRetry | None = None) -> OpenStudy:
+def find_study(study_file: StudyFile, url: str, outage_retry: OutageRetry | None = None) -> OpenStudy:
     """Load the study of that name, whoever has made it; raises as `load_study` does where there is none."""
     storage = connect(url, outage_retry)
     try:
-        study = optuna.load_study(study_name=file.name, storage=storage)
+        study = optuna.load_study(study_name=study_file.name, storage=storage)
     except KeyError:
-        raise HpoError(f'study: "{file.name}" is not in this storage; `hpo init {file.path.name}` creates it') from None
-    study_id = storage.get_study_id_from_name(file.name)
-    artifacts_url = file.artifacts or str(file.folder / "artifacts")
-    return OpenStudy(file, url, study, storage, study_id, artifacts_url, study.user_attrs.get(ID_KEY, ""), outage_retry)
+        raise HpoError(
+            f'study: "{study_file.name}" is not in this storage; `hpo init {study_file.path.name}` creates it'
+        ) from None
+    study_id = storage.get_study_id_from_name(study_file.name)
+    artifacts_url = study_file.artifacts or str(study_file.folder / "artifacts")
+    return OpenStudy(
+        study_file, url, study, storage, study_id, artifacts_url, study.user_attrs.get(ID_KEY, ""), outage_retry
+    )
 
 
-def probe_artifacts(file: StudyFile) -> None:
+def probe_artifacts(study_file: StudyFile) -> None:
     """Find out whether the store that is named for a study's files can be used; the folder beside it is not touched.
 
     Raises:
         StorageError: it cannot.
     """
-    if file.artifacts is not None:
-        probe(open_store(file.artifacts))
+    if study_file.artifacts is not None:
+        probe(open_store(study_file.artifacts))
 
 
 def refuse_if_at_work(opened: OpenStudy) -> None:

@@ -6,10 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from storage.artifacts.artifact_store import discard
-from storage.artifacts.artifacts import drop_file, kept_files
 from storage.keys import CHECKPOINT_KEY, REPEATS_KEY, WEIGHTS_NAME
 from storage.outage_retry import retry_outages
-from storage.study_rows import places
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -41,7 +39,7 @@ class Inventory:
 
 
 def take_inventory(opened: OpenStudy, keep: int) -> Inventory:
-    """Look through the files of a study, at work or not; those of other studies in the same store are not looked at.
+    """List the files of a study, whose workers may be at work; those of other studies in the same store are left out.
 
     Needed are the weights of the best complete trials, the pictures of complete and pruned ones, and the last
     checkpoint of each trial whose place in the budget has not ended, whatever has become of the trial itself. A file
@@ -55,9 +53,8 @@ def take_inventory(opened: OpenStudy, keep: int) -> Inventory:
         StorageError: the store refuses, or does not answer.
     """
     files = list(opened.artifacts.files(f"{opened.owner}-"))  # before the names: what is named meanwhile is young
-    with opened.storage.engine.connect() as connection:
-        named = kept_files(connection, opened.study_id)
-        at_work = {place.trial for place in places(connection, opened.study_id) if place.state in AT_WORK}
+    named = opened.rows.kept_files()
+    at_work = {place.trial for place in opened.rows.read().places if place.state in AT_WORK}
     trials = opened.study.get_trials(deepcopy=False)
     needed = _needed_checkpoints(trials, at_work)
     reasons: dict[str, str] = {}
@@ -87,13 +84,12 @@ def prune_artifacts(opened: OpenStudy, surplus: Iterable[Surplus]) -> None:
     Raises:
         StorageError: the store refuses, or does not answer.
     """
-    with opened.storage.engine.connect() as connection:
-        named = {kept.artifact_id: kept for kept in kept_files(connection, opened.study_id)}
-        for one in surplus:
-            if kept := named.get(one.file.artifact_id):
-                drop_file(opened.artifacts, connection, kept)
-            else:
-                discard(opened.artifacts, one.file.artifact_id)
+    named = {kept.artifact_id: kept for kept in opened.rows.kept_files()}
+    for one in surplus:
+        if kept := named.get(one.file.artifact_id):
+            opened.rows.drop_file(opened.artifacts, kept)
+        else:
+            discard(opened.artifacts, one.file.artifact_id)
 
 
 def drop_surplus_weights(opened: OpenStudy, keep: int) -> None:
@@ -107,9 +103,8 @@ def drop_surplus_weights(opened: OpenStudy, keep: int) -> None:
     """
 
     def drop() -> None:
-        with opened.storage.engine.connect() as connection:
-            for kept in _surplus_weights(kept_files(connection, opened.study_id, WEIGHTS_NAME), keep):
-                drop_file(opened.artifacts, connection, kept)
+        for kept in _surplus_weights(opened.rows.kept_files(WEIGHTS_NAME), keep):
+            opened.rows.drop_file(opened.artifacts, kept)
 
     retry_outages(opened.outage_retry, drop)
 

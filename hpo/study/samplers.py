@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 STARTUP_TRIALS = 10  # random before TPE models anything, and unpruned before the median means anything
 
 
-def make_sampler(file: StudyFile, place: int) -> BaseSampler:
+def make_sampler(study_file: StudyFile, place: int) -> BaseSampler:
     """The sampler for one place in the budget, with a seed of its own: workers that begin together differ."""
-    seed = int(np.random.SeedSequence((file.seed, place)).generate_state(1)[0])
-    if file.sampler == "random":
+    seed = int(np.random.SeedSequence((study_file.seed, place)).generate_state(1)[0])
+    if study_file.sampler == "random":
         return optuna.samplers.RandomSampler(seed)
     with warnings.catch_warnings():
         # `group` samples the fields of a condition jointly where they occur; Optuna calls it experimental.
@@ -33,10 +33,10 @@ def make_sampler(file: StudyFile, place: int) -> BaseSampler:
         )
 
 
-def make_pruner(file: StudyFile) -> BasePruner:
+def make_pruner(study_file: StudyFile) -> BasePruner:
     """The pruner that the study file names: the median after a quarter of the epochs, Hyperband after a ninth."""
-    epochs = int(max(file.space.values("epochs")))
-    match file.pruner:
+    epochs = int(max(study_file.space.values("epochs")))
+    match study_file.pruner:
         case "median":
             quarter = math.ceil(epochs / 4)
             return RunningMedianPruner(n_startup_trials=STARTUP_TRIALS // 2, n_warmup_steps=quarter)

@@ -10,17 +10,14 @@ from optuna.trial import FixedTrial
 from hpo.errors import HpoError
 from hpo.study.open_study import space_of
 from hpo.study.ranking import find_best
-from storage.budget import Used, used
+from storage.budget import Used
 from storage.database import public_url
-from storage.halts import halt_in_force
-from storage.study_rows import places, workers
 from trainer.space import suggest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from hpo.study.open_study import OpenStudy
-    from hpo.study.study_file import StudyFile
     from storage.budget import Limits
     from storage.halts import Halt
     from storage.study_rows import PlaceRow, WorkerRow
@@ -114,24 +111,25 @@ def _beat(worker: WorkerRow) -> dict[str, float]:
     return {"beat_seconds_ago": round(worker.beat_seconds_ago, 1)}
 
 
-def take_snapshot(file: StudyFile, url: str, opened: OpenStudy) -> Snapshot:
-    """Look at a study once; raises HpoError where it was deleted."""
+def take_snapshot(opened: OpenStudy) -> Snapshot:
+    """Read how a study stands now; raises HpoError where it was deleted."""
+    study_file = opened.file
     try:
         trials = opened.study.get_trials(deepcopy=False)
-        space = space_of(opened.study, file.space.extensions)
+        space = space_of(opened.study, study_file.space.extensions)
     except KeyError:
-        raise HpoError(f'study: "{file.name}" was deleted') from None
+        raise HpoError(f'study: "{study_file.name}" was deleted') from None
     trial, from_outside = find_best(trials, space)
     best = Best(trial.number, trial.value or 0.0, suggest(FixedTrial(trial.params), space)) if trial else None
-    with opened.storage.engine.connect() as connection:
-        return Snapshot(
-            study=file.name,
-            storage=public_url(url),
-            limits=file.limits,
-            used=used(connection, opened.study_id),
-            places=places(connection, opened.study_id),
-            workers=workers(connection, opened.study_id),
-            best=best,
-            halt=halt_in_force(connection, opened.study_id),
-            from_outside=from_outside,
-        )
+    state = opened.rows.read()
+    return Snapshot(
+        study=study_file.name,
+        storage=public_url(opened.url),
+        limits=study_file.limits,
+        used=state.used,
+        places=state.places,
+        workers=state.workers,
+        best=best,
+        halt=state.halt,
+        from_outside=from_outside,
+    )

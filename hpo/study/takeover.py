@@ -14,7 +14,7 @@ from optuna.trial import FixedTrial, FrozenTrial, TrialState
 from hpo.errors import HpoError
 from hpo.study.open_study import begin_study, find_study, give_id, only_waits, space_of
 from hpo.study.settings import check_settings, differences
-from storage.artifacts.artifacts import copy_file, kept_files
+from storage.artifacts.artifacts import copy_file
 from storage.database import connect, initialize, one_at_a_time
 from storage.keys import (
     CHECKPOINT_KEY,
@@ -40,7 +40,12 @@ if TYPE_CHECKING:
     from trainer.data import Data
     from trainer.recipe import Recipe
 
-OF_ITS_STUDY = (CHECKPOINT_KEY, REPEATS_KEY, FIRST_RUN_KEY, DEFAULT_KEY)  # user attributes for that study alone
+NOT_TAKEN_OVER = (
+    CHECKPOINT_KEY,
+    REPEATS_KEY,
+    FIRST_RUN_KEY,
+    DEFAULT_KEY,
+)  # user attributes that hold for the old study only
 UNKNOWN = "no known recipe"
 
 
@@ -85,14 +90,14 @@ class TakenOver:
         return [line, f"{self.weightless} of them came without their weights, which this store does not hold"]
 
 
-def take_over(file: StudyFile, url: str, data: Data, old_name: str) -> TakenOver:
+def take_over(study_file: StudyFile, url: str, data: Data, old_name: str) -> TakenOver:
     """Make the study of a study file, where it is not there yet, and give it the trials of an old one that fit.
 
     Safe to repeat, and safe in parallel: what is there is not added again, what the old study has finished since is.
     The trials take no places in the budget.
 
     Args:
-        file: of the new study.
+        study_file: of the new study.
         url: of the storage of both.
         data: the images.
         old_name: of the old study.
@@ -103,69 +108,72 @@ def take_over(file: StudyFile, url: str, data: Data, old_name: str) -> TakenOver
             has begun without it, or with other settings.
     """
     initialize(url)
-    old = _load_old(file, url, data, old_name)
+    old = _load_old(study_file, url, data, old_name)
     with one_at_a_time(url):
-        new = _prepare(file, url, data, old)
-    fit = _fit(old, file)
-    artifacts, weightless = _copy_files(old, new, fit, file.keep_weights)
+        new = _prepare(study_file, url, data, old)
+    fit = _fit(old, study_file)
+    artifacts, weightless = _copy_files(old, new, fit, study_file.keep_weights)
     with one_at_a_time(url):
         there = _origins(new)
         for trial, recipe in fit.fitting:
             if trial.number not in there:
-                new.study.add_trial(_renewed(trial, recipe, file, old_name, artifacts.get(trial.number, {})))
+                new.study.add_trial(_renewed(trial, recipe, study_file, old_name, artifacts.get(trial.number, {})))
         for key, used_at in old.study.user_attrs.items():  # the test images are the same
             if key.startswith(TEST_USE_KEY):
                 new.study.set_user_attr(key, used_at)
         if SETTINGS_KEY not in new.study.user_attrs:
-            begin_study(new.study, file, data)
+            begin_study(new.study, study_file, data)
     return TakenOver(old_name, fit, weightless)
 
 
-def _load_old(file: StudyFile, url: str, data: Data, name: str) -> OpenStudy:
+def _load_old(study_file: StudyFile, url: str, data: Data, name: str) -> OpenStudy:
     """The study to take over from, whose scores can be compared with those of the new one."""
-    if name == file.name:
+    if name == study_file.name:
         raise HpoError(f'study: "{name}" cannot take over from itself; give the new study another name in [study] name')
     names = optuna.get_all_study_names(connect(url))
     if name not in names:
         raise HpoError(
-            f'study: "{name}" is not in this storage{nearest(name, names)}; `hpo list {file.path.name}` shows what is'
+            f'study: "{name}" is not in this storage{nearest(name, names)}; `hpo list {study_file.path.name}` shows'
+            " what is"
         )
-    old = find_study(replace(file, name=name), url)
+    old = find_study(replace(study_file, name=name), url)
     if SETTINGS_KEY not in old.study.user_attrs:
         raise HpoError(f'study: "{name}" was not created by hpo, or not to the end: nothing can be taken over from it')
-    of_tables = differences(old.study, file, data)
-    of_tables.pop("recipe", None)
-    if of_tables:
-        listed = "; ".join(line for lines in of_tables.values() for line in lines)
+    changed = differences(old.study, study_file, data)
+    changed.pop("recipe", None)
+    if changed:
+        listed = "; ".join(line for lines in changed.values() for line in lines)
         raise HpoError(
-            f'study: the scores of "{name}" cannot be compared with those of "{file.name}": {listed}.'
+            f'study: the scores of "{name}" cannot be compared with those of "{study_file.name}": {listed}.'
             " Put that back, or begin without --from"
         )
     return old
 
 
-def _prepare(file: StudyFile, url: str, data: Data, old: OpenStudy) -> OpenStudy:
+def _prepare(study_file: StudyFile, url: str, data: Data, old: OpenStudy) -> OpenStudy:
     """The new study, not begun yet unless it was taken over before, marked with where it comes from."""
-    source = {"study": old.study.study_name, "id": old.owner, "recipe": file.space.as_dict()}
-    study = optuna.create_study(study_name=file.name, storage=connect(url), direction="maximize", load_if_exists=True)
+    source = {"study": old.study.study_name, "id": old.owner, "recipe": study_file.space.as_dict()}
+    study = optuna.create_study(
+        study_name=study_file.name, storage=connect(url), direction="maximize", load_if_exists=True
+    )
     attributes = study.user_attrs
     if SETTINGS_KEY in attributes:
-        check_settings(study, file, data)
+        check_settings(study, study_file, data)
     if TAKEN_OVER_KEY not in attributes and only_waits(study):
         study.set_user_attr(TAKEN_OVER_KEY, source)
     elif attributes.get(TAKEN_OVER_KEY) != source:
         raise HpoError(
-            f'study: "{file.name}" has begun otherwise than from "{old.study.study_name}" with this [recipe]; give the'
-            " new study another name in [study] name"
+            f'study: "{study_file.name}" has begun otherwise than from "{old.study.study_name}" with this [recipe];'
+            " give the new study another name in [study] name"
         )
     give_id(study)
-    return find_study(file, url)
+    return find_study(study_file, url)
 
 
-def _fit(old: OpenStudy, file: StudyFile) -> Fit:
+def _fit(old: OpenStudy, study_file: StudyFile) -> Fit:
     """Look which finished trials have a recipe that the new space could suggest."""
     try:
-        space = space_of(old.study, file.space.extensions)
+        space = space_of(old.study, study_file.space.extensions)
     except RecipeError as error:
         raise HpoError(
             f'study: the recipes of "{old.study.study_name}" name functions that are not here: {error}; use the script'
@@ -181,7 +189,7 @@ def _fit(old: OpenStudy, file: StudyFile) -> Fit:
         except ValueError:  # told from outside, with other parameters or none
             reasons[UNKNOWN] += 1
             continue
-        if fields := misfits(recipe, file.space):
+        if fields := misfits(recipe, study_file.space):
             reasons.update(fields)
         else:
             fitting.append((trial, recipe))
@@ -198,17 +206,16 @@ def _copy_files(old: OpenStudy, new: OpenStudy, fit: Fit, keep: int) -> tuple[di
         store does not hold.
     """
     fitting, there = {trial.number for trial, _ in fit.fitting}, _origins(new)
-    with old.storage.engine.connect() as connection:
-        named = [kept for kept in kept_files(connection, old.study_id) if kept.number in fitting]
+    named = [kept for kept in old.rows.kept_files() if kept.number in fitting]
     best = [kept for kept in named if kept.state == "complete" and kept.name == WEIGHTS_NAME][:keep]
     wanted = [*best, *(kept for kept in named if kept.name in PICTURES)]
     held = {file.artifact_id for file in new.artifacts.files(f"{new.owner}-")}
     copies, weightless = defaultdict[int, dict[str, str]](dict), 0
     with TemporaryDirectory(prefix="hpo-") as folder:
-        by = Path(folder) / "file"
+        path = Path(folder) / "file"
         for kept in wanted:
             if kept.number not in there:
-                names = copy_file(new.artifacts, kept, new.owner, by, held)
+                names = copy_file(new.artifacts, kept, new.owner, path, held)
                 copies[kept.number].update(names)
                 weightless += kept.name == WEIGHTS_NAME and not names
     return copies, weightless
@@ -220,7 +227,7 @@ def _origins(new: OpenStudy) -> set[int | None]:
 
 
 def _renewed(
-    trial: FrozenTrial, recipe: Recipe, file: StudyFile, old_name: str, artifacts: dict[str, str]
+    trial: FrozenTrial, recipe: Recipe, study_file: StudyFile, old_name: str, artifacts: dict[str, str]
 ) -> FrozenTrial:
     """A trial of the old study as one of the new, with what the new space would have suggested.
 
@@ -228,11 +235,11 @@ def _renewed(
     speak of the old study. (Hyperband's brackets depend on a study's name and a trial's number.)
     """
     fixed = FixedTrial(asdict(recipe))
-    suggest(fixed, file.space)
-    about = {key: value for key, value in trial.user_attrs.items() if key not in OF_ITS_STUDY}
-    about[ORIGIN_KEY] = {"study": old_name, "trial": trial.number}
-    if used_fields(recipe) == used_fields(suggest(FixedTrial(file.space.default_parameters()), file.space)):
-        about[DEFAULT_KEY] = True
+    suggest(fixed, study_file.space)
+    user_attrs = {key: value for key, value in trial.user_attrs.items() if key not in NOT_TAKEN_OVER}
+    user_attrs[ORIGIN_KEY] = {"study": old_name, "trial": trial.number}
+    if used_fields(recipe) == used_fields(suggest(FixedTrial(study_file.space.default_parameters()), study_file.space)):
+        user_attrs[DEFAULT_KEY] = True
     return FrozenTrial(
         number=-1,  # the storage gives it one
         trial_id=-1,
@@ -242,7 +249,7 @@ def _renewed(
         datetime_complete=trial.datetime_complete,
         params=fixed.params,
         distributions=fixed.distributions,
-        user_attrs=about,
+        user_attrs=user_attrs,
         system_attrs=artifacts,
         intermediate_values=trial.intermediate_values,
     )

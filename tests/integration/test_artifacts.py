@@ -542,7 +542,7 @@ def test_only_what_needs_the_store_needs_its_client(setting, monkeypatch):
     monkeypatch.delitem(sys.modules, "storage.artifacts.s3_store", raising=False)
     study = setting(trials=1)
     study.opened = replace(study.opened, artifacts_url="s3://bucket")
-    assert take_snapshot(study.file, study.url, study.opened).best is None
+    assert take_snapshot(study.opened).best is None
     with pytest.raises(StorageError, match=r"s3:// needs the package boto3; pip install 'hpo\[s3\]'$"):
         study.work()
     assert study.places == []

@@ -10,8 +10,8 @@ import time
 import pytest
 import torch
 
+from hpo.bundle.commands import run_export_best
 from hpo.cli import parser
-from hpo.commands import run_export_best
 from hpo.errors import HpoError
 from hpo.study.open_study import create_study, load_study
 from hpo.study.study_file import read_study_file

@@ -352,9 +352,9 @@ def test_a_store_that_refuses_to_clear_ends_no_worker(setting, monkeypatch):
 
 def test_an_outage_after_a_complete_trial_ends_no_worker(setting, monkeypatch):
     """Clearing weights waits for the database as everything else does."""
-    import hpo.study.retention
+    import storage.study_rows
 
-    real, away = hpo.study.retention.kept_files, [1]
+    real, away = storage.study_rows.kept_files, [1]
 
     def kept_files(*arguments):
         if away:
@@ -362,7 +362,7 @@ def test_an_outage_after_a_complete_trial_ends_no_worker(setting, monkeypatch):
             raise OperationalError("SELECT", {}, Exception("server closed the connection unexpectedly"))
         return real(*arguments)
 
-    monkeypatch.setattr("hpo.study.retention.kept_files", kept_files)
+    monkeypatch.setattr("storage.study_rows.kept_files", kept_files)
     study = setting(trials=1, recipe=FIXED)
     study.opened = dataclasses.replace(study.opened, outage_retry=OutageRetry())
     study.work()

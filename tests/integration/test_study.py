@@ -63,7 +63,7 @@ class Study:
 
     def snapshot(self):
         """The study as everybody sees it."""
-        return take_snapshot(self.file, self.url, self.opened)
+        return take_snapshot(self.opened)
 
 
 @pytest.fixture
@@ -86,7 +86,7 @@ def test_what_was_told_from_outside_does_not_win(study):
     assert (study.snapshot().best, sorted(study.snapshot().from_outside)) == (None, outside)
     assert default_trial(study.opened) is None
     with pytest.raises(HpoError, match="no trial is complete yet"):
-        export_best(study.file, study.opened, study.file.folder / "bundle", retrain=True, say=print)
+        export_best(study.opened, study.file.folder / "bundle", retrain=True, say=print)
     numbers = [study.add(value) for value in (0.4, 0.6, 0.6)]
     snapshot = study.snapshot()
     assert (snapshot.best.number, snapshot.best.macro_f1) == (numbers[1], 0.6)
@@ -119,14 +119,14 @@ def end(study, monkeypatch):
     """Searches with workers that do nothing and leave things as these statements do; gives its exit code and lines."""
 
     def run(*statements, limits=None):
-        def supervise(file, url, opened, _progress, _staff):
+        def supervise(opened, _progress, _staff):
             with opened.storage.engine.begin() as connection:
                 for statement in statements:
                     if callable(statement):
                         statement(connection, opened.study_id)
                     else:
                         connection.execute(text(statement), {"study": opened.study_id})
-            return Supervised(EXIT_DONE, take_snapshot(file, url, opened), frozenset())
+            return Supervised(EXIT_DONE, take_snapshot(opened), frozenset())
 
         monkeypatch.setattr(hpo.search.search, "supervise", supervise)
         shown = io.StringIO()

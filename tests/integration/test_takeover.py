@@ -227,7 +227,7 @@ def test_the_budget_is_the_new_studys_own_and_all_else_sees_what_was_taken_over(
         finish(old, old_file, PLAIN | {"learning_rate": 0.01 + number / 1000}, [0.1, number / 20])
     file = studies.file("new", study='pruner = "median"\n')
     _, new = studies.take_over(file, "old")
-    snapshot = take_snapshot(file, studies.url, new)
+    snapshot = take_snapshot(new)
     assert (snapshot.used.trials, sum(snapshot.counts.values())) == (0, 0)
     assert snapshot.best.macro_f1 == 0.55
     assert snapshot.best.recipe.learning_rate == pytest.approx(0.021)

@@ -12,7 +12,7 @@ pytestmark = pytest.mark.unit
 
 HUNG_UP = """
 import os, signal
-from hpo import cli, commands
+from hpo import cli
 
 def run_list(options):
     try:
@@ -22,7 +22,7 @@ def run_list(options):
     finally:
         print("cleaned up")
 
-commands.run_list = run_list
+cli.run_list = run_list
 cli.main(["list"])
 """
 

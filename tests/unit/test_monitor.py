@@ -40,7 +40,7 @@ def reports(monkeypatch):
 
         monkeypatch.setattr(monitor, "take_snapshot", take_snapshot)
         opened = SimpleNamespace(storage=SimpleNamespace(engine=None))
-        started.append(Monitor(None, "", opened, reopen=reopen, report=found.put))
+        started.append(Monitor(opened, reopen=reopen, report=found.put))
         started[-1].start()
         return [found.get(timeout=30) for _ in seen]
 

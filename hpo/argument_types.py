@@ -1,0 +1,47 @@
+"""What the options of commands take: text to a value. argparse shows the error of a value that is refused."""
+
+from __future__ import annotations
+
+import argparse
+import ipaddress
+import math
+
+
+def positive(text: str) -> int:
+    """A whole number from 1 on."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} is not positive")
+    return number
+
+
+def probability(text: str) -> float:
+    """A number from 0 to 1."""
+    number = float(text)
+    if not 0 <= number <= 1:
+        raise argparse.ArgumentTypeError(f"{number} is not between 0 and 1")
+    return number
+
+
+def port(text: str) -> int:
+    """The number of a port; 0 is one of them."""
+    number = int(text)
+    if not 0 <= number < 65536:
+        raise argparse.ArgumentTypeError(f"{number} is no port")
+    return number
+
+
+def proxy(text: str) -> str:
+    """An IP address as connections have it, or * for any."""
+    try:
+        return text if text == "*" else str(ipaddress.ip_address(text))  # as it stands in a connection
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text} is no IP address; * stands for any") from None
+
+
+def price(text: str) -> float:
+    """A number from 0 on, not infinite."""
+    number = float(text)
+    if not 0 <= number < math.inf:
+        raise argparse.ArgumentTypeError(f"{number} is no price")
+    return number

@@ -1,0 +1,74 @@
+"""The commands `hpo search` and `hpo workers`. Imports are in the functions, so that `hpo --help` is fast."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from hpo.errors import HpoError
+from hpo.study.from_options import study_file_from
+
+if TYPE_CHECKING:
+    import argparse
+
+    from hpo.search.supervisor import Staff
+    from hpo.study.study_file import StudyFile
+
+
+def run_search(options: argparse.Namespace) -> int:
+    """`hpo search`: check, create or resume, search to the end of the budget."""
+    from rich.console import Console
+
+    from hpo.search.progress import Progress
+    from hpo.search.search import prepare, search
+    from hpo.study.open_study import probe_artifacts, storage_url
+    from storage.database import ping
+
+    study_file = study_file_from(options)
+    staff, progress = _staff(options, study_file), Progress(Console())
+    if url := options.url or study_file.storage:
+        ping(url)  # before the long checks; the embedded one is started after them, where nothing is wrong
+    probe_artifacts(study_file)
+    data = prepare(study_file, progress)
+    with storage_url(study_file, options.url) as url:
+        return search(study_file, url, data, progress, staff)
+
+
+def run_workers(options: argparse.Namespace) -> int:
+    """`hpo workers`: the workers of this machine, without checks of the images and without the winner."""
+    from rich.console import Console
+
+    from hpo.search.progress import Progress
+    from hpo.search.supervisor import supervise
+    from hpo.study.open_study import load_study, probe_artifacts, storage_url
+
+    study_file = study_file_from(options)
+    staff, progress = _staff(options, study_file), Progress(Console())
+    probe_artifacts(study_file)
+    with storage_url(study_file, options.url, create=False) as url:
+        done = supervise(load_study(study_file, url), progress, staff, tell_starts=True)
+    if done.snapshot:
+        states = ", ".join(f"{count} {state}" for state, count in done.snapshot.counts.items() if count)
+        progress.say(f"all workers have ended: {states or 'no trials'}")
+    return done.code
+
+
+def _staff(options: argparse.Namespace, study_file: StudyFile) -> Staff:
+    """The workers that `hpo search` or `hpo workers` is to run."""
+    from hpo.hardware import cores, visible_gpus
+    from hpo.search.launcher import own_command
+    from hpo.search.supervisor import Staff
+    from hpo.study.open_study import storage_url
+
+    gpus = visible_gpus(options.cuda_visible_devices)
+    if options.per_gpu > 1 and not gpus:
+        raise HpoError("workers: --per-gpu needs a GPU, and there is none here; --workers says how many processes")
+    command = [*own_command(options.script), "worker", str(study_file.path)]
+    if options.storage:
+        command += ["--storage", options.storage]
+    return Staff(
+        command,
+        options.workers or options.per_gpu * len(gpus) or min(4, cores()),
+        gpus,
+        reopen=partial(storage_url, study_file, options.url),
+    )

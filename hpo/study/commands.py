@@ -1,0 +1,172 @@
+"""The commands about a study: init, status, pause, resume, stop, list, delete, prune-artifacts.
+
+Their imports are in the functions, so that `hpo --help` is fast.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from typing import TYPE_CHECKING
+
+from hpo.errors import EXIT_DONE, EXIT_FAILED, HpoError
+from hpo.study.from_options import open_study_from, quiet_optuna, study_file_from
+
+WATCH_SECONDS = 2.0  # between two snapshots of `status --watch`
+
+if TYPE_CHECKING:
+    import argparse
+
+    from storage.halts import Halt
+
+
+def run_init(options: argparse.Namespace) -> int:
+    """`hpo init`: tables and study, with the trials of an old one that still fit."""
+    from hpo.study.open_study import create_study, storage_url
+    from hpo.study.takeover import take_over
+    from storage.database import public_url
+
+    study_file = study_file_from(options)
+    data = study_file.data.load(study_file.folder / "pixels")
+    with storage_url(study_file, options.url, create=options.old is None) as url:
+        if options.old is None:
+            create_study(study_file, url, data)
+        else:
+            print("\n".join(take_over(study_file, url, data, options.old).lines()))
+        print(f'the study "{study_file.name}" is ready in {public_url(url)}')
+    return EXIT_DONE
+
+
+def run_status(options: argparse.Namespace) -> int:
+    """`hpo status`: one snapshot, or one after the other."""
+    from rich.console import Console
+    from rich.live import Live
+
+    from hpo.study.status import take_snapshot
+    from hpo.study.status_table import render
+    from storage.outage_retry import OutageRetry
+
+    if options.watch and options.json:
+        raise HpoError("status: --watch shows a table that changes; ask for --json as often as you like")
+    console = Console()
+    with open_study_from(options, OutageRetry() if options.watch else None) as opened:
+        snapshot = take_snapshot(opened)
+        if options.json:
+            print(json.dumps(snapshot.as_json(), indent=2, ensure_ascii=False, allow_nan=False))
+        elif not options.watch:
+            console.print(render(snapshot))
+        else:
+            with Live(render(snapshot), console=console, auto_refresh=False) as live:
+                while not snapshot.finished:
+                    time.sleep(WATCH_SECONDS)
+                    snapshot = take_snapshot(opened)
+                    live.update(render(snapshot), refresh=True)
+    return EXIT_DONE
+
+
+def run_pause(options: argparse.Namespace) -> int:
+    """`hpo pause`: all workers hand their trials back, and wait."""
+    return _halt(options, "pause")
+
+
+def run_stop(options: argparse.Namespace) -> int:
+    """`hpo stop`: all workers hand their trials back, and end."""
+    return _halt(options, "stop")
+
+
+def _halt(options: argparse.Namespace, kind: Halt) -> int:
+    from hpo.study.status import take_snapshot
+
+    with open_study_from(options) as opened:
+        opened.rows.begin_halt(kind)
+        count = len(take_snapshot(opened).present)
+    done, then = ("paused", "wait") if kind == "pause" else ("stopped", "end")
+    print(
+        f'the study "{opened.file.name}" is {done}: its {count} workers leave their trials in the queue within seconds,'
+        f" and {then}; `hpo resume {options.study}` lets it go on"
+    )
+    return EXIT_DONE
+
+
+def run_resume(options: argparse.Namespace) -> int:
+    """`hpo resume`: a paused or stopped study goes on."""
+    with open_study_from(options) as opened:
+        halt = opened.rows.end_halt()
+    ways = {
+        "pause": "its workers go on",
+        "stop": "start workers again (`hpo search`, `hpo workers`)",
+        None: "as it did",
+    }
+    print(f'the study "{opened.file.name}" goes on: {ways[halt]}')
+    return EXIT_DONE
+
+
+def run_list(options: argparse.Namespace) -> int:
+    """`hpo list`: the studies of a storage."""
+    from hpo.study.open_study import storage_url
+    from hpo.study.study_list import list_studies
+    from trainer.extensions import Extensions
+
+    extensions = options.extensions or Extensions()
+    if options.study:
+        with storage_url(study_file_from(options), options.url, create=False) as url:
+            studies = list_studies(url, extensions)
+    elif options.url:
+        quiet_optuna()
+        studies = list_studies(options.url, extensions)
+    else:
+        raise HpoError("list: name a study file, or give --storage, to say which storage is meant")
+    if options.json:
+        listed = [study.as_json() for study in studies]
+        print(json.dumps(listed, indent=2, ensure_ascii=False, allow_nan=False))
+        return EXIT_DONE
+    for study in studies:
+        print(study.line())
+    if not studies:
+        print("no studies")
+    return EXIT_DONE
+
+
+def run_delete(options: argparse.Namespace) -> int:
+    """`hpo delete`: a study with all that is its own."""
+    from hpo.study.open_study import delete_study, find_study, refuse_if_at_work, storage_url
+
+    study_file = study_file_from(options)
+    with storage_url(study_file, options.url, create=False) as url:
+        opened = find_study(study_file, url)
+        refuse_if_at_work(opened)
+        count = len(opened.study.get_trials(deepcopy=False))
+        question = f'delete the study "{study_file.name}" with its {count} trials and their files?'
+        if not options.yes and not _agrees(question):
+            print("nothing was deleted")
+            return EXIT_FAILED
+        delete_study(opened)
+        shutil.rmtree(study_file.tensorboard_folder, ignore_errors=True)
+    print(f'the study "{study_file.name}" is deleted')
+    return EXIT_DONE
+
+
+def run_prune_artifacts(options: argparse.Namespace) -> int:
+    """`hpo prune-artifacts`: clears what is no longer needed."""
+    from hpo.study.retention import prune_artifacts, take_inventory
+    from hpo.units import show_bytes
+
+    with open_study_from(options) as opened:
+        inventory = take_inventory(opened, opened.file.keep_weights)
+        if not options.dry_run:
+            prune_artifacts(opened, inventory.surplus)
+    removed, kept = [one.file.size_bytes for one in inventory.surplus], [one.size_bytes for one in inventory.kept]
+    for one in inventory.surplus:
+        print(f"{one.file.artifact_id}, {show_bytes(one.file.size_bytes)}: {one.why}")
+    done = "would be removed" if options.dry_run else "removed"
+    print(f"{done}: {len(removed)} files, {show_bytes(sum(removed))}; kept: {len(kept)}, {show_bytes(sum(kept))}")
+    return EXIT_DONE
+
+
+def _agrees(question: str) -> bool:
+    try:
+        return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
+    except EOFError:
+        print("(nobody answers; --yes does not ask)")
+        return False

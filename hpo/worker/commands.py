@@ -1,0 +1,72 @@
+"""The commands `hpo worker` and `hpo logs`. Imports are in the functions, so that `hpo --help` is fast."""
+
+from __future__ import annotations
+
+import uuid
+from typing import TYPE_CHECKING
+
+from hpo.errors import EXIT_DONE, HpoError, exit_code
+from hpo.study.from_options import open_study_from, study_file_from
+from storage.keys import ORIGIN_KEY, REASON_KEY
+
+if TYPE_CHECKING:
+    import argparse
+
+
+def run_worker(options: argparse.Namespace) -> int:
+    """`hpo worker`: one worker in this process; signals hand its trial back."""
+    study_file = study_file_from(options)
+    import torch
+
+    from hpo.study.open_study import load_study, storage_url
+    from hpo.study.settings import check_settings
+    from hpo.worker.shutdown import Shutdown, asked_by_signals
+    from hpo.worker.stopwatch import Stopwatch
+    from hpo.worker.worker import Worker
+    from storage.outage_retry import OutageRetry
+    from trainer.device import choose_device
+    from trainer.loaders import loaders_for
+
+    stop = Shutdown()
+    torch.set_num_threads(options.threads)
+    with storage_url(study_file, options.url, create=False) as url:
+        opened = load_study(study_file, url, OutageRetry(stop.given_up))
+        data = study_file.data.load(study_file.folder / "pixels")
+        check_settings(opened.study, study_file, data)
+        worker = Worker(
+            study_file,
+            opened,
+            data,
+            name=options.name or str(uuid.uuid4()),
+            loaders=loaders_for(choose_device(), options.threads),
+            watch=Stopwatch(options.started),
+            stop=stop,
+            parent=options.parent,
+        )
+        with asked_by_signals(stop) as received:  # until here they end the process at once
+            worker.run()
+    return exit_code(received[0]) if received else EXIT_DONE
+
+
+def run_logs(options: argparse.Namespace) -> int:
+    """`hpo logs`: what a trial printed, which run did which epochs, and how it ended."""
+    from hpo.worker.runs import shares
+
+    with open_study_from(options) as opened:
+        lines = opened.rows.log(options.trial)
+        trials = opened.study.get_trials(deepcopy=False)
+        if not 0 <= options.trial < len(trials):
+            raise HpoError(
+                f'logs: "{opened.file.name}" has no trial {options.trial}; it has {len(trials)}, the first is 0'
+            )
+    trial = trials[options.trial]
+    for at, line in lines:
+        print(f"{at:%Y-%m-%d %H:%M:%S}  {line}")
+    runs = shares(trial, trials)
+    for run in runs if len(runs) > 1 else ():
+        print(f"epochs {run.first} to {run.last}: trial {run.trial} on {run.host} ({run.device})")
+    why = f": {trial.user_attrs[REASON_KEY]}" if REASON_KEY in trial.user_attrs else ""
+    if origin := trial.user_attrs.get(ORIGIN_KEY):
+        why = f'; it ran as trial {origin["trial"]} of "{origin["study"]}", where its log is'
+    print(f"trial {trial.number} is {trial.state.name.lower()}{why}")
+    return EXIT_DONE
