@@ -80,5 +80,5 @@ def load_data(
     """
     check_fractions(valid, test)  # before the many files are listed
     index = read_index(Path(path), group=group, group_pattern=group_pattern)
-    parts = split(index, valid=valid, test=test, seed=seed, copies=index.copies)
-    return Data(index, parts, cache, pixels_gb and pixels_gb * 1e9)
+    sides = split(index, valid=valid, test=test, seed=seed, copies=index.copies)
+    return Data(index, sides, cache, pixels_gb and pixels_gb * 1e9)

@@ -116,11 +116,11 @@ def make_loss(recipe: Recipe, labels: Tensor, classes: int, extensions: Extensio
     """
     if recipe.loss == "bce" and "bce" not in extensions.losses:
         # Wightman et al. 2021, "ResNet strikes back": the mean over images and classes.
-        return partial(_binary_loss, of_targets=BinaryCrossEntropy(smoothing=0.0, target_threshold=MIXED_IN_FROM))
-    return partial(_shared_loss, of_labels=_loss_of_labels(recipe, labels, classes, extensions))
+        return partial(_binary_loss, loss=BinaryCrossEntropy(smoothing=0.0, target_threshold=MIXED_IN_FROM))
+    return partial(_shared_loss, loss=_own_or_named_loss(recipe, labels, classes, extensions))
 
 
-def _loss_of_labels(recipe: Recipe, labels: Tensor, classes: int, extensions: Extensions) -> LossFunction:
+def _own_or_named_loss(recipe: Recipe, labels: Tensor, classes: int, extensions: Extensions) -> LossFunction:
     if recipe.loss in extensions.losses:
         return extensions.losses[recipe.loss]
     weight = None
@@ -141,19 +141,15 @@ def _loss_of_labels(recipe: Recipe, labels: Tensor, classes: int, extensions: Ex
     return losses[recipe.loss]
 
 
-def _shared_loss(
-    logits: Tensor, labels: Tensor, partners: Partners | None = None, *, of_labels: LossFunction
-) -> Tensor:
+def _shared_loss(logits: Tensor, labels: Tensor, partners: Partners | None = None, *, loss: LossFunction) -> Tensor:
     if partners is None:
-        return of_labels(logits, labels)
-    return partners.share * of_labels(logits, labels) + (1 - partners.share) * of_labels(logits, partners.labels)
+        return loss(logits, labels)
+    return partners.share * loss(logits, labels) + (1 - partners.share) * loss(logits, partners.labels)
 
 
-def _binary_loss(
-    logits: Tensor, labels: Tensor, partners: Partners | None = None, *, of_targets: LossFunction
-) -> Tensor:
+def _binary_loss(logits: Tensor, labels: Tensor, partners: Partners | None = None, *, loss: LossFunction) -> Tensor:
     targets = one_hot(labels, logits.shape[1]).to(logits.dtype)
     if partners is not None:
         mixed_in = one_hot(partners.labels, logits.shape[1]).to(logits.dtype)
         targets = partners.share * targets + (1 - partners.share) * mixed_in
-    return of_targets(logits, targets)
+    return loss(logits, targets)

@@ -77,7 +77,7 @@ def roc_auc(labels: Tensor, probabilities: Tensor) -> Tensor:
         NaN for a class that no image has, or all have.
     """
     scores, true = probabilities.T.contiguous(), labels.to(probabilities.device)  # [classes, images]
-    ranks_of_class = torch.zeros(len(scores), dtype=torch.float64, device=scores.device)
+    rank_sums = torch.zeros(len(scores), dtype=torch.float64, device=scores.device)
     for first in range(0, len(scores), CLASSES_AT_ONCE):
         some = scores[first : first + CLASSES_AT_ONCE]
         ordered = some.sort(dim=1).values
@@ -85,10 +85,10 @@ def roc_auc(labels: Tensor, probabilities: Tensor) -> Tensor:
         below, up_to = (torch.searchsorted(ordered, some, right=right) for right in (False, True))
         ranks = (below + up_to + 1).double() / 2
         is_class = true == torch.arange(first, first + len(some), device=true.device)[:, None]
-        ranks_of_class[first : first + len(some)] = (ranks * is_class).sum(dim=1)
-    of_class = torch.bincount(true, minlength=len(scores)).double()
-    pairs = of_class * (len(true) - of_class)  # of an image of the class and another one
-    return ((ranks_of_class - of_class * (of_class + 1) / 2) / pairs).cpu()
+        rank_sums[first : first + len(some)] = (ranks * is_class).sum(dim=1)
+    images = torch.bincount(true, minlength=len(scores)).double()
+    pairs = images * (len(true) - images)  # of an image of the class and another one
+    return ((rank_sums - images * (images + 1) / 2) / pairs).cpu()
 
 
 def summary(
@@ -101,8 +101,8 @@ def summary(
     `macro_roc_auc`, None where undefined.
     """
     columns: dict[str, list[float] | list[float | None]] = {
-        name: of_classes(matrix).nan_to_num().tolist()
-        for name, of_classes in (("f1", class_f1), ("precision", class_precision), ("recall", class_recall))
+        name: metric(matrix).nan_to_num().tolist()
+        for name, metric in (("f1", class_f1), ("precision", class_precision), ("recall", class_recall))
     }
     macro: dict[str, float | None] = {
         "macro_f1": macro_f1(matrix),

@@ -47,7 +47,7 @@ def objective(
     Args:
         trial: of a study with direction "maximize".
         space: what is searched.
-        data: trained on `data.split.train`, judged on `data.split.valid`; the test part is never looked at.
+        data: trained on `data.split.train`, judged on `data.split.valid`; the test side is never looked at.
         resources: what the training may use: device, processes that augment, pretrained weights, what is known of the
             memory; defaults where not given.
         observer: is told of each step, each epoch and the end; the checkpoints that it can ask for go on as trials.

@@ -104,8 +104,8 @@ def hard_vote(probabilities: NDArray[np.float32]) -> tuple[NDArray[np.float32], 
     """
     members, _, classes = probabilities.shape
     votes = (probabilities.argmax(axis=2)[..., None] == np.arange(classes)).sum(axis=0)
-    of_most = np.where(votes == votes.max(axis=1, keepdims=True), probabilities.mean(axis=0), -1)
-    return (votes / members).astype(np.float32), of_most.argmax(axis=1)
+    tie_break = np.where(votes == votes.max(axis=1, keepdims=True), probabilities.mean(axis=0), -1)
+    return (votes / members).astype(np.float32), tie_break.argmax(axis=1)
 
 
 VOTINGS = {"soft": soft_vote, "hard": hard_vote}
@@ -120,7 +120,7 @@ def _mean_probabilities(
         with torch.inference_mode(), autocast(device):
             total, count = torch.zeros((), device=device), 0
             for view in views(images, member.size, tta):
-                logits = torch.cat([member.model(part) for part in torch.split(view, size)])
+                logits = torch.cat([member.model(chunk) for chunk in torch.split(view, size)])
                 total, count = total + logits.float().softmax(dim=1), count + 1
             return total / count
 

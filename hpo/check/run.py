@@ -25,7 +25,7 @@ from trainer.images.duplicates import Sets
 from trainer.images.index import read_index
 from trainer.images.split import split
 from trainer.quality.checks import Case, Finding, broken_files, odd_sizes, passed_over, tiny_classes
-from trainer.quality.leaks import alike, exact_copies, leaks, near_copies
+from trainer.quality.leaks import copy_sets, exact_copies, leaks, near_copies
 from trainer.quality.near_duplicates import find_pairs
 from trainer.quality.survey import look_at
 from trainer.space import Space
@@ -119,7 +119,7 @@ def write_groups(index: Index, pairs: Sequence[Pair], file: Path) -> None:
     """
     sets = Sets(len(index.paths))
     sets.join_equal(index.groups)
-    sets.join_equal(alike(index, pairs))
+    sets.join_equal(copy_sets(index, pairs))
     try:
         with file.open("x", encoding="utf-8", errors="surrogateescape", newline="") as opened:
             writer = csv.writer(opened)

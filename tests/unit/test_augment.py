@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from trainer.augmentation.augment import MEAN_COLOUR, _move, image_seed, make_augment
-from trainer.augmentation.image_ops import RANDAUGMENT, TRIVIALAUGMENT, operations
+from trainer.augmentation.image_ops import RANDAUGMENT, TRIVIALAUGMENT, make_image_ops
 from trainer.errors import RecipeError
 from trainer.extensions import Extensions
 from trainer.recipe import AUGMENTS, Recipe
@@ -153,7 +153,7 @@ def _by_result(image, transforms):
 def test_randaugment_draws_evenly():
     """RandAugment with one operation gives each of the 14 equally often, and both signs of one."""
     image = _image(64) // 2 + 30  # else AutoContrast changes nothing
-    made = _by_result(image, operations(17, RANDAUGMENT))
+    made = _by_result(image, make_image_ops(17, RANDAUGMENT))
     augment = make_augment(Recipe(augment="randaugment", randaugment_ops=1, randaugment_magnitude=17), Extensions())
     counts = Counter(made[augment(image, seed).tobytes()] for seed in range(2800))
     assert len(counts) == 14 + 9
@@ -169,7 +169,7 @@ def test_randaugment_number_of_operations(ops):
     for _ in range(ops):
         longer = defaultdict(set)
         for x, before in chains.items():
-            for n, operation in enumerate(operations(9, RANDAUGMENT)[5:]):
+            for n, operation in enumerate(make_image_ops(9, RANDAUGMENT)[5:]):
                 changed = operation(image=np.frombuffer(x, np.uint8).reshape(image.shape))["image"]
                 longer[changed.tobytes()] |= {(*chain, n) for chain in before}
         chains = longer
@@ -199,7 +199,7 @@ def test_randaugment_magnitude():
 def test_trivialaugment():
     """TrivialAugment gives each of the 14 operations equally often, at magnitudes from the lowest to the highest."""
     image = _image(64)
-    made = _by_result(image, [t for magnitude in range(31) for t in operations(magnitude, TRIVIALAUGMENT)])
+    made = _by_result(image, [t for magnitude in range(31) for t in make_image_ops(magnitude, TRIVIALAUGMENT)])
     augment = _make("trivialaugment")
     places = [made[augment(image, seed).tobytes()] for seed in range(1400)]
     rotated = [place // 28 for place in places if place % 28 in {14, 23}]

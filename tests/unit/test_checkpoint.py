@@ -124,13 +124,13 @@ def published(tmp_path_factory):
 
 
 @pytest.mark.parametrize("changes", MODELS, ids=lambda changes: "-".join(map(str, changes.values())))
-@pytest.mark.parametrize("part", [None, 3], ids=["whole", "parts"])
-def test_models(changes, part, start, make_recipe, published, tmp_path):
-    """So do real models with all they draw and count, whole or in parts of a batch, without their published weights."""
+@pytest.mark.parametrize("chunk", [None, 3], ids=["whole", "chunks"])
+def test_models(changes, chunk, start, make_recipe, published, tmp_path):
+    """So do real models with all they draw and count, whole or in chunks, without their published weights."""
     recipe = make_recipe(image_size=32, learning_rate=0.01, **changes)
-    options = {"micro_batches": _at_once(recipe, part)} if part else {}
+    options = {"micro_batches": _at_once(recipe, chunk)} if chunk else {}
     whole = [_say(epoch) for epoch in start(recipe, weights=published, **options)]
-    in_validation = STEPS + (math.ceil(18 / part) if part else BATCHES)
+    in_validation = STEPS + (math.ceil(18 / chunk) if chunk else BATCHES)
     for at in (2, STEPS, in_validation - 1, in_validation + 3):
         before, checkpoint = _stopped(start, recipe, at, weights=published, **options)
         checkpoint = _after_file(checkpoint)
@@ -218,7 +218,7 @@ def test_loader_processes(start, make_recipe):
 
 
 def test_smaller_memory(start, make_recipe):
-    """The parts in which a batch went through the model when it stopped are those in which it goes on."""
+    """The chunks in which a batch went through the model when it stopped are those in which it goes on."""
     recipe = make_recipe(backbone="dropout")
     _, checkpoint = _stopped(start, recipe, 2, micro_batches=_at_once(recipe, 4))
     *_, last = start(recipe, resume=checkpoint, micro_batches=_at_once(recipe, 8))

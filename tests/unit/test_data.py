@@ -61,8 +61,8 @@ def _refusal(call, *args, **options) -> str:
     return message
 
 
-def _counts(index: Index, part: np.ndarray) -> list[int]:
-    return np.bincount(index.labels[part], minlength=len(index.classes)).tolist()
+def _counts(index: Index, side: np.ndarray) -> list[int]:
+    return np.bincount(index.labels[side], minlength=len(index.classes)).tolist()
 
 
 # Folders
@@ -330,51 +330,51 @@ def test_digest_of_an_image_that_is_gone(tmp_path):
 # Split
 
 
-def _check_whole(index: Index, parts) -> None:
-    """Every image in one part, groups whole, every class in every part."""
-    assert sorted(np.concatenate([parts.train, parts.valid, parts.test]).tolist()) == list(range(len(index.paths)))
-    groups = [set(index.groups[part].tolist()) for part in (parts.train, parts.valid, parts.test)]
+def _check_whole(index: Index, sides) -> None:
+    """Every image on one side, groups whole, every class on every side."""
+    assert sorted(np.concatenate([sides.train, sides.valid, sides.test]).tolist()) == list(range(len(index.paths)))
+    groups = [set(index.groups[side].tolist()) for side in (sides.train, sides.valid, sides.test)]
     assert sum(map(len, groups)) == len(set(index.groups.tolist()))
-    for part in (parts.train, parts.valid, parts.test):
-        assert part.dtype == np.int64
-        assert part.tolist() == sorted(part.tolist())
-        assert min(_counts(index, part)) >= 1
+    for side in (sides.train, sides.valid, sides.test):
+        assert side.dtype == np.int64
+        assert side.tolist() == sorted(side.tolist())
+        assert min(_counts(index, side)) >= 1
 
 
 def test_each_class_has_its_fractions():
-    """Without groups each class has round(n * fraction) images in each part, but at least one."""
+    """Without groups each class has round(n * fraction) images on each side, but at least one."""
     sizes = [3, 4, 10, 57, 1000]
     index = _index([label for label, size in enumerate(sizes) for _ in range(size)])
-    parts = split(index, valid=0.2, test=0.15, seed=0)
-    _check_whole(index, parts)
-    assert _counts(index, parts.valid) == [1, 1, 2, 11, 200]
-    assert _counts(index, parts.test) == [1, 1, 2, 9, 150]
+    sides = split(index, valid=0.2, test=0.15, seed=0)
+    _check_whole(index, sides)
+    assert _counts(index, sides.valid) == [1, 1, 2, 11, 200]
+    assert _counts(index, sides.test) == [1, 1, 2, 9, 150]
 
 
 def test_large_fractions_leave_an_image_to_train():
     """However large the fractions are, each class keeps an image to train."""
     index = _index([0] * 3 + [1] * 4 + [2] * 100)
-    parts = split(index, valid=0.6, test=0.39, seed=0)
-    _check_whole(index, parts)
-    assert _counts(index, parts.train) == [1, 1, 1]
+    sides = split(index, valid=0.6, test=0.39, seed=0)
+    _check_whole(index, sides)
+    assert _counts(index, sides.train) == [1, 1, 1]
 
 
-def test_no_test_part():
-    """With a test fraction of 0 the test part is empty and two images a class are enough."""
+def test_no_test_side():
+    """With a test fraction of 0 the test side is empty and two images a class are enough."""
     index = _index([0, 0, 1, 1])
-    parts = split(index, valid=0.2, test=0, seed=0)
-    assert parts.test.tolist() == []
-    assert parts.test.dtype == np.int64
-    assert _counts(index, parts.train) == _counts(index, parts.valid) == [1, 1]
+    sides = split(index, valid=0.2, test=0, seed=0)
+    assert sides.test.tolist() == []
+    assert sides.test.dtype == np.int64
+    assert _counts(index, sides.train) == _counts(index, sides.valid) == [1, 1]
 
 
 def test_the_seed_decides():
     """One seed always gives the same split, known for all times; another seed gives another."""
     index = _index([0, 1] * 10)
-    parts = split(index, valid=0.2, test=0.15, seed=7)
-    assert parts.valid.tolist() == [2, 9, 10, 13]
-    assert parts.test.tolist() == [8, 11, 17, 18]
-    assert split(index, valid=0.2, test=0.15, seed=7).digest == parts.digest
+    sides = split(index, valid=0.2, test=0.15, seed=7)
+    assert sides.valid.tolist() == [2, 9, 10, 13]
+    assert sides.test.tolist() == [8, 11, 17, 18]
+    assert split(index, valid=0.2, test=0.15, seed=7).digest == sides.digest
     assert len({split(index, valid=0.2, test=0.15, seed=seed).digest for seed in range(20)}) == 20
 
 
@@ -396,13 +396,13 @@ def test_the_order_of_files_does_not_matter(tmp_path):
     for folder, form, lines in (("1", "NFC", rows), ("2", "NFD", other)):
         root = _images(tmp_path / folder, *(unicodedata.normalize(form, name) for name in names))
         index = read_index(_csv(root, "\n".join(["path,label,person", *lines])), group="person")
-        parts = split(index, valid=0.3, test=0.2, seed=1)
-        results.append((parts.digest, parts.valid.tolist(), parts.test.tolist(), index.digest))
+        sides = split(index, valid=0.3, test=0.2, seed=1)
+        results.append((sides.digest, sides.valid.tolist(), sides.test.tolist(), index.digest))
     assert results[0] == results[1]
 
 
 def test_split_digest_is_tied_to_the_paths():
-    """The same positions in other data, or the same data in other parts, have another digest."""
+    """The same positions in other data, or the same data on other sides, have another digest."""
     digests = {
         split(_index([0, 1] * 10, prefix=prefix), valid=valid, test=0.15, seed=0).digest
         for prefix in ("a", "b")
@@ -418,15 +418,15 @@ def test_groups_stay_whole(seed):
     sizes = (3 * random.pareto(1.2, 80) + 1).astype(int).clip(1, 80)  # few are big and most are small
     people = np.repeat(np.arange(80), sizes)
     index = _index(random.integers(0, 3, len(people)).tolist(), people.tolist())
-    parts = split(index, valid=0.2, test=0.15, seed=seed)
-    _check_whole(index, parts)
-    for part, fraction in ((parts.valid, 0.2), (parts.test, 0.15)):
-        shares = np.array(_counts(index, part)) / np.bincount(index.labels)
+    sides = split(index, valid=0.2, test=0.15, seed=seed)
+    _check_whole(index, sides)
+    for side, fraction in ((sides.valid, 0.2), (sides.test, 0.15)):
+        shares = np.array(_counts(index, side)) / np.bincount(index.labels)
         assert abs(shares - fraction).max() < 0.01
 
 
 def test_few_groups_of_any_size():
-    """Three groups a class are enough for three parts, however unequal they are."""
+    """Three groups a class are enough for three sides, however unequal they are."""
     sizes = [[5, 5, 5], [100, 1, 1], [50, 49, 2], [1, 1, 1]]
     labels, groups = [], []
     for label, of_class in enumerate(sizes):
@@ -438,7 +438,7 @@ def test_few_groups_of_any_size():
 
 
 def test_groups_that_stand_in_each_others_way():
-    """Few groups of several classes each are divided so that no part misses a class, whatever the seed."""
+    """Few groups of several classes each are divided so that no side misses a class, whatever the seed."""
     members = [[0, 1, 1], [0], [2, 2, 1, 1], [0], [1, 2], [2, 0, 0]]
     groups = [group for group, labels in enumerate(members) for _ in labels]
     index = _index([label for labels in members for label in labels], groups)
@@ -447,8 +447,8 @@ def test_groups_that_stand_in_each_others_way():
 
 
 def test_groups_that_cannot_be_divided():
-    """Where no way is found to have each class in each part, that is said with what to do."""
-    members = [[0, 1], [1, 2], [2, 0], [0, 1, 2]]  # only one of them is a part by itself
+    """Where no way is found to have each class on each side, that is said with what to do."""
+    members = [[0, 1], [1, 2], [2, 0], [0, 1, 2]]  # only one of them is a side by itself
     index = _index([label for group in members for label in group], [0, 0, 1, 1, 2, 2, 3, 3, 3])
     message = _refusal(split, index, valid=0.2, test=0.15, seed=0)
     assert "found no way to have each of the 3 classes in each part with whole groups" in message
@@ -456,7 +456,7 @@ def test_groups_that_cannot_be_divided():
 
 
 def test_too_few_images_are_named():
-    """Each class with fewer images than parts is named with what it has and needs."""
+    """Each class with fewer images than sides is named with what it has and needs."""
     index = _index([0] * 2 + [1] * 3 + [2])
     message = _refusal(split, index, valid=0.2, test=0.15, seed=0)
     assert message.startswith("each class needs 3 images, one for each part: 'class 0' has 2, 'class 2' has 1; ")
@@ -465,7 +465,7 @@ def test_too_few_images_are_named():
 
 
 def test_too_few_groups_are_named():
-    """Each class with fewer groups than parts is named, however many images it has."""
+    """Each class with fewer groups than sides is named, however many images it has."""
     index = _index([0] * 40 + [1] * 3, [0] * 20 + [1] * 20 + [2, 3, 4])
     message = _refusal(split, index, valid=0.2, test=0.15, seed=0)
     assert "each class needs 3 groups, one for each part: 'class 0' has 2 with 40 images; " in message
@@ -551,6 +551,6 @@ def test_a_column_called_group_is_the_group_by_itself(tmp_path: Path) -> None:
     (tmp_path / "images.csv").write_text("\n".join(["path,label,group", *rows]))
     index = read_index(tmp_path / "images.csv")
     assert len(set(index.groups.tolist())) == 6
-    parts = split(index, valid=0.25, test=0.25, seed=0)
-    sides = [set(index.groups[part].tolist()) for part in (parts.train, parts.valid, parts.test)]
+    sides = split(index, valid=0.25, test=0.25, seed=0)
+    sides = [set(index.groups[side].tolist()) for side in (sides.train, sides.valid, sides.test)]
     assert sum(map(len, sides)) == 6

@@ -37,10 +37,10 @@ def _index(labels, groups=None):
     )
 
 
-def _sides(index, parts):
+def _sides(index, divided):
     sides = np.full(len(index.paths), -1)
-    for side, part in enumerate((parts.train, parts.valid, parts.test)):
-        sides[part] = side
+    for side, images in enumerate((divided.train, divided.valid, divided.test)):
+        sides[images] = side
     return sides
 
 
@@ -131,7 +131,7 @@ def test_groups_that_share_a_copy_become_one():
 
 @pytest.mark.parametrize("seed", range(20))
 def test_copies_never_lie_on_two_sides(seed):
-    """Whatever the classes, groups and copies are, a copy and its groups are whole, and each part has each class."""
+    """Whatever the classes, groups and copies are, a copy and its groups are whole, and each side has each class."""
     random = np.random.default_rng(seed)
     count = int(random.integers(60, 400))
     labels = random.integers(0, 3, count).tolist()
@@ -142,13 +142,13 @@ def test_copies_never_lie_on_two_sides(seed):
     _, first, back = np.unique(copies, return_index=True, return_inverse=True)
     copies = first[back]
     index = _index(labels, groups.tolist())
-    parts = split(index, valid=0.2, test=0.15, seed=seed, copies=copies)
-    sides = _sides(index, parts)
+    divided = split(index, valid=0.2, test=0.15, seed=seed, copies=copies)
+    sides = _sides(index, divided)
     for numbers in (copies, groups):
         for one in members(numbers):
             assert len(set(sides[one].tolist())) == 1
-    for part in (parts.train, parts.valid, parts.test):
-        assert set(index.labels[part].tolist()) == {0, 1, 2}
+    for images in (divided.train, divided.valid, divided.test):
+        assert set(index.labels[images].tolist()) == {0, 1, 2}
     unaware = _sides(index, split(index, valid=0.2, test=0.15, seed=seed))
     assert any(len(set(unaware[one].tolist())) > 1 for one in members(copies)), "else this test could not fail"
 

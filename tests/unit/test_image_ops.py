@@ -9,7 +9,7 @@ import torch
 from torchvision.transforms import InterpolationMode, RandAugment, TrivialAugmentWide
 from torchvision.transforms.v2 import functional
 
-from trainer.augmentation.image_ops import RANDAUGMENT, TRIVIALAUGMENT, operations, rotation, warp
+from trainer.augmentation.image_ops import RANDAUGMENT, TRIVIALAUGMENT, make_image_ops, rotation, warp
 
 pytestmark = pytest.mark.unit
 
@@ -67,7 +67,7 @@ def _magnitudes(ranges):
 def test_operations(image, ranges, magnitude):
     """Each of the 14 operations, with either sign, does what torchvision's does at low and high magnitudes."""
     tensor = torch.from_numpy(image).permute(2, 0, 1)
-    made = operations(magnitude, ranges)
+    made = make_image_ops(magnitude, ranges)
     space = _magnitudes(ranges)
     assert set(space) == {*UNSIGNED, *SIGNED}
     for (name, sign), operation in zip(NAMES, made, strict=True):
@@ -88,7 +88,7 @@ def test_operations(image, ranges, magnitude):
 def test_stronger_magnitudes_change_more(ranges):
     """Each operation that has a magnitude changes an image more at a higher one."""
     image = _smooth_image()
-    made = zip(NAMES, *(operations(magnitude, ranges) for magnitude in (1, 15, 30)), strict=True)
+    made = zip(NAMES, *(make_image_ops(magnitude, ranges) for magnitude in (1, 15, 30)), strict=True)
     for (name, _), *stronger in made:
         far = [abs(operation(image=image)["image"] - image.astype(int)).mean() for operation in stronger]
         if name in {"Identity", "AutoContrast", "Equalize"}:
@@ -106,7 +106,7 @@ def test_few_values(values):
     image = np.resize(np.array(values, np.uint8), (SIDE, SIDE + 1))[:, :SIDE, None].repeat(3, axis=2)
     tensor = torch.from_numpy(image).permute(2, 0, 1)
     for place, change in ((1, functional.autocontrast), (2, functional.equalize)):
-        changed = operations(0, RANDAUGMENT)[place](image=image)["image"]
+        changed = make_image_ops(0, RANDAUGMENT)[place](image=image)["image"]
         np.testing.assert_allclose(changed, change(tensor).permute(1, 2, 0).numpy(), rtol=0, atol=1)
 
 

@@ -9,7 +9,7 @@ pytestmark = pytest.mark.unit
 
 
 def test_light_imports():
-    """Recipe, space, data and parts are imported without torch, timm, optuna, albumentations and scikit-learn."""
+    """Recipe, space, data and extensions are imported without torch, timm, optuna, albumentations and scikit-learn."""
     code = "import sys, trainer.recipe, trainer.space, trainer.data, trainer.extensions; print(*sys.modules, sep='\\n')"
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True)
     packages = {name.partition(".")[0] for name in done.stdout.split()}

@@ -416,26 +416,26 @@ def test_own_functions(colours, extensions):
         objective(_study().ask(), Space(fields, own), colours, resources=ON_CPU)
 
 
-def _changed(data, part):
-    """The data with other pixels and other labels in one part."""
+def _changed(data, side):
+    """The data with other pixels and other labels on one side."""
     pixels, labels = data.pixels(16).copy(), data.index.labels.copy()
-    pixels[part] = 255 - pixels[part]
-    labels[part] = (labels[part] + 1) % 3
+    pixels[side] = 255 - pixels[side]
+    labels[side] = (labels[side] + 1) % 3
     changed = Data(dataclasses.replace(data.index, labels=labels), data.split, None)
     changed._pixels[16, "bicubic"] = pixels
     return changed
 
 
-def test_test_part_is_never_looked_at(colours, space, tmp_path):
-    """Other pixels and labels in the test part change nothing in a trial; in the other parts they do."""
+def test_test_side_is_never_looked_at(colours, space, tmp_path):
+    """Other pixels and labels on the test side change nothing in a trial; on the other sides they do."""
     results = {}
-    for name, part in {"same": np.array([], np.int64), **vars(colours.split)}.items():
+    for name, side in {"same": np.array([], np.int64), **vars(colours.split)}.items():
         if name == "digest":
             continue
         study = _study()
         trial = study.ask()
         file = tmp_path / f"{name}.safetensors"
-        objective(trial, space, _changed(colours, part), resources=ON_CPU, best_weights=file)
+        objective(trial, space, _changed(colours, side), resources=ON_CPU, best_weights=file)
         results[name] = (study.trials[0].intermediate_values, study.trials[0].user_attrs, file.read_bytes())
     assert results["test"] == results["same"]
     assert results["valid"][0] != results["same"][0]

@@ -81,8 +81,8 @@ def test_layers_freeze_from_the_image_on(backbone, built):
     assert moved == []
 
 
-def test_frozen_parts_stay_in_eval_mode(built):
-    """Frozen parts are in eval mode while the model trains, so that no dropout and no batch statistics act there."""
+def test_frozen_modules_stay_in_eval_mode(built):
+    """Frozen modules are in eval mode while the model trains, so that no dropout and no batch statistics act there."""
     _, model = built("test_resnet", freeze=0.5)
     model.train()
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]

@@ -66,7 +66,7 @@ def _gradients(model):
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("size", [1, 4, 10])
 def test_chunks_give_the_gradient_of_the_whole_batch(loss, size, mixing):
-    """Whatever the loss and however small the parts, the gradient is that of the whole batch to 1e-6."""
+    """Whatever the loss and however small the chunks, the gradient is that of the whole batch to 1e-6."""
     recipe = _recipe(loss=loss, mixing=mixing, class_weights="balanced")
     whole, _, session = _training(recipe, MicroBatch(BATCH))
     loss_of_whole = session.step(*_batch())

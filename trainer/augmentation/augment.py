@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 
-from trainer.augmentation.image_ops import RANDAUGMENT, STRONGEST, TRIVIALAUGMENT, operations, rotation, transform, warp
+from trainer.augmentation.image_ops import (
+    RANDAUGMENT,
+    STRONGEST,
+    TRIVIALAUGMENT,
+    make_image_ops,
+    rotation,
+    transform,
+    warp,
+)
 from trainer.errors import RecipeError
 
 if TYPE_CHECKING:
@@ -141,7 +149,7 @@ def _randaugment(recipe: Recipe, random: Random) -> list[Any]:
     """Cubuk et al. 2020: several operations one after another, all of one magnitude, after a flip."""
     import albumentations as A  # noqa: N812
 
-    choices = operations(recipe.randaugment_magnitude, RANDAUGMENT)
+    choices = make_image_ops(recipe.randaugment_magnitude, RANDAUGMENT)
     # `SomeOf` would sort what it drew.
     return [*_flip(recipe, random), A.RandomOrder(choices, n=recipe.randaugment_ops, replace=True)]
 
@@ -150,7 +158,7 @@ def _trivialaugment(recipe: Recipe, random: Random) -> list[Any]:
     """Müller & Hutter 2021: one operation of any magnitude, after a flip."""
     import albumentations as A  # noqa: N812
 
-    choices = [choice for magnitude in range(STRONGEST + 1) for choice in operations(magnitude, TRIVIALAUGMENT)]
+    choices = [choice for magnitude in range(STRONGEST + 1) for choice in make_image_ops(magnitude, TRIVIALAUGMENT)]
     return [*_flip(recipe, random), A.RandomOrder(choices, n=1)]
 
 

@@ -48,8 +48,8 @@ RANDAUGMENT = Ranges(shear=0.3, shift=150 / 331, degrees=30, blend=0.9, bits=4)
 TRIVIALAUGMENT = Ranges(shear=0.99, shift=32 / 224, degrees=135, blend=0.99, bits=6)
 
 
-def operations(magnitude: int, ranges: Ranges) -> list[Any]:
-    """The 14 operations of RandAugment at a magnitude of 0 … 30, each twice: with either sign where it has one.
+def make_image_ops(magnitude: int, ranges: Ranges) -> list[Any]:
+    """The 14 image operations of RandAugment at a magnitude of 0 … 30, each twice: with either sign where it has one.
 
     They do what torchvision's do with bilinear interpolation, but that shears keep the centre where it is.
     """
@@ -63,8 +63,8 @@ def operations(magnitude: int, ranges: Ranges) -> list[Any]:
     # 255, its `Equalize` is a bin off, its `Posterize` cannot keep 8 bits, and its `Solarize` compares fractions.
     unsigned = [
         A.NoOp(p=1.0),
-        transform(partial(_by_histogram, table_of=_stretched)),
-        transform(partial(_by_histogram, table_of=_equalized)),
+        transform(partial(_by_histogram, make_table=_stretched)),
+        transform(partial(_by_histogram, make_table=_equalized)),
         transform(partial(cv2.LUT, lut=posterized.astype(np.uint8))),
         transform(partial(cv2.LUT, lut=solarized.astype(np.uint8))),
     ]
@@ -124,12 +124,12 @@ def _sharpen(image: Image, factor: float) -> Image:
     return changed
 
 
-def _by_histogram(image: Image, table_of: Callable[[Counts], Counts]) -> Image:
+def _by_histogram(image: Image, make_table: Callable[[Counts], Counts]) -> Image:
     """Replace the values of each colour by the table [256] that comes of its counts [256]."""
     tables = np.empty((1, 256, 3), np.uint8)
     for colour in range(3):
         counts = cv2.calcHist([image], [colour], None, [256], [0, 256])
-        tables[0, :, colour] = table_of(counts.ravel().astype(np.int64))
+        tables[0, :, colour] = make_table(counts.ravel().astype(np.int64))
     changed: Image = cv2.LUT(image, tables)
     return changed
 

@@ -25,9 +25,9 @@ ATTEMPTS = 20  # orders of the groups; where a split exists at all, one of ten n
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """The images of each part, as sorted int64 positions in the index; test is empty where its fraction is 0.
+    """The images of each side, as sorted int64 positions in the index; test is empty where its fraction is 0.
 
-    digest: SHA-256 in hex over the paths of each part.
+    digest: SHA-256 in hex over the paths of each side.
     """
 
     train: NDArray[np.int64]
@@ -37,20 +37,20 @@ class Split:
 
 
 def split(index: Index, *, valid: float, test: float, seed: int, copies: NDArray[np.int64] | None = None) -> Split:
-    """Divide the images by class, each group whole, so that each class has its fraction in each part.
+    """Divide the images by class, each group whole, so that each class has its fraction on each side.
 
     copies: int64 [N]; images with the same number are kept on one side, and groups that share them likewise: those of
         `Index.copies`, so that no image is judged by a model that has learned it.
 
-    The groups come biggest first, equal ones in an order drawn by the seed. Each goes to the part where it most lowers
-    sum((images - wanted)^2 / wanted) over the classes, or to a part that would otherwise never see one of its classes.
+    The groups come biggest first, equal ones in an order drawn by the seed. Each goes to the side where it most lowers
+    sum((images - wanted)^2 / wanted) over the classes, or to a side that would otherwise never see one of its classes.
     Where that fails, because groups of many classes stand in each other's way, other orders are drawn.
     Without groups each class has round(n * valid) and round(n * test) images, but at least one, and leaves one to
     train. The same data and seed give the same split on every system: the order is by SHA-256, not by a random
     generator that may change with its library.
 
     Raises:
-        DataError: fractions out of range, classes with too few images or groups for the parts.
+        DataError: fractions out of range, classes with too few images or groups for the sides.
     """
     check_fractions(valid, test)
     names = [nfc(path) for path in index.paths]
@@ -73,8 +73,8 @@ def split(index: Index, *, valid: float, test: float, seed: int, copies: NDArray
         order = sorted(members, key=drawn.__getitem__)
         if attempt == 0:
             order.sort(key=lambda group: -len(members[group]))  # the fractions come out best so; equal sizes stay drawn
-        part_of_group = _assign({group: contents[group] for group in order}, wanted)
-        if part_of_group is not None:
+        side_of_group = _assign({group: contents[group] for group in order}, wanted)
+        if side_of_group is not None:
             break
     else:
         raise DataError(
@@ -82,43 +82,43 @@ def split(index: Index, *, valid: float, test: float, seed: int, copies: NDArray
             "add images of the rare classes, make the groups smaller, or set test = 0"
         )
 
-    part_of = np.empty(len(names), np.int64)
-    for group, part in part_of_group.items():
-        part_of[members[group]] = part
-    train, validation, holdout = (np.flatnonzero(part_of == part) for part in range(3))
+    side_of_image = np.empty(len(names), np.int64)
+    for group, side in side_of_group.items():
+        side_of_image[members[group]] = side
+    train, validation, holdout = (np.flatnonzero(side_of_image == side) for side in range(3))
     digest = hashlib.sha256()
-    for title, images_of_part in (("train", train), ("valid", validation), ("test", holdout)):
-        digest.update(path_bytes("\0".join([title, *(names[image] for image in images_of_part)]) + "\n"))
+    for title, images_of_side in (("train", train), ("valid", validation), ("test", holdout)):
+        digest.update(path_bytes("\0".join([title, *(names[image] for image in images_of_side)]) + "\n"))
     return Split(train, validation, holdout, digest.hexdigest())
 
 
 def _assign(contents: dict[int, Counter[int]], wanted: list[list[int]]) -> dict[int, int] | None:
-    """The part of each group, taken in the order of `contents` (images by class); None if a part misses a class.
+    """The side of each group, taken in the order of `contents` (images by class); None if a side misses a class.
 
-    wanted: images by class, then by part.
+    wanted: images by class, then by side.
     """
-    parts = range(len(wanted[0]))
+    sides = range(len(wanted[0]))
     need = [list(row) for row in wanted]  # images still wanted; below 0 they are too many
-    parts_without = [len(parts)] * len(wanted)
+    sides_without = [len(sides)] * len(wanted)
     groups_left = Counter(label for content in contents.values() for label in content)
 
-    def rank(content: Counter[int], part: int) -> tuple[int, float]:
+    def rank(content: Counter[int], side: int) -> tuple[int, float]:
         rescued, misfit = 0, 0.0
         for label, images in content.items():
-            first = need[label][part] == wanted[label][part]
-            rescued += first and groups_left[label] <= parts_without[label]  # else a part is left without this class
-            misfit += images * (images - 2 * need[label][part]) / wanted[label][part]
+            first = need[label][side] == wanted[label][side]
+            rescued += first and groups_left[label] <= sides_without[label]  # else a side is left without this class
+            misfit += images * (images - 2 * need[label][side]) / wanted[label][side]
         return -rescued, misfit
 
-    part_of_group = {}
+    side_of_group = {}
     for group, content in contents.items():
-        part = min(parts, key=lambda part: rank(content, part))
-        part_of_group[group] = part
+        side = min(sides, key=lambda side: rank(content, side))
+        side_of_group[group] = side
         for label, images in content.items():
-            parts_without[label] -= need[label][part] == wanted[label][part]
-            need[label][part] -= images
+            sides_without[label] -= need[label][side] == wanted[label][side]
+            need[label][side] -= images
             groups_left[label] -= 1
-    return None if any(parts_without) else part_of_group
+    return None if any(sides_without) else side_of_group
 
 
 def check_fractions(valid: float, test: float) -> None:
@@ -130,25 +130,25 @@ def check_fractions(valid: float, test: float) -> None:
         )
 
 
-def _check_enough(index: Index, contents: dict[int, Counter[int]], parts: int, *, joined: bool) -> None:
+def _check_enough(index: Index, contents: dict[int, Counter[int]], sides: int, *, joined: bool) -> None:
     images = np.bincount(index.labels).tolist()
     groups = Counter(label for content in contents.values() for label in content)
     alone = len(contents) == len(index.paths)
     short = [
         f"{name!r} has {images[label]}" if alone else f"{name!r} has {groups[label]} with {images[label]} images"
         for label, name in enumerate(index.classes)
-        if groups[label] < parts
+        if groups[label] < sides
     ]
     if short:
         raise DataError(
-            f"each class needs {parts} {'images' if alone else 'groups'}, one for each part"
+            f"each class needs {sides} {'images' if alone else 'groups'}, one for each part"
             f"{', where files of the same bytes count as one group' if joined else ''}: {', '.join(short)}; "
-            f"add some, leave the class out{' or set test = 0' if parts > 2 else ''}"
+            f"add some, leave the class out{' or set test = 0' if sides > 2 else ''}"
         )
 
 
 def _wanted(images: int, fractions: Sequence[float]) -> list[int]:
-    """How many images of a class each part is to have: train, then one for each fraction; none has none."""
+    """How many images of a class each side is to have: train, then one for each fraction; none has none."""
     held = [max(1, round(images * fraction)) for fraction in fractions]
     while sum(held) >= images:
         held[held.index(max(held))] -= 1

@@ -34,13 +34,13 @@ def freeze_layers(backbone: Any, share: float) -> list[nn.Module]:
         the outermost modules all of whose weights are frozen. They should stay in eval mode, so that their batch norms
         keep their statistics, too.
     """
-    layer_of: dict[str, int] = group_parameters(backbone, backbone.group_matcher(coarse=False), reverse=True)
+    layer_numbers: dict[str, int] = group_parameters(backbone, backbone.group_matcher(coarse=False), reverse=True)
     head = {id(parameter) for parameter in backbone.get_classifier().parameters()}
     before_head = {name: value for name, value in backbone.named_parameters() if id(value) not in head}
-    layers = sorted({layer_of[name] for name in before_head})
+    layers = sorted({layer_numbers[name] for name in before_head})
     frozen = set(layers[: round(share * len(layers))])
     for name, parameter in before_head.items():
-        if layer_of[name] in frozen:
+        if layer_numbers[name] in frozen:
             parameter.requires_grad_(False)
     return _frozen_modules(backbone)
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 Level = Literal["ok", "warning", "error"]
 
 FEW_TO_TRAIN = 20  # images of a class
-FEW_TO_JUDGE = 10  # images of a class in a part that judges: each moves the F1 of its class by about 0.1
+FEW_TO_JUDGE = 10  # images of a class on a side that judges: each moves the F1 of its class by about 0.1
 UPSCALED = 2  # times, from which on an image has little to show at the size of the recipe
 LONG = 3  # times as long as wide, from which on the stretching to a square deforms
 OUTLYING = 5  # times larger or smaller in a side than the median
@@ -86,10 +86,10 @@ def tiny_classes(index: Index, sides: Split) -> Finding:
     cases = []
     for label, name in enumerate(index.classes):
         counts = [
-            len(set(index.copies[part[index.labels[part] == label]].tolist()))
-            for part in (sides.train, sides.valid, sides.test)
+            len(set(index.copies[side[index.labels[side] == label]].tolist()))
+            for side in (sides.train, sides.valid, sides.test)
         ]
-        judged = [count for part, count in zip((sides.valid, sides.test), counts[1:], strict=True) if len(part)]
+        judged = [count for side, count in zip((sides.valid, sides.test), counts[1:], strict=True) if len(side)]
         if counts[0] < FEW_TO_TRAIN or min(judged) < FEW_TO_JUDGE:
             cases.append(Case((), f"{name!r}: {counts[0]} to train, {counts[1]} to validate, {counts[2]} held out"))
     if not cases:

@@ -49,7 +49,7 @@ def near_copies(index: Index, pairs: Sequence[Pair] | None) -> list[Finding]:
     """
     if pairs is None:
         return [Finding("near copies", "warning", f"not looked for among more than {MAX_IMAGES:,} images")]
-    sets = [one for one in members(alike(index, pairs)) if len(set(index.copies[one].tolist())) > 1]
+    sets = [one for one in members(copy_sets(index, pairs)) if len(set(index.copies[one].tolist())) > 1]
     if not sets:
         return [Finding("near copies", "ok", "no two images are nearly the same")]
     finding = Finding(
@@ -63,8 +63,8 @@ def near_copies(index: Index, pairs: Sequence[Pair] | None) -> list[Finding]:
     return [finding, *_in_two_classes(index, sets, "near copies"), *_in_two_groups(index, sets, "near copies")]
 
 
-def alike(index: Index, pairs: Sequence[Pair]) -> NDArray[np.int64]:
-    """Numbers of what shows the same: exact copies and near ones in one set, int64 [N]."""
+def copy_sets(index: Index, pairs: Sequence[Pair]) -> NDArray[np.int64]:
+    """The number of the set of copies, exact or near, that each image is in, int64 [N]; one without copies is alone."""
     sets = Sets(len(index.paths))
     sets.join_equal(index.copies)
     for pair in pairs:
@@ -72,14 +72,14 @@ def alike(index: Index, pairs: Sequence[Pair]) -> NDArray[np.int64]:
     return sets.numbers()
 
 
-def leaks(index: Index, pairs: Sequence[Pair] | None, parts: Split) -> Finding:
+def leaks(index: Index, pairs: Sequence[Pair] | None, split: Split) -> Finding:
     """Copies, exact or near, on two sides of the split: a model is judged by what it has learned by heart.
 
     Its score is then too good, and the better it learns by heart the better it looks: that is an error. Copies on one
     side are none.
     """
-    sides = _sides(index, parts)
-    crossing = _crossing(members(alike(index, pairs or ())), sides)
+    sides = _sides(index, split)
+    crossing = _crossing(members(copy_sets(index, pairs or ())), sides)
     if not crossing:
         exact = ", but only exact copies were looked for" if pairs is None else ""
         return Finding("leaks", "ok", f"no image has its like on another side of the split{exact}")
@@ -117,10 +117,10 @@ def _in_two_groups(index: Index, sets: Sequence[NDArray[np.int64]], what: str) -
     return [Finding("groups of copies", "warning", line, remedy, tuple(_case(index, one) for one in torn))]
 
 
-def _sides(index: Index, parts: Split) -> NDArray[np.int64]:
+def _sides(index: Index, split: Split) -> NDArray[np.int64]:
     """0, 1 or 2 for each image: to train, to validate, held out."""
     sides = np.zeros(len(index.paths), np.int64)
-    sides[parts.valid], sides[parts.test] = 1, 2
+    sides[split.valid], sides[split.test] = 1, 2
     return sides
 
 
