@@ -71,7 +71,7 @@ def main() -> None:
         fill(file, url, options.trials)
         opened = load_study(file, url)
         stock = optuna_dashboard.wsgi(optuna.storages.RDBStorage(url), artifact_store=opened.artifacts)
-        login_gate = LoginGate(Dashboard(file, url, opened).application, PASSWORD)
+        login_gate = LoginGate(Dashboard(opened).application, PASSWORD)
         for way, application in (("stock", stock), ("hpo", login_gate)):
             measure(way, application, opened.study_id, options.rounds)
 

@@ -17,7 +17,7 @@ def run_dashboard(options: argparse.Namespace) -> int:
 
     given = options.password()
     password = make_password() if given is None else check_password(given)
-    from hpo.dashboard.server import is_local, serve
+    from hpo.dashboard.server import ServerOptions, is_local, serve
 
     def tell(address: str) -> None:
         print(f"the dashboard of the study: {address}")
@@ -27,15 +27,6 @@ def run_dashboard(options: argparse.Namespace) -> int:
             print("others can read along: see docs/dashboard.md for TLS", file=sys.stderr)
         print("Ctrl-C ends it", flush=True)
 
+    server = ServerOptions(options.host, options.port, password, proxy=options.proxy, read_only=options.read_only)
     with open_study_from(options) as opened:
-        return serve(
-            opened.file,
-            opened.url,
-            opened,
-            password,
-            host=options.host,
-            port=options.port,
-            proxy=options.proxy,
-            read_only=options.read_only,
-            started=tell,
-        )
+        return serve(opened, server, tell)

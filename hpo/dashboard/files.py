@@ -1,10 +1,11 @@
-"""Files that people add in the browser, and remove there: no bytes without a name, and no name without its bytes."""
+"""Files that people add and remove in the browser. Each name that the database holds has its bytes in the store."""
 
 from __future__ import annotations
 
 import json
 import uuid
 from contextlib import suppress
+from dataclasses import replace
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ from optuna_dashboard._bottle_util import parse_data_uri
 from optuna_dashboard.artifact._backend import get_study_artifact_meta, list_study_artifacts, list_trial_artifacts
 
 from storage.artifacts.artifact_store import discard
-from storage.artifacts.artifacts import drop_file, kept_files, naming
+from storage.artifacts.artifacts import naming
 from storage.errors import StorageError
 from storage.keys import ARTIFACT_KEY
 
@@ -28,18 +29,18 @@ if TYPE_CHECKING:
 
 
 class Files:
-    """Answers what optuna-dashboard's page asks for files, as its own routes do.
+    """Answers the requests of optuna-dashboard's page that add or remove files, in place of its own routes.
 
-    Those change the store before the database, and remove whatever id they are given: a role that may not change the
-    database would still lose its files, or leave some that nothing names.
+    Its own routes change the store before the database, and remove any id that they are given: where the role may not
+    change the database, files would be lost, or kept without a name.
 
     Args:
-        storage: as optuna-dashboard has it.
-        opened: a study of this storage.
+        storage: the one that optuna-dashboard uses.
+        opened: a study of this storage; the files of the others are in the same store.
     """
 
     def __init__(self, storage: BaseStorage, opened: OpenStudy) -> None:
-        self._storage, self._store, self._engine = storage, opened.artifacts, opened.storage.engine
+        self._storage, self._opened, self._store = storage, opened, opened.artifacts
 
     def add_to_study(self, study_id: int) -> dict[str, Any]:
         """Keep the file that the request brings for a study."""
@@ -53,11 +54,10 @@ class Files:
         if trial.state.is_finished():
             raise UpdateFinishedTrialError
         artifact_id = self._add(lambda key, value: self._storage.set_trial_system_attr(trial_id, key, value))
-        of_study, of_trial = (
-            self._storage.get_study_system_attrs(study_id),
-            self._storage.get_trial(trial_id).system_attrs,
-        )
-        return {"artifact_id": artifact_id, "artifacts": list_trial_artifacts(of_study, of_trial, trial)}
+        study_attributes = self._storage.get_study_system_attrs(study_id)
+        trial_attributes = self._storage.get_trial(trial_id).system_attrs
+        files = list_trial_artifacts(study_attributes, trial_attributes, trial)
+        return {"artifact_id": artifact_id, "artifacts": files}
 
     def remove_from_study(self, study_id: int, artifact_id: str) -> dict[str, Any]:
         """Remove a file that a study names; raises Optuna's ArtifactNotFound where it does not."""
@@ -69,11 +69,11 @@ class Files:
 
     def remove_from_trial(self, study_id: int, trial_id: int, artifact_id: str) -> dict[str, Any]:
         """Remove a file that a trial names, ended or not; raises Optuna's ArtifactNotFound where it does not."""
-        with self._engine.connect() as connection:
-            for kept in kept_files(connection, study_id):
-                if (kept.trial_id, kept.artifact_id) == (trial_id, artifact_id):
-                    drop_file(self._store, connection, kept)
-                    return {}
+        rows = replace(self._opened, study_id=study_id).rows
+        for kept in rows.kept_files():
+            if (kept.trial_id, kept.artifact_id) == (trial_id, artifact_id):
+                rows.drop_file(self._store, kept)
+                return {}
         raise ArtifactNotFound
 
     def _add(self, name: Callable[[str, str], None]) -> str:

@@ -1,4 +1,4 @@
-"""The door of the dashboard: a WSGI application that lets those who are logged in through to another one."""
+"""The login of the dashboard: a WSGI application that passes the requests of those who are logged in to another one."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ OPEN_PAGES = ("/login", "/logout", "/healthz")
 READING = ("GET", "HEAD", "OPTIONS")
 LONGEST_LOGIN = 4096  # bytes
 CLOSED = "default-src 'none'; base-uri 'none'; frame-ancestors 'none'"
-OF_PAGES = f"{CLOSED}; style-src 'unsafe-inline'; form-action 'self'"
-# Whoever may upload a file could else run a script as us. An image that a page shows is shown all the same.
-OF_FILES = f"{CLOSED}; style-src 'unsafe-inline'; sandbox"
+PAGE_POLICY = f"{CLOSED}; style-src 'unsafe-inline'; form-action 'self'"
+# A file that somebody has uploaded must not run scripts with our rights. Pages show images of it all the same.
+FILE_POLICY = f"{CLOSED}; style-src 'unsafe-inline'; sandbox"
 PAGE = """<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -54,18 +54,18 @@ LOGOUT = '<p>You are logged in.</p><form method="post" action="/logout"><button>
 
 
 class LoginGate:
-    """Lets requests with a session, or with the password as HTTP's basic authentication, through to an application.
+    """Passes requests with a session, or with the password as HTTP's basic authentication, on to an application.
 
     Args:
-        application: what is behind it.
-        password: for all who may come in.
-        read_only: let nobody change anything.
+        application: that answers them.
+        password: that all visitors have to give.
+        read_only: refuse all requests that change something.
     """
 
     def __init__(self, application: WSGIApplication, password: str, *, read_only: bool = False) -> None:
         self._application, self._read_only, self._sessions = application, read_only, Sessions(password)
-        # Wrong ones of the form do not slow those for whom a proxy with single sign-on sends the password.
-        self._of_form, self._of_header = Password(password), Password(password)
+        # Each counts its own wrong guesses: those in the form do not slow a proxy that sends the password in a header.
+        self._form_password, self._header_password = Password(password), Password(password)
         self._pages = Bottle()
         self._pages.get("/healthz", callback=lambda: "ok\n")
         self._pages.get("/login", callback=lambda: _login_page(request.query.get("next", "/")))
@@ -74,7 +74,7 @@ class LoginGate:
         self._pages.post("/logout", callback=self._log_out)
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        """Answer a request, or let it through."""
+        """Answer a request, or pass it on."""
         path = environ.get("PATH_INFO") or "/"
 
         def start(status: str, headers: list[tuple[str, str]], *more: Any) -> Any:
@@ -92,11 +92,11 @@ class LoginGate:
         return answer(environ, start)
 
     def _refusal(self, environ: WSGIEnvironment, path: str) -> WSGIApplication | None:
-        """What someone gets who may not come in; None who may."""
+        """The answer to a request that is not passed on; None where it may be."""
         if self._sessions.is_open(self._session(environ)):
             return None
         if (given := _basic_password(environ.get("HTTP_AUTHORIZATION", ""))) is not None:
-            admitted = self._of_header.admit(given, environ.get("REMOTE_ADDR", ""))
+            admitted = self._header_password.admit(given, environ.get("REMOTE_ADDR", ""))
             if admitted is True:
                 return None
             if admitted is not False:
@@ -111,7 +111,7 @@ class LoginGate:
             raise HTTPResponse("too long", 413)
         request.environ["CONTENT_TYPE"] = "application/x-www-form-urlencoded"  # bottle fails at one that is malformed
         wanted, address = request.forms.get("next", "/"), request.environ.get("REMOTE_ADDR", "")
-        admitted = self._of_form.admit(request.forms.getunicode("password", ""), address)
+        admitted = self._form_password.admit(request.forms.getunicode("password", ""), address)
         if admitted is True:
             secure = request.environ["wsgi.url_scheme"] == "https"
             # Lax: a link from elsewhere to a page is followed with the session, and nothing else that others send is.
@@ -127,41 +127,41 @@ class LoginGate:
         return _login_page(wanted, f"Too many wrong passwords. Try again in {seconds} s.")
 
     def _log_out(self) -> str:
-        if session := self._session(request.environ):  # to others the name of the cookie is not told
+        if session := self._session(request.environ):  # without one, the answer does not tell the cookie's name
             self._sessions.end(session)
             response.delete_cookie(self._sessions.cookie, path="/")
         return _lead("/login")
 
     def _session(self, environ: WSGIEnvironment) -> str:
-        """The session that a request brings, or "". Cookies of others on this host need not be what a parser takes."""
+        """The session that a request brings, or "". Read by hand: other programs' cookies may break a parser."""
         cookies = (pair.strip().partition("=") for pair in environ.get("HTTP_COOKIE", "").split(";"))
         return next((value for name, _, value in cookies if name == self._sessions.cookie), "")
 
 
 def _guarded(path: str, headers: list[tuple[str, str]]) -> list[tuple[str, str]]:
-    """The headers of an answer with those that keep others away from it."""
+    """The headers of an answer, with those that protect it from other sites and other users of the browser."""
     ours = {
         "X-Content-Type-Options": "nosniff",
         "X-Frame-Options": "DENY",
         "Referrer-Policy": "same-origin",
         "Cross-Origin-Resource-Policy": "same-origin",
         "Cross-Origin-Opener-Policy": "same-origin",
-        # optuna-dashboard's own script is no secret, and large: a browser may keep it, and asks whether it is still so.
+        # optuna-dashboard's script is large and no secret: a browser may keep it, and asks each time if it has changed.
         "Cache-Control": "private, no-cache" if path.startswith("/static/") else "no-store",
     }
     given = {name.lower(): value for name, value in headers}
     if path.startswith("/artifacts/"):
-        ours["Content-Security-Policy"] = OF_FILES
-    elif of_page := given.get("content-security-policy"):
-        ours["Content-Security-Policy"] = f"{of_page}; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+        ours["Content-Security-Policy"] = FILE_POLICY
+    elif policy := given.get("content-security-policy"):
+        ours["Content-Security-Policy"] = f"{policy}; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
     else:
-        ours["Content-Security-Policy"] = OF_PAGES
+        ours["Content-Security-Policy"] = PAGE_POLICY
     replaced = {*(name.lower() for name in ours), "access-control-allow-origin"}
     return [(name, value) for name, value in headers if name.lower() not in replaced] + list(ours.items())
 
 
 def _refusal(status: int, reason: str, headers: dict[str, str] | None = None) -> WSGIApplication:
-    """An application that only gives a reason, as optuna-dashboard does, whose page shows it."""
+    """An application that answers with a reason, in the form of optuna-dashboard, whose page shows it."""
 
     def refuse(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         given = {"Content-Type": "application/json", **(headers or {})}
@@ -183,7 +183,7 @@ def _basic_password(header: str) -> str | None:
 
 
 def _lead(path: str) -> str:
-    """Lead to a path of ours, wherever the browser believes us to be: bottle's `redirect` takes the host's name."""
+    """Redirect to a path of this host; bottle's `redirect` would add a host name, which may not be the browser's."""
     response.status = 303
     response.set_header("Location", path)
     return ""

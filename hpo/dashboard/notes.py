@@ -9,7 +9,7 @@ import tomli_w
 from optuna.trial import FixedTrial, TrialState
 
 from hpo.units import duration
-from storage.keys import REASON_KEY, REPEATS_KEY, RESUMED_KEY
+from storage.keys import DEVICE_KEY, HOST_KEY, METRICS_KEY, REASON_KEY, REPEATS_KEY, RESUMED_KEY
 from trainer.errors import TrainerError
 from trainer.recipe import used_fields
 from trainer.space import suggest
@@ -34,17 +34,17 @@ def with_ours(theirs: str, ours: str) -> str:
     return "\n\n".join(part for part in (theirs, MARK, ours) if part)
 
 
-def theirs_of(shown: str) -> str:
-    """Of a note as it was shown and then changed, what is to be stored."""
+def without_ours(shown: str) -> str:
+    """The part of a note that somebody has written, which is stored; `shown` is all of it, as somebody has saved it."""
     return shown.partition(MARK)[0].rstrip()
 
 
-def note_of_trial(trial: FrozenTrial, space: Space) -> str:
+def trial_note(trial: FrozenTrial, space: Space) -> str:
     """Where a trial ran and how it ended, its recipe, and F1 by class with the weakest first."""
     attributes = trial.user_attrs
     lines = []
-    if host := attributes.get("host"):
-        lines.append(f"Ran on {_code(host)}, {_code(attributes.get('device', '?'))}.")
+    if host := attributes.get(HOST_KEY):
+        lines.append(f"Ran on {_code(host)}, {_code(attributes.get(DEVICE_KEY, '?'))}.")
     if isinstance(repeats := attributes.get(REPEATS_KEY), int):
         epoch = attributes.get(RESUMED_KEY)
         how = f"goes on after its epoch {epoch}" if isinstance(epoch, int) and epoch else "begins anew"
@@ -60,10 +60,10 @@ def note_of_trial(trial: FrozenTrial, space: Space) -> str:
     try:
         parts += ["#### Recipe", _toml(suggest(FixedTrial(trial.params), space))]
     except (ValueError, TrainerError):
-        # It was added from outside, or ended before it had all fields, or is to get them.
+        # The trial was added from outside, ended before it had all fields, or has not got them yet.
         is_over = trial.state.is_finished()
         parts.append("Its parameters are no recipe of this study." if is_over else "Its recipe is not chosen yet.")
-    metrics = attributes.get("metrics")
+    metrics = attributes.get(METRICS_KEY)
     if isinstance(metrics, dict) and metrics.get("per_class"):
         try:
             parts += ["#### F1 by class, the weakest first", _by_class(metrics["per_class"])]
@@ -72,8 +72,8 @@ def note_of_trial(trial: FrozenTrial, space: Space) -> str:
     return "\n\n".join(part for part in parts if part)
 
 
-def note_of_study(snapshot: Snapshot, study_id: int) -> str:
-    """How far a search has come, who is at it, and the best recipe so far."""
+def study_note(snapshot: Snapshot, study_id: int) -> str:
+    """How far a search has come, which workers are at work on it, and the best recipe so far."""
     counts = ", ".join(f"{count} {state}" for state, count in snapshot.counts.items() if count)
     lines = [f"Trials: {counts or 'none yet'}"]
     limits, used = snapshot.limits, snapshot.used
@@ -129,8 +129,8 @@ def _link(study_id: int, number: int) -> str:
 def _by_class(per_class: Mapping[str, Mapping[str, Any]]) -> str:
     weakest = sorted(per_class.items(), key=lambda item: item[1]["f1"])[:WEAKEST_CLASSES]
     rows = [
-        [_code(name), *(f"{of[metric]:.4f}" for metric in ("f1", "precision", "recall")), f"{of['images']:d}"]
-        for name, of in weakest
+        [_code(name), *(f"{metrics[key]:.4f}" for key in ("f1", "precision", "recall")), f"{metrics['images']:d}"]
+        for name, metrics in weakest
     ]
     more = f"\n\n… and {len(per_class) - len(rows)} more" if len(rows) < len(per_class) else ""
     return _table(["class", "F1", "precision", "recall", "images"], rows) + more
@@ -149,7 +149,7 @@ def _toml(recipe: Recipe) -> str:
 
 
 def _code(value: object) -> str:
-    """What somebody else has chosen, as it is: neither Markdown nor a link."""
+    """A text that somebody else has chosen, shown as it is: as code, not as Markdown or a link."""
     plain = " ".join(str(value).split()) or "(empty)"
     fence = _backticks(plain, 1)
     return f"{fence} {plain} {fence}"

@@ -1,4 +1,4 @@
-"""optuna-dashboard for one study: its routes, but for those that would harm the study, show less or take longer."""
+"""optuna-dashboard for one study: its routes; those that would harm the study, show less or be slow are replaced."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import gzip
 import inspect
 import json
 import logging
-import shutil
 import sys
 import threading
 from contextlib import suppress
@@ -20,13 +19,12 @@ from bottle import HTTPError, HTTPResponse, request, response
 from optuna.artifacts.exceptions import ArtifactNotFound
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna_dashboard._app import create_app
-from sqlalchemy import text
 
 from hpo.dashboard.files import Files
-from hpo.dashboard.notes import theirs_of
+from hpo.dashboard.notes import without_ours
 from hpo.dashboard.study_page import StudyPage
 from hpo.errors import HpoError
-from hpo.study.open_study import delete_study, refuse_if_at_work
+from hpo.study.open_study import delete_idle_study, delete_study
 from hpo.study.settings import refuse_foreign
 from storage.errors import StorageError
 from storage.keys import ID_KEY
@@ -38,20 +36,19 @@ if TYPE_CHECKING:
     from bottle import Bottle
 
     from hpo.study.open_study import OpenStudy
-    from hpo.study.study_file import StudyFile
 
     Key = tuple[str, str]  # method and rule of a route
 
-AT_WORK = 12  # requests at once; a server with more threads always has one for its login and for what is at hand
+AT_WORK = 12  # requests at once; fewer than the threads of the server, which so always has one for the login
 BUSY_SECONDS = 2.0  # that a further request waits
 PAGE = "/dashboard<:re:(/.*)?>"
 STUDY = "/api/studies/<study_id:int>"
 TRIAL_NOTE = f"{STUDY}/<trial_id:int>/note"
 TELL = "/api/trials/<trial_id:int>/tell"
-OF_STUDY, OF_TRIAL = "/api/artifacts/<study_id:int>", "/api/artifacts/<study_id:int>/<trial_id:int>"
+STUDY_FILES, TRIAL_FILES = "/api/artifacts/<study_id:int>", "/api/artifacts/<study_id:int>/<trial_id:int>"
 FILE = "<artifact_id:re:[0-9a-fA-F-]+>"
 NOT_PREFERENTIAL = "people do not judge the trials of this study: its workers do"
-# What none of our studies can bear, and why.
+# Routes that would break a study of hpo, and the reason that is shown.
 REFUSED: dict[Key, str] = {
     ("POST", f"{STUDY}/rename"): "a renamed study would lose its budget and files; change [study] name in the study"
     " file, and `hpo init STUDY --from OLD` begins a study of that name with the trials of this one",
@@ -72,27 +69,24 @@ logger = logging.getLogger(__name__)
 
 
 class Dashboard:
-    """optuna-dashboard for a study, without a door.
+    """optuna-dashboard for a study, open to everybody: `LoginGate` asks for the password.
 
     Attributes:
         application: for WSGI.
-        page: the study as JSON; another one, after the study was deleted and made again.
+        page: the study as JSON; replaced after the study was deleted and made again.
 
     Args:
-        file: the study's.
-        url: of its storage.
         opened: the study.
-        read_only: say so on the page; it is the door that refuses what changes something.
+        read_only: say so on the page; `LoginGate` refuses the requests that change something.
 
     Raises:
         RecipeError: the study names functions of one's own that the file's extensions do not hold.
     """
 
-    def __init__(self, file: StudyFile, url: str, opened: OpenStudy, *, read_only: bool = False) -> None:
-        # It remembers trials that have ended. Nor is it an RDBStorage to optuna-dashboard, which would then look for
-        # tables to upgrade at each page.
+    def __init__(self, opened: OpenStudy, *, read_only: bool = False) -> None:
+        # Optuna's cache around the storage: it remembers trials that have ended. Given an RDBStorage itself,
+        # optuna-dashboard would look for tables to upgrade at each page.
         self._storage = optuna.storages.get_storage(opened.storage)
-        self._file, self._url = file, url
         self._show(opened)
         files = Files(self._storage, opened)
         self.application: Bottle = create_app(self._storage, artifact_store=opened.artifacts)
@@ -106,10 +100,10 @@ class Dashboard:
             ("DELETE", STUDY): self._delete,
             ("PUT", f"{STUDY}/note"): self._save_study_note,
             ("PUT", TRIAL_NOTE): self._save_trial_note,
-            ("POST", OF_STUDY): files.add_to_study,
-            ("POST", OF_TRIAL): files.add_to_trial,
-            ("DELETE", f"{OF_STUDY}/{FILE}"): files.remove_from_study,
-            ("DELETE", f"{OF_TRIAL}/{FILE}"): files.remove_from_trial,
+            ("POST", STUDY_FILES): files.add_to_study,
+            ("POST", TRIAL_FILES): files.add_to_trial,
+            ("DELETE", f"{STUDY_FILES}/{FILE}"): files.remove_from_study,
+            ("DELETE", f"{TRIAL_FILES}/{FILE}"): files.remove_from_trial,
             ("POST", TELL): self._tell,
             ("POST", "/incompatible-rdb-schema"): self._upgrade,
             **{key: self._refusing(key, reason) for key, reason in REFUSED.items()},
@@ -120,15 +114,16 @@ class Dashboard:
             route.callback = _answering(ours.get(key, self._stock[key]), slots)
 
     def _show(self, opened: OpenStudy) -> None:
-        opened = replace(opened, study=optuna.load_study(study_name=self._file.name, storage=self._storage))
-        self._opened, self.page = opened, StudyPage(self._file, self._url, opened)
+        opened = replace(opened, study=optuna.load_study(study_name=opened.file.name, storage=self._storage))
+        self._opened, self.page = opened, StudyPage(opened)
 
     def _follow(self) -> None:
         """Show the study that has the name by now: the one that was shown may have been deleted, and made anew."""
-        study_id = self._storage.get_study_id_from_name(self._file.name)
+        file = self._opened.file
+        study_id = self._storage.get_study_id_from_name(file.name)
         if study_id != self._opened.study_id:
-            study = optuna.load_study(study_name=self._file.name, storage=self._storage)
-            refuse_foreign(study, self._file)
+            study = optuna.load_study(study_name=file.name, storage=self._storage)
+            refuse_foreign(study, file)
             self._show(replace(self._opened, study_id=study_id, owner=study.user_attrs[ID_KEY]))
 
     def _lead(self) -> HTTPResponse:
@@ -165,9 +160,7 @@ class Dashboard:
 
     def _delete(self, study_id: int) -> Any:
         if study_id == self._opened.study_id:
-            refuse_if_at_work(self._opened)
-            delete_study(self._opened)
-            shutil.rmtree(self._file.tensorboard_folder, ignore_errors=True)
+            delete_idle_study(self._opened)
         elif self._is_ours(study_id):
             raise HpoError("only `hpo delete` with the study file of that study finds all its files")
         else:
@@ -185,23 +178,17 @@ class Dashboard:
     def _with_ours(self, answer: Any, study_id: int, trial_id: int | None) -> Any:
         """The answer to a note. It has one where somebody else has changed it meanwhile, and that one is shown."""
         if "note" in answer and study_id == self._opened.study_id:
-            answer["note"]["body"] = self.page.note_of(trial_id, answer["note"]["body"])
+            answer["note"]["body"] = self.page.shown_note(trial_id, answer["note"]["body"])
         return answer
 
     def _tell(self, trial_id: int) -> Any:
         if str(request.json.get("state")).upper() == "COMPLETE":
-            values, wanted = request.json.get("values"), self._objectives_of(trial_id)
+            values, wanted = request.json.get("values"), self._opened.rows.objectives(trial_id)
+            if not wanted:
+                raise KeyError(trial_id)
             if not isinstance(values, list) or len(values) != wanted or not all(map(_is_finite, values)):
                 return _failure(400, f"`values` of this trial is a list of finite numbers, {wanted} in all")
         return self._stock["POST", TELL](trial_id)
-
-    def _objectives_of(self, trial_id: int) -> int:
-        """How many values a complete trial has to have; raises KeyError where there is no such trial."""
-        with self._opened.storage.engine.connect() as connection:
-            directions = text("SELECT count(*) FROM study_directions JOIN trials USING (study_id) WHERE trial_id = :id")
-            if count := connection.execute(directions, {"id": trial_id}).scalar_one():
-                return int(count)
-        raise KeyError(trial_id)
 
     def _upgrade(self) -> Any:
         raise HpoError("workers may be at work on these tables; docs/operations.md says how to update them")
@@ -226,7 +213,7 @@ def _is_finite(value: Any) -> bool:
 def _cut_note() -> None:
     """Leave of the note that a request brings what somebody has written."""
     if isinstance(body := request.json.get("body"), str):
-        request.json["body"] = theirs_of(body)
+        request.json["body"] = without_ours(body)
 
 
 def _answering(view: Callable[..., Any], slots: threading.BoundedSemaphore) -> Callable[..., Any]:

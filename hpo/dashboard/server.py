@@ -6,6 +6,7 @@ import logging
 import signal
 import sys
 import threading
+from dataclasses import dataclass, field
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from waitress.server import TcpWSGIServer
 
     from hpo.study.open_study import OpenStudy
-    from hpo.study.study_file import StudyFile
 
 THREADS = 16
 LARGEST_REQUEST = 48_000_000  # bytes: a file of 36 MB, in base64
@@ -34,48 +34,52 @@ LARGEST_HEADERS = 32_768  # bytes
 logger = logging.getLogger(__name__)
 
 
-def serve(
-    file: StudyFile,
-    url: str,
-    opened: OpenStudy,
-    password: str,
-    *,
-    host: str,
-    port: int,
-    proxy: str | None,
-    read_only: bool,
-    started: Callable[[str], None],
-) -> int:
+@dataclass(frozen=True)
+class ServerOptions:
+    """How a dashboard is served.
+
+    Attributes:
+        host: address or name to listen at.
+        port: to listen at; 0 takes one that is free.
+        password: that all visitors have to give.
+        proxy: IP address of a reverse proxy whose X-Forwarded-For and X-Forwarded-Proto are believed; `*` for any, None
+            for none.
+        read_only: whether requests that change something are refused.
+    """
+
+    host: str
+    port: int
+    password: str = field(repr=False)
+    proxy: str | None = None
+    read_only: bool = False
+
+
+def serve(opened: OpenStudy, options: ServerOptions, started: Callable[[str], None]) -> int:
     """Serve the dashboard of a study until a signal ends it; returns the exit code.
 
     Args:
-        file: the study's.
-        url: of its storage.
-        opened: the study, without patience: a request is told of an outage at once.
-        password: of whoever may come in.
-        host: to listen at.
-        port: to listen at; 0 takes any.
-        proxy: address of a reverse proxy whose word is taken for who asks, and by http or https; `*` is any.
-        read_only: refuse what changes something.
-        started: called with the address when requests are answered.
+        opened: the study, without `outage_retry`: a request learns of an outage at once.
+        options: where to listen, and who may come in.
+        started: called with the URL when requests are answered.
 
     Raises:
         HpoError: the address cannot be listened at.
         RecipeError: the study names functions of one's own that the file's extensions do not hold.
     """
-    dashboard = Dashboard(file, url, opened, read_only=read_only)
-    server = listen(LoginGate(dashboard.application, password, read_only=read_only), host, port, proxy)
+    dashboard = Dashboard(opened, read_only=options.read_only)
+    gate = LoginGate(dashboard.application, options.password, read_only=options.read_only)
+    server = listen(gate, options.host, options.port, options.proxy)
     codes: list[int] = []
 
     def end(number: int, _: FrameType | None) -> None:
         codes.append(exit_code(number))
-        sys.exit(codes[0])  # which the server takes for the wish that it ends
+        sys.exit(codes[0])  # the server catches this, and stops
 
     for number in ENDING_SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:  # as SIGHUP is under nohup
             signal.signal(number, end)
     threading.Thread(target=_read_ahead, args=(dashboard,), daemon=True).start()
-    started(address_of(server, host))
+    started(address_of(server, options.host))
     server.run()
     return codes[0]
 
@@ -83,12 +87,18 @@ def serve(
 def listen(
     application: WSGIApplication, host: str, port: int, proxy: str | None = None
 ) -> TcpWSGIServer | MultiSocketServer:
-    """A server that holds its port, and answers as soon as it runs; the arguments are those of `serve`.
+    """A server that listens at its port already, and answers as soon as it runs.
+
+    Args:
+        application: that answers.
+        host: as in `ServerOptions`, and so the others.
+        port: to listen at.
+        proxy: that is believed.
 
     Raises:
         HpoError: the address cannot be listened at.
     """
-    logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # a full queue is no news where a page has many files
+    logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # a page with many files fills its queue
     behind = {"trusted_proxy": proxy, "trusted_proxy_headers": {"x-forwarded-for", "x-forwarded-proto"}}
     try:
         return create_server(
@@ -105,7 +115,7 @@ def listen(
         )
     except OSError as error:
         raise HpoError(f"dashboard: cannot listen at {host}, port {port}: {error.strerror or error}") from None
-    except ValueError:  # so says waitress of a name that has no address
+    except ValueError:  # waitress raises it for a name that has no address
         raise HpoError(f"dashboard: cannot listen at {host}, port {port}: there is no such address") from None
 
 
@@ -125,9 +135,9 @@ def is_local(host: str) -> bool:
 
 
 def _read_ahead(dashboard: Dashboard) -> None:
-    """Read the study once, so that the first who asks for it need not wait."""
+    """Read the study once, so that the first request for it is answered at once."""
     try:
         dashboard.page.answer(0)
-    except Exception as error:  # noqa: BLE001 - nobody waits for this; whoever asks for the study is told
+    except Exception as error:  # noqa: BLE001 - nobody waits for this; a request for the study shows the reason
         if not is_outage(error):
             logger.warning("the study cannot be read: %s", error)

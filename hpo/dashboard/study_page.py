@@ -1,4 +1,4 @@
-"""The study as optuna-dashboard's page asks for it: that program's own answer, with our notes in it, and sooner."""
+"""The study as JSON for optuna-dashboard's page: the answer of its own route, with our notes in it, and faster."""
 
 from __future__ import annotations
 
@@ -15,27 +15,32 @@ from optuna_dashboard._inmemory_cache import InMemoryCache, get_cached_extra_stu
 from optuna_dashboard._serializer import serialize_frozen_trial, serialize_study_detail
 from optuna_dashboard._storage import get_study
 
-from hpo.dashboard.notes import note_of_study, note_of_trial, with_ours
+from hpo.dashboard.notes import study_note, trial_note, with_ours
 from hpo.study.open_study import space_of
 from hpo.study.ranking import ranked
 from hpo.study.status import take_snapshot
-from storage.artifacts.artifacts import kept_files
-from storage.keys import ARTIFACT_KEY
+from storage.keys import ARTIFACT_KEY, METRICS_KEY
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
     from hpo.study.open_study import OpenStudy
-    from hpo.study.study_file import StudyFile
 
-IN_THE_NOTE = "metrics"  # user attribute of a trial that its note shows; in full it would be a third of the answer
+IN_THE_NOTE = METRICS_KEY  # left out of a trial's attributes: its note shows them, in full they are a third of it all
 CURVES = 25  # of the best trials, and of the latest: optuna-dashboard draws all that it is given, for many seconds
-OF_A_TRIAL = re.compile(r"dashboard:(?:artifacts:)?(\d+):")  # how attributes of the study begin that are of a trial
+TRIAL_ATTRIBUTE = re.compile(r"dashboard:(?:artifacts:)?(\d+):")  # how those of a trial begin among those of its study
 
 
 @dataclass(frozen=True)
 class _Known:
-    """A trial that has ended, as JSON, and what of it may still change."""
+    """A trial that has ended, as JSON, and what it was made from that may still change.
+
+    Attributes:
+        files: ids of the files of the trial that are still there.
+        attributes: those of the study that belong to the trial, such as its note.
+        curve: whether the JSON has the values of its epochs.
+        text: the JSON.
+    """
 
     files: frozenset[str]
     attributes: dict[str, Any]
@@ -50,17 +55,15 @@ class StudyPage:
     attributes of the study for each trial, and through all trials for what they have in common.
 
     Args:
-        file: the study's.
-        url: of its storage.
-        opened: the study, by a storage that remembers trials which have ended.
+        opened: the study; its storage remembers trials that have ended.
 
     Raises:
         RecipeError: the study names functions of one's own that the file's extensions do not hold.
     """
 
-    def __init__(self, file: StudyFile, url: str, opened: OpenStudy) -> None:
-        self._file, self._url, self._opened = file, url, opened
-        self._space = space_of(opened.study, file.space.extensions)
+    def __init__(self, opened: OpenStudy) -> None:
+        self._opened = opened
+        self._space = space_of(opened.study, opened.file.space.extensions)
         self._known: dict[int, _Known] = {}  # by the id of the trial
         self._in_common = InMemoryCache()
         self._lock = threading.Lock()  # one at a time turns trials to JSON
@@ -74,12 +77,11 @@ class StudyPage:
         snapshot = take_snapshot(opened)
         trials = opened.study.get_trials(deepcopy=False)
         files = defaultdict(set)  # those that are still there, by the id of the trial
-        with opened.storage.engine.connect() as connection:
-            for kept in kept_files(connection, opened.study_id):
-                files[kept.trial_id].add(kept.artifact_id)
+        for kept in opened.rows.kept_files():
+            files[kept.trial_id].add(kept.artifact_id)
         attributes: dict[int, dict[str, Any]] = defaultdict(dict)
         for key, value in study.system_attrs.items():
-            if match := OF_A_TRIAL.match(key):
+            if match := TRIAL_ATTRIBUTE.match(key):
                 attributes[int(match[1])][key] = value
 
         best_first = list(islice(ranked(trials, self._space), CURVES))
@@ -98,17 +100,17 @@ class StudyPage:
         kinds = [(name, sortable) for name, sortable in kinds if name != IN_THE_NOTE]
         plots = get_plotly_graph_objects(study.system_attrs)
         head = serialize_study_detail(study, [], [], searched, union, kinds, has_values, plots, [])
-        head["note"]["body"] = with_ours(head["note"]["body"], note_of_study(snapshot, opened.study_id))
+        head["note"]["body"] = with_ours(head["note"]["body"], study_note(snapshot, opened.study_id))
         del head["trials"], head["best_trials"]
         best = ",".join(texts[trial.number] for trial in best_first[:1])
         return f'{_json(head)[:-1]},"best_trials":[{best}],"trials":[{",".join(texts[after:])}]}}'
 
-    def note_of(self, trial_id: int | None, theirs: str) -> str:
+    def shown_note(self, trial_id: int | None, theirs: str) -> str:
         """The note of a trial, or of the study, as it is shown."""
         if trial_id is None:
             snapshot = take_snapshot(self._opened)
-            return with_ours(theirs, note_of_study(snapshot, self._opened.study_id))
-        return with_ours(theirs, note_of_trial(self._opened.storage.get_trial(trial_id), self._space))
+            return with_ours(theirs, study_note(snapshot, self._opened.study_id))
+        return with_ours(theirs, trial_note(self._opened.storage.get_trial(trial_id), self._space))
 
     def _text(self, trial: FrozenTrial, files: frozenset[str], attributes: dict[str, Any], curve: bool) -> str:
         trial_id = trial._trial_id  # noqa: SLF001 - no public name
@@ -120,7 +122,7 @@ class StudyPage:
         # A trial that has ended is remembered with the files that it named then, and some may be gone.
         gone = {key.removeprefix(ARTIFACT_KEY) for key in trial.system_attrs if key.startswith(ARTIFACT_KEY)} - files
         shown["artifacts"] = [each for each in shown["artifacts"] if each["artifact_id"] not in gone]
-        shown["note"]["body"] = with_ours(shown["note"]["body"], note_of_trial(trial, self._space))
+        shown["note"]["body"] = with_ours(shown["note"]["body"], trial_note(trial, self._space))
         if not curve:
             shown["intermediate_values"] = []
         text = _json(shown)

@@ -28,7 +28,7 @@ from hpo.search.search import HEADINGS
 from hpo.units import duration
 from storage.artifacts.artifacts import fetch_file
 from storage.errors import FileGoneError, StorageError
-from storage.keys import CONFUSION_MATRIX, LEARNING_CURVES, MOST_WRONG
+from storage.keys import CONFUSION_MATRIX, LEARNING_CURVES, METRICS_KEY, MOST_WRONG
 from trainer.recipe import used_fields
 
 if TYPE_CHECKING:
@@ -232,7 +232,7 @@ def _varied(results: Results) -> list[str]:
 
 def _metrics_by_class(results: Results) -> Mapping[str, Mapping[str, Any]]:
     """The winner's metrics by class; empty where there is no winner."""
-    metrics = results.winner.user_attrs.get("metrics", {}) if results.winner else {}
+    metrics = results.winner.user_attrs.get(METRICS_KEY, {}) if results.winner else {}
     found: Mapping[str, Mapping[str, Any]] = metrics.get("per_class", {})
     return found
 

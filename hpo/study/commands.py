@@ -6,7 +6,6 @@ Their imports are in the functions, so that `hpo --help` is fast.
 from __future__ import annotations
 
 import json
-import shutil
 import time
 from typing import TYPE_CHECKING
 
@@ -130,7 +129,7 @@ def run_list(options: argparse.Namespace) -> int:
 
 def run_delete(options: argparse.Namespace) -> int:
     """`hpo delete`: a study with all that is its own."""
-    from hpo.study.open_study import delete_study, find_study, refuse_if_at_work, storage_url
+    from hpo.study.open_study import delete_idle_study, find_study, refuse_if_at_work, storage_url
 
     study_file = study_file_from(options)
     with storage_url(study_file, options.url, create=False) as url:
@@ -141,8 +140,7 @@ def run_delete(options: argparse.Namespace) -> int:
         if not options.yes and not _agrees(question):
             print("nothing was deleted")
             return EXIT_FAILED
-        delete_study(opened)
-        shutil.rmtree(study_file.tensorboard_folder, ignore_errors=True)
+        delete_idle_study(opened)
     print(f'the study "{study_file.name}" is deleted')
     return EXIT_DONE
 

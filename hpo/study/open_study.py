@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import uuid
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -197,7 +198,7 @@ def refuse_if_at_work(opened: OpenStudy) -> None:
 
 
 def delete_study(opened: OpenStudy) -> None:
-    """Delete a study with its trials, our own rows and its files, for good.
+    """Delete a study with its trials, our own rows and its files, for good, whoever has made it.
 
     Raises:
         HpoError: the role may not delete it, and nothing was.
@@ -206,6 +207,17 @@ def delete_study(opened: OpenStudy) -> None:
         raise HpoError("study: the role may not delete it; use the role that owns the tables")
     opened.rows.remove_files(opened.artifacts, opened.owner)
     opened.storage.delete_study(opened.study_id)
+
+
+def delete_idle_study(opened: OpenStudy) -> None:
+    """Delete the study of a study file, as `delete_study` does, and its TensorBoard logs.
+
+    Raises:
+        HpoError: a worker is at work on it, or the role may not delete it; nothing was deleted.
+    """
+    refuse_if_at_work(opened)
+    delete_study(opened)
+    shutil.rmtree(opened.file.tensorboard_folder, ignore_errors=True)
 
 
 def space_of(study: optuna.Study, extensions: Extensions) -> Space:

@@ -80,7 +80,7 @@ class Visit:
 
     def __init__(self, study, *, read_only=False):
         self.study, self.id = study, study.opened.study_id
-        self.dashboard = Dashboard(study.file, study.url, study.opened, read_only=read_only)
+        self.dashboard = Dashboard(study.opened, read_only=read_only)
         self.client = Client(LoginGate(self.dashboard.application, SECRET, read_only=read_only))
         self.client.set_cookie(COOKIE, Sessions(SECRET).begin())
 

@@ -1,4 +1,4 @@
-"""The door of the dashboard, before an application that says what it was asked."""
+"""The login of the dashboard, before an application that says what it was asked."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CHANGING = ("POST", "PUT", "DELETE", "PATCH")
 
 
 def behind(environ, start_response):
-    """What is behind the door."""
+    """The application behind the login."""
     headers = [("Content-Type", "text/plain"), ("Access-Control-Allow-Origin", "*")]
     if environ["PATH_INFO"].startswith("/dashboard"):
         headers.append(("Content-Security-Policy", "default-src 'self'"))
@@ -36,7 +36,7 @@ def still(monkeypatch):
 
 @pytest.fixture
 def visitor():
-    """Makes a browser before a door; with a session if it is to be logged in."""
+    """Makes a browser before a login gate; with a session if it is to be logged in."""
 
     def make(*, logged_in=False, read_only=False):
         client = Client(LoginGate(behind, SECRET, read_only=read_only))
@@ -129,7 +129,7 @@ def test_wrong_passwords_are_refused_and_slowed(visitor, still):
 
 
 def test_a_program_or_proxy_may_send_the_password_each_time(visitor, still):
-    """HTTP's basic authentication opens the door for any user name, and guesses by it are slowed as well."""
+    """HTTP's basic authentication lets any user name in, and guesses by it are slowed as well."""
     client = visitor()
     assert client.get("/api/studies", auth=("anyone", SECRET)).status_code == 200
     assert "Set-Cookie" not in client.get("/api/studies", auth=("", SECRET)).headers

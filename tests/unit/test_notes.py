@@ -11,7 +11,7 @@ import pytest
 from markdown_it import MarkdownIt
 from optuna.trial import FixedTrial, TrialState, create_trial
 
-from hpo.dashboard.notes import MARK, note_of_study, note_of_trial, theirs_of, with_ours
+from hpo.dashboard.notes import MARK, study_note, trial_note, with_ours, without_ours
 from hpo.study.status import Best, Snapshot
 from storage.budget import Limits, Used
 from storage.study_rows import PlaceRow, WorkerRow
@@ -64,7 +64,7 @@ def metrics_of(names):
 def test_a_note_has_the_recipe_to_copy_and_the_weakest_classes_first():
     """The recipe is a table of a study file that fixes each field that is used, and the table begins with the worst."""
     trial = trial_of(metrics=metrics_of(["cat", "dog", "fox"]), host="node-1", device="NVIDIA L4")
-    note = note_of_trial(trial, SPACE)
+    note = trial_note(trial, SPACE)
     assert "Ran on ` node-1 `, ` NVIDIA L4 `" in note
     toml = re.search("```toml\n(.*?)\n```", note, re.DOTALL)[1]
     space = Space(tomllib.loads(toml)["recipe"])
@@ -76,7 +76,7 @@ def test_a_note_has_the_recipe_to_copy_and_the_weakest_classes_first():
 
 def test_of_very_many_classes_the_weakest_are_listed():
     """A note has the twenty weakest classes, and says how many more there are."""
-    note = note_of_trial(trial_of(metrics=metrics_of([f"class {n}" for n in range(50)])), SPACE)
+    note = trial_note(trial_of(metrics=metrics_of([f"class {n}" for n in range(50)])), SPACE)
     assert rendered(note).count("<tr>") == 1 + 20
     assert "class 49" in note
     assert "… and 30 more" in note
@@ -88,7 +88,7 @@ def test_what_others_have_named_stays_text(name):
     trial = trial_of(
         state=TrialState.FAIL, metrics=metrics_of([name, "dog"]), reason=f"it said {name}", host=name, device=name
     )
-    html = rendered(note_of_trial(trial, SPACE))
+    html = rendered(trial_note(trial, SPACE))
     plain = " ".join(name.split()) or "(empty)"
     shown = plain.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     assert f"<td><code>{shown}</code></td>\n<td>1.0000</td>" in html
@@ -103,13 +103,13 @@ def test_what_others_have_named_stays_text(name):
 
 def test_a_note_tells_why_a_trial_failed_and_what_it_repeats():
     """A failed trial has its reason, that of one failed from outside too, and a repeated one names the first."""
-    note = note_of_trial(trial_of(state=TrialState.FAIL, reason="the loss is nan"), SPACE)
+    note = trial_note(trial_of(state=TrialState.FAIL, reason="the loss is nan"), SPACE)
     assert "Failed: ` the loss is nan `" in note
-    assert "told so from outside" in note_of_trial(trial_of(state=TrialState.FAIL), SPACE)
-    assert "Repeats trial 3, and goes on after its epoch 2." in note_of_trial(
+    assert "told so from outside" in trial_note(trial_of(state=TrialState.FAIL), SPACE)
+    assert "Repeats trial 3, and goes on after its epoch 2." in trial_note(
         trial_of(repeats=3, resumed_after_epoch=2), SPACE
     )
-    assert "Repeats trial 3, and begins anew." in note_of_trial(trial_of(repeats=3), SPACE)
+    assert "Repeats trial 3, and begins anew." in trial_note(trial_of(repeats=3), SPACE)
 
 
 def test_a_note_has_the_curve_in_numbers():
@@ -117,15 +117,15 @@ def test_a_note_has_the_curve_in_numbers():
     values = {epoch: epoch / 10 for epoch in range(1, 4)}
     for first, said in ((1, "Macro-F1 by epoch: 0.1000, 0.2000, 0.3000"), (2, "from epoch 2: 0.2000, 0.3000")):
         kept = {epoch: values[epoch] for epoch in sorted(values, reverse=True) if epoch >= first}
-        assert said in note_of_trial(create_trial(value=0.3, intermediate_values=kept), SPACE)
+        assert said in trial_note(create_trial(value=0.3, intermediate_values=kept), SPACE)
 
 
 def test_a_trial_from_outside_has_no_recipe():
     """A trial whose parameters are not of the study's space says so, and one that waits for them does."""
-    note = note_of_trial(create_trial(value=1.0), SPACE)
+    note = trial_note(create_trial(value=1.0), SPACE)
     assert "no recipe of this study" in note
     assert "```" not in note
-    assert note_of_trial(create_trial(state=TrialState.WAITING), SPACE) == "Its recipe is not chosen yet."
+    assert trial_note(create_trial(state=TrialState.WAITING), SPACE) == "Its recipe is not chosen yet."
 
 
 @pytest.mark.parametrize("odd", [5, None, True, [1], {"a": {"b": 1}}, "x", "<b>", {"per_class": {"a": 0.9}}])
@@ -136,7 +136,7 @@ def test_whatever_attributes_a_trial_from_outside_has_its_note_can_be_made(odd):
     per_class = [{"per_class": {"a": {**one, name: odd}}} for name in one]
     for metrics in (odd, {"per_class": odd}, {"per_class": {"a": odd, "b": one}}, *per_class):
         attributes = {**dict.fromkeys(keys, odd), "metrics": metrics}
-        note = note_of_trial(create_trial(state=TrialState.FAIL, user_attrs=attributes), SPACE)
+        note = trial_note(create_trial(state=TrialState.FAIL, user_attrs=attributes), SPACE)
         assert "<b>" not in rendered(note)
         assert "no recipe of this study" in note
 
@@ -162,7 +162,7 @@ def test_the_note_of_a_study_shows_what_hpo_status_does():
         halt="stop",
         from_outside=[7, 8],
     )
-    html = rendered(note_of_study(snapshot, 5))
+    html = rendered(study_note(snapshot, 5))
     assert "Trials: 1 complete, 1 running" in html
     assert "Budget: 3 of 10 trials" in html
     assert "Budget: 0.25 of 1.5 GPU hours" in html
@@ -174,8 +174,8 @@ def test_the_note_of_a_study_shows_what_hpo_status_does():
     assert row[7:] == ["<code>node-2:8</code>", "<code>cpu</code>", "", "", "", "", "died, 1 min 05 s ago"]
     assert f"macro-F1 0.9000, {link.format(0)}" in html
     assert f"from outside, and without a part in this: {link.format(7)}, {link.format(8)}" in html
-    assert tomllib.loads(re.search("```toml\n(.*?)\n```", note_of_study(snapshot, 5), re.DOTALL)[1])["recipe"]
-    empty = note_of_study(Snapshot("a", "b", Limits(trials=1), Used(0, 0, 0), [], [], None), 5)
+    assert tomllib.loads(re.search("```toml\n(.*?)\n```", study_note(snapshot, 5), re.DOTALL)[1])["recipe"]
+    empty = study_note(Snapshot("a", "b", Limits(trials=1), Used(0, 0, 0), [], [], None), 5)
     assert "None is at work." in empty
     assert "Best" not in empty
 
@@ -186,6 +186,6 @@ def test_what_somebody_wrote_is_kept_apart_from_what_hpo_writes(theirs):
     shown = with_ours(theirs, "ours")
     assert shown.startswith(theirs or MARK)
     assert shown.endswith(f"{MARK}\n\nours")
-    assert theirs_of(shown) == theirs.rstrip()
-    assert theirs_of(f"{shown} and what was typed there") == theirs.rstrip()
-    assert theirs_of("no mark at all") == "no mark at all"
+    assert without_ours(shown) == theirs.rstrip()
+    assert without_ours(f"{shown} and what was typed there") == theirs.rstrip()
+    assert without_ours("no mark at all") == "no mark at all"
