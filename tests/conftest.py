@@ -19,6 +19,7 @@ from sqlalchemy import create_engine, text
 from storage.database import parse_url
 from storage.embedded.server import embedded_postgres
 from tests.support.fork_server import run_hpo
+from tests.support.waiting import limit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -44,6 +45,8 @@ def pytest_configure(config: pytest.Config) -> None:
     """
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    if config.option.timeout is None:
+        config.option.timeout = limit(float(config.getini("timeout")))
     if config.option.basetemp is None:
         config.option.basetemp = config.stash[BASE] = tempfile.mkdtemp(prefix="hpo-tests-")
 
@@ -107,7 +110,7 @@ def hpo(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
         environment = {name: value for name, value in os.environ.items() if name not in STORAGE_VARIABLES}
         # What libraries read as they are imported needs a process that imports them.
         if program is None and variables.keys() <= set(STORAGE_VARIABLES):
-            return run_hpo([*map(str, arguments)], tmp_path, {**environment, **variables}, timeout)
+            return run_hpo([*map(str, arguments)], tmp_path, {**environment, **variables}, limit(timeout))
         program = program or ("-m", "hpo")
         return subprocess.run(
             [sys.executable, *program, *map(str, arguments)],
@@ -115,7 +118,7 @@ def hpo(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
             env={**environment, **variables},
             capture_output=True,
             text=True,
-            timeout=timeout,
+            timeout=limit(timeout),
             check=False,
             stdin=subprocess.DEVNULL,
         )

@@ -17,7 +17,7 @@ from optuna.trial import TrialState
 from storage.database import parse_url
 from tests.support.fork_server import PROCESSES
 from tests.support.small_disk import fill
-from tests.support.waiting import wait_until
+from tests.support.waiting import limit, paced, wait_until
 
 pytestmark = [
     pytest.mark.acceptance,
@@ -42,7 +42,7 @@ def plain_storage(url, grace_seconds=None):
     )
 
 
-def optimize(url, trials, grace_seconds, variables, store, die_asked):
+def optimize(url, trials, grace_seconds, variables, store, die_asked, step_seconds):
     """What a user of plain Optuna runs in each process."""
     os.environ.update(variables)
     time.tzset()
@@ -51,7 +51,7 @@ def optimize(url, trials, grace_seconds, variables, store, die_asked):
     def objective(trial):
         trial.suggest_float("x", 0, 1)
         for step in range(STEPS):
-            time.sleep(STEP_SECONDS)
+            time.sleep(step_seconds)
             trial.report(trial.params["x"], step)
             trial.set_user_attr("steps", step + 1)
         if store:
@@ -78,11 +78,11 @@ class Plain:
         self.study = optuna.create_study(study_name="plain", storage=plain_storage(self.url))
         self._processes = []
 
-    def optimize(self, *, trials=1, grace_seconds=None, variables=None, store=None, die_asked=False):
-        """Start a process."""
-        process = PROCESSES.Process(
-            target=optimize, args=(self.url, trials, grace_seconds, variables or {}, store, die_asked)
-        )
+    def optimize(self, *, trials=1, grace_seconds=None, variables=None, store=None, **more):
+        """Start a process; `more` are further arguments of the function above."""
+        given = {"die_asked": False, "step_seconds": paced(STEP_SECONDS), **more}
+        arguments = (self.url, trials, grace_seconds, variables or {}, store)
+        process = PROCESSES.Process(target=optimize, args=arguments, kwargs=given)
         process.start()
         self._processes.append(process)
         return process
@@ -119,7 +119,7 @@ def plain(server):
 
 def code_of(process, seconds=60):
     """The exit code of a process that ends by itself."""
-    process.join(seconds)
+    process.join(limit(seconds))
     return process.exitcode
 
 
@@ -184,7 +184,8 @@ def test_a_frozen_worker_dies_when_it_comes_back(plain):
 
 def test_another_time_zone_fails_a_living_trial(plain):
     """A process with another PGTZ takes living trials for dead at its first look, and their worker dies of it."""
-    living = plain.optimize(trials=9, grace_seconds=60, variables={"PGTZ": "UTC"})
+    # Its trial lasts for longer than another process needs to come.
+    living = plain.optimize(trials=9, grace_seconds=60, variables={"PGTZ": "UTC"}, step_seconds=paced(3))
     plain.wait_for_step(1)
     other = plain.optimize(trials=2, grace_seconds=60, variables={"PGTZ": "Asia/Tokyo"})
     assert code_of(living) == 1

@@ -16,7 +16,7 @@ import pytest
 
 from storage.database import connect, initialize
 from tests.conftest import ROOT, paint
-from tests.support.waiting import wait_until
+from tests.support.waiting import limit, wait_until
 
 pytestmark = pytest.mark.acceptance
 
@@ -164,7 +164,7 @@ def test_two_inits_at_once_make_one_study_which_list_shows_and_delete_deletes(hp
         )
         for _ in range(3)
     ]
-    errors = [init.communicate(timeout=60)[1] for init in inits]
+    errors = [init.communicate(timeout=limit(60))[1] for init in inits]
     assert [init.returncode for init in inits] == [0] * 3, errors
     study = optuna.load_study(study_name="색깔 study", storage=connect(database))
     assert len(study.trials) == 1  # the default recipe, waiting, once

@@ -18,7 +18,7 @@ from storage.database import connect
 from storage.keys import RESUMED_KEY
 from tests.acceptance.test_search import status, write_study
 from tests.conftest import ROOT
-from tests.support.waiting import wait_until
+from tests.support.waiting import limit, wait_until
 
 pytestmark = pytest.mark.acceptance
 
@@ -107,7 +107,7 @@ def test_a_job_whose_time_is_up_goes_on_where_it_was(hpo, tmp_path, photos, data
         for process in [*step.children(recursive=True), step]:  # as Slurm does
             with suppress(psutil.NoSuchProcess):
                 process.send_signal(signal.SIGTERM)
-        out, _ = script.communicate(timeout=60)
+        out, _ = script.communicate(timeout=limit(60))
     assert script.returncode == 143, out
     assert (tmp_path / "scontrol.calls").read_text() == "requeue 71_3\n"
     assert list((tmp_path / "node").iterdir()) == []

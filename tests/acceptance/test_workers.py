@@ -14,7 +14,7 @@ import pytest
 
 from storage.embedded.server import data_folder, embedded_postgres
 from tests.acceptance.test_search import status, write_study
-from tests.support.waiting import wait_until
+from tests.support.waiting import limit, wait_until
 
 pytestmark = pytest.mark.acceptance
 
@@ -85,7 +85,7 @@ def test_a_killed_worker_is_started_again_and_leaves_nothing_behind(tmp_path, st
         orphan = Path("/proc") / (tmp_path / f"{killed}.orphan").read_text()
         os.kill(killed, signal.SIGKILL)
         wait_until(lambda: not orphan.exists())
-        out, _ = workers.communicate(timeout=180)
+        out, _ = workers.communicate(timeout=limit(180))
     assert workers.returncode == 0, out
     assert f":{killed} has died: ended by signal 9 (Killed); it starts again in 1 s" in out
     assert out.count("has started on the CPU") == out.count("has ended") + 1 == 3
@@ -140,8 +140,8 @@ def test_sigterm_hands_all_trials_back(tmp_path, study, database, hpo):
         )
         begun = time.monotonic()
         workers.send_signal(signal.SIGTERM)
-        out, _ = workers.communicate(timeout=60)
-    assert time.monotonic() - begun < 20
+        out, _ = workers.communicate(timeout=limit(60))
+    assert time.monotonic() - begun < limit(20)
     assert workers.returncode == 143, out
     assert out.count("has started") == out.count("has ended") == 2
     assert "stopped: 0 trials are done, 2 went back to the queue" in out
@@ -158,7 +158,7 @@ def test_a_signal_reaches_the_workers(tmp_path, study, database, number, code):
     ) as workers:
         wait_until((tmp_path / "up").exists)
         workers.send_signal(number)
-        out, _ = workers.communicate(timeout=20)
+        out, _ = workers.communicate(timeout=limit(20))
     assert workers.returncode == code, out
     assert out.count("has started") == out.count("has ended") == 1
 
@@ -181,14 +181,14 @@ def test_a_frozen_database_keeps_no_signal_from_the_workers(tmp_path, photos, hp
             try:
                 begun = time.monotonic()
                 workers.send_signal(signal.SIGTERM)
-                out, _ = workers.communicate(timeout=60)
+                out, _ = workers.communicate(timeout=limit(60))
                 seconds = time.monotonic() - begun
             finally:
                 for process in frozen:
                     os.kill(process, signal.SIGCONT)
     assert workers.returncode == 143, out
     assert "the database does not say how the search stands; the same command resumes" in out
-    assert seconds < 15
+    assert seconds < limit(15)
 
 
 def test_a_second_interrupt_ends_workers_that_do_not_end(tmp_path, study, database):
@@ -211,7 +211,7 @@ def test_a_second_interrupt_ends_workers_that_do_not_end(tmp_path, study, databa
         assert "stopping: " in workers.stdout.readline()
         assert workers.poll() is None
         workers.send_signal(signal.SIGINT)
-        out, _ = workers.communicate(timeout=20)
+        out, _ = workers.communicate(timeout=limit(20))
     assert workers.returncode == 130
     assert "stopped: 0 trials are done" in out
 
@@ -248,7 +248,7 @@ def test_a_search_outlives_the_crash_of_its_embedded_postgres(tmp_path, photos, 
         wait_until(lambda: (now := status(hpo)) and any(w["epoch"] for w in now["workers"]))
         pid_file = data_folder(tmp_path / ".hpo") / "data" / "postmaster.pid"
         os.kill(int(pid_file.read_text().split()[0]), signal.SIGKILL)
-        out, _ = search.communicate(timeout=180)
+        out, _ = search.communicate(timeout=limit(180))
     assert search.returncode == 0, out
     assert "the database answers again" in out
     now = status(hpo)

@@ -36,6 +36,7 @@ from storage.artifacts.artifacts import checkpoint_id, fetch_file, keep_file, ke
 from storage.artifacts.store_url import open_store
 from storage.errors import StorageError
 from storage.keys import CHECKPOINT_KEY, WEIGHTS_NAME
+from tests.support.waiting import limit
 from trainer.extensions import Extensions
 
 pytestmark = pytest.mark.integration
@@ -172,7 +173,7 @@ def test_a_process_killed_while_it_writes_changes_nothing(url, tmp_path):
     store, file = open_store(url), tmp_path / "file"
     file.write_bytes(b"before")
     put(store, "id", file)
-    killed = subprocess.run([sys.executable, "-c", KILLED, url], check=False, timeout=60)
+    killed = subprocess.run([sys.executable, "-c", KILLED, url], check=False, timeout=limit(60))
     assert killed.returncode == -signal.SIGKILL
     assert content(store, "id") == b"before"
     others = [found.artifact_id for found in store.files("id") if found.artifact_id != "id"]

@@ -26,6 +26,7 @@ from storage.database import parse_url
 from storage.heartbeat import WorkerPresence
 from storage.keys import BEST_EPOCH_KEY, WEIGHTS_NAME
 from tests.integration.conftest import FIXED, Steps
+from tests.support.waiting import limit, paced
 
 pytestmark = pytest.mark.integration
 
@@ -638,7 +639,7 @@ def test_requests_beyond_what_the_database_can_bear_are_told_to_come_again(visit
 
     monkeypatch.setattr("hpo.dashboard.routes.BUSY_SECONDS", 0.2)
     free = Event()
-    monkeypatch.setattr(visit.dashboard.page, "answer", lambda _: free.wait(20) and "{}")
+    monkeypatch.setattr(visit.dashboard.page, "answer", lambda _: free.wait(limit(20)) and "{}")
 
     def ask(_):
         client = Client(visit.client.application)
@@ -647,7 +648,7 @@ def test_requests_beyond_what_the_database_can_bear_are_told_to_come_again(visit
 
     with ThreadPoolExecutor(AT_WORK + 1) as pool:
         others = [pool.submit(ask, number) for number in range(AT_WORK)]
-        time.sleep(1)
-        assert pool.submit(ask, -1).result(10) == 503
+        time.sleep(paced(1))
+        assert pool.submit(ask, -1).result(limit(10)) == 503
         free.set()
-        assert {other.result(20) for other in others} == {200}
+        assert {other.result(limit(20)) for other in others} == {200}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
@@ -17,6 +16,7 @@ from storage.database import connect, initialize, one_at_a_time, parse_url, publ
 from storage.embedded import server
 from storage.embedded.server import embedded_postgres
 from storage.errors import StorageError
+from tests.support.waiting import limit, wait_until
 
 pytestmark = pytest.mark.integration
 
@@ -43,7 +43,7 @@ def test_initialising_four_times_at_once_makes_one_set_of_tables(database):
     processes = [
         subprocess.Popen([sys.executable, "-c", program, database], stderr=subprocess.PIPE, text=True) for _ in range(4)
     ]
-    ends = [process.communicate(timeout=60) for process in processes]
+    ends = [process.communicate(timeout=limit(60)) for process in processes]
     assert [process.returncode for process in processes] == [0] * 4, ends
     with connect(database).engine.connect() as connection:
         assert connection.execute(text("SELECT count(*) FROM hpo.place")).scalar() == 0
@@ -166,15 +166,14 @@ def test_blocks_that_run_one_at_a_time_do(database):
         with one_at_a_time(database) as connection:
             thread.start()
             waiting = text("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted")
-            while not connection.execute(waiting).scalar():
-                time.sleep(0.05)
+            wait_until(lambda: connection.execute(waiting).scalar())
             events.append("first")
             raise KeyError
 
     thread = threading.Thread(target=second)
     with pytest.raises(KeyError):
         first()
-    thread.join(30)
+    thread.join(limit(30))
     assert events == ["first", "second"]
 
 
@@ -209,18 +208,14 @@ def test_200_clients_hold_two_connections_each_at_work_and_one_at_rest(tmp_path,
                 watching.rollback()  # a transaction sees one moment of this view
                 return watching.execute(count).scalar()
 
-            def wait_for(number):
-                while held() != number:
-                    time.sleep(0.05)  # a server process takes a moment to leave
-
             study_id = storages[0].create_new_study([optuna.study.StudyDirection.MAXIMIZE], "study")
-            wait_for(200)
+            wait_until(lambda: held() == 200)  # a server process takes a moment to leave
             # At work: one connection is in use, as for a beat, while Optuna takes the other.
             with ExitStack() as stack:
                 for storage in storages:
                     stack.enter_context(storage.engine.connect()).execute(text("SELECT 1"))
                     assert storage.get_study_name_from_id(study_id) == "study"
                 assert held() == 400
-            wait_for(200)
+            wait_until(lambda: held() == 200)  # a server process takes a moment to leave
         for storage in storages:
             storage.engine.dispose()

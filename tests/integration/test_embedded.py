@@ -11,7 +11,6 @@ import stat
 import subprocess
 import sys
 import tempfile
-import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,6 +21,7 @@ import sqlalchemy as sa
 from storage.embedded import programs, server
 from storage.embedded.server import data_folder, embedded_postgres
 from storage.errors import StorageError
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.integration
 
@@ -200,8 +200,7 @@ def test_kill_of_everything_amid_the_first_start(study):
     """A first start that is killed amid initdb leaves a folder that the next user can use."""
     folder = study / ".hpo"
     with _user_process(folder) as starter:
-        while not list(folder.glob("postgres/new-*/data/base")):
-            time.sleep(0.001)
+        wait_until(lambda: list(folder.glob("postgres/new-*/data/base")), every=0.001)
         starter.kill()
     with embedded_postgres(folder) as url:
         _add(url, "works")
@@ -212,8 +211,7 @@ def test_kill_right_after_the_start_of_the_server(study):
     """A starter that is killed while the server comes up leaves it to the next user."""
     folder = study / ".hpo"
     with _user_process(folder) as starter:
-        while not (folder / "postgres" / "data" / "postmaster.pid").exists():
-            time.sleep(0.001)
+        wait_until((folder / "postgres" / "data" / "postmaster.pid").exists, every=0.001)
         starter.kill()
     with embedded_postgres(folder) as url:
         _add(url, "works")
@@ -257,7 +255,7 @@ from storage.embedded.server import embedded_postgres
 with embedded_postgres(Path(sys.argv[1])) as url:
     try:
         print(url, flush=True)
-        time.sleep(60)
+        time.sleep(600)
     except KeyboardInterrupt:
         time.sleep(0.5)
         with sa.create_engine(url).begin() as connection:

@@ -26,6 +26,7 @@ from hpo.study.pruners import BracketPruner
 from storage.database import connect
 from storage.optuna_storage import CALLS
 from storage.outage_retry import OutageRetry
+from tests.support.waiting import limit
 
 pytestmark = pytest.mark.integration
 
@@ -238,19 +239,19 @@ def test_work_goes_on_after_an_outage(database, storage, study_id):
             trial = study.ask()
             trial.suggest_float("x", 0, 1)
             if number == 1:
-                running.wait(30)
-                assert closed.wait(30)
+                running.wait(limit(30))
+                assert closed.wait(limit(30))
             trial.report(number, number)
             study.tell(trial, number)
 
     with ThreadPoolExecutor(3) as pool:
         threads = [pool.submit(run) for _ in range(3)]
-        running.wait(30)
+        running.wait(limit(30))
         with closed_to_all(database):
             closed.set()
             time.sleep(1)  # an outage has a length
         for thread in threads:
-            thread.result(60)
+            thread.result(limit(60))
     trials = study.get_trials()
     assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 9
     assert all(len(trial.params) == len(trial.intermediate_values) == 1 for trial in trials)
@@ -266,7 +267,7 @@ def test_giving_up_ends_a_call_that_waits(database, storage, study_id):
         begun = time.monotonic()
         with pytest.raises(OperationalError):
             patient.create_new_trial(study_id)
-        assert time.monotonic() - begun < 5
+        assert time.monotonic() - begun < limit(5)
     assert storage.get_n_trials(study_id) == 0
     patient.engine.dispose()
 

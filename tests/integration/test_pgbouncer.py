@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import subprocess
 import tempfile
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from storage.database import connect, initialize, one_at_a_time, parse_url, ping
 from storage.embedded.programs import account, give
 from storage.errors import StorageError
 from storage.outage_retry import OutageRetry
+from tests.support.waiting import wait_until
 
 pytestmark = [
     pytest.mark.integration,
@@ -61,8 +61,7 @@ def bouncer(database, request):
                 program, stdout=log, stderr=log, user=account().pw_uid, group=account().pw_gid, extra_groups=[]
             )
         url = direct.set(query={"host": str(folder), "port": "6432"}).render_as_string(hide_password=False)
-        while process.poll() is None and not (folder / ".s.PGSQL.6432").exists():
-            time.sleep(0.05)
+        wait_until(lambda: process.poll() is not None or (folder / ".s.PGSQL.6432").exists())
         assert process.poll() is None, (folder / "log").read_text()
         yield url
         process.terminate()

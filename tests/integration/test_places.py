@@ -19,6 +19,7 @@ from storage.heartbeat import WorkerPresence
 from storage.places import Lease, LostPlaceError, Progress, StudyGoneError
 from storage.requeue import requeue
 from storage.study_rows import places, workers
+from tests.support.waiting import paced, wait_until
 
 pytestmark = pytest.mark.integration
 
@@ -294,17 +295,19 @@ def test_only_a_beat_watched_standing_still_counts_as_death(storage, study_id):
 
 def test_after_an_outage_nobody_is_reaped_for_it(storage, study_id, monkeypatch):
     """A watcher that could not look for a while, since the database was away, begins its watch anew."""
-    monkeypatch.setattr("storage.heartbeat.WATCH_SECONDS", 0.2)
+    monkeypatch.setattr("storage.heartbeat.WATCH_SECONDS", paced(0.5))
     quiet, watcher = joined(storage, study_id, "quiet"), presence(storage, study_id, "watcher")
     quiet.take(Limits())
-    watcher.reap(grace_seconds=0.3)
-    time.sleep(0.4)
-    watcher.reap(grace_seconds=0.3)
+    watcher.reap(grace_seconds=paced(0.7))
+    time.sleep(paced(0.8))
+    watcher.reap(grace_seconds=paced(0.7))
     assert [row.state for row in rows(storage, study_id)] == ["running"]
-    for _ in range(4):
-        time.sleep(0.1)
-        watcher.reap(grace_seconds=0.3)
-    assert [row.state for row in rows(storage, study_id)] == ["waiting"]
+
+    def is_reaped():
+        watcher.reap(grace_seconds=paced(0.7))
+        return [row.state for row in rows(storage, study_id)] == ["waiting"]
+
+    wait_until(is_reaped, every=paced(0.1))
 
 
 def test_hours_are_those_with_at_least_one_worker(storage, study_id):

@@ -28,6 +28,7 @@ from storage.places import Lease
 from storage.requeue import requeue
 from storage.worker_transactions import WorkerTransactions
 from tests.integration.conftest import FIXED, Steps, lines_of, stop_of, undisturbed, weights_of
+from tests.support.waiting import paced, wait_until
 
 pytestmark = pytest.mark.integration
 
@@ -81,7 +82,7 @@ def test_a_trial_failed_from_outside_is_dropped_and_the_next_one_taken(setting, 
 
     def fail():
         study.opened.study.tell(0, state=TrialState.FAIL)
-        time.sleep(0.5)
+        time.sleep(paced(0.5))
 
     study = setting(Steps({2: fail}), recipe=FIXED)
     study.work()
@@ -108,7 +109,7 @@ def test_a_deleted_study_ends_its_workers_with_one_line(setting, monkeypatch):
 
     def delete():
         study.opened.storage.delete_study(study.opened.study_id)
-        time.sleep(0.5)
+        time.sleep(paced(0.5))
 
     study = setting(Steps({2: delete}), recipe=FIXED)
     with pytest.raises(HpoError, match='the study "colours" was deleted'):
@@ -119,8 +120,7 @@ def pause_until_waiting(study, seen):
     """Pause a study in the middle of a step, and resume it once its place waits; `seen` takes how it looked then."""
 
     def resume():
-        while [place.state for place in study.places] != ["waiting"]:
-            time.sleep(0.01)
+        wait_until(lambda: [place.state for place in study.places] == ["waiting"], every=0.01)
         seen.extend(study.places)
         with study.opened.storage.engine.begin() as connection:
             end_halt(connection, study.opened.study_id)
@@ -128,7 +128,7 @@ def pause_until_waiting(study, seen):
     with study.opened.storage.engine.begin() as connection:
         begin_halt(connection, study.opened.study_id, "pause")
     threading.Thread(target=resume).start()
-    time.sleep(0.6)  # past a beat
+    time.sleep(paced(0.6))  # past a beat
 
 
 def test_a_paused_study_goes_on_where_it_was(setting, monkeypatch):
@@ -150,7 +150,7 @@ def test_a_stopped_study_ends_its_workers(setting, monkeypatch):
     def stop():
         with study.opened.storage.engine.begin() as connection:
             begin_halt(connection, study.opened.study_id, "stop")
-        time.sleep(0.5)
+        time.sleep(paced(0.5))
 
     study = setting(Steps({2: stop}), recipe=FIXED)
     study.work("first")
@@ -201,9 +201,8 @@ def test_a_store_that_is_away_for_a_while_is_waited_for(setting, monkeypatch):
         threading.Thread(target=come_back).start()
 
     def come_back():
-        while study.own_loss.taken < 6:
-            time.sleep(0.02)
-        time.sleep(0.3)
+        wait_until(lambda: study.own_loss.taken >= 6, every=0.02)
+        time.sleep(paced(0.3))
         folder.unlink()
 
     study = setting(Steps({1: go_away}), trials=1, recipe=FIXED)
@@ -381,7 +380,7 @@ def test_a_checkpoint_is_waited_for_where_the_store_is_away(setting, monkeypatch
     folder.write_text("a file in the folder's place")
 
     def come_back():
-        time.sleep(0.5)
+        time.sleep(paced(0.5))
         folder.unlink()
         away.rename(folder)
 

@@ -8,7 +8,7 @@ import re
 from contextlib import closing
 from urllib.parse import urlencode, urlsplit
 
-from tests.support.waiting import wait_until
+from tests.support.waiting import limit, wait_until
 
 ADDRESS = re.compile(
     r"the dashboard of the study: (http://\S+)\n(?:password, for this time: (\S+)\n)?[\s\S]*Ctrl-C ends it"
@@ -34,7 +34,7 @@ class DashboardClient:
             headers["Cookie"] = self.cookie.partition(";")[0]
         if isinstance(body, dict):
             body, headers["Content-Type"] = json.dumps(body), "application/json"
-        with closing(http.client.HTTPConnection(self._where, timeout=60)) as connection:
+        with closing(http.client.HTTPConnection(self._where, timeout=limit(60))) as connection:
             connection.request(method, path, body, headers)
             answer = connection.getresponse()
             content = answer.read()

@@ -19,6 +19,7 @@ from tests.conftest import STORAGE_VARIABLES, paint
 from tests.support.faulty_hpo import Faults, linear
 from tests.support.hpo_process import HpoProcess
 from tests.support.tally import ENDS, count
+from tests.support.waiting import paced
 from trainer.extensions import Extensions
 
 COLOURS = {"red": (200, 60, 60), "green": (60, 200, 60), "blue": (60, 60, 200)}
@@ -69,6 +70,12 @@ def changed(ends, calm):
     return [place for place, end in ends.items() if end != calm[place] and (place not in others or len(others) > 2)]
 
 
+def _paced(faults):
+    """The same faults, with durations that the patience of the tests makes longer."""
+    durations = ("grace_seconds", "step_seconds")
+    return {name: paced(value) if name in durations and value else value for name, value in faults.items()}
+
+
 class FaultyStudy:
     """A study in a folder and a database of its own, and what runs on it.
 
@@ -76,7 +83,7 @@ class FaultyStudy:
         folder: for everything but the database.
         url: of its database.
         trials, epochs, retries, batch_size: as in a study file.
-        faults: of all of its processes.
+        faults: of all of its processes: fields of Faults.
     """
 
     def __init__(self, folder, url, *, name="drill", trials, epochs, retries=100, batch_size=8, **faults):
@@ -112,7 +119,7 @@ class FaultyStudy:
             self.folder,
             [command, str(self.file.path), *arguments],
             environment,
-            Faults(**{**self._faults, **faults}),
+            Faults(**_paced({**self._faults, **faults})),
         )
         self._lives.append(life)
         return life

@@ -8,6 +8,7 @@ from multiprocessing.connection import wait
 
 from tests.support.faulty_hpo import run
 from tests.support.fork_server import PROCESSES, REAPING
+from tests.support.waiting import limit
 
 
 class HpoProcess:
@@ -34,8 +35,12 @@ class HpoProcess:
             return self._process.is_alive()
 
     def end(self, seconds=120.0):
-        """Wait for its end; returns its exit code, or less the number of the signal that ended it."""
-        assert wait([self._process.sentinel], seconds), f"it still runs: {self.printed}"
+        """Wait for its end; returns its exit code, or less the number of the signal that ended it.
+
+        Args:
+            seconds: that its end takes at most on an idle machine.
+        """
+        assert wait([self._process.sentinel], limit(seconds)), f"it still runs: {self.printed}"
         with REAPING:
             self._process.join()
             return self._process.exitcode

@@ -18,7 +18,7 @@ from hpo.cli import parser
 from hpo.search.supervisor import STOP_SECONDS
 from hpo.study.study_file import read_study_file
 from tests.conftest import ROOT
-from tests.support.waiting import wait_until
+from tests.support.waiting import limit, wait_until
 
 pytestmark = pytest.mark.unit
 
@@ -140,17 +140,17 @@ def test_a_shell_that_waits_ends_at_sigterm(manifests, tmp_path, name, hpo):
     commands = {container["name"]: container["command"] for container in containers(manifests)}
     commands["hpo-export"] = pods(manifests)["hpo-export"]["spec"]["containers"][0]["command"]
     stand_in = tmp_path / "hpo"
-    stand_in.write_text(f"#!/bin/sh\ntouch {tmp_path}/begun\n{'exec sleep 60' if hpo is None else f'exit {hpo}'}\n")
+    stand_in.write_text(f"#!/bin/sh\ntouch {tmp_path}/begun\n{'exec sleep 600' if hpo is None else f'exit {hpo}'}\n")
     stand_in.chmod(0o755)
     environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
     with subprocess.Popen(commands[name], env=environment, start_new_session=True) as shell:
         wait_until((tmp_path / "begun").exists)
         begun = time.monotonic()
         shell.terminate()
-        code = shell.wait(timeout=10)
+        code = shell.wait(timeout=limit(10))
         os.killpg(shell.pid, signal.SIGKILL)
     assert code == 128 + signal.SIGTERM  # and not killed by it, as a shell without a trap is that is not PID 1
-    assert time.monotonic() - begun < 5
+    assert time.monotonic() - begun < limit(5)
 
 
 def test_an_export_that_fails_is_a_failed_job(manifests, tmp_path):
@@ -159,7 +159,7 @@ def test_an_export_that_fails_is_a_failed_job(manifests, tmp_path):
     (tmp_path / "hpo").chmod(0o755)
     [container] = pods(manifests)["hpo-export"]["spec"]["containers"]
     environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
-    assert subprocess.run(container["command"], env=environment, check=False, timeout=30).returncode == 3
+    assert subprocess.run(container["command"], env=environment, check=False, timeout=limit(30)).returncode == 3
 
 
 def test_a_worker_has_a_gpu_and_the_time_to_hand_its_trial_back(manifests):
@@ -282,7 +282,7 @@ def test_a_job_that_was_interrupted_queues_itself_again(tmp_path, code, state, r
     """Only a task that hpo left by SIGTERM while Slurm has it running is queued again: it, and not the whole array."""
     job = Job(tmp_path, state=state, hpo=f"exit {code}")
     with job.begin("study.toml") as script:
-        out, _ = script.communicate(timeout=30)
+        out, _ = script.communicate(timeout=limit(30))
     assert script.returncode == code, out
     assert job.called("scontrol") == requeued
     assert job.called("squeue") == (["--noheader --jobs=71_3 --format=%T"] if code == 143 else [])
@@ -299,7 +299,7 @@ def test_a_slurm_that_does_not_answer_is_asked_again(tmp_path, program, failures
     job.add(program, f'echo >> {tmp_path}/asked; [ "$(wc -l < {tmp_path}/asked)" -gt {failures} ] || exit 1; {answer}')
     job.add("sleep", "exit 0")
     with job.begin("study.toml") as script:
-        out, _ = script.communicate(timeout=30)
+        out, _ = script.communicate(timeout=limit(30))
     assert script.returncode == 143, out
     assert job.called("scontrol") == (["requeue 71_3"] if requeued else [])
     assert ("task 71_3 is not queued again" in out) is not requeued
@@ -309,7 +309,7 @@ def test_a_job_works_on_a_disk_of_its_node_and_leaves_nothing_there(tmp_path):
     """hpo gets a copy of the study file, under its name, in a folder of its own that is gone afterwards."""
     job = Job(tmp_path)
     with job.begin("study.toml") as script:
-        out, _ = script.communicate(timeout=30)
+        out, _ = script.communicate(timeout=limit(30))
     assert script.returncode == 0, out
     [call] = job.called("hpo")
     assert re.fullmatch(rf"workers {tmp_path}/node/hpo-\w+/study\.toml", call)
@@ -325,7 +325,7 @@ def test_the_script_outlives_a_signal_until_hpo_has_ended(tmp_path):
         pid = int(wait_until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text()))
         script.send_signal(signal.SIGTERM)
         os.kill(pid, signal.SIGTERM)
-        out, _ = script.communicate(timeout=30)
+        out, _ = script.communicate(timeout=limit(30))
     assert script.returncode == 143, out
     assert (tmp_path / "done").exists()
     assert job.called("scontrol") == ["requeue 71_3"]
@@ -344,7 +344,7 @@ def test_a_job_without_what_it_needs_ends_at_once(tmp_path, arguments, variables
     """Without a study file, a place for files or a disk of the node the script says so, and runs nothing."""
     job = Job(tmp_path)
     with job.begin(*arguments, **variables) as script:
-        out, _ = script.communicate(timeout=30)
+        out, _ = script.communicate(timeout=limit(30))
     assert script.returncode not in (0, 143)
     assert told in out
     assert job.called("hpo") == []

@@ -8,6 +8,7 @@ import time
 import numpy as np
 import pytest
 
+from tests.support.waiting import limit
 from trainer.data import load_data
 from trainer.errors import DataError
 from trainer.images.duplicates import Sets, find_copies, keep_copies_together, members
@@ -89,7 +90,7 @@ def test_copies_among_many_files_are_found_at_once(tmp_path):
     files, sizes = _write(tmp_path, [os.urandom(4) + bytes(6000) for _ in range(2500)] * 2)
     start = time.process_time()
     copies = find_copies(files, sizes)
-    assert time.process_time() - start < 4
+    assert time.process_time() - start < limit(4)
     assert len(np.unique(copies)) <= 2500
     assert (copies[:2500] == copies[2500:]).all()
 

@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from hpo.search.launcher import launch, own_command, stop
+from tests.support.waiting import limit
 
 pytestmark = pytest.mark.unit
 
@@ -16,7 +17,7 @@ def test_each_worker_gets_its_gpu_its_name_and_its_threads():
     """Each worker sees its one GPU from its start, and has a name of its own."""
     program = "import os, sys; print(os.environ['CUDA_VISIBLE_DEVICES'], *sys.argv[1:])"
     launched = [launch([sys.executable, "-c", program], 3, gpu) for gpu in ("GPU-a", "GPU-b")]
-    assert [worker.process.wait(timeout=60) for worker in launched] == [0, 0]
+    assert [worker.process.wait(timeout=limit(60)) for worker in launched] == [0, 0]
     words = [worker.printed().split() for worker in launched]
     for worker in launched:
         worker.output.close()
@@ -29,7 +30,7 @@ def test_each_worker_gets_its_gpu_its_name_and_its_threads():
 def test_stopping_ends_workers_that_would_not_end():
     """Workers that do not listen to SIGTERM are ended all the same."""
     program = (
-        "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(60)"
+        "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(600)"
     )
     worker = launch([sys.executable, "-c", program], 1, None)
     while worker.printed() != "up":
@@ -37,7 +38,7 @@ def test_stopping_ends_workers_that_would_not_end():
     stop([worker])
     assert worker.process.poll() is None
     stop([worker], at_once=True)
-    assert worker.process.wait(timeout=10) == -9
+    assert worker.process.wait(timeout=limit(10)) == -9
     worker.output.close()
 
 
@@ -59,7 +60,7 @@ assert child.wait() == 0
 reap_orphans([])
 assert not os.path.exists(f"/proc/{orphan}")
 """
-    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=limit(60))
 
 
 def test_a_script_of_ones_own_starts_itself():

@@ -15,6 +15,7 @@ import psutil
 import pytest
 import torch
 
+from tests.support.waiting import limit, wait_until
 from trainer.augmentation.augment import image_seed
 from trainer.extensions import Extensions
 from trainer.loaders import AugmentedImages, Loaders, batches_an_epoch, epoch_orders
@@ -207,8 +208,7 @@ def test_the_death_of_a_process_is_survived(deaths, noise, loaders, caplog):
         for death in range(deaths):
             made += islice(batches, 3)
             os.kill(_children()[0], signal.SIGKILL)
-            while _children():  # until the others have been ended for it
-                time.sleep(0.01)
+            wait_until(lambda: not _children(), every=0.01)  # the others are ended for it
             made += islice(batches, 8 + 4 * death)  # past those that were made ahead
         made += batches
     _assert_same(made, Loaders(0).batches(images, iter(orders)))
@@ -252,14 +252,15 @@ def test_no_process_outlives_the_one_that_it_works_for(tmp_path):
         os.kill(os.getpid(), 9)
     """
     done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(script)], stdout=subprocess.PIPE, text=True, check=False, timeout=120
+        [sys.executable, "-c", textwrap.dedent(script)],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=False,
+        timeout=limit(120),
     )
     pids = [int(pid) for pid in done.stdout.split()]
     assert len(pids) == 2
-    ended = time.monotonic() + 20
-    while any(_alive(pid) for pid in pids) and time.monotonic() < ended:
-        time.sleep(0.1)
-    assert not any(_alive(pid) for pid in pids)
+    wait_until(lambda: not any(_alive(pid) for pid in pids), 20)
 
 
 def _alive(pid):

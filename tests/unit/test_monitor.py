@@ -13,6 +13,7 @@ from sqlalchemy.exc import OperationalError
 from hpo.search import monitor
 from hpo.search.monitor import Monitor, Observation, pause_after
 from storage.errors import StorageError
+from tests.support.waiting import limit
 
 pytestmark = pytest.mark.unit
 
@@ -42,7 +43,7 @@ def reports(monkeypatch):
         opened = SimpleNamespace(storage=SimpleNamespace(engine=None))
         started.append(Monitor(opened, reopen=reopen, report=found.put))
         started[-1].start()
-        return [found.get(timeout=30) for _ in seen]
+        return [found.get(timeout=limit(30)) for _ in seen]
 
     yield start
     for each in started:

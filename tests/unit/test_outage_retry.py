@@ -14,6 +14,7 @@ from sqlalchemy.exc import DataError, IntegrityError, InternalError, Operational
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from storage.outage_retry import OutageRetry, cause_of, is_outage
+from tests.support.waiting import limit, paced
 
 pytestmark = pytest.mark.unit
 
@@ -149,11 +150,11 @@ def test_giving_up_ends_the_waiting_at_once():
 
     thread = threading.Thread(target=run)
     thread.start()
-    assert waiting.wait(30)
+    assert waiting.wait(limit(30))
     given_up.set()
     asked = time.monotonic()
     thread.join()
-    assert raised[0][1] - asked < 1
+    assert raised[0][1] - asked < paced(1)
     assert len(attempts) == 5
     with pytest.raises(OperationalError):
         OutageRetry(given_up).run(call)

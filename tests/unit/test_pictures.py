@@ -22,6 +22,7 @@ from hpo.worker.pictures import (
     most_wrong,
     shares_of,
 )
+from tests.support.waiting import limit
 from trainer.data import Data
 from trainer.observer import Result
 from trainer.recipe import recipe_from
@@ -242,6 +243,8 @@ def test_a_home_that_cannot_be_written_to():
     nowhere = {"HOME": "/proc/nowhere"}
     kept = {name: value for name, value in os.environ.items() if name not in ("MPLCONFIGDIR", "XDG_CACHE_HOME")}
     command = [sys.executable, "-W", "error", "-c", READ_ONLY_HOME]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env={**kept, **nowhere}, timeout=60)
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, env={**kept, **nowhere}, timeout=limit(60)
+    )
     assert (done.returncode, done.stderr) == (0, "")
     assert int(done.stdout) > 0

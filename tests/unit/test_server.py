@@ -13,6 +13,7 @@ from hpo.cli import parser
 from hpo.dashboard import server
 from hpo.dashboard.server import address_of, listen
 from hpo.errors import HpoError
+from tests.support.waiting import limit
 
 pytestmark = pytest.mark.unit
 
@@ -44,7 +45,7 @@ def test_the_printed_address_has_the_port_that_was_taken():
             address = address_of(listening, "localhost")
             host, _, port = address.removeprefix("http://").rstrip("/").partition(":")
             assert host == "localhost"
-            with socket.create_connection(("127.0.0.1", int(port)), timeout=10):
+            with socket.create_connection(("127.0.0.1", int(port)), timeout=limit(10)):
                 pass
         finally:
             listening.close()
