@@ -1,7 +1,11 @@
-"""Writes the table of the recipe's fields into docs/study-file.md: `make docs`."""
+"""Writes what the code knows into the documents: `make docs`.
+
+The table of the recipe's fields goes to docs/study-file.md, the list of all modules to docs/architecture.md.
+"""
 
 from __future__ import annotations
 
+import ast
 import re
 from pathlib import Path
 from typing import Any
@@ -9,8 +13,9 @@ from typing import Any
 from trainer.recipe import DEFAULTS, RULES, show
 from trainer.space import DEFAULT_SPACE
 
-PAGE = Path(__file__).parent / "study-file.md"
-MARKS = re.compile(r"(?<=<!-- fields: written by docs/generate.py -->\n).*?(?=<!-- end of fields -->)", re.DOTALL)
+ROOT = Path(__file__).parent.parent
+PACKAGES = ("hpo", "trainer", "storage")
+MARKS = r"(?<=<!-- {0}: written by docs/generate.py -->\n).*?(?=<!-- end of {0} -->)"
 
 
 def fields_table() -> str:
@@ -42,10 +47,34 @@ def _searched(name: str) -> str:
     return f"`{{ {', '.join(f'{key} = {show(value)}' for key, value in entry.items())} }}`"
 
 
-def page() -> str:
-    """The page with the table as the code has it."""
-    return MARKS.sub(lambda _: fields_table(), PAGE.read_text(encoding="utf-8"))
+def modules_table() -> str:
+    """For each folder of the packages what it is for, and a row for each of its modules: the line it begins with."""
+    lines = []
+    for folder in sorted(path.parent for package in PACKAGES for path in (ROOT / package).rglob("__init__.py")):
+        lines += [f"### {folder.relative_to(ROOT)}/", "", _first_line(folder / "__init__.py"), ""]
+        modules = sorted(path for path in folder.glob("*.py") if not path.name.startswith("__"))
+        lines += ["| module | what it holds |", "| --- | --- |"]
+        lines += [f"| `{path.name}` | {_first_line(path)} |" for path in modules] + [""]
+    return "\n".join(lines)
+
+
+def _first_line(module: Path) -> str:
+    text = ast.get_docstring(ast.parse(module.read_text(encoding="utf-8"))) or ""
+    return text.partition("\n")[0].replace("|", "\\|")
+
+
+def documents() -> dict[Path, str]:
+    """The documents with what the code gives, by their paths."""
+    written = {"study-file.md": ("fields", fields_table), "architecture.md": ("modules", modules_table)}
+    pages = {}
+    for name, (mark, table) in written.items():
+        page = ROOT / "docs" / name
+        text = table()
+        marks = re.compile(MARKS.format(mark), re.DOTALL)
+        pages[page] = marks.sub(lambda _, text=text: text, page.read_text(encoding="utf-8"))
+    return pages
 
 
 if __name__ == "__main__":
-    PAGE.write_text(page(), encoding="utf-8")
+    for path, content in documents().items():
+        path.write_text(content, encoding="utf-8")
