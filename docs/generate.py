@@ -1,12 +1,13 @@
 """Writes what the code knows into the documents: `make docs`.
 
-The table of the recipe's fields goes to docs/study-file.md, the list of all modules to docs/architecture.md.
+The table of the recipe's fields goes to docs/study-file.md, layers and modules of the packages to docs/architecture.md.
 """
 
 from __future__ import annotations
 
 import ast
 import re
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,6 @@ from trainer.space import DEFAULT_SPACE
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("hpo", "trainer", "storage")
-MARKS = r"(?<=<!-- {0}: written by docs/generate.py -->\n).*?(?=<!-- end of {0} -->)"
 
 
 def fields_table() -> str:
@@ -47,6 +47,19 @@ def _searched(name: str) -> str:
     return f"`{{ {', '.join(f'{key} = {show(value)}' for key, value in entry.items())} }}`"
 
 
+def layers_table() -> str:
+    """A row for each package: the layers that import-linter holds, the uppermost first."""
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"][
+        "contracts"
+    ]
+    rows = ["| package | its layers, the uppermost first: each imports only from those below it |", "| --- | --- |"]
+    for contract in contracts:
+        if contract["type"] == "layers":
+            layers = (", ".join(f"`{name}`" for name in re.split(r" [|:] ", layer)) for layer in contract["layers"])
+            rows.append(f"| `{contract['containers'][0]}` | {' → '.join(layers)} |")
+    return "\n".join(rows) + "\n"
+
+
 def modules_table() -> str:
     """For each folder of the packages what it is for, and a row for each of its modules: the line it begins with."""
     lines = []
@@ -65,13 +78,18 @@ def _first_line(module: Path) -> str:
 
 def documents() -> dict[Path, str]:
     """The documents with what the code gives, by their paths."""
-    written = {"study-file.md": ("fields", fields_table), "architecture.md": ("modules", modules_table)}
+    written = {
+        "study-file.md": {"fields": fields_table},
+        "architecture.md": {"layers": layers_table, "modules": modules_table},
+    }
     pages = {}
-    for name, (mark, table) in written.items():
-        page = ROOT / "docs" / name
-        text = table()
-        marks = re.compile(MARKS.format(mark), re.DOTALL)
-        pages[page] = marks.sub(lambda _, text=text: text, page.read_text(encoding="utf-8"))
+    for name, tables in written.items():
+        text = (ROOT / "docs" / name).read_text(encoding="utf-8")
+        for mark, table in tables.items():
+            before, start, rest = text.partition(f"<!-- {mark}: written by docs/generate.py -->\n")
+            _, end, after = rest.partition(f"<!-- end of {mark} -->")
+            text = f"{before}{start}{table()}{end}{after}"
+        pages[ROOT / "docs" / name] = text
     return pages
 
 
