@@ -23,6 +23,7 @@ from hpo.demo import write_demo
 from trainer.data import load_data
 from trainer.device import choose_device
 from trainer.errors import TrainerError
+from trainer.images.cache import PixelCache
 from trainer.loaders import Loaders
 from trainer.objective import objective
 from trainer.resources import Resources
@@ -51,7 +52,7 @@ def main() -> None:
     loaders = Loaders(options.loaders, pin_memory=device.type == "cuda")
     with tempfile.TemporaryDirectory() as folder, closing(loaders):
         study_file = write_demo(Path(folder), seed=0, trials=1, epochs=1)
-        data = load_data(study_file.parent / "digits", cache=Path(folder) / "pixels")
+        data = load_data(study_file.parent / "digits", cache=PixelCache(Path(folder) / "pixels"))
         space, resources, weights = Space(SMALL), Resources(loaders=loaders), Path(folder) / "best.safetensors"
         for number in range(1, options.trials + 1):
             trial = study.ask()

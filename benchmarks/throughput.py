@@ -33,6 +33,7 @@ from trainer.data import Data, load_data
 from trainer.device import autocast, choose_device, device_name, loader_processes, memory_format
 from trainer.extensions import Extensions
 from trainer.fit import Subsets, fit
+from trainer.images.cache import PixelCache
 from trainer.loaders import Loaders, batches_an_epoch
 from trainer.model.backbones import build_model, interpolation_of
 from trainer.model.optimizers import make_optimizer
@@ -74,7 +75,7 @@ class Job:
 
     def data(self) -> Data:
         """The images."""
-        return load_data(self.folder, cache=self.cache)
+        return load_data(self.folder, cache=PixelCache(self.cache))
 
 
 class EnoughError(Exception):

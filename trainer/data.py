@@ -6,8 +6,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trainer.images.cache import pixels_file
-from trainer.images.index import Index, read_index
+from trainer.images.cache import PixelCache, pixels_file
+from trainer.images.index import Grouping, Index, read_index
 from trainer.images.pixels import build_pixels
 from trainer.images.split import Split, check_fractions, split
 
@@ -25,14 +25,12 @@ class Data:
     Attributes:
         index: of all images.
         split: of the index.
-        cache: folder of the files of pixels; None keeps them in memory.
-        cache_bytes: the most that the files in it may have together; None: whatever the disk holds.
+        cache: where the files of pixels are kept; None keeps the pixels in memory.
     """
 
     index: Index
     split: Split
-    cache: Path | None
-    cache_bytes: float | None = None
+    cache: PixelCache | None
     _pixels: dict[tuple[int, str], NDArray[np.uint8]] = field(default_factory=dict, init=False, repr=False)
 
     def pixels(
@@ -48,9 +46,12 @@ class Data:
         """
         key = (size, interpolation)
         if key not in self._pixels:
-            file = None if self.cache is None else pixels_file(self.cache, self.index.fingerprint, size, interpolation)
+            file, limit_bytes = None, None
+            if self.cache:
+                file = pixels_file(self.cache.folder, self.index.fingerprint, size, interpolation)
+                limit_bytes = self.cache.limit_bytes
             paths = [self.index.root / path for path in self.index.paths]
-            self._pixels[key] = build_pixels(paths, size, interpolation, file, on_progress, self.cache_bytes)
+            self._pixels[key] = build_pixels(paths, size, interpolation, file, on_progress, limit_bytes)
         return self._pixels[key]
 
     def relabelled(self, labels: NDArray[np.int64]) -> Data:
@@ -66,19 +67,23 @@ def load_data(
     valid: float = 0.2,
     test: float = 0.15,
     seed: int = 0,
-    group: str | None = None,
-    group_pattern: str | None = None,
-    cache: Path | None = None,
-    pixels_gb: float | None = None,
+    grouping: Grouping | None = None,
+    cache: PixelCache | None = None,
 ) -> Data:
     """Read the index and split it, images of the same bytes on one side; no image is decoded yet.
 
-    `cache` and `pixels_gb` (1 GB = 10^9 bytes) are those of `Data`.
+    Args:
+        path: a folder with one folder a class, or a CSV with the columns path,label[,group].
+        valid: share of the images to validate on, in (0, 1).
+        test: share of the images that are held out, in [0, 1).
+        seed: of the split.
+        grouping: which images belong together, and so on one side of the split.
+        cache: where the files of pixels are kept; None keeps the pixels in memory.
 
     Raises:
         DataError: fractions out of range, or anything that `read_index` and `split` refuse.
     """
     check_fractions(valid, test)  # before the many files are listed
-    index = read_index(Path(path), group=group, group_pattern=group_pattern)
+    index = read_index(Path(path), grouping)
     sides = split(index, valid=valid, test=test, seed=seed, copies=index.copies)
-    return Data(index, sides, cache, pixels_gb and pixels_gb * 1e9)
+    return Data(index, sides, cache)

@@ -113,7 +113,7 @@ def join(data: Data, files: Sequence[Path]) -> Joined:
         )
     index = _extended(data.index, [file for file, is_copy in zip(files, copied.tolist(), strict=True) if not is_copy])
     return Joined(
-        data=Data(index, data.split, data.cache, data.cache_bytes),
+        data=Data(index, data.split, data.cache),
         unlabelled=np.arange(labelled, len(index.paths)),
         copies_of_test=int(of_test.sum()),
         other_copies=int(copied.sum() - of_test.sum()),

@@ -94,7 +94,7 @@ def run_checks(study_file: StudyFile, url: str | None, gpus: Sequence[str], prog
         findings.append(Finding("data", "error", str(error)))
         settings = study_file.data
         with suppress(DataError):  # it is what has been found already
-            index = read_index(settings.path, group=settings.group, group_pattern=settings.group_pattern)
+            index = read_index(settings.path, settings.grouping)
     survey: Survey | None = None
     pairs: Sequence[Pair] | None = None
     if index is not None:
@@ -180,10 +180,10 @@ def _check_machine(study_file: StudyFile, data: Data | None, gpus: Sequence[str]
     missing = sum(
         needed
         for (size, way), needed in pixels.items()
-        if cache is None or not pixels_file(cache, data.index.fingerprint, size, way).exists()
+        if cache is None or not pixels_file(cache.folder, data.index.fingerprint, size, way).exists()
     )
     findings += [check_memory(sum(pixels.values())), check_disk(study_file.folder, missing)]
-    if data.cache_bytes and sum(pixels.values()) > data.cache_bytes:
+    if cache and cache.limit_bytes and sum(pixels.values()) > cache.limit_bytes:
         limit = (
             f"decoded images need {show_bytes(sum(pixels.values()))}, [data] pixels_gb = {study_file.data.pixels_gb:g}"
         )

@@ -81,7 +81,8 @@ def make_pixels(study_file: StudyFile, data: Data, progress: Progress) -> None:
     needed = sum(images * size * size * 3 for size, _ in kinds)
     each_way = f", {' and '.join(ways)}" if len(ways) > 1 else ""
     shown = f"{images:,} images at {' and '.join(map(str, sizes))} px{each_way}, {show_bytes(needed)}"
-    if data.cache_bytes and needed > data.cache_bytes:
+    limit_bytes = data.cache.limit_bytes if data.cache else None
+    if limit_bytes and needed > limit_bytes:
         raise DataError(
             f"pixels: {shown} are more than [data] pixels_gb = {study_file.data.pixels_gb:g}; raise it, or choose fewer"
             " or smaller image_size"

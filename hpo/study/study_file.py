@@ -25,6 +25,7 @@ from trainer.space import Space
 if TYPE_CHECKING:
     from trainer.data import Data
     from trainer.extensions import Extensions
+    from trainer.images.index import Grouping
 
 PRUNERS = ("median", "hyperband", "none")
 SAMPLERS = ("tpe", "random")
@@ -58,17 +59,23 @@ class DataSettings:
     def load(self, cache: Path) -> Data:
         """List and split the images; raises DataError."""
         from trainer.data import load_data
+        from trainer.images.cache import PixelCache
 
         return load_data(
             self.path,
             valid=self.valid,
             test=self.test,
             seed=self.seed,
-            group=self.group,
-            group_pattern=self.group_pattern,
-            cache=cache,
-            pixels_gb=self.pixels_gb,
+            grouping=self.grouping,
+            cache=PixelCache(cache, self.pixels_gb * 1e9),
         )
+
+    @property
+    def grouping(self) -> Grouping:
+        """Which images stay on one side of the split."""
+        from trainer.images.index import Grouping
+
+        return Grouping(self.group, self.group_pattern)
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from PIL import Image
 
 from trainer.data import load_data
 from trainer.extensions import Extensions
+from trainer.images.cache import PixelCache
 from trainer.recipe import Recipe
 
 SIDE = 16  # pixels
@@ -45,7 +46,7 @@ def write_colours(tmp_path_factory):
 def colours(write_colours, tmp_path_factory):
     """Three classes of 24 images, 16 pixels a side, memory-mapped: 36 to train, 18 to validate, 18 to test."""
     folder = write_colours({"red": 24, "green": 24, "blue": 24})
-    return load_data(folder, valid=0.25, test=0.25, cache=tmp_path_factory.mktemp("cache"))
+    return load_data(folder, valid=0.25, test=0.25, cache=PixelCache(tmp_path_factory.mktemp("cache")))
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pytest
 
 from tests.unit.test_near_duplicates import compressed, picture
 from trainer.data import load_data
-from trainer.images.index import read_index
+from trainer.images.index import Grouping, read_index
 from trainer.images.split import Split, split
 from trainer.quality.checks import broken_files, odd_sizes, passed_over, suspects, tiny_classes, wrong_labels
 from trainer.quality.leaks import exact_copies, leaks, near_copies
@@ -160,7 +160,7 @@ def test_copies_in_two_groups_are_told_where_there_are_groups(folder):
     compressed(picture(1, 40), 40).save(folder / "a" / "91.jpg")
     alone = read_index(folder)
     assert _levels(exact_copies(alone, None)) == [("exact copies", "warning")]
-    index = read_index(folder, group_pattern=r"/(\d)")
+    index = read_index(folder, grouping=Grouping(pattern=r"/(\d)"))
     [_, exact] = exact_copies(index, None)
     assert (exact.check, exact.level) == ("groups of copies", "warning")
     assert "such groups are kept together as one" in exact.message

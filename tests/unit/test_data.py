@@ -14,7 +14,8 @@ from PIL import Image
 from tests.support.waiting import limit
 from trainer.data import load_data
 from trainer.errors import DataError
-from trainer.images.index import Index, read_index
+from trainer.images.cache import PixelCache
+from trainer.images.index import Grouping, Index, read_index
 from trainer.images.split import split
 
 pytestmark = pytest.mark.unit
@@ -170,14 +171,14 @@ def test_line_breaks_in_names_stay_out_of_messages(tmp_path):
 def test_group_pattern(tmp_path):
     """Images whose paths hold the same captured text are one group, across classes."""
     _images(tmp_path, "a/p1_x.png", "a/p2_x.png", "b/p1_y.png", "b/p22_y.png")
-    index = read_index(tmp_path, group_pattern=r"/p(\d+)_")
+    index = read_index(tmp_path, grouping=Grouping(pattern=r"/p(\d+)_"))
     assert index.groups.tolist() == [0, 1, 0, 2]
 
 
 def test_group_pattern_must_match_all(tmp_path):
     """Images that the pattern does not match, or where it captures nothing, are counted and shown."""
     _images(tmp_path, "a/p1.png", "a/x.png", "b/p1.png", "b/p.png")
-    message = _refusal(read_index, tmp_path, group_pattern=r"/p(\d*)")
+    message = _refusal(read_index, tmp_path, grouping=Grouping(pattern=r"/p(\d*)"))
     assert "finds no group in 2 of 4 paths ('a/x.png', 'b/p.png')" in message
 
 
@@ -191,13 +192,13 @@ def test_group_pattern_must_match_all(tmp_path):
 )
 def test_group_patterns_of_the_wrong_kind(tmp_path, pattern, expected):
     """A pattern that is no regular expression, or has not one capture group, is refused with its text."""
-    message = _refusal(read_index, _images(tmp_path, "a/p1.png", "b/p1.png"), group_pattern=pattern)
+    message = _refusal(read_index, _images(tmp_path, "a/p1.png", "b/p1.png"), grouping=Grouping(pattern=pattern))
     assert f"group_pattern = '{pattern}' {expected}" in message
 
 
 def test_a_folder_has_no_group_column(tmp_path):
     """A column name given with a folder is refused with the setting that a folder takes."""
-    message = _refusal(read_index, _images(tmp_path, "a/1.png", "b/1.png"), group="person")
+    message = _refusal(read_index, _images(tmp_path, "a/1.png", "b/1.png"), grouping=Grouping("person"))
     assert "group = 'person'" in message
     assert "use group_pattern" in message
 
@@ -217,7 +218,7 @@ def test_csv(tmp_path, encoding):
         '\n고양이,x,"사진/2, b.png",p1\n'
         f"dog, , {tmp_path / 'lists' / '3.png'} ,p2\n"
     )
-    index = read_index(_csv(tmp_path / "lists", text, encoding), group="person")
+    index = read_index(_csv(tmp_path / "lists", text, encoding), grouping=Grouping("person"))
     assert _rows(index) == [
         (str(tmp_path / "outside.png"), "dog"),
         ("3.png", "dog"),
@@ -232,8 +233,8 @@ def test_csv_without_groups(tmp_path):
     """Without a group column each image of a CSV is its own group; a pattern makes groups as in a folder."""
     path = _csv(_images(tmp_path, "p1_a.png", "p1_b.png"), "path,label\np1_a.png,x\np1_b.png,y\n")
     assert read_index(path).groups.tolist() == [0, 1]
-    assert read_index(path, group_pattern="(p1)").groups.tolist() == [0, 0]
-    assert "exclude each other" in _refusal(read_index, path, group="label", group_pattern="(p1)")
+    assert read_index(path, Grouping(pattern="(p1)")).groups.tolist() == [0, 0]
+    assert "exclude each other" in _refusal(read_index, path, grouping=Grouping("label", "(p1)"))
 
 
 def test_csv_names_in_pieces(tmp_path):
@@ -271,7 +272,7 @@ def test_all_mistakes_of_a_csv_at_once(tmp_path):
 )
 def test_csv_of_the_wrong_kind(tmp_path, text, group, expected):
     """A CSV without its columns, without rows, with one class or with an open quote is refused by name."""
-    message = _refusal(read_index, _csv(_images(tmp_path, "a.png"), text), group=group)
+    message = _refusal(read_index, _csv(_images(tmp_path, "a.png"), text), grouping=Grouping(group))
     assert "images.csv'" in message
     assert expected in message
 
@@ -317,7 +318,7 @@ def test_digest_changes_with_the_data(tmp_path, change):
     else:
         with (root / "p1.png").open("ab") as file:
             file.write(b"x")
-    assert read_index(path, group_pattern=pattern).digest != before
+    assert read_index(path, Grouping(pattern=pattern)).digest != before
 
 
 def test_digest_of_an_image_that_is_gone(tmp_path):
@@ -396,7 +397,7 @@ def test_the_order_of_files_does_not_matter(tmp_path):
     results = []
     for folder, form, lines in (("1", "NFC", rows), ("2", "NFD", other)):
         root = _images(tmp_path / folder, *(unicodedata.normalize(form, name) for name in names))
-        index = read_index(_csv(root, "\n".join(["path,label,person", *lines])), group="person")
+        index = read_index(_csv(root, "\n".join(["path,label,person", *lines])), grouping=Grouping("person"))
         sides = split(index, valid=0.3, test=0.2, seed=1)
         results.append((sides.digest, sides.valid.tolist(), sides.test.tolist(), index.digest))
     assert results[0] == results[1]
@@ -499,7 +500,7 @@ def test_load_data(tmp_path):
     """Data has index, split and pixels; a path may be text; nothing is decoded before pixels are asked for."""
     root = _images(tmp_path, *(f"{label}/p{number}.png" for label in "ab" for number in range(10)))
     _image(root / "b" / "p3.png", (200, 100, 50))
-    data = load_data(str(root), valid=0.3, test=0.2, seed=3, group_pattern=r"(p\d)")
+    data = load_data(str(root), valid=0.3, test=0.2, seed=3, grouping=Grouping(pattern=r"(p\d)"))
     assert data.split.digest == split(data.index, valid=0.3, test=0.2, seed=3).digest  # there are no copies
     assert (len(data.split.train), len(data.split.valid), len(data.split.test)) == (10, 6, 4)
     pixels = data.pixels(8)
@@ -515,7 +516,7 @@ def test_load_data(tmp_path):
 def test_pixels_in_a_cache(tmp_path):
     """With a cache the pixels are memory-mapped files, named by what they are of, and the next reader finds them."""
     root = _images(tmp_path / "images", *(f"{label}/{number}.png" for label in "ab" for number in range(3)))
-    data = load_data(root, cache=tmp_path / "cache")
+    data = load_data(root, cache=PixelCache(tmp_path / "cache"))
     progress = []
     pixels = data.pixels(8, "bilinear", lambda done, total: progress.append((done, total)))
     file = tmp_path / "cache" / f"{data.index.fingerprint[:16]}-8-bilinear.npy"
@@ -523,13 +524,15 @@ def test_pixels_in_a_cache(tmp_path):
     assert isinstance(pixels, np.memmap)
     assert progress[-1] == (6, 6)
     written = file.stat().st_ino
-    again = load_data(root, cache=tmp_path / "cache").pixels(8, "bilinear", lambda *_: pytest.fail("decoded again"))
+    again = load_data(root, cache=PixelCache(tmp_path / "cache")).pixels(
+        8, "bilinear", lambda *_: pytest.fail("decoded again")
+    )
     np.testing.assert_array_equal(again, pixels)
     assert file.stat().st_ino == written
     data.pixels(8, "nearest")
     assert len(list((tmp_path / "cache").glob("*.npy"))) == 2
     with pytest.raises(DataError, match=r"\[data\] pixels_gb"):
-        load_data(root, cache=tmp_path / "cache", pixels_gb=1e-6).pixels(16)
+        load_data(root, cache=PixelCache(tmp_path / "cache", 1e3)).pixels(16)
 
 
 def test_broken_images_are_found_by_pixels(tmp_path):

@@ -27,6 +27,19 @@ TEMPORARY = ".tmp"
 LOCK = "building.lock"
 
 
+@dataclass(frozen=True)
+class PixelCache:
+    """A folder for files of pixels.
+
+    Attributes:
+        folder: made when it is needed.
+        limit_bytes: the most that the files in it may have together; None: whatever the disk holds.
+    """
+
+    folder: Path
+    limit_bytes: float | None = None
+
+
 def pixels_file(folder: Path, fingerprint: str, size: int, interpolation: str) -> Path:
     """Where in the cache the pixels of these images are kept, at this size in pixels and by this interpolation."""
     return folder / f"{fingerprint[:16]}-{size}-{interpolation}.npy"

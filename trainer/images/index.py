@@ -95,13 +95,25 @@ class Index:
         return files
 
 
-def read_index(path: Path, *, group: str | None = None, group_pattern: str | None = None) -> Index:
-    r"""List the images of a folder with one folder a class, or of a CSV with the columns path,label[,group].
+@dataclass(frozen=True)
+class Grouping:
+    r"""Which images belong together, and so on one side of the split; at most one of the two is given.
 
-    group: the CSV's column that names the group of each image (a person, a patient, a scene); a column "group" does so
-        by itself.
-    group_pattern: a regular expression with one capture group, searched in the path; what it captures is the group:
-        r"person(\d+)" puts "cat/person7_a.jpg" and "dog/person7_b.jpg" into one.
+    Attributes:
+        column: of a CSV; names the group of each image (a person, a patient, a scene). Where neither is given, a column
+            "group" is taken if there is one.
+        pattern: a regular expression with one capture group, searched in the path; what it captures is the group:
+            r"person(\d+)" puts "cat/person7_a.jpg" and "dog/person7_b.jpg" into one.
+    """
+
+    column: str | None = None
+    pattern: str | None = None
+
+
+def read_index(path: Path, grouping: Grouping | None = None) -> Index:
+    """List the images of a folder with one folder a class, or of a CSV with the columns path,label[,group].
+
+    grouping: which images belong together.
 
     Links are followed and hidden files and folders left out.
 
@@ -109,6 +121,7 @@ def read_index(path: Path, *, group: str | None = None, group_pattern: str | Non
         DataError: nothing there, fewer than two classes, a class without images, a manifest with mistakes, images
             that the pattern does not match.
     """
+    group, group_pattern = (grouping.column, grouping.pattern) if grouping else (None, None)
     pattern = None if group_pattern is None else _compile(group_pattern)
     if not path.exists():
         raise DataError(f"{str(path)!r} does not exist; give a folder of images or a CSV")
