@@ -1,4 +1,4 @@
-"""Who may see the dashboard: a password, slowed guesses, signed sessions, and requests that other sites have made."""
+"""Who may see the dashboard: the password and slowed guesses, signed sessions, requests that other sites have sent."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 SHORTEST_PASSWORD = 12  # characters of one that was given
 SESSION_SECONDS = 12 * 3600
 FREE_GUESSES = 5  # wrong passwords in a row of one address that are answered at once
-LONGEST_WAIT = 60.0  # seconds after each further one; so others behind the same address are never out for longer
-FORGET_SECONDS = 900.0  # after which an address begins anew
-ADDRESSES = 10_000  # that are remembered
+LONGEST_WAIT = 60.0  # seconds between two further ones; others behind the same address wait no longer than that
+FORGET_SECONDS = 900.0  # without a guess, after which the wrong ones of an address are forgotten
+ADDRESSES = 10_000  # whose wrong guesses are remembered
 
 
 def make_password() -> str:
@@ -50,25 +50,25 @@ class _Guesses:
 
     @property
     def wait(self) -> float:
-        """Seconds from the last one to the next that counts."""
+        """Seconds from the last guess until the next one is looked at."""
         return min(2.0 ** (self.wrong - FREE_GUESSES), LONGEST_WAIT) if self.wrong >= FREE_GUESSES else 0.0
 
 
 class Password:
     """A password that can only be guessed slowly from one address; safe from any thread.
 
-    A right one that comes too early counts as little as a wrong one, so that guesses in between tell nothing. Nor does
-    a right one end the slowing: it may be someone else's, behind the same proxy. Nobody is held meanwhile: whoever
-    asks learns how long to wait.
+    Before the wait is over the right password is refused as a wrong one is, so that early guesses tell nothing. The
+    right password does not end the waits: it may come from somebody else behind the same proxy. A refused request is
+    answered at once, with the seconds to wait.
     """
 
     def __init__(self, password: str) -> None:
         self._password = password.encode()
-        self._guesses: OrderedDict[str, _Guesses] = OrderedDict()  # the address that was quiet for longest first
+        self._guesses: OrderedDict[str, _Guesses] = OrderedDict()  # by network, the oldest guess first
         self._lock = threading.Lock()
 
     def admit(self, given: str, address: str) -> bool | float:
-        """True for the right password, False for a wrong one, or the seconds to wait until one is looked at."""
+        """True for the right password, False for a wrong one, or the seconds to wait until a guess is looked at."""
         network, now = _network(address), time.monotonic()
         with self._lock:
             guesses = self._guesses.get(network)
@@ -86,7 +86,7 @@ class Password:
 
 
 def _network(address: str) -> str:
-    """Whom an address belongs to: one machine has a whole /64 of IPv6, but not of the IPv4 addresses in it."""
+    """The network whose guesses count together: one IPv4 address, or a /64 of IPv6, which one machine may own."""
     try:
         parsed = ipaddress.ip_address(address)
     except ValueError:
@@ -96,9 +96,10 @@ def _network(address: str) -> str:
 
 
 class Sessions:
-    """Signed sessions, which outlive a restart with the same password; safe from any thread.
+    """Signed sessions, which stay valid after a restart with the same password; safe from any thread.
 
-    The key comes from the password by scrypt (RFC 7914), so that whoever has got hold of a session can hardly guess it.
+    The key is made from the password by scrypt (RFC 7914), which is slow: a stolen session hardly helps to guess the
+    password.
 
     Attributes:
         cookie: name of their cookie. Browsers send cookies to all ports of a host, so each password needs its own.
@@ -108,7 +109,7 @@ class Sessions:
         key = hashlib.scrypt(password.encode(), salt=b"hpo dashboard: sessions", n=2**14, r=8, p=1)
         self._signer = TimestampSigner(key, salt=b"hpo dashboard", digest_method=hashlib.sha256)
         self.cookie = f"hpo-{hmac.digest(key, b'the name of the cookie', 'sha256').hex()[:12]}"
-        self._ended: dict[bytes, float] = {}  # tokens of those that were logged out, each with the time of that
+        self._ended: dict[bytes, float] = {}  # token of a session that was logged out -> when, as time.time()
         self._lock = threading.Lock()
 
     def begin(self) -> str:
@@ -116,11 +117,11 @@ class Sessions:
         return self._signer.sign(secrets.token_urlsafe(16)).decode()
 
     def is_open(self, session: str) -> bool:
-        """Whether we have begun a session not too long ago, and nobody has ended it."""
+        """Whether a session was begun here in the last `SESSION_SECONDS`, and not ended."""
         return self._token(session) is not None
 
     def end(self, session: str) -> None:
-        """End a session, if it is an open one, wherever its cookie was copied to."""
+        """End a session, if it is open; copies of its cookie end with it."""
         token, now = self._token(session), time.time()
         if token is None:
             return
@@ -129,7 +130,7 @@ class Sessions:
             self._ended[token] = now
 
     def _token(self, session: str) -> bytes | None:
-        """What was signed for an open session, whose signature can be written in several ways; None for any other."""
+        """The token of an open session, without the signature, which can be written in several ways; else None."""
         try:
             token = self._signer.unsign(session, max_age=SESSION_SECONDS)
         except BadSignature:
@@ -140,7 +141,8 @@ class Sessions:
 def is_cross_site(environ: Mapping[str, Any]) -> bool:
     """Whether a browser says that another site, or another port of this host, has made it send a request.
 
-    A name of the attacker's that leads to us (DNS rebinding) gains nothing: the browser has no session for it.
+    An attacker whose own host name leads to this address (DNS rebinding) gets no further: the browser sends no session
+    for that name.
     """
     if site := environ.get("HTTP_SEC_FETCH_SITE"):
         return site not in ("same-origin", "none")

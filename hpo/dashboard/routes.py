@@ -130,12 +130,12 @@ class Dashboard:
         try:
             self._follow()
         except Exception as error:
-            if not is_outage(error):  # of which the page says more
+            if not is_outage(error):  # the page itself tells more of an outage
                 raise
         return HTTPResponse(status=302, Location=f"/dashboard/studies/{self._opened.study_id}")
 
     def _make_page(self, bar: str) -> HTTPResponse:
-        request.bind({"REQUEST_METHOD": "GET"})  # as if a browser that knows nothing of it yet asked for it
+        request.bind({"REQUEST_METHOD": "GET"})  # a request without a cache, so that the page comes whole
         stock = self._stock["GET", PAGE]()
         with stock.body as file:
             page = file.read().decode()
@@ -176,7 +176,7 @@ class Dashboard:
         return self._with_ours(self._stock["PUT", TRIAL_NOTE](study_id, trial_id), study_id, trial_id)
 
     def _with_ours(self, answer: Any, study_id: int, trial_id: int | None) -> Any:
-        """The answer to a note. It has one where somebody else has changed it meanwhile, and that one is shown."""
+        """The answer to a saved note. Where somebody else has changed the note meanwhile, it brings that one."""
         if "note" in answer and study_id == self._opened.study_id:
             answer["note"]["body"] = self.page.shown_note(trial_id, answer["note"]["body"])
         return answer
@@ -211,13 +211,13 @@ def _is_finite(value: Any) -> bool:
 
 
 def _cut_note() -> None:
-    """Leave of the note that a request brings what somebody has written."""
+    """Take the part that hpo has written out of the note that a request brings."""
     if isinstance(body := request.json.get("body"), str):
         request.json["body"] = without_ours(body)
 
 
 def _answering(view: Callable[..., Any], slots: threading.BoundedSemaphore) -> Callable[..., Any]:
-    """A route that has a reason for each failure, and is asked by not too many at once."""
+    """A route whose failures are answered with a reason, and which waits where too many requests are at work."""
 
     @wraps(view)
     def answer(*arguments: Any, **named: Any) -> Any:
@@ -265,7 +265,7 @@ def _reason(error: Exception) -> tuple[int, str]:
 
 
 def _done() -> HTTPResponse:
-    """What follows a change. The page reads JSON from every answer, and takes a 204, which has none, for a failure."""
+    """The answer to a change. The page reads JSON from each answer; a 204, which has none, it takes for a failure."""
     return HTTPResponse("{}", headers={"Content-Type": "application/json"})
 
 

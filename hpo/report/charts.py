@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Chart = dict[str, Any]
 
-# Colours that the colour-blind tell apart (Okabe & Ito 2008); each state has a sign of its own, too.
+# Colours that colour-blind people can tell apart (Okabe & Ito 2008); each state has its own symbol, too.
 INK, GREY, GRID = "#1f2933", "#7b8794", "#e4e7eb"
 COLOURS = {"complete": "#0072b2", "pruned": "#e69f00", "failed": "#d55e00", "running": "#009e73", "waiting": GREY}
 SYMBOLS = {"complete": "circle", "pruned": "diamond-open", "failed": "x", "running": "triangle-right-open"}
 BARS = "#56a0cc"
-MOST_POINTS = 2000  # of a chart; a browser draws each of them anew at every move
+MOST_POINTS = 2000  # of a chart; a browser draws all of them again at every move
 MOST_OF_FIELD = 600
 MOST_CURVES = 1000
 MOST_BARS = 30
@@ -32,18 +32,18 @@ DECIMALS = 5
 
 
 def label(value: Any, longest: int = LONGEST) -> str:
-    """A text of a user's as plotly.js shows it: the tags that it would read are text, and what is too long is cut."""
+    """A value as a label: plotly.js shows tags in it as text, and a long one is cut."""
     shown = value if isinstance(value, str) else show(value)
     return escape(shown if len(shown) <= longest else f"{shown[: longest - 1]}…", quote=False)
 
 
 def thinned(items: Sequence[T], most: int) -> list[T]:
-    """At most so many of these, evenly, so that a chart of ten thousand is drawn at once."""
+    """At most `most` of the items, evenly chosen, so that a chart of ten thousand is drawn at once."""
     return list(items[:: max(1, math.ceil(len(items) / most))])
 
 
 def focus(values: Sequence[float]) -> list[float]:
-    """The range of macro-F1 that is worth looking at: from the first quartile on, below which trials are just bad."""
+    """The range of macro-F1 that a chart shows: from the first quartile on, below which trials are just bad."""
     low, high = spread(values).quartiles[1], max(values)
     room = max(0.01, (high - low) * 0.15)
     return [max(0.0, low - 2 * room), min(1.0, high + room) + 0.002]
@@ -146,7 +146,7 @@ def field(values: Mapping[Any, Sequence[Outcome]], axis: Sequence[float]) -> Cha
 
 
 def _noted(name: Any, note: str, between: str = "  ") -> str:
-    """A name with what is to be said of it, in grey."""
+    """A name with a note in grey."""
     return f"{label(name)}{between}<span style='color:{GREY}'>{note}</span>" if note else label(name)
 
 

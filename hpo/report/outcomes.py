@@ -1,4 +1,4 @@
-"""What each trial of a search has come to, the best score over time, and why trials failed."""
+"""The results of a search's trials: of each one, the best over time, and the reasons of those that failed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """What one place of the budget, or one trial that was taken over, has come to.
+    """The result of one place of the budget so far, or of one trial that was taken over.
 
     Attributes:
         number: of the trial, the last one that ran in the place.
@@ -55,7 +55,7 @@ def complete_values(outcomes: Iterable[Outcome]) -> list[float]:
 
 
 def best_so_far(outcomes: Iterable[Outcome], clock: str) -> list[tuple[float, float, int]]:
-    """Each time that the best changed: when, the new best macro-F1, the number of its trial.
+    """Each change of the best: hours on the clock, the new best macro-F1, the number of its trial.
 
     Args:
         outcomes: in any order; only complete ones count. Those that were taken over count from the start.

@@ -1,6 +1,7 @@
-"""Parallel coordinates of a search's recipes, as lines of a common chart.
+"""Parallel coordinates of a search's recipes, as lines of an ordinary chart.
 
-plotly.js's own need WebGL, which remote desktops lack, and Optuna's are a trace a trial, too many for a browser.
+plotly.js's own parallel coordinates need WebGL, which remote desktops lack. Those of Optuna have one trace for each
+trial, too many for a browser.
 """
 
 from __future__ import annotations
@@ -111,7 +112,7 @@ def _axis(name: str, space: Space, *, used: bool) -> Axis:
 
 
 def _score_axis(scores: Sequence[float]) -> Axis:
-    """The last axis: macro-F1, where the worst quarter meets at the foot."""
+    """The last axis: macro-F1; the trials of the worst quarter meet at its foot."""
     low, high = max(min(scores), focus(scores)[0]), max(scores)
     ticks = {at: f"{at:.3f}" for at in _steps(low, high)}
     return Axis("macro-F1", ticks | ({low: f"≤ {ticks[low]}"} if min(scores) < low else {}), low, high)

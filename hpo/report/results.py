@@ -34,15 +34,15 @@ FINISHED: dict[TrialState, EndState] = {TrialState.COMPLETE: "complete", TrialSt
 
 @dataclass(frozen=True)
 class Results:
-    """A search as a report tells it.
+    """What a report tells of a search.
 
     Attributes:
         snapshot: budget, places and workers.
         space: what is searched.
         settings: what the study was begun with.
         outcomes: by number of the trial.
-        winner: the best trial, which counts; None before the first is complete.
-        default: the trial of the default recipe, if it is complete.
+        winner: the best trial, as `hpo.study.ranking` has it; None before the first that counts.
+        default: the trial of the default recipe, if it counts by now.
         from_outside: numbers of trials that were told or added from outside, which are no outcomes.
         repeats: how many runs were broken off and gone on with.
         test_uses: how often the held-out images were looked at.
@@ -108,7 +108,7 @@ def read_results(opened: OpenStudy, now: datetime) -> Results:
 def _outcome(
     trial: FrozenTrial, space: Space, place: PlaceRow | None = None, ended: float = 0.0, gpu_hours: float = 0.0
 ) -> Outcome | None:
-    """What a trial has come to, in its place where it has one; None for a result without a training of this study."""
+    """The result of a trial, in its place where it has one; None where it was told or added from outside."""
     try:
         recipe = suggest(FixedTrial(trial.params), space)
     except ValueError:  # it has not been asked for all fields yet, or was told from outside
@@ -135,7 +135,7 @@ def _outcome(
 
 
 def _end_of(place: PlaceRow, trial: FrozenTrial, now: datetime) -> datetime:
-    """When a place had run for all of its time so far."""
+    """When a place ended, or `now` where it has not."""
     end = trial.datetime_complete
     return now if place.state == "running" or end is None else end.astimezone(UTC)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from dataclasses import replace
 
 import optuna
@@ -18,12 +19,13 @@ from hpo.search.progress import Progress
 from hpo.search.search import search
 from hpo.search.supervisor import Staff, Supervised
 from hpo.study.open_study import create_study, delete_study, find_study, load_study
-from hpo.study.ranking import best_trial, default_trial
+from hpo.study.ranking import best_trial, default_trial, ranked
 from hpo.study.status import take_snapshot
 from hpo.study.study_file import read_study_file
+from storage.artifacts.artifacts import naming
 from storage.budget import Limits
 from storage.halts import begin_halt
-from storage.keys import BEST_EPOCH_KEY, DEFAULT_KEY
+from storage.keys import BEST_EPOCH_KEY, DEFAULT_KEY, WEIGHTS_NAME
 from trainer.extensions import Extensions
 from trainer.space import suggest
 
@@ -52,12 +54,18 @@ class Study:
         create_study(self.file, url, self.data)
         self.opened = load_study(self.file, url)
 
-    def add(self, value, *, trained=True):
+    def add(self, value, *, trained=True, system_attrs=None):
         """A complete trial of the default recipe; returns its number."""
         fixed = FixedTrial(self.file.space.default_parameters())
         suggest(fixed, self.file.space)
         about = {DEFAULT_KEY: True} | ({BEST_EPOCH_KEY: 1} if trained else {})
-        complete = create_trial(value=value, params=fixed.params, distributions=fixed.distributions, user_attrs=about)
+        complete = create_trial(
+            value=value,
+            params=fixed.params,
+            distributions=fixed.distributions,
+            user_attrs=about,
+            system_attrs=system_attrs,
+        )
         self.opened.study.add_trial(complete)
         return self.opened.study.trials[-1].number
 
@@ -93,6 +101,15 @@ def test_what_was_told_from_outside_does_not_win(study):
     assert sorted(snapshot.from_outside) == outside
     assert best_trial(study.opened).number == numbers[1]
     assert default_trial(study.opened).number == numbers[0]
+
+
+def test_the_files_of_trials_are_in_the_order_of_the_ranking(study):
+    """Which weights are kept is decided by the database, in the order in which all commands rank the trials."""
+    values = [0.4, math.inf, 0.9, 0.0, -math.inf, 0.9, -0.5]
+    numbers = [study.add(value, system_attrs=naming(f"file-{value}", WEIGHTS_NAME)) for value in values]
+    kept = [file.number for file in study.opened.rows.kept_files(WEIGHTS_NAME)]
+    best_first = [trial.number for trial in ranked(study.opened.study.trials, study.file.space)]
+    assert kept[: len(best_first)] == best_first == [numbers[at] for at in (2, 5, 0, 3, 6)]
 
 
 def test_a_study_that_is_deleted_while_it_is_watched_is_one_line(study):
