@@ -84,7 +84,7 @@ class BareWorker:
         self._file, self._weights = file, file.path.parent / WEIGHTS_NAME
         self._opened = load_study(file, url, OutageRetry())
         self._lease = Lease(self._opened.storage.engine, self._opened.study_id, name, self._opened.outage_retry)
-        self._runs = Runs(file, self._opened, self._lease, {"host": "host", "device": "none", "threads": 1})
+        self._runs = Runs(self._opened, self._lease, {"host": "host", "device": "none", "threads": 1})
         self._presence = WorkerPresence(
             self._opened.storage.engine, self._opened.study_id, name, self._opened.outage_retry
         )

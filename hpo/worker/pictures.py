@@ -106,8 +106,8 @@ def draw_learning_curves(result: Result) -> bytes:
         from matplotlib.ticker import MaxNLocator
 
         figure = _figure(280)
-        for place, (title, values, colour) in enumerate(panels):
-            axes = _axes(figure, 45 + place * WIDTH // 2, 30, WIDTH // 2 - 60, 205)
+        for panel, (title, values, colour) in enumerate(panels):
+            axes = _axes(figure, 45 + panel * WIDTH // 2, 30, WIDTH // 2 - 60, 205)
             axes.axvline(best, color=GREY, linestyle=":")
             axes.plot(numbers, values, color=colour, marker="o", markersize=3)
             axes.set_title(title)
@@ -176,8 +176,8 @@ def draw_most_wrong(
         else:
             title = "no validation image is classified wrongly; these have the least probability of their class"
         write(title, 10, 6)
-        for place, (one, thumbnail) in enumerate(zip(wrong, thumbnails, strict=True)):
-            left, top = place % COLUMNS * WIDTH // COLUMNS + 10, head + place // COLUMNS * cell
+        for position, (one, thumbnail) in enumerate(zip(wrong, thumbnails, strict=True)):
+            left, top = position % COLUMNS * WIDTH // COLUMNS + 10, head + position // COLUMNS * cell
             figure.figimage(thumbnail, left, height - top - side)
             top += side + 3
             write(f"{_class(one.true, classes, families, CAPTION)}  {one.probability:.1%}", left, top)
@@ -223,9 +223,9 @@ def most_wrong(probabilities: NDArray[np.float32], labels: NDArray[np.int64], im
     """
     true, predicted = labels[images], probabilities.argmax(axis=1)
     each = np.arange(len(images))
-    of_true = probabilities[each, true]
-    order = np.lexsort((of_true, true == predicted))[:THUMBNAILS]
-    columns = (images, true, predicted, of_true, probabilities[each, predicted])
+    true_probabilities = probabilities[each, true]
+    order = np.lexsort((true_probabilities, true == predicted))[:THUMBNAILS]
+    columns = (images, true, predicted, true_probabilities, probabilities[each, predicted])
     return [Wrong(*(column[number].item() for column in columns)) for number in order]
 
 

@@ -1,4 +1,4 @@
-"""The runs of one worker: takes places in the budget, asks for their trials, and brings both to their ends."""
+"""The runs of one worker: places in the budget are taken, their trials asked for, and both brought to their ends."""
 
 from __future__ import annotations
 
@@ -11,7 +11,16 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState, create_trial
 
 from hpo.study.samplers import make_pruner, make_sampler
-from storage.keys import ARTIFACT_KEY, DEFAULT_KEY, FIRST_RUN_KEY, REASON_KEY, REPEATS_KEY, RESUMED_KEY
+from storage.keys import (
+    ARTIFACT_KEY,
+    DEFAULT_KEY,
+    DEVICE_KEY,
+    FIRST_RUN_KEY,
+    HOST_KEY,
+    REASON_KEY,
+    REPEATS_KEY,
+    RESUMED_KEY,
+)
 from storage.places import LostPlaceError
 
 if TYPE_CHECKING:
@@ -20,11 +29,10 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
     from hpo.study.open_study import OpenStudy
-    from hpo.study.study_file import StudyFile
     from storage.keys import EndState
     from storage.places import Lease, Place
 
-STATES: dict[TrialState, EndState] = {
+END_STATES: dict[TrialState, EndState] = {
     TrialState.COMPLETE: "complete",
     TrialState.PRUNED: "pruned",
     TrialState.FAIL: "failed",
@@ -81,7 +89,7 @@ def shares(trial: FrozenTrial, trials: Sequence[FrozenTrial]) -> list[Share]:
         attributes = run.user_attrs
         done_before = attributes.get(RESUMED_KEY, 0)
         found.append(
-            Share(run.number, attributes.get("host", "?"), attributes.get("device", "?"), done_before + 1, last)
+            Share(run.number, attributes.get(HOST_KEY, "?"), attributes.get(DEVICE_KEY, "?"), done_before + 1, last)
         )
         last = done_before
         run = trials[attributes[REPEATS_KEY]] if done_before else None
@@ -92,16 +100,15 @@ class Runs:
     """Begins and ends the runs of one worker.
 
     Args:
-        file: what is searched.
         opened: the study in the storage.
         lease: of the worker.
         about: what each of its trials keeps as user attributes.
     """
 
-    def __init__(self, file: StudyFile, opened: OpenStudy, lease: Lease, about: Mapping[str, Any]) -> None:
-        self._file, self._study, self._storage, self._lease = file, opened.study, opened.storage, lease
-        self._study_id, self._about = opened.study_id, dict(about)
-        self._study.pruner = make_pruner(file)
+    def __init__(self, opened: OpenStudy, lease: Lease, about: Mapping[str, Any]) -> None:
+        self._opened, self._lease, self._about = opened, lease, dict(about)
+        self._file, self._study, self._storage = opened.file, opened.study, opened.storage
+        self._study.pruner = make_pruner(self._file)
 
     def begin(self) -> Run | None:
         """Begin the next run; None where no place is left to take at the moment.
@@ -111,10 +118,10 @@ class Runs:
         """
         while place := self._lease.take(self._file.limits):
             try:
-                if run := self._fill(place):
+                if run := self._begin_in(place):
                     return run
             except (LostPlaceError, UpdateFinishedTrialError):
-                continue  # ended elsewhere in this moment; what became of it is seen when it is taken again
+                continue  # it was ended elsewhere just now; the next attempt sees how
         return None
 
     def complete(self, run: Run, value: float) -> None:
@@ -149,61 +156,74 @@ class Runs:
             self._settle(run.place, trial)
         except LostPlaceError:
             return "was settled by another worker"
-        return f"was told {STATES[trial.state]} elsewhere"
+        return f"was told {END_STATES[trial.state]} elsewhere"
 
-    def _fill(self, place: Place) -> Run | None:
-        """A run in a place; None where the trial that it names settles it."""
+    def _begin_in(self, place: Place) -> Run | None:
+        """Begin a run in a place; None where no run is to begin in it now."""
         if place.earlier_trial is None:
-            trial_id = self._named(place)
+            trial_id = self._name_waiting_trial(place)
         else:
-            named = self._trial(place.earlier_trial)
-            if named.state in (TrialState.COMPLETE, TrialState.PRUNED) or (
-                named.state is TrialState.FAIL and REASON_KEY not in named.user_attrs
-            ):
-                self._settle(place, named)
+            named = self._get_trial(place.earlier_trial)
+            if self._needs_no_run(place, named):
                 return None
-            if place.failed_runs > self._file.retries:
-                self._lease.finish(
-                    place, "failed", f"given up after {place.failed_runs} runs, the last: {place.reason}"
-                )
-                return None
-            if named.state is TrialState.RUNNING:  # a run of ours that broke off
-                self._lease.hand_back(place, "broken off", failed=True)
-                return None
-            # A waiting one was named by a worker that died before it ran.
-            waits = named.state is TrialState.WAITING
-            trial_id = named._trial_id if waits else self._named(place, repeats=named)  # noqa: SLF001 - no public name
+            if named.state is TrialState.WAITING:  # the worker that named it died before it ran
+                trial_id = named._trial_id  # noqa: SLF001 - no public name
+            else:
+                trial_id = self._name_waiting_trial(place, repeats=named)
         if not self._storage.set_trial_state_values(trial_id, TrialState.RUNNING):
-            # It runs: by an attempt of ours whose answer was lost, or by whoever was given the place meanwhile.
+            # It runs already: begun by an attempt of ours whose answer was lost, or by whoever got the place meanwhile.
             self._lease.hold(place)
+        trial = self._ask(trial_id, place)
+        return Run(place, trial, self._earlier_runs(trial))
+
+    def _needs_no_run(self, place: Place, named: FrozenTrial) -> bool:
+        """Close or hand back a place whose named trial has ended, was given up, or broke off; whether one of these."""
+        if named.state in (TrialState.COMPLETE, TrialState.PRUNED) or (
+            named.state is TrialState.FAIL and REASON_KEY not in named.user_attrs
+        ):
+            self._settle(place, named)
+        elif place.failed_runs > self._file.retries:
+            reason = f"given up after {place.failed_runs} runs, the last: {place.reason}"
+            self._lease.finish(place, "failed", reason)
+        elif named.state is TrialState.RUNNING:  # a run of ours that broke off
+            self._lease.hand_back(place, "broken off", failed=True)
+        else:
+            return False
+        return True
+
+    def _ask(self, trial_id: int, place: Place) -> optuna.Trial:
+        """The running trial of this id, as `Study.ask` gives one, which would choose a trial by itself."""
         self._study.sampler = make_sampler(self._file, place.number)
-        # As Study.ask does, which would choose a trial by itself: look at all trials anew, once for each.
+        # As Study.ask does: read all trials anew, once for each trial.
         self._study._thread_local.cached_all_trials = None  # noqa: SLF001
         self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
         trial = optuna.Trial(self._study, trial_id)
         for key, value in self._about.items():
             if trial.user_attrs.get(key) != value:
                 trial.set_user_attr(key, value)
-        chain = []
+        return trial
+
+    def _earlier_runs(self, trial: optuna.Trial) -> list[FrozenTrial]:
+        """The trials whose recipe a trial repeats, the last one first."""
+        earlier = []
         repeated = trial.user_attrs.get(REPEATS_KEY)
         while repeated is not None:
-            earlier = self._trial(repeated)
-            chain.append(earlier)
-            repeated = earlier.user_attrs.get(REPEATS_KEY)
-        return Run(place, trial, chain)
+            earlier.append(self._get_trial(repeated))
+            repeated = earlier[-1].user_attrs.get(REPEATS_KEY)
+        return earlier
 
-    def _named(self, place: Place, repeats: FrozenTrial | None = None) -> int:
+    def _name_waiting_trial(self, place: Place, repeats: FrozenTrial | None = None) -> int:
         """The id of the waiting trial that the place now names, made where there is none."""
         number = None if repeats is None else repeats.number
         while (trial_id := self._lease.name_trial(place, repeats=number)) is None:
-            self._study.add_trial(self._again(repeats) if repeats else _waiting(user_attrs=self._about))
+            self._study.add_trial(self._repetition(repeats) if repeats else _waiting_trial(user_attrs=self._about))
         return trial_id
 
-    def _again(self, earlier: FrozenTrial) -> FrozenTrial:
+    def _repetition(self, earlier: FrozenTrial) -> FrozenTrial:
         """A trial with the parameters of an earlier one, and what the pruner has noted of it."""
         marks = {key: value for key, value in earlier.user_attrs.items() if key == DEFAULT_KEY}
         first = earlier.user_attrs.get(FIRST_RUN_KEY, earlier.number)
-        return _waiting(
+        return _waiting_trial(
             params=earlier.params,
             distributions=earlier.distributions,
             user_attrs={**marks, **self._about, REPEATS_KEY: earlier.number, FIRST_RUN_KEY: first},
@@ -220,11 +240,13 @@ class Runs:
     def _settle(self, place: Place, trial: FrozenTrial) -> None:
         """Close a place as its trial ended, whoever told it."""
         failed = trial.state is TrialState.FAIL
-        self._lease.finish(place, STATES[trial.state], "told failed from outside" if failed else None)
+        self._lease.finish(place, END_STATES[trial.state], "told failed from outside" if failed else None)
 
-    def _trial(self, number: int) -> FrozenTrial:
-        return self._storage.get_trial(self._storage.get_trial_id_from_study_id_trial_number(self._study_id, number))
+    def _get_trial(self, number: int) -> FrozenTrial:
+        return self._storage.get_trial(
+            self._storage.get_trial_id_from_study_id_trial_number(self._opened.study_id, number)
+        )
 
 
-def _waiting(**fields: Any) -> FrozenTrial:
+def _waiting_trial(**fields: Any) -> FrozenTrial:
     return create_trial(state=TrialState.WAITING, **fields)

@@ -17,6 +17,7 @@ class Stopwatch:
 
     def __init__(self, started: float) -> None:
         self._started = started  # time.perf_counter() at the start of the process
+        self._training_ended: float | None = None  # time.perf_counter() at the end of the last training
         self._notes: dict[str, float] = {}
         self._seconds = dict.fromkeys(("start_up", "preparing", "training", "data", "storage", "idle"), 0.0)
 
@@ -47,17 +48,58 @@ class Stopwatch:
         """Claim all time until now for the start-up."""
         self._seconds["start_up"] = time.perf_counter() - self._started
 
+    def training_begins(self) -> None:
+        """Note the time since the end of the training before as turnover; the first training has none."""
+        if self._training_ended is not None:
+            self.note("turnover", time.perf_counter() - self._training_ended)
+
+    def training_ended(self) -> None:
+        """Remember when the last training ended."""
+        self._training_ended = time.perf_counter()
+
     @property
     def storage(self) -> float:
         """Seconds claimed for the storage so far."""
         return self._seconds["storage"]
 
 
+class TrainingTime:
+    """Divides the time of one training, from now to `claim`, among preparing, waiting for data, and training.
+
+    What is claimed for the storage meanwhile belongs to none of them.
+    """
+
+    def __init__(self, stopwatch: Stopwatch) -> None:
+        self._stopwatch = stopwatch
+        self._begun, self._storage_before = time.perf_counter(), stopwatch.storage
+        self._data_seconds = 0.0
+        self._preparing_seconds: float | None = None  # before the first step; None until an epoch has ended
+
+    def epoch_ended(self, seconds: float, data_seconds: float) -> None:
+        """Say that an epoch has ended just now, which took so many seconds, and waited so many of them for data."""
+        if self._preparing_seconds is None:
+            to_first_step = time.perf_counter() - self._begun - seconds
+            self._preparing_seconds = to_first_step - self._storage_seconds
+            self._stopwatch.note("to_first_step", to_first_step)
+        self._data_seconds += data_seconds
+
+    def claim(self) -> None:
+        """Claim the time since the beginning."""
+        seconds, preparing = time.perf_counter() - self._begun, self._preparing_seconds or 0.0
+        training = seconds - self._data_seconds - preparing - self._storage_seconds
+        for heading, amount in (("data", self._data_seconds), ("preparing", preparing), ("training", training)):
+            self._stopwatch.add(heading, amount)
+
+    @property
+    def _storage_seconds(self) -> float:
+        return self._stopwatch.storage - self._storage_before
+
+
 class TimedTrial:
     """A trial whose calls are claimed for the storage."""
 
-    def __init__(self, trial: optuna.Trial, watch: Stopwatch) -> None:
-        self._trial, self._watch = trial, watch
+    def __init__(self, trial: optuna.Trial, stopwatch: Stopwatch) -> None:
+        self._trial, self._stopwatch = trial, stopwatch
 
     def __getattr__(self, name: str) -> Any:
         attribute = getattr(self._trial, name)
@@ -65,7 +107,7 @@ class TimedTrial:
             return attribute
 
         def timed(*arguments: Any, **named: Any) -> Any:
-            with self._watch.time("storage"):
+            with self._stopwatch.time("storage"):
                 return attribute(*arguments, **named)
 
         return timed

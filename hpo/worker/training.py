@@ -1,11 +1,10 @@
-"""The training of one run: what it tells the storage on its way, and how it ends."""
+"""The training of one run, and the files that it leaves."""
 
 from __future__ import annotations
 
-import time
 import traceback
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import replace
 from typing import TYPE_CHECKING, cast
 
 import optuna
@@ -13,224 +12,149 @@ import torch
 from optuna.exceptions import UpdateFinishedTrialError
 
 from hpo.study.open_study import keep_micro_batches, read_micro_batches
-from hpo.worker.checkpoints import wait_for_store
-from hpo.worker.pictures import draw_pictures
-from hpo.worker.stopwatch import TimedTrial
-from hpo.worker.tensorboard import TensorBoardLog
+from hpo.worker.checkpoints import Checkpoints, wait_for_store
+from hpo.worker.ends import Complete, Pruned, Requeued, end_after, one_line
+from hpo.worker.observer import InterruptedTrialError, RunObserver
+from hpo.worker.stopwatch import TimedTrial, TrainingTime
+from hpo.worker.trial_log import TrialLog
+from storage.artifacts.artifacts import keep_file
 from storage.errors import StorageError
-from storage.keys import RESUMED_KEY
+from storage.keys import RESUMED_KEY, THREADS_KEY, WEIGHTS_NAME
 from storage.outage_retry import is_outage
-from storage.places import LostPlaceError, Progress
-from trainer.errors import CheckpointError, TrainerError
+from storage.places import LostPlaceError
+from trainer.errors import CheckpointError
 from trainer.objective import objective
-from trainer.resources import Resources
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-    from hpo.study.open_study import OpenStudy
-    from hpo.study.study_file import StudyFile
-    from hpo.worker.checkpoints import Checkpoints
+    from hpo.worker.context import WorkerContext
+    from hpo.worker.ends import RunEnd
     from hpo.worker.runs import Run
-    from hpo.worker.stopwatch import Stopwatch
-    from hpo.worker.trial_log import TrialLog
-    from storage.places import Lease
-    from trainer.checkpoint import Capture, Checkpoint
-    from trainer.data import Data
-    from trainer.fit import Epoch
-    from trainer.loaders import Loaders
-    from trainer.observer import Result
-
-
-class InterruptedTrialError(Exception):
-    """The worker is to leave its trial to another; the text says why."""
-
-
-@dataclass(frozen=True)
-class End:
-    """How a run ended.
-
-    Attributes:
-        state: complete, pruned or failed; waiting where it is to be run again.
-        value: of a complete one.
-        reason: of a failed or waiting one, in one line.
-        counts: whether a waiting one counts among the failed runs, which `retries` bounds.
-        broken: what has left this process unable to train anything more.
-        pictures: of a complete or pruned one, PNGs by name.
-    """
-
-    state: str
-    value: float | None = None
-    reason: str | None = None
-    counts: bool = False
-    broken: Exception | None = None
-    pictures: Mapping[str, bytes] = field(default_factory=dict)
+    from trainer.checkpoint import Checkpoint
 
 
 class Training:
     """One run on this worker's device.
 
     Args:
-        file: what is searched.
-        opened: the study in the storage.
-        data: the images.
+        context: of the worker.
         run: what to train.
-        lease: of the worker.
-        device: where to train.
-        loaders: processes that augment.
-        watch: claims this process's time.
+        folder: for files until they are kept; empty.
+
+    Attributes:
         checkpoints: of the run.
-        log: takes what the trial prints.
-        to_leave: called after each batch; why the run is to be left to another worker, None to go on. Raises
-            LostPlaceError where it no longer counts.
     """
 
-    def __init__(
-        self,
-        file: StudyFile,
-        opened: OpenStudy,
-        data: Data,
-        run: Run,
-        *,
-        lease: Lease,
-        device: torch.device,
-        loaders: Loaders,
-        watch: Stopwatch,
-        checkpoints: Checkpoints,
-        log: TrialLog,
-        to_leave: Callable[[], str | None],
-    ) -> None:
-        self._file, self._opened, self._data, self._run = file, opened, data, run
-        self._lease, self._device, self._loaders, self._watch = lease, device, loaders, watch
-        self._checkpoints, self._log, self._to_leave = checkpoints, log, to_leave
-        self._board: TensorBoardLog | None = None
-        self._best = 0.0
-        self._pictures: dict[str, bytes] = {}
-        self._begun = time.perf_counter()
-        self._in_storage_before = watch.storage
-        self._data_seconds = 0.0
-        self._preparing_seconds: float | None = None  # before the first step
+    def __init__(self, context: WorkerContext, run: Run, folder: Path) -> None:
+        self._context, self._run, self._folder = context, run, folder
+        self._log = TrialLog()
+        self.checkpoints = Checkpoints(context.opened, run, self._log.write)
 
-    def train(self, weights: Path) -> End:
-        """Train to the end, writing the best epoch's weights to the file, and say how it ended.
+    def train(self) -> RunEnd:
+        """Train to the end, and say how it ended; `keep_files` is to follow.
 
         Raises:
             LostPlaceError, UpdateFinishedTrialError: the run no longer counts.
         """
-        with self._watch.time("storage"):
+        opened, stopwatch = self._context.opened, self._context.stopwatch
+        time = TrainingTime(stopwatch)
+        observer = RunObserver(self._context, self._run, self.checkpoints, self._log, time)
+        with stopwatch.time("storage"):
             try:
-                checkpoint = wait_for_store(self._checkpoints.resume, self._to_leave)
+                checkpoint = wait_for_store(self.checkpoints.resume, self._reason_to_leave)
             except StorageError as error:
-                return End("waiting", reason=reason_of(error), counts=not self._to_leave())
-            micro_batches = read_micro_batches(self._opened.study)
+                return Requeued(one_line(error), failed=not self._reason_to_leave())
+            known = read_micro_batches(opened.study)
             if checkpoint:
-                self._take_over(checkpoint)
-        known = dict(micro_batches)
-        with self._boarded(), self._log.capturing(), _threads(checkpoint, self._device):
-            end = self._ended(checkpoint, micro_batches, weights)
-        seconds = time.perf_counter() - self._begun
-        preparing = self._preparing_seconds or 0.0
-        in_storage = self._watch.storage - self._in_storage_before
-        self._watch.add("data", self._data_seconds)
-        self._watch.add("preparing", preparing)
-        self._watch.add("training", seconds - self._data_seconds - preparing - in_storage)
-        with self._watch.time("storage"):
-            keep_micro_batches(self._opened.study, dict(micro_batches.items() - known.items()))
-            self._lease.log(self._run.trial.number, self._log.take_lines(all_of_it=True))
+                self._report_earlier_epochs(checkpoint)
+                observer.best = max(checkpoint.history, default=0.0)
+        resources = replace(self._context.resources, micro_batches=dict(known))
+        end: RunEnd
+        with observer.writing_tensorboard(), self._log.capturing(), _threads(checkpoint, resources.device):
+            try:
+                value = objective(
+                    cast("optuna.Trial", TimedTrial(self._run.trial, stopwatch)),
+                    opened.file.space,
+                    self._context.data,
+                    resources=resources,
+                    observer=observer,
+                    resume=checkpoint,
+                    best_weights=self._folder / WEIGHTS_NAME,
+                )
+                end = Complete(value, observer.pictures)
+            except optuna.TrialPruned:
+                end = Pruned(observer.pictures)
+            except InterruptedTrialError as why:
+                end = Requeued(str(why), failed=False)
+            except (LostPlaceError, UpdateFinishedTrialError):
+                raise
+            except Exception as error:
+                if is_outage(error):
+                    raise
+                if isinstance(error, CheckpointError):
+                    self.checkpoints.forget_earlier()
+                self._log.write(traceback.format_exc())
+                end = end_after(error)
+        time.claim()
+        with stopwatch.time("storage"):
+            keep_micro_batches(opened.study, dict(resources.micro_batches.items() - known.items()))
+            self._context.lease.log(self._run.trial.number, self._log.take_lines(all_of_it=True))
         return end
 
-    def _ended(self, checkpoint: Checkpoint | None, micro_batches: dict[str, int], weights: Path) -> End:
-        try:
-            value = objective(
-                cast("optuna.Trial", TimedTrial(self._run.trial, self._watch)),
-                self._file.space,
-                self._data,
-                resources=Resources(
-                    device=self._device,
-                    loaders=self._loaders,
-                    weights=self._file.weights,
-                    micro_batches=micro_batches,
-                ),
-                observer=self,
-                resume=checkpoint,
-                best_weights=weights,
-            )
-        except optuna.TrialPruned:
-            return End("pruned", pictures=self._pictures)
-        except InterruptedTrialError as why:
-            return End("waiting", reason=str(why))
-        except (LostPlaceError, UpdateFinishedTrialError):
-            raise
-        except Exception as error:
-            if is_outage(error):
-                raise
-            if isinstance(error, CheckpointError):
-                self._checkpoints.forget_earlier()
-            self._log.write(traceback.format_exc())
-            return _end_by(error)
-        return End("complete", value, pictures=self._pictures)
+    def keep_files(self, end: RunEnd) -> RunEnd:
+        """Keep the files of a run that has ended so, before anybody is told; returns how it ends now.
 
-    def _take_over(self, checkpoint: Checkpoint) -> None:
+        The weights of a complete run have to be kept: where the store is away for long, the run is requeued. Pictures
+        do not: where the store refuses one, the run ends without it and those after it.
+
+        Raises:
+            LostPlaceError: the run no longer counts.
+        """
+        match end:
+            case Complete():
+                try:
+                    wait_for_store(self._keep_weights, self._reason_to_leave)
+                except StorageError as error:
+                    return Requeued(one_line(error), failed=not self._reason_to_leave())
+                self._keep_pictures(end.pictures)
+            case Pruned():
+                self._keep_pictures(end.pictures)
+        return end
+
+    def _keep_weights(self) -> None:
+        self._context.lease.hold(self._run.place)
+        self._keep(WEIGHTS_NAME)
+
+    def _keep_pictures(self, pictures: Mapping[str, bytes]) -> None:
+        self._context.lease.hold(self._run.place)
+        try:
+            for name, content in pictures.items():
+                (self._folder / name).write_bytes(content)
+                self._keep(name)
+        except (OSError, StorageError) as error:
+            self._log.write(f"pictures: {one_line(error)}; the trial ends without\n")
+            self._context.lease.log(self._run.trial.number, self._log.take_lines())
+
+    def _keep(self, name: str) -> None:
+        opened = self._context.opened
+        keep_file(opened.artifacts, self._run.trial, self._folder / name, opened.owner)
+
+    def _reason_to_leave(self) -> str | None:
+        return self._context.heartbeat.reason_to_leave(self._run)
+
+    def _report_earlier_epochs(self, checkpoint: Checkpoint) -> None:
         """Give the trial what the earlier runs have reported."""
         trial, done = self._run.trial, checkpoint.epochs_done
         for number, macro_f1 in enumerate(checkpoint.history, start=1):
             trial.report(macro_f1, number)
         trial.set_user_attr(RESUMED_KEY, done)
-        trial.set_user_attr("threads", checkpoint.threads)
-        self._best = max(checkpoint.history, default=0.0)
+        trial.set_user_attr(THREADS_KEY, checkpoint.threads)
         self._log.write(
             f"going on after epoch {done} and {checkpoint.steps_done} steps, where trial"
             f" {self._run.earlier[0].number} was left\n"
         )
-
-    def on_epoch(self, epoch: Epoch) -> None:
-        """Keep its checkpoint, and tell the storage what it gave."""
-        if self._board:
-            self._board.write(epoch)
-        if self._preparing_seconds is None:
-            to_first_step = time.perf_counter() - self._begun - epoch.seconds
-            self._preparing_seconds = to_first_step - (self._watch.storage - self._in_storage_before)
-            self._watch.note("to_first_step", to_first_step)
-        assert epoch.validation, "a trial has validation images"
-        macro_f1, accuracy = epoch.validation.macro_f1, epoch.validation.accuracy
-        self._best, self._data_seconds = max(self._best, macro_f1), self._data_seconds + epoch.data_seconds
-        self._log.write(
-            f"epoch {epoch.number} of {epoch.epochs}: macro-F1 {macro_f1:.4f}, accuracy {accuracy:.4f},"
-            f" train loss {epoch.train_loss:.4f}, learning rate {epoch.learning_rate:.2e}, {epoch.seconds:.1f} s\n"
-        )
-        with self._watch.time("storage"):
-            if self._checkpoints.is_due(epoch_ended=True):
-                self._checkpoints.write(epoch.capture)
-            progress = Progress(epoch.number, epoch.epochs, macro_f1, self._best)
-            self._lease.keep_progress(self._run.place, self._run.trial, progress, self._log.take_lines())
-
-    def on_step(self, capture: Capture) -> None:
-        """Keep a checkpoint where one is due; raise InterruptedTrialError where another worker is to go on."""
-        reason = self._to_leave()
-        if reason or self._checkpoints.is_due(epoch_ended=False):
-            with self._watch.time("storage"):
-                self._checkpoints.write(capture)
-        if reason:
-            raise InterruptedTrialError(reason)
-
-    def on_end(self, result: Result) -> None:
-        """Draw the pictures of the trial."""
-        self._to_leave()  # which raises where the run no longer counts
-        try:
-            for name, content in draw_pictures(result, self._data, self._file.space.extensions):
-                self._pictures[name] = content
-        except Exception as error:  # noqa: BLE001 - nothing that goes wrong in a picture is worth a trial
-            self._log.write(f"pictures: {reason_of(error)}; the trial ends without\n")
-
-    @contextmanager
-    def _boarded(self) -> Iterator[None]:
-        """Write TensorBoard's logs meanwhile, where the study file asks for them."""
-        if not self._file.tensorboard:
-            yield
-            return
-        with TensorBoardLog(self._file, self._run.trial, self._log.write) as self._board:
-            yield
 
 
 @contextmanager
@@ -243,21 +167,3 @@ def _threads(checkpoint: Checkpoint | None, device: torch.device) -> Iterator[No
         yield
     finally:
         torch.set_num_threads(here)
-
-
-def _end_by(error: Exception) -> End:
-    """How a run ended that raised: for good, unless another run, or another worker, may fare better."""
-    reason = reason_of(error)
-    if isinstance(error, RuntimeError) and "CUDA error" in str(error):  # a context that is lost for this process
-        return End("waiting", reason=reason, counts=True, broken=error)
-    if isinstance(error, OSError | MemoryError | StorageError | CheckpointError):
-        return End("waiting", reason=reason, counts=True)
-    return End("failed", reason=reason)
-
-
-def reason_of(error: BaseException) -> str:
-    """One line for why a trial failed."""
-    lines = str(error).strip().splitlines()
-    if isinstance(error, TrainerError | StorageError):
-        return " ".join(lines)
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 import tomllib
 
@@ -94,20 +95,19 @@ class Setting:
     def work(self, name="worker"):
         """Run a worker to the end of the budget."""
         Worker(
-            self.file,
-            self.opened,
+            dataclasses.replace(self.opened, file=self.file),
             self.data,
             name=name,
             loaders=Loaders(0),
-            watch=Stopwatch(time.perf_counter()),
-            stop=self.stop,
+            stopwatch=Stopwatch(time.perf_counter()),
+            shutdown=self.stop,
         ).run()
 
     def dead_worker(self, name="dead"):
         """The runs of another worker, and one that it has begun."""
         lease = Lease(self.opened.storage.engine, self.opened.study_id, name)
         WorkerPresence(self.opened.storage.engine, self.opened.study_id, name).join("host", 1, "cpu")
-        runs = Runs(self.file, self.opened, lease, {"host": "host"})
+        runs = Runs(self.opened, lease, {"host": "host"})
         return runs, runs.begin()
 
     @property

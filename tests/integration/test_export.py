@@ -55,8 +55,8 @@ def search(file, url):
     data = file.data.load(file.folder / "pixels")
     create_study(file, url, data)
     opened = load_study(file, url)
-    watch, stop = Stopwatch(time.perf_counter()), Shutdown()
-    Worker(file, opened, data, name="worker", loaders=Loaders(0), watch=watch, stop=stop).run()
+    stopwatch, shutdown = Stopwatch(time.perf_counter()), Shutdown()
+    Worker(opened, data, name="worker", loaders=Loaders(0), stopwatch=stopwatch, shutdown=shutdown).run()
     opened.storage.engine.dispose()
 
 

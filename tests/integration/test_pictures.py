@@ -12,7 +12,7 @@ from PIL import Image
 
 from hpo.study.open_study import delete_study
 from hpo.study.retention import take_inventory
-from hpo.worker import training
+from hpo.worker import observer
 from hpo.worker.pictures import draw_pictures
 from hpo.worker.shutdown import Shutdown
 from storage.artifacts.artifacts import keep_file
@@ -47,7 +47,7 @@ def results(monkeypatch):
         given.append(result)
         return draw_pictures(result, *others)
 
-    monkeypatch.setattr(training, "draw_pictures", drawn)
+    monkeypatch.setattr(observer, "draw_pictures", drawn)
     return given
 
 
@@ -143,11 +143,11 @@ def test_a_worker_that_has_lost_its_place_keeps_no_pictures(setting, monkeypatch
     """A trial that another worker took over while its pictures were drawn gets them from that one alone."""
 
     def taken_while_drawn(*arguments):
-        monkeypatch.setattr(training, "draw_pictures", draw_pictures)
+        monkeypatch.setattr(observer, "draw_pictures", draw_pictures)
         requeue(study.opened.storage.engine, "worker")
         return draw_pictures(*arguments)
 
-    monkeypatch.setattr(training, "draw_pictures", taken_while_drawn)
+    monkeypatch.setattr(observer, "draw_pictures", taken_while_drawn)
     study = setting(trials=1, recipe={**FIXED, "epochs": 3})
     study.work()
     assert [trial.state for trial in study.trials] == [TrialState.FAIL, TrialState.PRUNED]

@@ -78,7 +78,7 @@ def test_a_damaged_checkpoint_costs_time_only(setting, damage):
 
 def test_a_trial_failed_from_outside_is_dropped_and_the_next_one_taken(setting, monkeypatch):
     """Who fails a running trial, in the dashboard, say, stops it, and its worker goes on with the next one."""
-    monkeypatch.setattr("hpo.worker.worker.BEAT_SECONDS", 0.02)
+    monkeypatch.setattr("hpo.worker.heartbeat.BEAT_SECONDS", 0.02)
 
     def fail():
         study.opened.study.tell(0, state=TrialState.FAIL)
@@ -105,7 +105,7 @@ def test_a_trial_told_complete_from_outside_is_dropped(setting):
 
 def test_a_deleted_study_ends_its_workers_with_one_line(setting, monkeypatch):
     """A worker whose study is deleted meanwhile says so and ends."""
-    monkeypatch.setattr("hpo.worker.worker.BEAT_SECONDS", 0.02)
+    monkeypatch.setattr("hpo.worker.heartbeat.BEAT_SECONDS", 0.02)
 
     def delete():
         study.opened.storage.delete_study(study.opened.study_id)
@@ -133,7 +133,7 @@ def pause_until_waiting(study, seen):
 
 def test_a_paused_study_goes_on_where_it_was(setting, monkeypatch):
     """A pause takes the trials from all workers within seconds; they wait, and go on when it is over."""
-    monkeypatch.setattr("hpo.worker.worker.BEAT_SECONDS", 0.02)
+    monkeypatch.setattr("hpo.worker.heartbeat.BEAT_SECONDS", 0.02)
     monkeypatch.setattr("hpo.worker.worker.IDLE_SECONDS", 0.02)
     seen = []
     study = setting(Steps({2: lambda: pause_until_waiting(study, seen)}), recipe=FIXED)
@@ -145,7 +145,7 @@ def test_a_paused_study_goes_on_where_it_was(setting, monkeypatch):
 
 def test_a_stopped_study_ends_its_workers(setting, monkeypatch):
     """A stop takes the trials from all workers, which end, and none begins before it is lifted."""
-    monkeypatch.setattr("hpo.worker.worker.BEAT_SECONDS", 0.02)
+    monkeypatch.setattr("hpo.worker.heartbeat.BEAT_SECONDS", 0.02)
 
     def stop():
         with study.opened.storage.engine.begin() as connection:
@@ -231,7 +231,7 @@ def another(study, name="other"):
     """The runs of another worker."""
     lease = Lease(study.opened.storage.engine, study.opened.study_id, name)
     WorkerPresence(study.opened.storage.engine, study.opened.study_id, name).join("host", 2, "cpu")
-    return Runs(study.file, study.opened, lease, {})
+    return Runs(study.opened, lease, {})
 
 
 def lost_answer(monkeypatch, method, *, call=1):
@@ -329,7 +329,7 @@ def test_a_worker_that_was_frozen_before_its_trial_ran_leaves_it_to_whoever_runs
 
 def test_a_resumed_study_begins_each_trial_once(setting, monkeypatch):
     """What was heard of a pause before it ended ends no trial that began after it."""
-    monkeypatch.setattr("hpo.worker.worker.BEAT_SECONDS", 0.3)
+    monkeypatch.setattr("hpo.worker.heartbeat.BEAT_SECONDS", 0.3)
     monkeypatch.setattr("hpo.worker.worker.IDLE_SECONDS", 0.01)
     study = setting(Steps({2: lambda: pause_until_waiting(study, [])}), trials=1, recipe=FIXED)
     study.work()
@@ -398,13 +398,13 @@ def test_a_checkpoint_of_another_recipe_is_let_go(setting, monkeypatch):
     study.stop = Shutdown()
     real = Checkpoints.resume
 
-    def of_another_recipe(checkpoints):
+    def resume_another_recipe(checkpoints):
         if found := real(checkpoints):
             recipe = {**found.values["recipe"], "pooling": "max"}
             return dataclasses.replace(found, values={**found.values, "recipe": recipe})
         return None
 
-    monkeypatch.setattr(Checkpoints, "resume", of_another_recipe)
+    monkeypatch.setattr(Checkpoints, "resume", resume_another_recipe)
     study.work("next")
     assert [place.state for place in study.places] == ["complete"]
     assert "another recipe" in study.trials[1].user_attrs["reason"]
@@ -438,7 +438,9 @@ def test_a_study_that_is_deleted_between_two_looks_ends_its_workers_with_one_lin
     study = setting(Steps({2: delete}), recipe=FIXED)
     with pytest.raises(HpoError, match='the study "colours" was deleted'):
         study.work()
-    monkeypatch.setattr(Runs, "_named", lambda *_: delete() or optuna.load_study(study_name="x", storage="sqlite://"))
+    monkeypatch.setattr(
+        Runs, "_name_waiting_trial", lambda *_: delete() or optuna.load_study(study_name="x", storage="sqlite://")
+    )
     study = setting(recipe=FIXED, name="second")
     with pytest.raises(HpoError, match='the study "second" was deleted'):
         study.work("another")

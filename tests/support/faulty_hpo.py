@@ -76,11 +76,11 @@ def main(arguments, faults):
 
 def _shorten_grace(seconds):
     import hpo.worker.checkpoints
-    import hpo.worker.worker
+    import hpo.worker.heartbeat
     from storage import heartbeat
 
     heartbeat.WorkerPresence.reap.__defaults__ = (seconds,)
-    hpo.worker.worker.BEAT_SECONDS, heartbeat.WATCH_SECONDS = seconds / 12, seconds / 4
+    hpo.worker.heartbeat.BEAT_SECONDS, heartbeat.WATCH_SECONDS = seconds / 12, seconds / 4
     hpo.worker.checkpoints.STORE_PAUSE = seconds / 12
 
 

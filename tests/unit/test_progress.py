@@ -137,11 +137,11 @@ def test_a_trials_calls_are_claimed_for_the_storage():
 
     import time
 
-    watch = Stopwatch(time.perf_counter())
-    trial = TimedTrial(SlowTrial(), watch)
+    stopwatch = Stopwatch(time.perf_counter())
+    trial = TimedTrial(SlowTrial(), stopwatch)
     assert trial.number == 3
     assert trial.report(1, step=2) == (1, 2)
     time.sleep(0.02)
-    seconds = watch.seconds()
+    seconds = stopwatch.seconds()
     assert seconds["storage"] >= 0.05
     assert seconds["between"] >= 0.02

@@ -1,0 +1,83 @@
+"""How a run can end: complete, pruned or failed for good, or requeued, to be run again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from storage.errors import StorageError
+from trainer.errors import CheckpointError, TrainerError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+@dataclass(frozen=True)
+class Complete:
+    """The training came to its end.
+
+    Attributes:
+        macro_f1: the best validation macro-F1 of its epochs, in [0, 1].
+        pictures: PNGs by name.
+    """
+
+    macro_f1: float
+    pictures: Mapping[str, bytes]
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """The pruner ended the training.
+
+    Attributes:
+        pictures: PNGs by name.
+    """
+
+    pictures: Mapping[str, bytes]
+
+
+@dataclass(frozen=True)
+class Failed:
+    """The trial failed for good.
+
+    Attributes:
+        reason: one line.
+    """
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Requeued:
+    """Another run, perhaps of another worker, is to go on with the trial.
+
+    Attributes:
+        reason: one line.
+        failed: whether this run counts among the failed ones, which `retries` bounds.
+        device_error: after which this process cannot use its device any more; None where it can.
+    """
+
+    reason: str
+    failed: bool
+    device_error: Exception | None = None
+
+
+RunEnd = Complete | Pruned | Failed | Requeued
+
+
+def end_after(error: Exception) -> Failed | Requeued:
+    """How a run ends whose training raised an error: requeued only where another run may come further."""
+    reason = one_line(error)
+    if isinstance(error, RuntimeError) and "CUDA error" in str(error):  # this process has lost its CUDA context
+        return Requeued(reason, failed=True, device_error=error)
+    if isinstance(error, OSError | MemoryError | StorageError | CheckpointError):
+        return Requeued(reason, failed=True)
+    return Failed(reason)
+
+
+def one_line(error: BaseException) -> str:
+    """An error as one line: its message where it is one of ours, else its type and the first line of its message."""
+    lines = str(error).strip().splitlines()
+    if isinstance(error, TrainerError | StorageError):
+        return " ".join(lines)
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

@@ -1,0 +1,111 @@
+"""What a worker does while a run trains: keeps checkpoints, progress, log and pictures, and leaves when it must."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from hpo.worker.ends import one_line
+from hpo.worker.pictures import draw_pictures
+from hpo.worker.tensorboard import TensorBoardLog
+from storage.places import Progress
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from hpo.worker.checkpoints import Checkpoints
+    from hpo.worker.context import WorkerContext
+    from hpo.worker.runs import Run
+    from hpo.worker.stopwatch import TrainingTime
+    from hpo.worker.trial_log import TrialLog
+    from trainer.checkpoint import Capture
+    from trainer.fit import Epoch
+    from trainer.observer import Result
+
+
+class InterruptedTrialError(Exception):
+    """The worker is to leave its trial to another; the text says why."""
+
+
+class RunObserver:
+    """Observes the training of one run for its worker.
+
+    Args:
+        context: of the worker.
+        run: that trains.
+        checkpoints: of the run.
+        log: takes what the trial prints.
+        time: of the training.
+
+    Attributes:
+        best: the highest validation macro-F1 so far, in [0, 1]; to be set where the trial has epochs already.
+        pictures: of the trial, PNGs by name, once it has ended.
+    """
+
+    def __init__(
+        self, context: WorkerContext, run: Run, checkpoints: Checkpoints, log: TrialLog, time: TrainingTime
+    ) -> None:
+        self._context, self._run, self._checkpoints, self._log, self._time = context, run, checkpoints, log, time
+        self._tensorboard: TensorBoardLog | None = None
+        self.best = 0.0
+        self.pictures: dict[str, bytes] = {}
+
+    @contextmanager
+    def writing_tensorboard(self) -> Iterator[None]:
+        """While the block runs, write TensorBoard's logs where the study file asks for them."""
+        file = self._context.opened.file
+        if not file.tensorboard:
+            yield
+            return
+        with TensorBoardLog(file, self._run.trial, self._log.write) as self._tensorboard:
+            yield
+
+    def on_step(self, capture: Capture) -> None:
+        """Keep a checkpoint where one is due.
+
+        Raises:
+            InterruptedTrialError: another worker is to go on with the trial, whose checkpoint is kept.
+            LostPlaceError: the run no longer counts.
+        """
+        reason = self._context.heartbeat.reason_to_leave(self._run)
+        if reason or self._checkpoints.is_due(epoch_ended=False):
+            with self._context.stopwatch.time("storage"):
+                self._checkpoints.write(capture)
+        if reason:
+            raise InterruptedTrialError(reason)
+
+    def on_epoch(self, epoch: Epoch) -> None:
+        """Log the epoch, keep a checkpoint where one is due, and then the progress.
+
+        Raises:
+            LostPlaceError: the run no longer counts.
+        """
+        assert epoch.validation, "a trial has validation images"
+        if self._tensorboard:
+            self._tensorboard.write(epoch)
+        self._time.epoch_ended(epoch.seconds, epoch.data_seconds)
+        macro_f1, accuracy = epoch.validation.macro_f1, epoch.validation.accuracy
+        self.best = max(self.best, macro_f1)
+        self._log.write(
+            f"epoch {epoch.number} of {epoch.epochs}: macro-F1 {macro_f1:.4f}, accuracy {accuracy:.4f},"
+            f" train loss {epoch.train_loss:.4f}, learning rate {epoch.learning_rate:.2e}, {epoch.seconds:.1f} s\n"
+        )
+        with self._context.stopwatch.time("storage"):
+            if self._checkpoints.is_due(epoch_ended=True):
+                self._checkpoints.write(epoch.capture)
+            progress = Progress(epoch.number, epoch.epochs, macro_f1, self.best)
+            self._context.lease.keep_progress(self._run.place, self._run.trial, progress, self._log.take_lines())
+
+    def on_end(self, result: Result) -> None:
+        """Draw the pictures; where one cannot be drawn, the trial ends without it and those after it.
+
+        Raises:
+            LostPlaceError: the run no longer counts.
+        """
+        self._context.heartbeat.reason_to_leave(self._run)  # for what it raises; the training has ended
+        try:
+            extensions = self._context.opened.file.space.extensions
+            for name, content in draw_pictures(result, self._context.data, extensions):
+                self.pictures[name] = content
+        except Exception as error:  # noqa: BLE001 - nothing that goes wrong in a picture is worth a trial
+            self._log.write(f"pictures: {one_line(error)}; the trial ends without\n")
