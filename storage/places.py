@@ -14,6 +14,7 @@ from storage import logs
 from storage.budget import Used, used
 from storage.halts import halt_in_force
 from storage.keys import REASON_KEY, REPEATS_KEY
+from storage.optuna_internals import trial_id_of
 from storage.requeue import again, fail_trial
 from storage.worker_transactions import UNSYNCED, WorkerTransactions
 
@@ -201,7 +202,7 @@ class Lease:
                 f" kept AS ({logs.APPEND} WHERE EXISTS (SELECT FROM held) ORDER BY place)"
                 f" SELECT EXISTS (SELECT FROM held), {UNSYNCED}",
                 number=place.number,
-                trial_id=trial._trial_id,  # noqa: SLF001 - no public name
+                trial_id=trial_id_of(trial),
                 trial=trial.number,
                 lines=[logs.storable(line) for line in lines],
                 **asdict(progress),

@@ -27,23 +27,21 @@ def run_worker(options: argparse.Namespace) -> int:
     from trainer.device import choose_device
     from trainer.loaders import loaders_for
 
-    stop = Shutdown()
+    shutdown = Shutdown(parent=options.parent)
     torch.set_num_threads(options.threads)
     with storage_url(study_file, options.url, create=False) as url:
-        opened = load_study(study_file, url, OutageRetry(stop.given_up))
+        opened = load_study(study_file, url, OutageRetry(shutdown.given_up))
         data = study_file.data.load(study_file.folder / "pixels")
         check_settings(opened.study, study_file, data)
         worker = Worker(
-            study_file,
             opened,
             data,
             name=options.name or str(uuid.uuid4()),
             loaders=loaders_for(choose_device(), options.threads),
-            watch=Stopwatch(options.started),
-            stop=stop,
-            parent=options.parent,
+            stopwatch=Stopwatch(options.started),
+            shutdown=shutdown,
         )
-        with asked_by_signals(stop) as received:  # until here they end the process at once
+        with asked_by_signals(shutdown) as received:  # until here they end the process at once
             worker.run()
     return exit_code(received[0]) if received else EXIT_DONE
 

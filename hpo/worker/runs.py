@@ -21,6 +21,7 @@ from storage.keys import (
     REPEATS_KEY,
     RESUMED_KEY,
 )
+from storage.optuna_internals import forget_cached_trials, trial_id_of
 from storage.places import LostPlaceError
 
 if TYPE_CHECKING:
@@ -147,7 +148,7 @@ class Runs:
     def drop(self, run: Run) -> str:
         """Let go of a run that no longer counts, and close its place if that is ours to do; returns what happened."""
         try:
-            trial = self._storage.get_trial(run.trial._trial_id)  # noqa: SLF001 - no public name
+            trial = self._storage.get_trial(trial_id_of(run.trial))
         except KeyError:
             return "was deleted"
         if not trial.state.is_finished() or REASON_KEY in trial.user_attrs:
@@ -167,7 +168,7 @@ class Runs:
             if self._needs_no_run(place, named):
                 return None
             if named.state is TrialState.WAITING:  # the worker that named it died before it ran
-                trial_id = named._trial_id  # noqa: SLF001 - no public name
+                trial_id = trial_id_of(named)
             else:
                 trial_id = self._name_waiting_trial(place, repeats=named)
         if not self._storage.set_trial_state_values(trial_id, TrialState.RUNNING):
@@ -194,8 +195,7 @@ class Runs:
     def _ask(self, trial_id: int, place: Place) -> optuna.Trial:
         """The running trial of this id, as `Study.ask` gives one, which would choose a trial by itself."""
         self._study.sampler = make_sampler(self._file, place.number)
-        # As Study.ask does: read all trials anew, once for each trial.
-        self._study._thread_local.cached_all_trials = None  # noqa: SLF001
+        forget_cached_trials(self._study)
         self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
         trial = optuna.Trial(self._study, trial_id)
         for key, value in self._about.items():
@@ -235,7 +235,7 @@ class Runs:
     def _tell(self, run: Run, state: TrialState, value: float | None = None) -> None:
         self._lease.hold(run.place)
         self._study.tell(run.trial, value, state=state, skip_if_finished=True)
-        self._settle(run.place, self._storage.get_trial(run.trial._trial_id))  # noqa: SLF001 - no public name
+        self._settle(run.place, self._storage.get_trial(trial_id_of(run.trial)))
 
     def _settle(self, place: Place, trial: FrozenTrial) -> None:
         """Close a place as its trial ended, whoever told it."""
