@@ -11,7 +11,7 @@ from hpo.study.from_options import study_file_from
 if TYPE_CHECKING:
     import argparse
 
-    from hpo.search.supervisor import Staff
+    from hpo.search.supervisor import WorkerPlan
     from hpo.study.study_file import StudyFile
 
 
@@ -25,13 +25,13 @@ def run_search(options: argparse.Namespace) -> int:
     from storage.database import ping
 
     study_file = study_file_from(options)
-    staff, progress = _staff(options, study_file), Progress(Console())
+    plan, progress = _plan(options, study_file), Progress(Console())
     if url := options.url or study_file.storage:
         ping(url)  # before the long checks; the embedded one is started after them, where nothing is wrong
     probe_artifacts(study_file)
     data = prepare(study_file, progress)
     with storage_url(study_file, options.url) as url:
-        return search(study_file, url, data, progress, staff)
+        return search(study_file, url, data, progress, plan)
 
 
 def run_workers(options: argparse.Namespace) -> int:
@@ -43,21 +43,21 @@ def run_workers(options: argparse.Namespace) -> int:
     from hpo.study.open_study import load_study, probe_artifacts, storage_url
 
     study_file = study_file_from(options)
-    staff, progress = _staff(options, study_file), Progress(Console())
+    plan, progress = _plan(options, study_file), Progress(Console())
     probe_artifacts(study_file)
     with storage_url(study_file, options.url, create=False) as url:
-        done = supervise(load_study(study_file, url), progress, staff, tell_starts=True)
+        done = supervise(load_study(study_file, url), progress, plan, tell_starts=True)
     if done.snapshot:
         states = ", ".join(f"{count} {state}" for state, count in done.snapshot.counts.items() if count)
         progress.say(f"all workers have ended: {states or 'no trials'}")
     return done.code
 
 
-def _staff(options: argparse.Namespace, study_file: StudyFile) -> Staff:
+def _plan(options: argparse.Namespace, study_file: StudyFile) -> WorkerPlan:
     """The workers that `hpo search` or `hpo workers` is to run."""
     from hpo.hardware import cores, visible_gpus
     from hpo.search.launcher import own_command
-    from hpo.search.supervisor import Staff
+    from hpo.search.supervisor import WorkerPlan
     from hpo.study.open_study import storage_url
 
     gpus = visible_gpus(options.cuda_visible_devices)
@@ -66,7 +66,7 @@ def _staff(options: argparse.Namespace, study_file: StudyFile) -> Staff:
     command = [*own_command(options.script), "worker", str(study_file.path)]
     if options.storage:
         command += ["--storage", options.storage]
-    return Staff(
+    return WorkerPlan(
         command,
         options.workers or options.per_gpu * len(gpus) or min(4, cores()),
         gpus,

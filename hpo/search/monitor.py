@@ -1,4 +1,4 @@
-"""A search watched from a thread of its own: a database that does not answer holds nobody else up."""
+"""Observes a search in a thread of its own, so that a database that does not answer holds nothing else up."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ if TYPE_CHECKING:
     from hpo.study.open_study import OpenStudy
     from hpo.study.status import Snapshot
 
-OBSERVE_SECONDS = 1.0  # between two looks, at least
-LOOK_SHARE = 20  # times as long as a look is the pause after it: many who look leave the database to the workers
-LONGEST_PAUSE = 60.0  # seconds between two looks, at most
+OBSERVE_SECONDS = 1.0  # between two observations, at least
+PAUSE_FACTOR = 20  # the pause is that many times as long as the observation before it, to spare the database
+LONGEST_PAUSE = 60.0  # seconds between two observations, at most
 
 
 @dataclass(frozen=True)
 class Observation:
-    """One look at the search.
+    """What the monitor found when it read how the search stands.
 
     Attributes:
         snapshot: how it stands; None where the database did not answer.
         problem: why it did not.
-        is_last: whether this is the look that `end` asked for.
+        is_last: whether this is the observation that `end` has asked for.
     """
 
     snapshot: Snapshot | None
@@ -40,12 +40,12 @@ class Observation:
 
 
 class Monitor:
-    """Looks at a search again and again, hands back what dead workers held, and restarts the embedded Postgres.
+    """Observes a search again and again, requeues what dead workers held, and restarts the embedded Postgres.
 
     Args:
         opened: the study.
         reopen: opens the storage once more, which starts an embedded Postgres that has crashed.
-        report: takes each look, and the error that ends them, which is no outage; called in the thread.
+        report: takes each observation, or the error that has ended them, which is no outage; called in the thread.
     """
 
     def __init__(
@@ -55,23 +55,25 @@ class Monitor:
         reopen: Callable[[], AbstractContextManager[object]],
         report: Callable[[Observation | Exception], None],
     ) -> None:
-        self.starts_processes = threading.Lock()  # held while this thread has children, which nobody else may reap
+        self.starts_processes = threading.Lock()  # held while this thread has child processes, which no other may reap
         self._opened, self._reopen, self._report = opened, reopen, report
         self._dead: deque[tuple[str, bool]] = deque()
         self._wake, self._ending = threading.Event(), threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)  # may wait for a database that never answers
+        self._thread = threading.Thread(
+            target=self._run, daemon=True
+        )  # a daemon: it may wait for a database that never answers
 
     def start(self) -> None:
-        """Begin to look."""
+        """Begin to observe."""
         self._thread.start()
 
     def requeue(self, worker: str, *, by_us: bool) -> None:
-        """Hand back what a worker held that has died, now or as soon as the database answers."""
+        """Requeue the trial of a worker that has died, now or as soon as the database answers; `by_us`: we ended it."""
         self._dead.append((worker, by_us))
         self._wake.set()
 
     def end(self) -> None:
-        """Look once more, when all the dead are buried, and end; while the database does not answer, go on."""
+        """Requeue the trials of all dead workers, observe once more, and end; without a database go on until it answers."""
         self._ending.set()
         self._wake.set()
 
@@ -80,15 +82,15 @@ class Monitor:
             is_last = False
             while not is_last:
                 ending, begun = self._ending.is_set(), time.monotonic()
-                look = self._look(ending=ending)
-                is_last = look.is_last
-                self._report(look)
-                self._wake.wait(pause_after(time.monotonic() - begun) if look.snapshot else OBSERVE_SECONDS)
+                observation = self._observe(ending=ending)
+                is_last = observation.is_last
+                self._report(observation)
+                self._wake.wait(pause_after(time.monotonic() - begun) if observation.snapshot else OBSERVE_SECONDS)
                 self._wake.clear()
-        except Exception as error:  # noqa: BLE001 - the main thread's to raise
+        except Exception as error:  # noqa: BLE001 - the main thread raises it
             self._report(error)
 
-    def _look(self, *, ending: bool) -> Observation:
+    def _observe(self, *, ending: bool) -> Observation:
         try:
             while self._dead:
                 worker, by_us = self._dead[0]
@@ -98,10 +100,10 @@ class Monitor:
         except Exception as error:
             if not is_outage(error):
                 raise
-            return Observation(None, problem=self._open_again() or cause_of(error))
+            return Observation(None, problem=self._reopen_storage() or cause_of(error))
 
-    def _open_again(self) -> str | None:
-        """Open the storage once more; why that was refused, where it was."""
+    def _reopen_storage(self) -> str | None:
+        """Open the storage once more; returns why that was refused, None where it was not."""
         try:
             with self.starts_processes, self._reopen():
                 return None
@@ -109,6 +111,6 @@ class Monitor:
             return str(error)
 
 
-def pause_after(look_seconds: float) -> float:
-    """Seconds to the next look, after one that took so long."""
-    return min(max(OBSERVE_SECONDS, LOOK_SHARE * look_seconds), LONGEST_PAUSE)
+def pause_after(observed_seconds: float) -> float:
+    """Seconds until the next observation, after one that took so many seconds."""
+    return min(max(OBSERVE_SECONDS, PAUSE_FACTOR * observed_seconds), LONGEST_PAUSE)

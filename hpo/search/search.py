@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from hpo.search.progress import Progress
-    from hpo.search.supervisor import Staff
+    from hpo.search.supervisor import WorkerPlan
     from hpo.study.open_study import OpenStudy
     from hpo.study.status import Snapshot
     from hpo.study.study_file import StudyFile
@@ -102,7 +102,7 @@ def make_pixels(study_file: StudyFile, data: Data, progress: Progress) -> None:
     progress.say(f"pixels: {shown} in {(study_file.folder / 'pixels').relative_to(study_file.path.parent)}{took}")
 
 
-def search(study_file: StudyFile, url: str, data: Data, progress: Progress, staff: Staff) -> int:
+def search(study_file: StudyFile, url: str, data: Data, progress: Progress, plan: WorkerPlan) -> int:
     """Create or resume the study and run workers to the end of its budget, or until a signal; returns the exit code.
 
     Args:
@@ -110,7 +110,7 @@ def search(study_file: StudyFile, url: str, data: Data, progress: Progress, staf
         url: of the storage.
         data: what `prepare` returned.
         progress: takes what there is to show.
-        staff: the workers to run.
+        plan: the workers to run.
 
     Raises:
         HpoError: workers were given up before the end, or the budget is used up without a complete trial, or the study
@@ -123,12 +123,12 @@ def search(study_file: StudyFile, url: str, data: Data, progress: Progress, staf
     if halt == "pause":
         progress.say(f"the study is paused, and the workers wait: `hpo resume {study_file.path.name}` lets it go on")
     begun = time.monotonic()
-    done = supervise(opened, progress, staff)
+    done = supervise(opened, progress, plan)
     if done.snapshot is None:
         return done.code
     if done.snapshot.halt == "stop":
         progress.say("the study was stopped: trials that ran are back in the queue; the same command resumes")
-    for line in summary_lines(opened, done.snapshot, done.names, staff.workers, time.monotonic() - begun):
+    for line in summary_lines(opened, done.snapshot, done.names, plan.workers, time.monotonic() - begun):
         progress.say(line)
     if done.snapshot.best is None and done.snapshot.finished:
         raise HpoError(_fruitless(study_file, done.snapshot))

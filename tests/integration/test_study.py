@@ -17,7 +17,7 @@ from hpo.bundle.export import export_best
 from hpo.errors import EXIT_DONE, HpoError
 from hpo.search.progress import Progress
 from hpo.search.search import search
-from hpo.search.supervisor import Staff, Supervised
+from hpo.search.supervisor import Supervised, WorkerPlan
 from hpo.study.open_study import create_study, delete_study, find_study, load_study
 from hpo.study.ranking import best_trial, default_trial, ranked
 from hpo.study.status import take_snapshot
@@ -136,7 +136,7 @@ def end(study, monkeypatch):
     """Searches with workers that do nothing and leave things as these statements do; gives its exit code and lines."""
 
     def run(*statements, limits=None):
-        def supervise(opened, _progress, _staff):
+        def supervise(opened, _progress, _plan):
             with opened.storage.engine.begin() as connection:
                 for statement in statements:
                     if callable(statement):
@@ -150,7 +150,7 @@ def end(study, monkeypatch):
         file = replace(study.file, limits=limits or study.file.limits)
         progress = Progress(Console(file=shown, width=120))
         try:
-            code = search(file, study.url, study.data, progress, Staff([], 1, [], reopen=lambda: None))
+            code = search(file, study.url, study.data, progress, WorkerPlan([], 1, [], reopen=lambda: None))
         except HpoError as error:
             code = str(error)
         return code, shown.getvalue()

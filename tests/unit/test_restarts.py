@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hpo.search.supervisor import Restarts, death_of
+from hpo.search.restarts import Restarts, explain_death
 
 pytestmark = pytest.mark.unit
 
@@ -56,13 +56,13 @@ def test_a_life_of_some_use_is_no_death_at_once(lived, worked):
 )
 def test_why_a_worker_died(code, printed, cause, may_pass):
     """The cause is the signal, the foreseen failure or the last line; a failure that was foreseen will not pass."""
-    death = death_of(code, printed)
+    death = explain_death(code, printed)
     assert death.cause.startswith(cause)
     assert death.may_pass is may_pass
 
 
 def test_a_traceback_is_kept():
     """All that a worker printed is kept where its last line is not all there is to know, and only there."""
-    assert death_of(1, "Traceback …\nValueError: no").printed == "Traceback …\nValueError: no"
-    assert death_of(1, "Killed").printed is None
-    assert death_of(1, "a warning\nhpo: data: gone").printed is None
+    assert explain_death(1, "Traceback …\nValueError: no").printed == "Traceback …\nValueError: no"
+    assert explain_death(1, "Killed").printed is None
+    assert explain_death(1, "a warning\nhpo: data: gone").printed is None
