@@ -1,4 +1,4 @@
-"""Worker processes, each on a GPU of its own or on the CPU; which GPUs and cores there are."""
+"""Starts and ends worker processes, each on a GPU of its own or on the CPU."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ class Launched:
     started: float
 
     def printed(self) -> str:
-        """All that the worker has printed; the file's position is the worker's, and stays where it is."""
-        file = self.output.fileno()
-        return os.pread(file, os.fstat(file).st_size, 0).decode(errors="replace").strip()
+        """All that the worker has printed. The position in the file, which the worker shares, is not moved."""
+        number = self.output.fileno()
+        return os.pread(number, os.fstat(number).st_size, 0).decode(errors="replace").strip()
 
 
 def launch(command: Sequence[str], threads: int, gpu: str | None) -> Launched:
@@ -59,7 +59,7 @@ def launch(command: Sequence[str], threads: int, gpu: str | None) -> Launched:
         stdin=subprocess.DEVNULL,
         stdout=output,
         stderr=subprocess.STDOUT,
-        start_new_session=True,  # Ctrl-C reaches the workers through us, once
+        start_new_session=True,  # so that Ctrl-C reaches this process alone, which then tells the workers
     )
     return Launched(name, process, output, gpu, time.monotonic())
 
@@ -72,16 +72,16 @@ def stop(launched: Sequence[Launched], *, at_once: bool = False) -> None:
 
 
 def reap_orphans(ours: Collection[int]) -> None:
-    """Let ended processes go that became children of this one when their parent died, as happens to PID 1.
+    """Reap ended processes that became children of this one when their parent died, as happens to PID 1.
 
     Args:
-        ours: process ids of the children that this process has started itself, whose ends are left to their owners.
+        ours: process ids of the children that this process has started itself, which are not reaped here.
     """
     if not hasattr(os, "waitid"):  # macOS, where this process is never PID 1
         return
-    look = os.WEXITED | os.WNOHANG | os.WNOWAIT
+    options = os.WEXITED | os.WNOHANG | os.WNOWAIT
     try:
-        while (ended := os.waitid(os.P_ALL, 0, look)) and ended.si_pid not in ours:
+        while (ended := os.waitid(os.P_ALL, 0, options)) and ended.si_pid not in ours:
             os.waitpid(ended.si_pid, 0)
     except ChildProcessError:
         pass

@@ -73,7 +73,7 @@ class Monitor:
         self._wake.set()
 
     def end(self) -> None:
-        """Requeue the trials of all dead workers, observe once more, and end; without a database go on until it answers."""
+        """Requeue the trials of all dead workers, observe once more, and end, as soon as the database answers."""
         self._ending.set()
         self._wake.set()
 

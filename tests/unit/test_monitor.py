@@ -40,7 +40,7 @@ def reports(monkeypatch):
             yield
 
         monkeypatch.setattr(monitor, "take_snapshot", take_snapshot)
-        opened = SimpleNamespace(storage=SimpleNamespace(engine=None))
+        opened = SimpleNamespace()
         started.append(Monitor(opened, reopen=reopen, report=found.put))
         started[-1].start()
         return [found.get(timeout=limit(30)) for _ in seen]
@@ -55,20 +55,20 @@ def away():
     return OperationalError("SELECT 1", {}, psycopg2.OperationalError("gone"))
 
 
-def test_each_look_is_reported_once(reports):
-    """A look at a database that does not answer is one report, with why that is not started again where it is not."""
+def test_each_observation_is_reported_once(reports):
+    """A database that does not answer is one report, with the reason where it cannot be started again."""
     end = ValueError("the end")
     assert reports(away(), "seen", end) == [Observation(None, "gone"), Observation("seen"), end]
     refused = StorageError("the disk is full")
     assert reports(away(), away(), end, refused=refused)[:2] == [Observation(None, "the disk is full")] * 2
 
 
-def test_whatever_ends_the_looks_is_reported(reports):
+def test_whatever_ends_the_observations_is_reported(reports):
     """No error ends the thread in silence, also none of opening the storage once more."""
     refused = KeyError("getpwnam")
     assert reports(away(), refused=refused) == [refused]
 
 
-def test_long_looks_are_rare():
-    """Looks take at most a twentieth of the time, and come at least once a minute."""
+def test_long_observations_are_rare():
+    """Observations take at most a twentieth of the time, and come at least once a minute."""
     assert [pause_after(seconds) for seconds in (0.0, 0.01, 0.5, 2.0, 30.0)] == [1.0, 1.0, 10.0, 40.0, 60.0]
