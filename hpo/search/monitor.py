@@ -59,9 +59,8 @@ class Monitor:
         self._opened, self._reopen, self._report = opened, reopen, report
         self._dead: deque[tuple[str, bool]] = deque()
         self._wake, self._ending = threading.Event(), threading.Event()
-        self._thread = threading.Thread(
-            target=self._run, daemon=True
-        )  # a daemon: it may wait for a database that never answers
+        # A daemon, because it may wait for a database that never answers.
+        self._thread = threading.Thread(target=self._run, daemon=True)
 
     def start(self) -> None:
         """Begin to observe."""
