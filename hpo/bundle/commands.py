@@ -42,14 +42,13 @@ def run_export_best(options: argparse.Namespace) -> int:
 
 def run_predict(options: argparse.Namespace) -> int:
     """`hpo predict`: classes and probabilities to a CSV."""
-    from hpo.bundle.prediction import find_bundles, find_images, predict_to_csv
+    from hpo.bundle.prediction import Ensemble, find_bundles, find_images, predict_to_csv
     from trainer.extensions import Extensions
 
     bundles, inputs = find_bundles([options.bundle, *options.images])
     images = find_images(inputs, bundles[0].classes)
-    metrics = predict_to_csv(
-        bundles, images, options.output, options.extensions or Extensions(), voting=options.voting, tta=options.tta
-    )
+    ensemble = Ensemble(bundles, options.extensions or Extensions(), options.voting, options.tta)
+    metrics = predict_to_csv(ensemble, images, options.output)
     if options.json:
         used = {"bundles": [str(bundle.folder) for bundle in bundles], "voting": options.voting, "tta": options.tta}
         shown = {"images": len(images.files), **used, "metrics": metrics}
@@ -59,6 +58,6 @@ def run_predict(options: argparse.Namespace) -> int:
     print(f"{len(images.files)} images -> {options.output}{voted}")
     if metrics:
         print(f"macro-F1 {metrics['macro_f1']:.4f}, accuracy {metrics['accuracy']:.4f}, by the classes that are known")
-        for name, of_class in metrics["per_class"].items():
-            print(f"  {name}: F1 {of_class['f1']:.4f}, {of_class['images']} images")
+        for name, scores in metrics["per_class"].items():
+            print(f"  {name}: F1 {scores['f1']:.4f}, {scores['images']} images")
     return EXIT_DONE

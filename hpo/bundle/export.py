@@ -8,6 +8,7 @@ import os
 import platform
 import uuid
 from contextlib import closing
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -48,6 +49,25 @@ if TYPE_CHECKING:
     from trainer.recipe import Recipe
 
 
+@dataclass(frozen=True)
+class _Winner:
+    """The best trial of a study, and what its retraining needs beside the images.
+
+    Attributes:
+        study_file: of the study.
+        trial: complete.
+        recipe: what it was trained by.
+        device: that trains.
+        say: takes lines on how it goes.
+    """
+
+    study_file: StudyFile
+    trial: FrozenTrial
+    recipe: Recipe
+    device: torch.device
+    say: Callable[[str], None]
+
+
 def export_best(
     opened: OpenStudy,
     folder: Path,
@@ -61,7 +81,7 @@ def export_best(
 
     The retraining follows the winning trial: same recipe, seed and schedule, ended at the trial's best epoch, with
     the validation images added to the training images. Nothing judges it on the way, so nothing is chosen on the test
-    images; each look at them is counted in the study.
+    images; each test is counted in the study.
 
     With unlabelled images the retrained model classifies them; those that it is sure of, with the classes that it
     gives them, join its training images for a second model, which is trained likewise from the start. That one alone
@@ -89,17 +109,18 @@ def export_best(
     data, device = study_file.data.load(study_file.folder / "pixels"), choose_device()
     check_settings(opened.study, study_file, data)
     recipe = recipe_of(trial, opened.study, study_file.space.extensions)
+    winner = _Winner(study_file, trial, recipe, device, say)
     joined = join(data, find_images(unlabelled, (), "export").files) if unlabelled else None
     used, pseudo = joined.data if joined else data, None
     with new_folder(folder) as temporary:
         say(f"trial {trial.number} has won with a validation macro-F1 of {trial.value:.4f}")
         if joined:
-            pseudo = _pseudo_labels(study_file, trial, recipe, joined, confidence, device, say)
+            pseudo = _pseudo_labels(winner, joined, confidence)
             images = np.concatenate([_labelled(data), pseudo.images])
             source = f"{len(pseudo.images)} of them unlabelled"
-            model = _retrain(study_file, trial, recipe, pseudo.data, images, source, device, say)
+            model = _retrain(winner, pseudo.data, images, source)
         elif retrain:
-            model = _retrain(study_file, trial, recipe, data, _labelled(data), "training and validation", device, say)
+            model = _retrain(winner, data, _labelled(data), "training and validation")
         else:
             model = model_of(trial, opened, study_file.space.extensions, len(data.index.classes), device)
         save_weights(model, temporary / WEIGHTS)
@@ -144,51 +165,37 @@ def _labelled(data: Data) -> NDArray[np.int64]:
     return np.sort(np.concatenate([data.split.train, data.split.valid]))
 
 
-def _pseudo_labels(
-    study_file: StudyFile,
-    trial: FrozenTrial,
-    recipe: Recipe,
-    joined: Joined,
-    confidence: float,
-    device: torch.device,
-    say: Callable[[str], None],
-) -> PseudoLabels:
-    """The classes that the retrained winner is sure of; it is gone from memory when the next training begins."""
+def _pseudo_labels(winner: _Winner, joined: Joined, confidence: float) -> PseudoLabels:
+    """Retrain the winner and let it classify the unlabelled images; its memory is free when this returns."""
     if left_out := joined.left_out():
-        say(left_out)
+        winner.say(left_out)
     # The unlabelled images are decoded with the others, so that a broken one is found before the training.
     data, images = joined.data, _labelled(joined.data)
-    model = _retrain(study_file, trial, recipe, data, images, "training and validation", device, say)
-    pixels = data.pixels(recipe.image_size, model.interpolation)
-    probabilities = probabilities_of(model, pixels, joined.unlabelled, device, MicroBatch(recipe.batch_size))
+    model = _retrain(winner, data, images, "training and validation")
+    pixels = data.pixels(winner.recipe.image_size, model.interpolation)
+    batches = MicroBatch(winner.recipe.batch_size)
+    probabilities = probabilities_of(model, pixels, joined.unlabelled, winner.device, batches)
     chosen = choose(joined, probabilities.numpy(), confidence)
-    say(chosen.line())
+    winner.say(chosen.line())
     return chosen
 
 
-def _retrain(
-    study_file: StudyFile,
-    trial: FrozenTrial,
-    recipe: Recipe,
-    data: Data,
-    images: NDArray[np.int64],
-    source: str,
-    device: torch.device,
-    say: Callable[[str], None],
-) -> Classifier:
-    last = int(trial.user_attrs[BEST_EPOCH_KEY])
-    loaders = loaders_for(device, cores())
+def _retrain(winner: _Winner, data: Data, images: NDArray[np.int64], source: str) -> Classifier:
+    """The model after a training on these images, as many epochs as the winner took to its best; `source` is told."""
+    study_file, scores = winner.study_file, winner.trial.intermediate_values
+    last = int(winner.trial.user_attrs[BEST_EPOCH_KEY])
+    loaders = loaders_for(winner.device, cores())
     epochs = fit(
-        recipe,
+        winner.recipe,
         data,
-        Subsets(images, plateau=[score for _, score in sorted(trial.intermediate_values.items())]),
+        Subsets(images, plateau=[score for _, score in sorted(scores.items())]),
         extensions=study_file.space.extensions,
-        resources=Resources(device=device, loaders=loaders, weights=study_file.weights),
+        resources=Resources(device=winner.device, loaders=loaders, weights=study_file.weights),
     )
-    say(f"retraining on {len(images)} images, {source}, for {last} of {recipe.epochs} epochs")
+    winner.say(f"retraining on {len(images)} images, {source}, for {last} of {winner.recipe.epochs} epochs")
     with closing(loaders), closing(epochs):
         for epoch in epochs:
-            say(f"epoch {epoch.number}: train loss {epoch.train_loss:.4f}, {epoch.seconds:.1f} s")
+            winner.say(f"epoch {epoch.number}: train loss {epoch.train_loss:.4f}, {epoch.seconds:.1f} s")
             if epoch.number == last:
                 return epoch.model
     raise AssertionError("the best epoch is one of the recipe's epochs")

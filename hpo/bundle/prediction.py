@@ -95,25 +95,30 @@ def find_images(inputs: Sequence[str], classes: Sequence[str], command: str = "p
     return Images(tuple(found), tuple(label for label in labels if label) if all(labels) else None)
 
 
-def predict_to_csv(
-    bundles: Sequence[Bundle],
-    images: Images,
-    output: Path,
-    extensions: Extensions,
-    *,
-    voting: str = "soft",
-    tta: str = "none",
-    batch_size: int = 64,
-) -> dict[str, Any] | None:
+@dataclass(frozen=True)
+class Ensemble:
+    """Bundles that predict together; one alone is an ensemble of one.
+
+    Attributes:
+        bundles: of the same classes.
+        extensions: models of one's own, which their recipes may name.
+        voting: of several bundles, "soft" or "hard"; for hard voting the probabilities are shares of the votes.
+        tta: a name in `trainer.predict.TTA`.
+    """
+
+    bundles: Sequence[Bundle]
+    extensions: Extensions
+    voting: str = "soft"
+    tta: str = "none"
+
+
+def predict_to_csv(ensemble: Ensemble, images: Images, output: Path, *, batch_size: int = 64) -> dict[str, Any] | None:
     """Write path, predicted class and a probability a class for each image; returns metrics where classes are known.
 
     Args:
-        bundles: of the same classes; the models of all are in memory at once, the images a batch at a time.
+        ensemble: what predicts; all of its models are in memory at once, the images a batch at a time.
         images: to predict.
         output: the CSV.
-        extensions: models of one's own.
-        voting: of several bundles, "soft" or "hard"; for hard voting the probabilities are shares of the votes.
-        tta: a name in `trainer.predict.TTA`.
         batch_size: images at a time.
 
     Raises:
@@ -126,14 +131,15 @@ def predict_to_csv(
     from trainer.metrics import confusion_matrix, summary
     from trainer.predict import VOTINGS, Member, predict
 
-    if voting == "hard" and len(bundles) == 1:
+    bundles = ensemble.bundles
+    if ensemble.voting == "hard" and len(bundles) == 1:
         raise HpoError("predict: --voting hard is for several bundles, and there is one; name more, or leave it out")
     device, classes = choose_device(), bundles[0].classes
     members = [
-        Member(bundle.load_model(extensions, device), bundle.recipe.image_size, bundle.interpolation)
+        Member(bundle.load_model(ensemble.extensions, device), bundle.recipe.image_size, bundle.interpolation)
         for bundle in bundles
     ]
-    batches = predict(members, images.files, device, tta=tta, batch_size=batch_size)
+    batches = predict(members, images.files, device, tta=ensemble.tta, batch_size=batch_size)
     predicted: list[int] = []
     kept: list[NDArray[np.float32]] = []
     if output.is_dir() or not output.name:
@@ -144,7 +150,7 @@ def predict_to_csv(
             writer = csv.writer(file)
             writer.writerow(["path", "predicted", *classes])
             for batch in batches:
-                probabilities, best = VOTINGS[voting](batch)
+                probabilities, best = VOTINGS[ensemble.voting](batch)
                 kept.append(probabilities)
                 for row, number in zip(probabilities, best.tolist(), strict=True):
                     path = images.files[len(predicted)]

@@ -105,18 +105,18 @@ def join(data: Data, files: Sequence[Path]) -> Joined:
     first = _extended(data.index, files).copies
     new = first[labelled:]
     copied = new != np.arange(labelled, labelled + len(files))
-    of_test = copied & np.isin(new, first[data.split.test])
+    test_copies = copied & np.isin(new, first[data.split.test])
     if copied.all():
         raise HpoError(
             f"export: each of the {len(files)} unlabelled images is an exact copy of a labelled one "
-            f"({of_test.sum()} of held-out test images); give others, or leave out --unlabelled"
+            f"({test_copies.sum()} of held-out test images); give others, or leave out --unlabelled"
         )
     index = _extended(data.index, [file for file, is_copy in zip(files, copied.tolist(), strict=True) if not is_copy])
     return Joined(
         data=Data(index, data.split, data.cache),
         unlabelled=np.arange(labelled, len(index.paths)),
-        copies_of_test=int(of_test.sum()),
-        other_copies=int(copied.sum() - of_test.sum()),
+        copies_of_test=int(test_copies.sum()),
+        other_copies=int(copied.sum() - test_copies.sum()),
     )
 
 

@@ -1,4 +1,4 @@
-"""Optuna's pruners, which decide the same and work out once what stays the same. One is for one study and process."""
+"""Optuna's pruners with the same decisions and less work. An object is for one study and one process."""
 
 from __future__ import annotations
 
@@ -31,9 +31,11 @@ class BracketPruner(HyperbandPruner):
     def __init__(self, min_resource: int, max_resource: int, reduction_factor: int) -> None:
         super().__init__(min_resource, max_resource, reduction_factor)
         self._bracket_of: dict[int, int] = {}  # number of a trial -> its bracket
-        self._study_of: dict[int, optuna.Study] = {}  # bracket -> the study as it sees it
-        self._finished_of: defaultdict[int, dict[int, FrozenTrial]] = defaultdict(dict)  # bracket -> those on a rung
-        self._looks = _Looks()
+        self._study_of: dict[int, optuna.Study] = {}  # bracket -> the study with the trials of that bracket
+        self._finished_of: defaultdict[int, dict[int, FrozenTrial]] = defaultdict(
+            dict
+        )  # bracket -> finished trials that have come to a rung
+        self._progress = _TrialProgress()
 
     def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
         """Whether the trial is not among the best of its bracket that have come to its rung."""
@@ -44,8 +46,8 @@ class BracketPruner(HyperbandPruner):
         return self._pruners[bracket].prune(seen, trial)
 
     def _rivals(self, study: optuna.Study, bracket: int) -> list[FrozenTrial]:
-        """The trials of a bracket that can have come to a rung; asked for where the trial itself has."""
-        finished, unfinished = self._looks.look(study)
+        """The trials of a bracket that can have come to a rung; read only where the trial itself has."""
+        finished, unfinished = self._progress.read(study)
         for each in finished:
             if FIRST_RUNG in each.system_attrs:
                 self._finished_of[self._get_bracket_id(study, each)][each.number] = each
@@ -77,18 +79,17 @@ class RunningMedianPruner(MedianPruner):
     def __init__(self, n_startup_trials: int, n_warmup_steps: int) -> None:
         super().__init__(n_startup_trials, n_warmup_steps)
         self._startup_trials, self._warmup_steps = n_startup_trials, n_warmup_steps
-        self._complete = 0  # trials
-        self._reports: defaultdict[int, array[float]] = defaultdict(
-            lambda: array("d")
-        )  # step -> those of complete ones
-        self._looks = _Looks()
+        self._complete = 0  # number of complete trials
+        # By step, the reports of complete trials.
+        self._reports: defaultdict[int, array[float]] = defaultdict(lambda: array("d"))
+        self._progress = _TrialProgress()
 
     def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
         """Whether the trial's best report is worse than the median of the complete trials at its last step."""
         step = trial.last_step
         if step is None or step < self._warmup_steps:
             return False
-        for each in self._looks.look(study)[0]:
+        for each in self._progress.read(study)[0]:
             if each.state is TrialState.COMPLETE:
                 self._complete += 1
                 for at, value in each.intermediate_values.items():
@@ -99,19 +100,19 @@ class RunningMedianPruner(MedianPruner):
         if not reports:
             return True
         others = np.array(self._reports[step])
-        # No median is a number where none of them reported one at this step.
+        # Where none of them has reported a number at this step there is no median.
         return bool(not np.isnan(others).all() and max(reports) < np.nanpercentile(others, 50))
 
 
-class _Looks:
-    """Looks at a study's trials that give each finished one out once."""
+class _TrialProgress:
+    """Reads the trials of a study again and again, and gives out each finished one once."""
 
     def __init__(self) -> None:
-        self._unfinished: set[int] = set()  # numbers of trials that were not finished at the last look
-        self._next = 0  # the first number that was not looked at
+        self._unfinished: set[int] = set()  # numbers of trials that had not finished at the last reading
+        self._next = 0  # the first number that was not read yet
 
-    def look(self, study: optuna.Study) -> tuple[list[FrozenTrial], list[FrozenTrial]]:
-        """The trials that have finished since the last look, and all unfinished ones."""
+    def read(self, study: optuna.Study) -> tuple[list[FrozenTrial], list[FrozenTrial]]:
+        """The trials that have finished since the last reading, and all unfinished ones."""
         trials = latest_trials(study)
         while self._next in trials:
             self._unfinished.add(self._next)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from hpo.bundle.bundle import new_folder, read_bundle
-from hpo.bundle.prediction import find_bundles, find_images, predict_to_csv
+from hpo.bundle.prediction import Ensemble, find_bundles, find_images, predict_to_csv
 from hpo.errors import HpoError
 from tests.conftest import paint
 from trainer.extensions import Extensions
@@ -171,16 +171,16 @@ def test_bundles_vote(make_bundle, photos, tmp_path):
     bundles, _ = find_bundles([*names, str(photos)])
     alone = []
     for bundle in bundles:
-        predict_to_csv([bundle], images, output, Extensions())
+        predict_to_csv(Ensemble([bundle], Extensions()), images, output)
         alone.append(_read(output)[1])
-    metrics = predict_to_csv(bundles, images, output, Extensions())
+    metrics = predict_to_csv(Ensemble(bundles, Extensions()), images, output)
     predicted, probabilities = _read(output)
     np.testing.assert_allclose(probabilities, np.mean(alone, axis=0), atol=2e-6)
     assert metrics["accuracy"] == np.mean([a == b for a, b in zip(predicted, images.labels, strict=True)])
-    predict_to_csv(bundles, images, output, Extensions(), voting="hard")
+    predict_to_csv(Ensemble(bundles, Extensions(), voting="hard"), images, output)
     votes = np.eye(3)[np.argmax(alone, axis=2)].mean(axis=0)
     np.testing.assert_allclose(_read(output)[1], votes, atol=1e-6)
-    predict_to_csv(bundles, images, output, Extensions(), tta="crops", batch_size=5)
+    predict_to_csv(Ensemble(bundles, Extensions(), tta="crops"), images, output, batch_size=5)
     assert abs(_read(output)[1] - probabilities).max() > 1e-4
 
 
@@ -188,5 +188,7 @@ def test_one_bundle_has_nothing_to_vote_on(make_bundle, photos, tmp_path):
     """Hard voting of one bundle is refused, as it would only hide the probabilities."""
     bundles, _ = find_bundles([make_bundle("alone"), str(photos)])
     with pytest.raises(HpoError, match="--voting hard is for several bundles"):
-        predict_to_csv(bundles, find_images([str(photos)], CLASSES), tmp_path / "out.csv", Extensions(), voting="hard")
+        predict_to_csv(
+            Ensemble(bundles, Extensions(), voting="hard"), find_images([str(photos)], CLASSES), tmp_path / "out.csv"
+        )
     assert not (tmp_path / "out.csv").exists()
