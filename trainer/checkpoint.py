@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     Capture = Callable[[], "Checkpoint"]
 
-FORMAT = "1"  # of the file
+FORMAT = "1"  # version of the file format
 DIGEST_BYTES = sha256().digest_size
 
 
@@ -54,7 +54,7 @@ class Checkpoint:
 
     def refuse_other_recipe(self, recipe: Recipe) -> None:
         """Raise CheckpointError unless it is one of a training by this recipe."""
-        # A field that the program did not know then was as it is by default.
+        # A recipe of an older program lacks the fields that are new since; these had their defaults then.
         then, now = {**DEFAULTS, **self.values["recipe"]}, asdict(recipe)
         if then != now:
             changed = ", ".join(

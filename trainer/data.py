@@ -83,7 +83,7 @@ def load_data(
     Raises:
         DataError: fractions out of range, or anything that `read_index` and `split` refuse.
     """
-    check_fractions(valid, test)  # before the many files are listed
+    check_fractions(valid, test)  # first, as listing many files takes long
     index = read_index(Path(path), grouping)
     sides = split(index, valid=valid, test=test, seed=seed, copies=index.copies)
     return Data(index, sides, cache)

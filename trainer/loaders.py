@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 Batch = tuple[torch.Tensor, torch.Tensor]  # images uint8 [batch, side, side, 3], labels int64 [batch]
 BATCHES_AHEAD = 3  # for each process
-PARENT_SECONDS = 2.0  # between two looks of a process whether its parent is still there
+PARENT_SECONDS = 2.0  # how often a process checks whether its parent still runs
 DEATH = (
     "a process that loads images has died: it was killed, most likely because memory ran out (of the machine, or of "
     "the container: docker's --memory); fewer workers or loaders (--threads) need less; going on with %s"
@@ -197,8 +197,8 @@ class Loaders:
                 truth = images.truth(order)
                 yield batch, truth.pin_memory() if self._pin_memory else truth
         finally:
-            # Nobody may write into a slot when the next pass begins. (Nothing is cancelled: an executor whose process
-            # dies then would never call it done.)
+            # No process may write into a slot when the next pass begins. (The batches are not cancelled: if a process
+            # died then, the executor would never mark them as done.)
             wait([made for _, _, made in coming])
 
     def _started(self, images: AugmentedImages, batch_bytes: int) -> ProcessPoolExecutor:
@@ -233,7 +233,7 @@ def _begin(images: AugmentedImages, slots: NDArray[np.uint8], parent: int) -> No
     """Make this process, a new one, one that augments for its parent."""
     global _in_this_process  # noqa: PLW0603 - what an executor offers for this
     _in_this_process = (images, slots)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's affair, and so are its handlers
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     torch.set_num_threads(1)
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()

@@ -37,7 +37,7 @@ def focal_loss(logits: Tensor, labels: Tensor, *, gamma: float, weight: Tensor |
     log_probabilities = log_softmax(logits, dim=1)
     losses = nll_loss(log_probabilities, labels, weight, reduction="none")
     true_class = log_probabilities.gather(1, labels[:, None]).squeeze(1).exp()
-    # Kept off 0, where a gamma below 1 has an infinite slope: a certain image would have a gradient of NaN.
+    # Kept off 0, where a gamma below 1 has an infinite slope: an image with p = 1 would have a gradient of NaN.
     scaled = (1 - true_class).clamp_min(1e-12) ** gamma * losses
     return scaled.mean() if weight is None else scaled.sum() / weight[labels].sum()
 

@@ -54,7 +54,7 @@ def predict(
         OutOfDeviceMemoryError: the device has not even memory for one image.
     """
     micro_batch = MicroBatch(batch_size)
-    with ThreadPoolExecutor() as pool:  # Pillow lets go of the interpreter's lock
+    with ThreadPoolExecutor() as pool:  # Pillow releases the interpreter's lock while it decodes
         for start in range(0, len(files), batch_size):
             batch = files[start : start + batch_size]
             read: dict[tuple[int, str], torch.Tensor] = {}

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from trainer.resources import Resources
     from trainer.step import MicroBatch
 
-EMA_DECAY = 0.999  # reached slowly: a warm-up keeps a short training's average from staying near its start
+EMA_DECAY = 0.999  # in the end; it begins lower, or the average of a short training would stay near the first weights
 
 
 class Session:

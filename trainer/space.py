@@ -58,7 +58,7 @@ DEFAULT_SPACE: dict[str, Any] = {
 }
 
 
-LAYER_FIELDS = ("pooling", "dropout", "drop_path", "freeze", "layer_decay")  # what only timm's models can be told
+LAYER_FIELDS = ("pooling", "dropout", "drop_path", "freeze", "layer_decay")  # fields that only timm's models can follow
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# What CUDA's libraries say where they find no memory, which torch does not make an OutOfMemoryError.
+# Texts of CUDA's libraries for a lack of memory; torch raises a plain RuntimeError with them.
 NO_MEMORY = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
 
 logger = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ class MicroBatch:
                 if not (isinstance(error, torch.OutOfMemoryError) or any(sign in str(error) for sign in NO_MEMORY)):
                     raise
                 cause = next(iter(str(error).splitlines()), "out of memory")
-            # Out here the failed attempt and all that it held are gone.
+            # Here, outside of the except block, the failed attempt holds no memory any more.
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
             size = min(self.size, images)
@@ -154,7 +154,7 @@ class FiniteLoss:
         """Raise NonFiniteLossError if this loss, or on a GPU a recent one, is NaN or infinite."""
         if self._on_gpu:
             if self._pending and not self._copied.query():  # type: ignore[no-untyped-call]
-                return  # a broken training stays broken, so any later loss will tell
+                return  # once a loss is NaN all later ones are, so a later check finds it
             found, self._pending = (self._loss.item() if self._pending else 0.0), True
             self._loss.copy_(loss, non_blocking=True)
             self._copied.record()

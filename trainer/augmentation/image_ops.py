@@ -59,7 +59,7 @@ def make_image_ops(magnitude: int, ranges: Ranges) -> list[Any]:
     bits_off = round(strength * ranges.bits)
     posterized = VALUES >> bits_off << bits_off
     solarized = np.where(255 * (STRONGEST - magnitude) / STRONGEST <= VALUES, 255 - VALUES, VALUES)
-    # Tables where albumentations counts otherwise than Pillow, by which the papers go: its `AutoContrast` overlooks
+    # Tables, where albumentations differs from Pillow, which the papers used: its `AutoContrast` overlooks
     # 255, its `Equalize` is a bin off, its `Posterize` cannot keep 8 bits, and its `Solarize` compares fractions.
     unsigned = [
         A.NoOp(p=1.0),

@@ -81,7 +81,7 @@ def _open(file: Path, shape: tuple[int, ...]) -> NDArray[np.uint8] | None:
     try:
         with file.open("rb") as opened:
             with suppress(OSError):  # a file system without locks
-                # Kept beyond the closing: the memory map has a copy of the descriptor, and the lock belongs to both.
+                # The lock outlives the closing: it also belongs to the copy of the descriptor that the memory map has.
                 fcntl.flock(opened, fcntl.LOCK_SH)
             if os.fstat(opened.fileno()).st_nlink == 0:  # removed between the opening and the lock
                 return None
@@ -204,7 +204,7 @@ def _exclusive(file: Path) -> Iterator[None]:
             file.parent.mkdir(parents=True, exist_ok=True)
             lock = held.enter_context(file.with_name(LOCK).open("ab"))
             fcntl.flock(lock, fcntl.LOCK_EX)
-        held.callback(fcntl.flock, lock, fcntl.LOCK_UN)  # at once, even where a forked child still has it open
+        held.callback(fcntl.flock, lock, fcntl.LOCK_UN)  # now, even if a forked child still has the file open
         yield
 
 

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-SAMPLE_BYTES = 4096  # from the middle, where compressed images differ; their heads are often the same
+SAMPLE_BYTES = 4096  # from the middle of a file, where compressed images differ; their beginnings are often equal
 THREADS = 8  # a file costs a few waits for the disk or the network, and little computing
-CHUNK = 4096  # files that wait for a thread at a time
+CHUNK = 4096  # files that are handed to the threads at a time
 
 
 class Sets:

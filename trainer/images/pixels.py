@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     Progress = Callable[[int, int], None]  # (images done, images in all)
 
-# What a file may hold, whatever its name says. Left to itself Pillow also tries formats that start other programs.
+# Formats that a file may have, whatever its name says. By default Pillow also tries some that start other programs.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "PPM")
 MAX_PIXELS = 500_000_000  # of one picture: 2 GB once decoded
 HEAVY_PIXELS = 50_000_000  # from here on one picture at a time, so that memory does not grow with the cores

@@ -65,14 +65,16 @@ def split(index: Index, *, valid: float, test: float, seed: int, copies: NDArray
     wanted = [_wanted(images, fractions) for images in np.bincount(index.labels).tolist()]
 
     for attempt in range(ATTEMPTS):
-        # A group is known by its first path, which unlike its number is a fact of the data alone.
+        # A group is identified by its first path: unlike its number it does not depend on the order of reading.
         drawn = {
             group: hashlib.sha256(path_bytes(f"{seed}:{attempt}:{names[images[0]]}")).digest()
             for group, images in members.items()
         }
         order = sorted(members, key=drawn.__getitem__)
         if attempt == 0:
-            order.sort(key=lambda group: -len(members[group]))  # the fractions come out best so; equal sizes stay drawn
+            order.sort(
+                key=lambda group: -len(members[group])
+            )  # this meets the fractions best; groups of equal size keep the drawn order
         side_of_group = _assign({group: contents[group] for group in order}, wanted)
         if side_of_group is not None:
             break

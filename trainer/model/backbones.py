@@ -125,7 +125,7 @@ def weights_of(model: Classifier) -> dict[str, Tensor]:
 
 def write_weights(weights: Mapping[str, Tensor], file: Path) -> None:
     """Write what `weights_of` gave, as safetensors."""
-    file.write_bytes(save(dict(weights)))  # save_file would give the file a mode of its own
+    file.write_bytes(save(dict(weights)))  # and not save_file, which gives the file other permissions
 
 
 def save_weights(model: Classifier, file: Path) -> None:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from trainer.recipe import Recipe
     from trainer.space import Space
 
-# The fields that not every model can follow.
+# Fields that not every model can follow.
 CHECKED_FIELDS = ("pooling", "dropout", "drop_path", "freeze", "layer_decay", "loss")
 
 
@@ -72,7 +72,7 @@ def _timm_problem(name: str, size: int, pooling: str, drop_path: float, loss: st
     if not has_tag(name):
         tags = [tagged for tagged in timm.list_pretrained() if tagged.startswith(f"{architecture}.")]
         return f'backbone: timm has no weights "{name}"; it has {", ".join(tags) or "none for this model"}'
-    # Each in addition to those before, so that the first that fails is the one that the model cannot do.
+    # Each attempt adds one field to those before: the first that fails names the field that the model cannot follow.
     attempts: list[tuple[str, dict[str, Any]]] = [(f'backbone: "{name}" cannot work with image_size = {size}', {})]
     if drop_path:
         attempts.append((f'drop_path: "{name}" has none, write drop_path = 0.0', {"drop_path": drop_path}))
@@ -90,7 +90,7 @@ def _timm_problem(name: str, size: int, pooling: str, drop_path: float, loss: st
                 if recipe.loss == "arcface":
                     use_cosine_head(model, 2, recipe.arcface_scale)
                 model.eval()(torch.empty(1, 3, size, size))
-        # The models complain in many ways, some by dividing by zero or with an assertion without a word.
+        # The models fail with many types of errors, also divisions by zero and assertions without a text.
         except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as e:
             return f"{complaint}: {first_line(e)}"
     return layer_problem(name, model) if layered else None

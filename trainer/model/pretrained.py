@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
     from trainer.recipe import Recipe
 
-HUB_FILES = ("model.safetensors", "pytorch_model.bin")  # that a model's weights are called there
-HUB_SECONDS = 10.0  # in which the hub has to answer
+HUB_FILES = ("model.safetensors", "pytorch_model.bin")  # names that a model's weights may have on the hub
+HUB_SECONDS = 10.0  # the hub has to answer within this time
 WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 
 
@@ -48,7 +48,7 @@ def pretrained_backbone(recipe: Recipe, classes: int, weights: Path | None) -> n
         here = file or downloaded  # a file is loaded as it is: the hub is not asked again in each trial
         overlay = {"pretrained_cfg_overlay": {"file": str(here)}} if here else {}
         model = create_backbone(recipe, classes, pretrained=True, **overlay)
-    # Whatever the hub client, the file system or the unpickler raise: the user needs the one line.
+    # The hub client, the file system and the unpickler raise errors of many types; the user needs one line.
     except Exception as error:
         raise WeightsError(_weights_line(name, weights, error)) from error
     if lost:
@@ -71,7 +71,7 @@ def _unfilled(name: str, file: Path, _changed: int) -> str | None:
     torch.set_rng_state(random_state)
     heads = model.get_classifier()
     new = {id(weight) for head in (heads if isinstance(heads, tuple) else (heads,)) for weight in head.parameters()}
-    # Constants, as the weights of norms begin with, cannot tell.
+    # Weights that begin as constants, as those of norms do, say nothing on whether the file had them.
     drawn = [key for key, weight in model.named_parameters() if id(weight) not in new and weight.max() > weight.min()]
     lost = [key for key in drawn if torch.equal(states[0][key], states[1][key])]
     if len(lost) == len(drawn):
@@ -100,7 +100,7 @@ def _downloaded(name: str) -> str | None:
 def _reach_hub(name: str) -> None:
     """Ask the hub once for weights that are not here yet; its client would try for most of a minute."""
     if repository := get_pretrained_cfg(name).hf_hub_id:
-        with suppress(EntryNotFoundError):  # it answers, and timm knows other names to ask for
+        with suppress(EntryNotFoundError):  # the hub answers; timm itself asks for the other names
             get_hf_file_metadata(hf_hub_url(repository, HUB_FILES[0]), timeout=HUB_SECONDS)
 
 

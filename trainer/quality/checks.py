@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
 Level = Literal["ok", "warning", "error"]
 
-FEW_TO_TRAIN = 20  # images of a class
+FEW_TO_TRAIN = 20  # images of a class to train on; fewer are reported
 FEW_TO_JUDGE = 10  # images of a class on a side that judges: each moves the F1 of its class by about 0.1
-UPSCALED = 2  # times, from which on an image has little to show at the size of the recipe
-LONG = 3  # times as long as wide, from which on the stretching to a square deforms
-OUTLYING = 5  # times larger or smaller in a side than the median
-OF_ONE_SIZE = 0.95  # share of images, from which on another size is worth a word
+UPSCALED = 2  # an image that is enlarged so many times or more has little detail at the size of the recipe
+LONG = 3  # an image so many times as long as wide is deformed by the stretching to a square
+OUTLYING = 5  # an image whose side is so many times the median, or so many times less, is an outlier
+ONE_SIZE_SHARE = 0.95  # where so large a share of the images has one size, each other size is named
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ def odd_sizes(index: Index, survey: Survey, image_size: int) -> list[Finding]:
     short, long = np.minimum(width, height), np.maximum(width, height)
     side = np.sqrt(width * height)
     (modal, count), median = _most_common(survey.sizes[read]), float(np.median(side))
-    if OF_ONE_SIZE * len(read) <= count < len(read):
+    if ONE_SIZE_SHARE * len(read) <= count < len(read):
         other = (survey.sizes[read] != modal).any(axis=1)
         unlike = f"are not of {modal[0]} x {modal[1]} pixels like the rest"
     else:
