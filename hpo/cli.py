@@ -65,7 +65,7 @@ def main(
     options = parser().parse_args(arguments)
     options.extensions, options.script = extensions, sys.argv[0] if extensions else None
     options.started, options.cuda_visible_devices = STARTED, os.environ.get("CUDA_VISIBLE_DEVICES")
-    # What was begun is cleaned up.
+    # As an exception, so that what was begun is cleaned up.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(exit_code(signal.SIGTERM)))
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as it is under nohup
         signal.signal(signal.SIGHUP, lambda *_: sys.exit(exit_code(signal.SIGHUP)))
@@ -73,7 +73,7 @@ def main(
         sys.exit(run(options))
     except KeyboardInterrupt:
         sys.exit(exit_code(signal.SIGINT))
-    except BrokenPipeError:  # whoever read our output has had enough
+    except BrokenPipeError:  # the reader of our output has ended, such as `head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(EXIT_DONE)
 

@@ -16,7 +16,8 @@ from storage.requeue import requeue
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from sqlalchemy.engine import Connection, Engine
+    from optuna.storages import RDBStorage
+    from sqlalchemy.engine import Connection
 
     from storage.artifacts.artifact_store import ArtifactFiles
     from storage.artifacts.artifacts import KeptFile
@@ -101,12 +102,12 @@ class StudyRows:
     """What the database holds of one study beside Optuna's trials; each call takes a connection of its own.
 
     Args:
-        engine: of the database.
+        storage: that the study lives in.
         study_id: Optuna's number of the study.
     """
 
-    def __init__(self, engine: Engine, study_id: int) -> None:
-        self._engine, self._study_id = engine, study_id
+    def __init__(self, storage: RDBStorage, study_id: int) -> None:
+        self._engine, self._study_id = storage.engine, study_id
 
     def read(self) -> SearchState:
         """How the search stands."""

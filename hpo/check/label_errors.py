@@ -1,4 +1,4 @@
-"""Labels that the best models of a search doubt."""
+"""Labels that may be wrong: the best models of a search predict another class."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ if TYPE_CHECKING:
     from hpo.study.open_study import OpenStudy
     from trainer.data import Data
 
-MODELS = 5  # whose probabilities are averaged: one may be surely wrong, five of them seldom are together
+MODELS = 5  # whose probabilities are averaged: five models are seldom wrong together
 
 
 def find_label_errors(
     opened: OpenStudy, data: Data, broken: Container[int], on_progress: Callable[[int, int], None]
 ) -> Finding | None:
-    """Let the best complete trials look at the images to validate, which none of them has learned from.
+    """Let the best complete trials classify the validation images, which none of them was trained on.
 
-    Only these images: those to train are known by heart, labels and all, and those held out are not to be looked at.
+    Only these: the models have learned the labels of the training images by heart, and held-out images are not used.
 
     Args:
         opened: the study, whose settings must be those of its study file and of the images.

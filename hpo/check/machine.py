@@ -15,7 +15,7 @@ from trainer.quality.checks import Case, Finding
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-HELD = 0.2  # share of a GPU's memory in use, from which on somebody else may be at work there
+HELD = 0.2  # share of a GPU's memory that is in use; from there on another program may be at work on it
 CONTROL_GROUP = Path("/sys/fs/cgroup/memory.max")  # the limit of a container
 
 

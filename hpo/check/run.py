@@ -1,4 +1,4 @@
-"""`hpo check`: whatever could make a search fail, or its scores too good, found before it begins; changes nothing."""
+"""`hpo check`: finds what could make a search fail, or its scores too good, before it begins; changes nothing."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def run_checks(study_file: StudyFile, url: str | None, gpus: Sequence[str], prog
     except DataError as error:
         findings.append(Finding("data", "error", str(error)))
         settings = study_file.data
-        with suppress(DataError):  # it is what has been found already
+        with suppress(DataError):  # the finding above says it already
             index = read_index(settings.path, settings.grouping)
     survey: Survey | None = None
     pairs: Sequence[Pair] | None = None
@@ -137,7 +137,7 @@ def _check_images(
     unaware = None
     if sides is not None:
         settings = study_file.data
-        with suppress(DataError):  # there is none, and nothing to be said of it
+        with suppress(DataError):  # there is no such split, and so no copies across it
             unaware = split(index, valid=settings.valid, test=settings.test, seed=settings.seed)
     findings = [broken_files(index, survey), passed_over(index)]
     findings += [*exact_copies(index, unaware), *near_copies(index, pairs)]
@@ -204,7 +204,7 @@ def _check_artifacts(study_file: StudyFile) -> list[Finding]:
 def _check_storage(
     study_file: StudyFile, given: str | None, data: Data | None, survey: Survey | None, progress: Progress
 ) -> list[Finding]:
-    """Storage, study and, after a search, the labels that its models doubt."""
+    """Check the storage, the study and, after a search, the labels."""
     not_yet = Finding("wrong labels", "ok", "not looked for: that takes models, so check again after the search")
     if not (given or study_file.storage or has_postgres(study_file.folder)):
         line = f"a private Postgres will be made in {study_file.folder} when the search begins"

@@ -24,7 +24,7 @@ from hpo.report.costs import SECONDS_AN_HOUR, backbone_times, hours_by_state, sa
 from hpo.report.outcomes import complete_values, failures
 from hpo.report.parallel_coordinates import MOST_LINES, RANKS, parallel
 from hpo.report.results import read_results
-from hpo.search.search import HEADINGS
+from hpo.study.status import TIME_HEADINGS
 from hpo.units import duration
 from storage.artifacts.artifacts import fetch_file
 from storage.errors import FileGoneError, StorageError
@@ -215,7 +215,7 @@ def _charts(results: Results, opened: OpenStudy) -> dict[str, Chart]:
         drawn["hours-by-backbone"] = charts.hours(backbone_hours, notes)
     worker_hours = {
         text: sum(worker.seconds.get(heading, 0.0) for worker in results.snapshot.workers) / SECONDS_AN_HOUR
-        for heading, text in HEADINGS.items()
+        for heading, text in TIME_HEADINGS.items()
     }
     if any(worker_hours.values()):
         drawn["workers"] = charts.hours(worker_hours)

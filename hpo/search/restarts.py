@@ -22,7 +22,7 @@ class Restarts:
         self._at_once = 0
 
     def pause_after(self, lived_seconds: float, *, worked: bool) -> float | None:
-        """Seconds until the next start; None where it would die at once again and again.
+        """Seconds until the next start; None where it has died at once too often.
 
         Args:
             lived_seconds: from its start to its death.

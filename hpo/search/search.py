@@ -10,6 +10,7 @@ from hpo.errors import EXIT_DONE, HpoError
 from hpo.search.supervisor import supervise
 from hpo.study.open_study import create_study, load_study
 from hpo.study.ranking import best_trial, default_trial
+from hpo.study.status import TIME_HEADINGS
 from hpo.units import duration, show_bytes
 from storage.keys import METRICS_KEY, ORIGIN_KEY
 from trainer.errors import DataError
@@ -26,19 +27,10 @@ if TYPE_CHECKING:
     from trainer.data import Data
 
 WEAKEST = 5  # classes that the end of a search shows
-HEADINGS = {
-    "training": "training",
-    "data": "waiting for data",
-    "storage": "storage",
-    "start_up": "start-up",
-    "preparing": "before a trial's first step",
-    "between": "between trials",
-    "idle": "waiting for the last trials",
-}
 
 
 def prepare(study_file: StudyFile, progress: Progress) -> Data:
-    """Find what could fail later before anything is begun, and make ready what all workers need; returns the images.
+    """Check what could fail later, before anything is begun, and prepare what all workers need; returns the images.
 
     Raises:
         DataError, RecipeError, WeightsError: what was found.
@@ -145,7 +137,7 @@ def _fruitless(study_file: StudyFile, snapshot: Snapshot) -> str:
 
 
 def _pauses(seconds: Sequence[dict[str, float]]) -> list[str]:
-    """How long the device waits for a trial's first step and for the next trial, as a line; none before the first."""
+    """A line on how long a device waits for the first step of a trial and for the next trial; none before any step."""
 
     def mean(name: str) -> float | None:
         count = sum(worker.get(f"{name}_count", 0) for worker in seconds)
@@ -159,7 +151,7 @@ def _pauses(seconds: Sequence[dict[str, float]]) -> list[str]:
 
 
 def _weakest(per_class: dict[str, dict[str, Any]]) -> str:
-    """The classes with the lowest F1, which are those to look at."""
+    """A line with the classes that have the lowest F1."""
     worst = sorted(per_class.items(), key=lambda item: item[1]["f1"])[:WEAKEST]
     listed = ", ".join(f"{name} {metrics['f1']:.4f} ({metrics['images']} images)" for name, metrics in worst)
     return f"its F1 by class{'' if len(worst) == len(per_class) else ', the weakest'}: {listed}"
@@ -185,14 +177,14 @@ def summary_lines(
         lines.append(_weakest(per_class))
     lines.append("its recipe:")
     lines += [f"  {name} = {show(value)}" for name, value in used_fields(snapshot.best.recipe).items()]
-    totals = dict.fromkeys(HEADINGS, 0.0)
+    totals = dict.fromkeys(TIME_HEADINGS, 0.0)
     for worker in snapshot.workers:
         if worker.id in names:
-            for heading in HEADINGS:
+            for heading in TIME_HEADINGS:
                 totals[heading] += worker.seconds.get(heading, 0.0)
     if all_seconds := sum(totals.values()):
         shares = ", ".join(
-            f"{HEADINGS[heading]} {100 * seconds / all_seconds:.1f} %" for heading, seconds in totals.items()
+            f"{TIME_HEADINGS[heading]} {100 * seconds / all_seconds:.1f} %" for heading, seconds in totals.items()
         )
         lines.append(
             f"time: {duration(wall_seconds)} with {workers} workers ({totals['start_up'] / len(names):.1f} s"

@@ -71,7 +71,7 @@ def supervise(
 ) -> Supervised:
     """Run workers to the end of the search, or until SIGINT, SIGTERM or SIGHUP; call it in the main thread.
 
-    A worker that dies is started again; one that dies at once again and again, or for a reason that stays, is given up.
+    A worker that dies is started again. One that dies at once too often, or for a reason that stays, is given up.
 
     Args:
         opened: the study to search.

@@ -78,7 +78,7 @@ class OpenStudy:
     @cached_property
     def rows(self) -> StudyRows:
         """Its rows in our own tables."""
-        return StudyRows(self.storage.engine, self.study_id)
+        return StudyRows(self.storage, self.study_id)
 
     @cached_property
     def artifacts(self) -> ArtifactFiles:
@@ -124,7 +124,7 @@ def create_study(study_file: StudyFile, url: str, data: Data) -> None:
         study = optuna.create_study(
             study_name=study_file.name, storage=storage, direction="maximize", load_if_exists=True
         )
-        # Without settings and without a result the making was broken off, and goes on here.
+        # A study without settings and without a result was not made to its end, which is done now.
         if SETTINGS_KEY not in study.user_attrs:
             if TAKEN_OVER_KEY not in study.user_attrs and only_waits(study):
                 begin_study(study, study_file, data)
@@ -268,6 +268,6 @@ def keep_micro_batches(study: optuna.Study, sizes: Mapping[str, int]) -> None:
 
 
 def count_test_use(study: optuna.Study, key: str, time: str) -> int:
-    """Note that the test split is looked at once more; returns how often it has been, this time included."""
+    """Note in the study that the test split is used once more; returns how often it was used, this time included."""
     study.set_user_attr(TEST_USE_KEY + key, time)
     return sum(name.startswith(TEST_USE_KEY) for name in study.user_attrs)

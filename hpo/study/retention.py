@@ -17,9 +17,10 @@ if TYPE_CHECKING:
     from hpo.study.open_study import OpenStudy
     from storage.artifacts.artifact_store import StoredFile
     from storage.artifacts.artifacts import KeptFile
+    from storage.keys import PlaceState
 
-AT_WORK = ("running", "waiting")  # states of a place that has not ended
-STRAY_SECONDS = 86_400.0  # after which a file that nothing names was not going to be named any more
+AT_WORK: tuple[PlaceState, ...] = ("running", "waiting")  # states of a place that has not ended
+STRAY_SECONDS = 86_400.0  # a file that no trial names after so long will not be named any more
 
 
 @dataclass(frozen=True)
@@ -95,8 +96,8 @@ def prune_artifacts(opened: OpenStudy, surplus: Iterable[Surplus]) -> None:
 def drop_surplus_weights(opened: OpenStudy, keep: int) -> None:
     """Remove the weights of the complete trials that are not among the best; for workers, after each complete trial.
 
-    One query where there is nothing to remove. A trial that is not among the best now never will be again, so workers
-    that do this at the same time agree.
+    Makes one query where there is nothing to remove. Several workers may do this at the same time: a trial that is not
+    among the best now will not be among them later.
 
     Raises:
         StorageError: the store refuses, or does not answer.

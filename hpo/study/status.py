@@ -1,9 +1,9 @@
-"""What a search has done so far and who is at it: one snapshot, for people and as JSON."""
+"""How a search stands: a snapshot of its trials, its budget and its workers."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from optuna.trial import FixedTrial
 
@@ -12,6 +12,7 @@ from hpo.study.open_study import space_of
 from hpo.study.ranking import find_best
 from storage.budget import Used
 from storage.database import public_url
+from storage.keys import PlaceState
 from trainer.space import suggest
 
 if TYPE_CHECKING:
@@ -24,7 +25,16 @@ if TYPE_CHECKING:
     from trainer.recipe import Recipe
 
 DEAD_SECONDS = 86_400.0  # for which a dead worker is shown
-STATES = ("complete", "pruned", "failed", "running", "waiting")
+STATES: tuple[PlaceState, ...] = get_args(PlaceState)
+TIME_HEADINGS = {  # what a worker measures its time by -> what people read
+    "training": "training",
+    "data": "waiting for data",
+    "storage": "storage",
+    "start_up": "start-up",
+    "preparing": "before a trial's first step",
+    "between": "between trials",
+    "idle": "waiting for the last trials",
+}
 
 
 @dataclass(frozen=True)
@@ -70,7 +80,7 @@ class Snapshot:
 
     @property
     def dead(self) -> list[WorkerRow]:
-        """The workers that went without a word, of the last day."""
+        """The workers that have died during the last day."""
         return [worker for worker in self.workers if worker.died and worker.beat_seconds_ago < DEAD_SECONDS]
 
     def place_of(self, worker: WorkerRow) -> PlaceRow | None:

@@ -79,7 +79,7 @@ class TakenOver:
     weightless: int
 
     def lines(self) -> list[str]:
-        """What there is to tell."""
+        """The lines that `hpo init` prints."""
         finished, others = self.fit.finished, self.fit.finished - len(self.fit.fitting)
         line = f'{finished - others} of {finished} finished trials of "{self.old}" still fit and were taken over'
         if others:
@@ -171,7 +171,7 @@ def _prepare(study_file: StudyFile, url: str, data: Data, old: OpenStudy) -> Ope
 
 
 def _fit(old: OpenStudy, study_file: StudyFile) -> Fit:
-    """Look which finished trials have a recipe that the new space could suggest."""
+    """Find the finished trials whose recipe the new space could suggest."""
     try:
         space = space_of(old.study, study_file.space.extensions)
     except RecipeError as error:
@@ -199,7 +199,7 @@ def _fit(old: OpenStudy, study_file: StudyFile) -> Fit:
 def _copy_files(old: OpenStudy, new: OpenStudy, fit: Fit, keep: int) -> tuple[dict[int, dict[str, str]], int]:
     """Copy the files of the trials that are to be added: the pictures of all, the weights of the best complete ones.
 
-    What somebody has uploaded to a trial stays with the old study. Copies that are there already are not made again.
+    Files that people have uploaded to a trial stay with the old study. A copy that exists already is not made again.
 
     Returns:
         by number of the old trial the system attributes that name the copies; how many trials name weights that the
@@ -229,10 +229,10 @@ def _origins(new: OpenStudy) -> set[int | None]:
 def _renewed(
     trial: FrozenTrial, recipe: Recipe, study_file: StudyFile, old_name: str, artifacts: dict[str, str]
 ) -> FrozenTrial:
-    """A trial of the old study as one of the new, with what the new space would have suggested.
+    """A trial of the old study as a trial of the new one, with the parameters that the new space would have suggested.
 
-    Of its system attributes only the names of its files come along: the others are notes of samplers and pruners, which
-    speak of the old study. (Hyperband's brackets depend on a study's name and a trial's number.)
+    Of its system attributes only the names of its files come along: the others are notes of samplers and pruners
+    on the old study. (Hyperband's brackets depend on a study's name and a trial's number.)
     """
     fixed = FixedTrial(asdict(recipe))
     suggest(fixed, study_file.space)
