@@ -1,11 +1,11 @@
-"""The names under which a study, its trials and its files keep things: who writes each, and who reads it.
+"""The keys of what a study, its trials and its files keep: who writes each, and who reads it.
 
-They are stored in databases and stores that live for months: none of them may ever change its text.
+Databases and stores that hold them live for months: the text of a key may never change.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 # User attributes of a study -------------------------------------------------------------------------------------------
 
@@ -13,7 +13,7 @@ SETTINGS_KEY = "hpo:settings"
 """What must stay as it is while the study lives. Written last when a study is made; every command compares it."""
 
 ID_KEY = "hpo:id"
-"""What the ids of the study's files begin with, in a store that it may share. Written when it is made."""
+"""What the ids of the study's files begin with, in a store that other studies may use, too. Written when it is made."""
 
 TAKEN_OVER_KEY = "hpo:taken_over_from"
 """The old study of a new one. Written by `hpo init --from` before it takes over; read where that was broken off."""
@@ -27,7 +27,7 @@ MICRO_BATCH_KEY = "hpo:micro_batch: "
 # User attributes of a trial -------------------------------------------------------------------------------------------
 
 DEFAULT_KEY = "hpo:default_recipe"
-"""Marks the trial of the default recipe. Written when a study is made; read to say what the search has brought."""
+"""Marks the trial of the default recipe. Written when a study is made; read to compare the best trial with it."""
 
 REPEATS_KEY = "repeats"
 """Number of the trial whose recipe this one runs again. Written by workers; read by lease, pruners, status, report."""
@@ -48,7 +48,7 @@ ORIGIN_KEY = "taken_over_from"
 """The study and number of the trial that this one was taken over from. Written by `hpo init --from`; read by logs."""
 
 BEST_EPOCH_KEY = "best_epoch"
-"""Number of the epoch with the best macro-F1. Written by the objective; a trial without it was told from outside."""
+"""Number of the epoch with the best macro-F1. Written by the objective; without it, a trial was not trained by hpo."""
 
 METRICS_KEY = "metrics"
 """All metrics of that epoch. Written by the objective; read by notes, report and the end of a search."""
@@ -59,7 +59,7 @@ HOST_KEY, DEVICE_KEY, THREADS_KEY = "host", "device", "threads"
 # System attributes of a trial, beside Optuna's own --------------------------------------------------------------------
 
 MADE_KEY = "hpo:made"
-"""Marks who made a trial, so that nobody who has to repeat the making makes two. Written and read by the storage."""
+"""A random text by which a call that is repeated finds the trial that it made. Written and read by the storage."""
 
 ARTIFACT_KEY = "artifacts:"
 """Followed by the id of a file: where Optuna and optuna-dashboard look for what a trial or a study keeps."""
@@ -76,7 +76,13 @@ PICTURES = (LEARNING_CURVES, CONFUSION_MATRIX, MOST_WRONG)
 # States ---------------------------------------------------------------------------------------------------------------
 
 PlaceState = Literal["complete", "pruned", "failed", "running", "waiting"]
-"""Of a place in the budget, in `hpo.place`: waiting and running ones have not ended."""
+"""State of a place in the budget, in `hpo.place`: waiting and running ones have not ended."""
+
+PLACE_STATES: tuple[PlaceState, ...] = get_args(PlaceState)
+"""All of them, in the order in which people are shown their numbers."""
 
 EndState = Literal["complete", "pruned", "failed"]
-"""How a place ended, for good."""
+"""State of a place that has ended for good."""
+
+END_STATES: tuple[EndState, ...] = get_args(EndState)
+"""All of them, in the same order."""

@@ -1,4 +1,4 @@
-"""The rows of one study in our own tables, as everybody may read them; who may write them, says the lease."""
+"""The rows of one study in our own tables, for everybody who reads them. Workers write them: `places`, `heartbeat`."""
 
 from __future__ import annotations
 
@@ -22,14 +22,28 @@ if TYPE_CHECKING:
     from storage.artifacts.artifact_store import ArtifactFiles
     from storage.artifacts.artifacts import KeptFile
     from storage.halts import Halt
+    from storage.keys import PlaceState
 
 
 @dataclass(frozen=True)
 class PlaceRow:
-    """A place as everybody sees it; times are those of the database."""
+    """A place in the budget.
+
+    Attributes:
+        number: 0 for the first of the study.
+        state: of the place.
+        worker: name of the worker that holds it, or held it last.
+        trial: number of the trial that it names.
+        reason: why it, or its last run, failed.
+        epoch: the last one of the trial that has ended; 0 before the first.
+        epochs: number of the trial's last epoch, if nothing ends the training before.
+        macro_f1: validation macro-F1 of that epoch, in [0, 1].
+        best: the highest of the epochs so far, likewise.
+        seconds: for which trials have run in it, by the clock of the database.
+    """
 
     number: int
-    state: str
+    state: PlaceState
     worker: str | None
     trial: int | None
     reason: str | None
@@ -42,7 +56,19 @@ class PlaceRow:
 
 @dataclass(frozen=True)
 class WorkerRow:
-    """A worker as everybody sees it; `seconds` says where its time went, by heading."""
+    """A worker.
+
+    Attributes:
+        id: its name.
+        host: where it runs.
+        pid: number of its process there.
+        device: on which it trains.
+        started: when it joined, by the clock of the database.
+        beat_seconds_ago: seconds since its last beat, by the same clock.
+        gone: whether it has left, or counts as dead.
+        died: whether it counts as dead.
+        seconds: where its time went, by heading.
+    """
 
     id: str
     host: str
@@ -56,7 +82,7 @@ class WorkerRow:
 
 
 def places(connection: Connection, study_id: int) -> list[PlaceRow]:
-    """All places of a study, the first first."""
+    """All places of a study, by number."""
     rows = connection.execute(
         text(
             "SELECT number, state, worker, trial, reason, epoch, epochs, macro_f1, best, (busy_seconds"
@@ -69,7 +95,7 @@ def places(connection: Connection, study_id: int) -> list[PlaceRow]:
 
 
 def workers(connection: Connection, study_id: int) -> list[WorkerRow]:
-    """All workers that a study has had, the first first."""
+    """All workers that a study has had, those that joined first before the others."""
     rows = connection.execute(
         text(
             "SELECT id, host, pid, device, started, seconds, gone IS NOT NULL AS gone, died,"
@@ -83,13 +109,13 @@ def workers(connection: Connection, study_id: int) -> list[WorkerRow]:
 
 @dataclass(frozen=True)
 class SearchState:
-    """How a search stands, as one connection has read it.
+    """The state of a search.
 
     Attributes:
         used: what it has used of its budget.
-        places: all of them, the first first.
-        workers: all that it has had, the first first.
-        halt: whether it is paused or stopped.
+        places: all of them, by number.
+        workers: all that it has had, those that joined first before the others.
+        halt: whether it is paused or stopped; None where it is neither.
     """
 
     used: Used
@@ -99,7 +125,7 @@ class SearchState:
 
 
 class StudyRows:
-    """What the database holds of one study beside Optuna's trials; each call takes a connection of its own.
+    """What the database holds of one study beside Optuna's trials. Each call takes a connection of its own.
 
     Args:
         storage: that the study lives in.
@@ -107,57 +133,64 @@ class StudyRows:
     """
 
     def __init__(self, storage: RDBStorage, study_id: int) -> None:
-        self._engine, self._study_id = storage.engine, study_id
+        self._engine, self.study_id = storage.engine, study_id
 
     def read(self) -> SearchState:
-        """How the search stands."""
+        """The state of the search now."""
         with self._engine.connect() as connection:
             return SearchState(
-                used=used(connection, self._study_id),
-                places=places(connection, self._study_id),
-                workers=workers(connection, self._study_id),
-                halt=halt_in_force(connection, self._study_id),
+                used=used(connection, self.study_id),
+                places=places(connection, self.study_id),
+                workers=workers(connection, self.study_id),
+                halt=halt_in_force(connection, self.study_id),
             )
 
     def begin_halt(self, kind: Halt) -> None:
-        """Have all workers hand their trials back, and wait (pause) or end (stop), until that is lifted."""
+        """Have all workers hand their trials back and then wait (pause) or end (stop); it holds until `end_halt`."""
         with self._engine.begin() as connection:
-            begin_halt(connection, self._study_id, kind)
+            begin_halt(connection, self.study_id, kind)
 
     def end_halt(self, *kinds: Halt) -> Halt | None:
-        """Let the workers go on if the halt in force is one of these kinds, of any without them; returns it."""
+        """Let the workers go on.
+
+        Args:
+            kinds: of the halts that may be ended; any, if none are given.
+
+        Returns:
+            the halt that was in force, whether it was ended or not.
+        """
         with self._engine.begin() as connection:
-            halt = halt_in_force(connection, self._study_id)
+            halt = halt_in_force(connection, self.study_id)
             if not kinds or halt in kinds:
-                end_halt(connection, self._study_id)
+                end_halt(connection, self.study_id)
         return halt
 
     def requeue(self, worker: str, *, by_us: bool = False) -> None:
-        """Fail the run of a worker that is known to have ended, and let its place wait; `by_us`: we ended it."""
+        """Fail the run of a worker whose process has ended, and let its place wait; see `storage.requeue.requeue`."""
         requeue(self._engine, worker, by_us=by_us)
 
     def log(self, trial: int) -> list[tuple[datetime, str]]:
         """What a trial printed, line by line, with the time of the database."""
         with self._engine.connect() as connection:
-            return logs.read(connection, self._study_id, trial)
+            return logs.read(connection, self.study_id, trial)
 
     def kept_files(self, name: str | None = None) -> list[KeptFile]:
-        """The files that trials name, all or those of one name; the best trials first, of equals the earlier."""
+        """The files that trials name, all or those of one file name; those of the best trials first."""
         with self._engine.connect() as connection:
-            return kept_files(connection, self._study_id, name)
+            return kept_files(connection, self.study_id, name)
 
     def drop_file(self, store: ArtifactFiles, kept: KeptFile) -> None:
-        """Remove a file that a trial names, first the name; raises StorageError where the store refuses."""
+        """Remove a file that a trial names, and the name before it; raises StorageError where the store refuses."""
         with self._engine.connect() as connection:
             drop_file(store, connection, kept)
 
     def remove_files(self, store: ArtifactFiles, owner: str) -> None:
         """Remove all files of the study; raises StorageError where the store refuses."""
         with self._engine.connect() as connection:
-            remove_files(store, connection, self._study_id, owner)
+            remove_files(store, connection, self.study_id, owner)
 
     def may_delete(self) -> bool:
-        """Whether the role of this connection may delete studies."""
+        """Whether the database's role may delete studies."""
         with self._engine.connect() as connection:
             return bool(connection.execute(text("SELECT has_table_privilege('studies', 'DELETE')")).scalar_one())
 

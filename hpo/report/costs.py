@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hpo.study.status import STATES
+from storage.keys import PLACE_STATES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -51,7 +51,7 @@ def hours_by_state(places: Sequence[PlaceRow]) -> dict[str, float]:
     """GPU hours by the state of the trials, of those states that there are; they add up to what the budget has used."""
     return {
         state: sum(place.seconds for place in places if place.state == state) / SECONDS_AN_HOUR
-        for state in STATES
+        for state in PLACE_STATES
         if any(place.state == state for place in places)
     }
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from optuna.trial import TrialState
+
 from storage.artifacts.artifact_store import discard
-from storage.keys import CHECKPOINT_KEY, REPEATS_KEY, WEIGHTS_NAME
+from storage.keys import CHECKPOINT_KEY, END_STATES, REPEATS_KEY, WEIGHTS_NAME
 from storage.outage_retry import retry_outages
 
 if TYPE_CHECKING:
@@ -17,9 +19,7 @@ if TYPE_CHECKING:
     from hpo.study.open_study import OpenStudy
     from storage.artifacts.artifact_store import StoredFile
     from storage.artifacts.artifacts import KeptFile
-    from storage.keys import PlaceState
 
-AT_WORK: tuple[PlaceState, ...] = ("running", "waiting")  # states of a place that has not ended
 STRAY_SECONDS = 86_400.0  # a file that no trial names after so long will not be named any more
 
 
@@ -55,7 +55,7 @@ def take_inventory(opened: OpenStudy, keep: int) -> Inventory:
     """
     files = list(opened.artifacts.files(f"{opened.owner}-"))  # before the names: what is named meanwhile is young
     named = opened.rows.kept_files()
-    at_work = {place.trial for place in opened.rows.read().places if place.state in AT_WORK}
+    at_work = {place.trial for place in opened.rows.read().places if place.state not in END_STATES}
     trials = opened.study.get_trials(deepcopy=False)
     needed = _needed_checkpoints(trials, at_work)
     reasons: dict[str, str] = {}
@@ -64,7 +64,7 @@ def take_inventory(opened: OpenStudy, keep: int) -> Inventory:
         if checkpoint is not None and checkpoint not in needed:
             reasons[checkpoint] = f"checkpoint of trial {trial.number}, which has ended"
     for each in named:
-        if each.state == "fail" or (each.state == "pruned" and each.name == WEIGHTS_NAME):
+        if each.state is TrialState.FAIL or (each.state is TrialState.PRUNED and each.name == WEIGHTS_NAME):
             reasons[each.artifact_id] = f"{each.name} of trial {each.number}, which did not complete"
     for each in _surplus_weights(named, keep):
         reasons[each.artifact_id] = f"weights of trial {each.number}, which is not among the best {keep}"
@@ -111,7 +111,7 @@ def drop_surplus_weights(opened: OpenStudy, keep: int) -> None:
 
 
 def _surplus_weights(named: Sequence[KeptFile], keep: int) -> Sequence[KeptFile]:
-    return [kept for kept in named if kept.state == "complete" and kept.name == WEIGHTS_NAME][keep:]
+    return [kept for kept in named if kept.state is TrialState.COMPLETE and kept.name == WEIGHTS_NAME][keep:]
 
 
 def _needed_checkpoints(trials: Sequence[FrozenTrial], at_work: set[int | None]) -> set[str]:

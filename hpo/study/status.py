@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 from optuna.trial import FixedTrial
 
@@ -12,7 +12,7 @@ from hpo.study.open_study import space_of
 from hpo.study.ranking import find_best
 from storage.budget import Used
 from storage.database import public_url
-from storage.keys import PlaceState
+from storage.keys import PLACE_STATES
 from trainer.space import suggest
 
 if TYPE_CHECKING:
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from hpo.study.open_study import OpenStudy
     from storage.budget import Limits
     from storage.halts import Halt
+    from storage.keys import PlaceState
     from storage.study_rows import PlaceRow, WorkerRow
     from trainer.recipe import Recipe
 
 DEAD_SECONDS = 86_400.0  # for which a dead worker is shown
-STATES: tuple[PlaceState, ...] = get_args(PlaceState)
 TIME_HEADINGS = {  # what a worker measures its time by -> what people read
     "training": "training",
     "data": "waiting for data",
@@ -61,10 +61,10 @@ class Snapshot:
     from_outside: Sequence[int] = ()
 
     @property
-    def counts(self) -> dict[str, int]:
+    def counts(self) -> dict[PlaceState, int]:
         """Trials by state; they add up to the places of the budget that are taken."""
         states = [place.state for place in self.places]
-        return {state: states.count(state) for state in STATES}
+        return {state: states.count(state) for state in PLACE_STATES}
 
     @property
     def finished(self) -> bool:

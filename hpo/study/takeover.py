@@ -207,7 +207,7 @@ def _copy_files(old: OpenStudy, new: OpenStudy, fit: Fit, keep: int) -> tuple[di
     """
     fitting, there = {trial.number for trial, _ in fit.fitting}, _origins(new)
     named = [kept for kept in old.rows.kept_files() if kept.number in fitting]
-    best = [kept for kept in named if kept.state == "complete" and kept.name == WEIGHTS_NAME][:keep]
+    best = [kept for kept in named if kept.state is TrialState.COMPLETE and kept.name == WEIGHTS_NAME][:keep]
     wanted = [*best, *(kept for kept in named if kept.name in PICTURES)]
     held = {file.artifact_id for file in new.artifacts.files(f"{new.owner}-")}
     copies, weightless = defaultdict[int, dict[str, str]](dict), 0

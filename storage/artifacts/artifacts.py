@@ -1,4 +1,4 @@
-"""Files that trials keep in a store and name in the database: the bytes first, then the name."""
+"""Files that trials keep: their bytes lie in a store, and a row of the database names them. The bytes come first."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from optuna.artifacts import ArtifactMeta
+from optuna.trial import TrialState
 from sqlalchemy import text
 
 from storage.artifacts.artifact_store import discard, get, put
@@ -35,7 +36,7 @@ class KeptFile:
     Attributes:
         trial_id: Optuna's number of the trial in the database.
         number: of the trial in the study.
-        state: of the trial, as Optuna calls it, in lower case.
+        state: of the trial.
         value: of the trial; None where it has none.
         artifact_id: of the file.
         name: of the file.
@@ -43,27 +44,31 @@ class KeptFile:
 
     trial_id: int
     number: int
-    state: str
+    state: TrialState
     value: float | None
     artifact_id: str
     name: str
 
 
 def checkpoint_id(owner: str) -> str:
-    """A new id for a checkpoint; the owner is what marks a study's files in a store that several studies share."""
+    """A new id for a checkpoint.
+
+    Args:
+        owner: what the ids of the study's files begin with, in a store that other studies may use, too.
+    """
     return f"{owner}-checkpoint-{uuid.uuid4().hex}"
 
 
 def keep_file(store: ArtifactFiles, trial: optuna.Trial, file: Path, owner: str) -> None:
-    """Keep a file of a running trial under its own name: first its bytes, then what names them.
+    """Keep a file of a running trial under its own name.
 
-    Optuna's `upload_artifact` does it the other way round, and a crash in between leaves a name without a file.
+    Optuna's `upload_artifact` names the file first, so that a crash in between leaves a name without a file.
 
     Args:
-        store: where to.
+        store: that is to hold it.
         trial: whose file it is.
-        file: of any content.
-        owner: what the id begins with. All of it is hexadecimal, since optuna-dashboard serves no other ids.
+        file: the file; its content may be anything.
+        owner: what the id begins with, in hexadecimal digits: optuna-dashboard serves no other ids.
 
     Raises:
         StorageError: the store refuses, or does not answer.
@@ -86,7 +91,7 @@ def fetch_file(store: ArtifactFiles, storage: BaseStorage, trial: FrozenTrial, n
     """Copy the file of this name that a complete trial kept.
 
     Raises:
-        FileGoneError: it has been removed since, or this store does not hold it.
+        FileGoneError: it was removed, or this store does not hold it.
         StorageError: the store refuses, or does not answer.
     """
     attributes = storage.get_trial_system_attrs(trial_id_of(trial))
@@ -106,15 +111,15 @@ def fetch_file(store: ArtifactFiles, storage: BaseStorage, trial: FrozenTrial, n
 
 
 def copy_file(store: ArtifactFiles, kept: KeptFile, owner: str, by: Path, there: Container[str] = ()) -> dict[str, str]:
-    """Copy a file that a trial names, for a trial that is to be made in another study.
+    """Copy a file that a trial names within the store, for a trial that is to be made in another study.
 
-    The id of the copy depends on that of the original and the owner alone: a repetition leaves no second copy.
+    The id of the copy depends only on that of the original and on the owner: repeated, it makes no second copy.
 
     Args:
         store: of both.
         kept: the file.
         owner: what the id of the copy begins with.
-        by: a file for the bytes on their way; what is there is written over.
+        by: a temporary file for the bytes; what it holds is replaced.
         there: ids that the store holds; a copy among them is not made again.
 
     Returns:
@@ -132,13 +137,14 @@ def copy_file(store: ArtifactFiles, kept: KeptFile, owner: str, by: Path, there:
 
 
 def kept_files(connection: Connection, study_id: int, name: str | None = None) -> list[KeptFile]:
-    """The files that trials of a study name, all or those of one name; the best trials first, of equals the earlier.
+    """The files that trials of a study name, all or those of one file name.
 
-    By one query, and not from Optuna's storage: that remembers finished trials as they were.
+    Those of the trial with the highest value come first, of equal values those of the earlier trial. This asks the
+    database, since Optuna's cache remembers finished trials with the files that they had then.
     """
     rows = connection.execute(
         text(
-            "SELECT t.trial_id, t.number, lower(t.state::text), v.value, a.value_json"
+            "SELECT t.trial_id, t.number, t.state::text, v.value, a.value_json"
             " FROM trials t JOIN trial_system_attributes a ON a.trial_id = t.trial_id"
             " LEFT JOIN trial_values v ON v.trial_id = t.trial_id AND v.objective = 0"
             " WHERE t.study_id = :study_id AND a.key LIKE :key AND strpos(a.value_json, :name) > 0"
@@ -150,15 +156,15 @@ def kept_files(connection: Connection, study_id: int, name: str | None = None) -
     for trial_id, number, state, value, encoded in rows:
         meta = json.loads(json.loads(encoded))
         if meta and name in (None, meta["filename"]):
-            found.append(KeptFile(trial_id, number, state, value, meta["artifact_id"], meta["filename"]))
+            found.append(KeptFile(trial_id, number, TrialState[state], value, meta["artifact_id"], meta["filename"]))
     return found
 
 
 def drop_file(store: ArtifactFiles, connection: Connection, kept: KeptFile) -> None:
     """Remove a file that a trial names: first the name, so that no name is ever without its file.
 
-    The name goes by SQL, because Optuna changes no attributes of a finished trial; and it goes, rather than turn null
-    as in optuna-dashboard, because Optuna's `get_all_artifact_meta` stumbles over null.
+    By SQL, because Optuna changes no attributes of a finished trial. The row is deleted, while optuna-dashboard would
+    set it to null, because Optuna's `get_all_artifact_meta` fails where it finds null.
 
     Raises:
         StorageError: the store refuses, or does not answer.
@@ -172,16 +178,16 @@ def drop_file(store: ArtifactFiles, connection: Connection, kept: KeptFile) -> N
 
 
 def remove_files(store: ArtifactFiles, connection: Connection, study_id: int, owner: str) -> None:
-    """Remove all files of a study that this store holds: those that it or a trial names, and all that carry its mark.
+    """Remove from a store all files that a study or its trials name, and all whose ids begin with the study's owner.
 
     Raises:
         StorageError: the store refuses, or does not answer.
     """
-    of_study = connection.execute(
+    study_files = connection.execute(
         text("SELECT value_json FROM study_system_attributes WHERE study_id = :study_id AND key LIKE :key"),
         {"study_id": study_id, "key": f"{ARTIFACT_KEY}%"},
     )
-    metas = [json.loads(json.loads(encoded)) for (encoded,) in of_study]
+    metas = [json.loads(json.loads(encoded)) for (encoded,) in study_files]
     named = [meta["artifact_id"] for meta in metas if meta]
     named += [kept.artifact_id for kept in kept_files(connection, study_id)]
     for artifact_id in dict.fromkeys([*named, *(file.artifact_id for file in store.files(f"{owner}-"))]):
