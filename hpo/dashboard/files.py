@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Any
 from bottle import request, response
 from optuna.artifacts.exceptions import ArtifactNotFound
 from optuna.exceptions import UpdateFinishedTrialError
-from optuna_dashboard._bottle_util import parse_data_uri
-from optuna_dashboard.artifact._backend import get_study_artifact_meta, list_study_artifacts, list_trial_artifacts
 
+from hpo.dashboard.internals import decode_file, study_files, study_names_file, trial_files
 from storage.artifacts.artifact_store import discard
 from storage.artifacts.artifacts import naming
 from storage.errors import StorageError
@@ -40,30 +39,30 @@ class Files:
     """
 
     def __init__(self, storage: BaseStorage, opened: OpenStudy) -> None:
-        self._storage, self._opened, self._store = storage, opened, opened.artifacts
+        self._cached_storage, self._opened, self._store = storage, opened, opened.artifacts
 
     def add_to_study(self, study_id: int) -> dict[str, Any]:
         """Keep the file that the request brings for a study."""
-        artifact_id = self._add(lambda key, value: self._storage.set_study_system_attr(study_id, key, value))
-        files = list_study_artifacts(self._storage.get_study_system_attrs(study_id))
+        artifact_id = self._add(lambda key, value: self._cached_storage.set_study_system_attr(study_id, key, value))
+        files = study_files(self._cached_storage.get_study_system_attrs(study_id))
         return {"artifact_id": artifact_id, "artifacts": files}
 
     def add_to_trial(self, study_id: int, trial_id: int) -> dict[str, Any]:
         """Keep the file that the request brings for a trial; raises UpdateFinishedTrialError where it has ended."""
-        trial = self._storage.get_trial(trial_id)
+        trial = self._cached_storage.get_trial(trial_id)
         if trial.state.is_finished():
             raise UpdateFinishedTrialError
-        artifact_id = self._add(lambda key, value: self._storage.set_trial_system_attr(trial_id, key, value))
-        study_attributes = self._storage.get_study_system_attrs(study_id)
-        trial_attributes = self._storage.get_trial(trial_id).system_attrs
-        files = list_trial_artifacts(study_attributes, trial_attributes, trial)
+        artifact_id = self._add(lambda key, value: self._cached_storage.set_trial_system_attr(trial_id, key, value))
+        study_attributes = self._cached_storage.get_study_system_attrs(study_id)
+        trial_attributes = self._cached_storage.get_trial(trial_id).system_attrs
+        files = trial_files(study_attributes, trial_attributes, trial)
         return {"artifact_id": artifact_id, "artifacts": files}
 
     def remove_from_study(self, study_id: int, artifact_id: str) -> dict[str, Any]:
         """Remove a file that a study names; raises Optuna's ArtifactNotFound where it does not."""
-        if get_study_artifact_meta(self._storage, study_id, artifact_id) is None:
+        if not study_names_file(self._cached_storage, study_id, artifact_id):
             raise ArtifactNotFound
-        self._storage.set_study_system_attr(study_id, ARTIFACT_KEY + artifact_id, json.dumps(None))
+        self._cached_storage.set_study_system_attr(study_id, ARTIFACT_KEY + artifact_id, json.dumps(None))
         discard(self._store, artifact_id)
         return {}
 
@@ -79,7 +78,7 @@ class Files:
     def _add(self, name: Callable[[str, str], None]) -> str:
         """Store the file of the request, then name it; the bytes go again where that fails. Returns the id."""
         artifact_id = str(uuid.uuid4())
-        _, data = parse_data_uri(request.json.get("file"))
+        data = decode_file(request.json.get("file"))
         attributes = naming(artifact_id, request.json.get("filename", ""))
         self._store.write(artifact_id, BytesIO(data))
         try:

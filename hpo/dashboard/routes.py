@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import inspect
 import json
 import logging
 import sys
@@ -18,9 +17,9 @@ import optuna
 from bottle import HTTPError, HTTPResponse, request, response
 from optuna.artifacts.exceptions import ArtifactNotFound
 from optuna.exceptions import UpdateFinishedTrialError
-from optuna_dashboard._app import create_app
 
 from hpo.dashboard.files import Files
+from hpo.dashboard.internals import make_application, route_callbacks
 from hpo.dashboard.notes import without_ours
 from hpo.dashboard.study_page import StudyPage
 from hpo.errors import HpoError
@@ -35,9 +34,8 @@ if TYPE_CHECKING:
 
     from bottle import Bottle
 
+    from hpo.dashboard.internals import RouteKey
     from hpo.study.open_study import OpenStudy
-
-    Key = tuple[str, str]  # method and rule of a route
 
 AT_WORK = 12  # requests at once; fewer than the threads of the server, which so always has one for the login
 BUSY_SECONDS = 2.0  # that a further request waits
@@ -49,7 +47,7 @@ STUDY_FILES, TRIAL_FILES = "/api/artifacts/<study_id:int>", "/api/artifacts/<stu
 FILE = "<artifact_id:re:[0-9a-fA-F-]+>"
 NOT_PREFERENTIAL = "people do not judge the trials of this study: its workers do"
 # Routes that would break a study of hpo, and the reason that is shown.
-REFUSED: dict[Key, str] = {
+REFUSED: dict[RouteKey, str] = {
     ("POST", f"{STUDY}/rename"): "a renamed study would lose its budget and files; change [study] name in the study"
     " file, and `hpo init STUDY --from OLD` begins a study of that name with the trials of this one",
     ("POST", f"{STUDY}/preference"): NOT_PREFERENTIAL,
@@ -86,14 +84,13 @@ class Dashboard:
     def __init__(self, opened: OpenStudy, *, read_only: bool = False) -> None:
         # Optuna's cache around the storage: it remembers trials that have ended. Given an RDBStorage itself,
         # optuna-dashboard would look for tables to upgrade at each page.
-        self._storage = optuna.storages.get_storage(opened.storage)
+        self._cached_storage = optuna.storages.get_storage(opened.storage)
         self._show(opened)
-        files = Files(self._storage, opened)
-        self.application: Bottle = create_app(self._storage, artifact_store=opened.artifacts)
-        # Without optuna-dashboard's wrapper, to which any failure is an internal server error.
-        self._stock = {(each.method, each.rule): inspect.unwrap(each.callback) for each in self.application.routes}
+        files = Files(self._cached_storage, opened)
+        self.application: Bottle = make_application(self._cached_storage, opened.artifacts)
+        self._stock = route_callbacks(self.application)
         page = self._make_page(BAR.replace("MODE", "<span>read-only</span> " if read_only else ""))
-        ours: dict[Key, Callable[..., Any]] = {
+        ours: dict[RouteKey, Callable[..., Any]] = {
             ("GET", "/"): self._lead,
             ("GET", PAGE): lambda *_: page,
             ("GET", STUDY): self._study,
@@ -114,15 +111,15 @@ class Dashboard:
             route.callback = _answering(ours.get(key, self._stock[key]), slots)
 
     def _show(self, opened: OpenStudy) -> None:
-        opened = replace(opened, study=optuna.load_study(study_name=opened.file.name, storage=self._storage))
+        opened = replace(opened, study=optuna.load_study(study_name=opened.file.name, storage=self._cached_storage))
         self._opened, self.page = opened, StudyPage(opened)
 
     def _follow(self) -> None:
         """Show the study that has the name by now: the one that was shown may have been deleted, and made anew."""
         file = self._opened.file
-        study_id = self._storage.get_study_id_from_name(file.name)
+        study_id = self._cached_storage.get_study_id_from_name(file.name)
         if study_id != self._opened.study_id:
-            study = optuna.load_study(study_name=file.name, storage=self._storage)
+            study = optuna.load_study(study_name=file.name, storage=self._cached_storage)
             refuse_foreign(study, file)
             self._show(replace(self._opened, study_id=study_id, owner=study.user_attrs[ID_KEY]))
 
@@ -193,7 +190,7 @@ class Dashboard:
     def _upgrade(self) -> Any:
         raise HpoError("workers may be at work on these tables; docs/operations.md says how to update them")
 
-    def _refusing(self, key: Key, reason: str) -> Callable[..., Any]:
+    def _refusing(self, key: RouteKey, reason: str) -> Callable[..., Any]:
         def refuse(study_id: int, **more: Any) -> Any:
             if self._is_ours(study_id):
                 raise HpoError(reason)
@@ -202,7 +199,7 @@ class Dashboard:
         return refuse
 
     def _is_ours(self, study_id: int) -> bool:
-        return ID_KEY in self._storage.get_study_user_attrs(study_id)
+        return ID_KEY in self._cached_storage.get_study_user_attrs(study_id)
 
 
 def _is_finite(value: Any) -> bool:

@@ -10,16 +10,13 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from optuna_dashboard._custom_plot_data import get_plotly_graph_objects
-from optuna_dashboard._inmemory_cache import InMemoryCache, get_cached_extra_study_property
-from optuna_dashboard._serializer import serialize_frozen_trial, serialize_study_detail
-from optuna_dashboard._storage import get_study
-
+from hpo.dashboard.internals import StudyEncoder, find_study, trial_as_json
 from hpo.dashboard.notes import study_note, trial_note, with_ours
 from hpo.study.open_study import space_of
 from hpo.study.ranking import ranked
 from hpo.study.status import take_snapshot
 from storage.keys import ARTIFACT_KEY, METRICS_KEY
+from storage.optuna_internals import trial_id_of
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -65,13 +62,13 @@ class StudyPage:
         self._opened = opened
         self._space = space_of(opened.study, opened.file.space.extensions)
         self._known: dict[int, _Known] = {}  # by the id of the trial
-        self._in_common = InMemoryCache()
+        self._encoder = StudyEncoder()
         self._lock = threading.Lock()  # one at a time turns trials to JSON
 
     def answer(self, after: int) -> str:
         """The study with its trials but for the first `after`; raises KeyError where it was deleted."""
         opened = self._opened
-        study = get_study(opened.storage, opened.study_id)
+        study = find_study(opened.storage, opened.study_id)
         if study is None:
             raise KeyError(f"there is no study with the id {opened.study_id}")
         snapshot = take_snapshot(opened)
@@ -88,18 +85,15 @@ class StudyPage:
         with_curve = {trial.number for trial in (*best_first, *trials[-CURVES:])}
 
         def text_of(trial: FrozenTrial) -> str:
-            trial_id = trial._trial_id  # noqa: SLF001 - no public name
+            trial_id = trial_id_of(trial)
             curve = trial.number in with_curve or not trial.state.is_finished()
             return self._text(trial, frozenset(files[trial_id]), attributes[trial_id], curve)
 
         with self._lock:
-            # Of those that were counted and have ended nothing changes any more.
-            new = [trial for trial in trials if trial._trial_id not in self._known]  # noqa: SLF001
-            searched, union, kinds, has_values = get_cached_extra_study_property(self._in_common, opened.study_id, new)
+            # The trials that the encoder was given and that had ended by then do not change any more.
+            new = [trial for trial in trials if trial_id_of(trial) not in self._known]
+            head = self._encoder.encode(study, opened.study_id, new, hidden=IN_THE_NOTE)
             texts = [text_of(trial) for trial in trials]
-        kinds = [(name, sortable) for name, sortable in kinds if name != IN_THE_NOTE]
-        plots = get_plotly_graph_objects(study.system_attrs)
-        head = serialize_study_detail(study, [], [], searched, union, kinds, has_values, plots, [])
         head["note"]["body"] = with_ours(head["note"]["body"], study_note(snapshot, opened.study_id))
         del head["trials"], head["best_trials"]
         best = ",".join(texts[trial.number] for trial in best_first[:1])
@@ -113,11 +107,11 @@ class StudyPage:
         return with_ours(theirs, trial_note(self._opened.storage.get_trial(trial_id), self._space))
 
     def _text(self, trial: FrozenTrial, files: frozenset[str], attributes: dict[str, Any], curve: bool) -> str:
-        trial_id = trial._trial_id  # noqa: SLF001 - no public name
+        trial_id = trial_id_of(trial)
         known = self._known.get(trial_id)
         if known and (known.files, known.attributes, known.curve) == (files, attributes, curve):
             return known.text
-        shown = serialize_frozen_trial(self._opened.study_id, trial, attributes)
+        shown = trial_as_json(self._opened.study_id, trial, attributes)
         shown["user_attrs"] = [each for each in shown["user_attrs"] if each["key"] != IN_THE_NOTE]
         # A trial that has ended is remembered with the files that it named then, and some may be gone.
         gone = {key.removeprefix(ARTIFACT_KEY) for key in trial.system_attrs if key.startswith(ARTIFACT_KEY)} - files

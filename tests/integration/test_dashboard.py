@@ -590,8 +590,8 @@ def test_a_study_of_many_trials_is_read_once(visit, monkeypatch):
     from hpo.dashboard import study_page
 
     made = []
-    real = study_page.serialize_frozen_trial
-    monkeypatch.setattr(study_page, "serialize_frozen_trial", lambda *given: made.append(given[1]) or real(*given))
+    real = study_page.trial_as_json
+    monkeypatch.setattr(study_page, "trial_as_json", lambda *given: made.append(given[1]) or real(*given))
     ended = [running(visit.study) for _ in range(3)]
     for trial in ended[:2]:
         visit.study.opened.study.tell(trial, 0.1)
