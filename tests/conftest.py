@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -87,10 +88,9 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield url
 
 
-@pytest.fixture
-def database(postgres: str, request: pytest.FixtureRequest) -> Iterator[str]:
-    """The URL of an empty database of this test."""
-    name = f"test_{abs(hash(request.node.nodeid))}"
+@contextmanager
+def empty_database(postgres: str, name: str) -> Iterator[str]:
+    """Make an empty database on a server, and drop it after the block; yields its URL."""
     engine = create_engine(postgres, isolation_level="AUTOCOMMIT")
     with engine.connect() as connection:
         connection.execute(text(f"CREATE DATABASE {name}"))
@@ -101,8 +101,20 @@ def database(postgres: str, request: pytest.FixtureRequest) -> Iterator[str]:
 
 
 @pytest.fixture
+def database(postgres: str, request: pytest.FixtureRequest) -> Iterator[str]:
+    """The URL of an empty database of this test."""
+    with empty_database(postgres, f"test_{abs(hash(request.node.nodeid))}") as url:
+        yield url
+
+
+@pytest.fixture
 def hpo(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Runs the real command line in the test's folder, with no storage but what the test gives."""
+    return hpo_in(tmp_path)
+
+
+def hpo_in(folder: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """A function that runs the real command line in a folder, with no storage but what it is given."""
 
     def run(
         *arguments: object, timeout: float = 180, program: tuple[str, ...] | None = None, **variables: str
@@ -110,11 +122,11 @@ def hpo(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
         environment = {name: value for name, value in os.environ.items() if name not in STORAGE_VARIABLES}
         # What libraries read as they are imported needs a process that imports them.
         if program is None and variables.keys() <= set(STORAGE_VARIABLES):
-            return run_hpo([*map(str, arguments)], tmp_path, {**environment, **variables}, limit(timeout))
+            return run_hpo([*map(str, arguments)], folder, {**environment, **variables}, limit(timeout))
         program = program or ("-m", "hpo")
         return subprocess.run(
             [sys.executable, *program, *map(str, arguments)],
-            cwd=tmp_path,
+            cwd=folder,
             env={**environment, **variables},
             capture_output=True,
             text=True,

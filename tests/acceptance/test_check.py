@@ -67,20 +67,30 @@ def test_a_sound_study_passes_and_nothing_is_written(hpo, tmp_path, photos):
     assert {path.name for path in tmp_path.iterdir()} == {"study.toml", "photos"}
 
 
-def test_all_problems_are_found_at_once(hpo, tmp_path, photos):
-    """Broken files, copies, unknown backbones and an unreachable storage are found in one run, which exits with 1."""
+@pytest.fixture
+def unsound(hpo, tmp_path, photos):
+    """A function that checks a study with broken files, copies, unknown backbones and an unreachable storage."""
     (photos / "red" / "bad.png").write_bytes(b"nothing")
     (photos / "red" / "copy.png").write_bytes((photos / "red" / "1.png").read_bytes())
     (photos / "blue" / "copy.png").write_bytes((photos / "red" / "1.png").read_bytes())
     (photos / "red" / "notes.txt").touch()
     write_study(tmp_path, backbone='["test_resnt", "test_resnet", "test_vit_"]')
     url = "postgresql://hpo:s3cret@localhost:1/hpo"
-    done = hpo("check", "study.toml", HPO_STORAGE=url)
+    return lambda *more: hpo("check", "study.toml", *more, HPO_STORAGE=url)
+
+
+def test_all_problems_are_shown_at_once(unsound):
+    """All problems are found in one run, which exits with 1 and says what to do."""
+    done = unsound()
     assert done.returncode == 1
     assert done.stderr == "hpo: check: 3 of the checks failed; the lines marked `error` say why and what to do\n"
     assert "'red/bad.png': it is no image" in done.stdout
     assert 'did you mean "test_resnet' in done.stdout
-    done = hpo("check", "study.toml", "--json", HPO_STORAGE=url)
+
+
+def test_all_problems_are_there_as_json(unsound, tmp_path):
+    """The same problems are there as JSON, each with its cases, and no password; nothing is written."""
+    done = unsound("--json")
     assert done.returncode == 1
     assert "s3cret" not in done.stdout
     found = findings(done)

@@ -53,14 +53,21 @@ def test_a_trial_that_is_failed_in_the_dashboard_is_dropped_by_its_worker(drill)
     assert (dashboard.end(10), dashboard.printed.count("Traceback")) == (130, 0)
 
 
-def test_a_dashboard_survives_an_outage_of_its_database(drill, server):
-    """While Postgres is away or stands still requests are told so, and after it the page goes on; SIGTERM ends it."""
+@pytest.fixture
+def shown(drill):
+    """A dashboard that shows a study; somebody who is logged in, and the path of the study."""
     study = drill(trials=1, epochs=1)
     dashboard = study.begin("dashboard", "--port", "0", variables=GIVEN)
     visitor, path = DashboardClient(address_of(dashboard)[0]), f"/api/studies/{study.opened.study_id}"
-    assert SECRET not in dashboard.printed
     assert visitor.log_in(SECRET) == 303
     assert visitor.ask("GET", path)[0] == 200
+    return dashboard, visitor, path
+
+
+def test_a_dashboard_survives_an_outage_of_its_database(shown, server):
+    """While Postgres is away requests are told so, and after it the page goes on; SIGTERM ends it."""
+    dashboard, visitor, path = shown
+    assert SECRET not in dashboard.printed
     server.stop("immediate")
     try:
         for method, asked, body in (
@@ -77,6 +84,14 @@ def test_a_dashboard_survives_an_outage_of_its_database(drill, server):
     finally:
         server.start()
     wait_until(lambda: visitor.ask("GET", path)[0] == 200, 20)
+    assert visitor.ask("PUT", f"{path}/note", {"version": 1, "body": "a"})[0] == 200
+    dashboard.send(signal.SIGTERM)
+    assert (dashboard.end(10), dashboard.printed.count("Traceback")) == (143, 0)
+
+
+def test_a_dashboard_survives_a_database_that_stands_still(shown, server):
+    """While Postgres stands still requests are told so at once, and those that wait get their answer after it."""
+    dashboard, visitor, path = shown
     with ThreadPoolExecutor(AT_WORK) as pool:
         with server.frozen():
             hung = [pool.submit(visitor.ask, "GET", path) for _ in range(AT_WORK)]

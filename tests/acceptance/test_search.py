@@ -10,13 +10,19 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import optuna
 import pytest
 
 from storage.database import connect, initialize
-from tests.conftest import ROOT, paint
+from tests.conftest import ROOT, empty_database, hpo_in, opened, paint
 from tests.support.waiting import limit, wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
 
 pytestmark = pytest.mark.acceptance
 
@@ -64,49 +70,73 @@ def status(hpo, **variables):
     return json.loads(done.stdout) if done.returncode == 0 else None
 
 
-def test_demo_searches_prunes_exports_and_predicts(hpo, tmp_path):
-    """The demo, with a smaller budget, ends with a tested bundle and predictions, on its own Postgres."""
+@dataclass(frozen=True)
+class Demo:
+    """The demo at its end: its folder, what runs commands there, what it printed, its status and its bundle."""
+
+    folder: Path
+    hpo: Callable
+    printed: str
+    status: dict
+    bundle: dict
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    """The demo, with a smaller budget, on its own Postgres."""
+    folder = opened(tmp_path_factory.mktemp("demo"), tmp_path_factory.getbasetemp())
+    hpo = hpo_in(folder)
     done = hpo("demo", "demo", "--trials", 12, "--epochs", 4, timeout=400)
     assert done.returncode == 0, done.stdout + done.stderr
-    counts = json.loads(hpo("status", "demo/study.toml", "--json").stdout)
-    assert sum(counts["trials"].values()) == counts["budget"]["used"]["trials"] == 12
-    assert counts["trials"]["pruned"] >= 2
-    assert counts["trials"]["failed"] == counts["trials"]["running"] == counts["trials"]["waiting"] == 0
-    assert "password" not in counts["storage"]
+    status = json.loads(hpo("status", "demo/study.toml", "--json").stdout)
+    return Demo(folder, hpo, done.stdout, status, json.loads((folder / "demo/bundle/bundle.json").read_text()))
 
-    info = json.loads((tmp_path / "demo/bundle/bundle.json").read_text())
-    assert info["classes"] == [str(digit) for digit in range(10)]
-    assert info["test_uses"] == 1
-    assert info["metrics"]["test"]["macro_f1"] > 0.8
-    assert f"test macro-F1 {info['metrics']['test']['macro_f1']:.4f}" in done.stdout
-    with (tmp_path / "demo/predictions.csv").open() as file:
-        predictions = list(csv.DictReader(file))
-    assert len(predictions) == info["metrics"]["test"]["images"]
-    right = sum(f"/digits/{row['predicted']}/" in row["path"] for row in predictions)
-    assert right / len(predictions) == pytest.approx(info["metrics"]["test"]["accuracy"])
-    assert sum(float(predictions[0][name]) for name in info["classes"]) == pytest.approx(1, abs=1e-4)
 
-    between = re.search(r"between trials ([\d.]+) %", done.stdout)
-    assert between, done.stdout
+def test_the_demo_searches_and_prunes_to_the_end_of_its_budget(demo):
+    """Each trial of the demo's budget is complete or pruned, by two worker processes, with little time between them."""
+    trials = demo.status["trials"]
+    assert sum(trials.values()) == demo.status["budget"]["used"]["trials"] == 12
+    assert trials["pruned"] >= 2
+    assert trials["failed"] == trials["running"] == trials["waiting"] == 0
+    assert "password" not in demo.status["storage"]
+    between = re.search(r"between trials ([\d.]+) %", demo.printed)
+    assert between, demo.printed
     assert float(between[1]) <= 2
+    with_pids = "SELECT worker, count(*) FROM hpo.place WHERE ended IS NOT NULL GROUP BY worker"
+    program = (
+        "import sys, pathlib; from sqlalchemy import text; from storage.database import connect;"
+        " from storage.embedded.server import embedded_postgres\n"
+        "with embedded_postgres(pathlib.Path('demo/.hpo')) as url:\n"
+        f"    print(connect(url).engine.connect().execute(text({with_pids!r})).all())"
+    )
+    done = demo.hpo(program=("-c", program))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("',") == 2
 
-    again = hpo("demo", "demo", "--trials", 12, "--epochs", 4)
+
+def test_the_demo_exports_a_tested_bundle(demo):
+    """The winner of the demo is tested once on the held-out images, and says how well it does."""
+    assert demo.bundle["classes"] == [str(digit) for digit in range(10)]
+    assert demo.bundle["test_uses"] == 1
+    assert demo.bundle["metrics"]["test"]["macro_f1"] > 0.8
+    assert f"test macro-F1 {demo.bundle['metrics']['test']['macro_f1']:.4f}" in demo.printed
+
+
+def test_the_demo_predicts_as_well_as_it_was_tested(demo):
+    """The predictions of the demo are right as often as the test said, and its probabilities add up to 1."""
+    with (demo.folder / "demo/predictions.csv").open() as file:
+        predictions = list(csv.DictReader(file))
+    assert len(predictions) == demo.bundle["metrics"]["test"]["images"]
+    right = sum(f"/digits/{row['predicted']}/" in row["path"] for row in predictions)
+    assert right / len(predictions) == pytest.approx(demo.bundle["metrics"]["test"]["accuracy"])
+    assert sum(float(predictions[0][name]) for name in demo.bundle["classes"]) == pytest.approx(1, abs=1e-4)
+
+
+def test_the_demo_can_be_given_again(demo):
+    """The same command finds the search at its end, and tells its result."""
+    again = demo.hpo("demo", "demo", "--trials", 12, "--epochs", 4)
     assert again.returncode == 0, again.stderr
     assert "trials: " in again.stdout
-
-    def finished_by_process():
-        with_pids = "SELECT worker, count(*) FROM hpo.place WHERE ended IS NOT NULL GROUP BY worker"
-        program = (
-            "import sys, pathlib; from sqlalchemy import text; from storage.database import connect;"
-            " from storage.embedded.server import embedded_postgres\n"
-            "with embedded_postgres(pathlib.Path('demo/.hpo')) as url:\n"
-            f"    print(connect(url).engine.connect().execute(text({with_pids!r})).all())"
-        )
-        done = hpo(program=("-c", program))
-        assert done.returncode == 0, done.stderr
-        return done.stdout.count("',")
-
-    assert finished_by_process() == 2
 
 
 def test_ctrl_c_hands_trials_back_and_the_same_command_resumes(drill):
@@ -247,44 +277,69 @@ def test_commands_that_only_look_import_no_torch(hpo, tmp_path, photos, database
         assert done.returncode == 0, (arguments, done.stderr)
 
 
-def test_groups_example_keeps_each_person_on_one_side(hpo, tmp_path, database):
-    """The example with a CSV of persons is searched and exported; no person is on both sides of the test split."""
-    shutil.copy(ROOT / "examples/groups.toml", tmp_path)
-    with (tmp_path / "images.csv").open("w", newline="") as file:
+@pytest.fixture(scope="module")
+def persons(tmp_path_factory, postgres):
+    """The example with a CSV of persons, searched and exported: its folder, what runs commands there, its storage."""
+    folder = opened(tmp_path_factory.mktemp("persons"), tmp_path_factory.getbasetemp())
+    shutil.copy(ROOT / "examples/groups.toml", folder)
+    with (folder / "images.csv").open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["path", "label", "person"])
         for number in range(48):
             label, colour = (("mask", (200, 60, 60)), ("none", (60, 60, 200)))[number % 2]
-            paint(tmp_path / "사람 사진" / f"{number}.PNG", colour, number)
+            paint(folder / "사람 사진" / f"{number}.PNG", colour, number)
             writer.writerow([f"사람 사진/{number}.PNG", label, f"person {number // 4}"])
-    done = hpo("search", "groups.toml", "--workers", 2, HPO_STORAGE=database)
-    assert done.returncode == 0, done.stderr
-    done = hpo("export-best", "groups.toml", "-o", "bundle", HPO_STORAGE=database)
-    assert done.returncode == 0, done.stderr
-    with (tmp_path / "bundle/test.csv").open() as file:
-        held_out = [int(row["path"].split("/")[-1].removesuffix(".PNG")) for row in csv.DictReader(file)]
-    persons = {number // 4 for number in held_out}
-    assert len(held_out) == 4 * len(persons) == 12
+    hpo = hpo_in(folder)
+    with empty_database(postgres, "test_persons") as url:
+        storage = {"HPO_STORAGE": url}
+        done = hpo("search", "groups.toml", "--workers", 2, **storage)
+        assert done.returncode == 0, done.stderr
+        done = hpo("export-best", "groups.toml", "-o", "bundle", **storage)
+        assert done.returncode == 0, done.stderr
+        yield folder, hpo, storage
 
+
+def test_groups_example_keeps_each_person_on_one_side(persons):
+    """No person is on both sides of the test split."""
+    folder, _, _ = persons
+    with (folder / "bundle/test.csv").open() as file:
+        held_out = [int(row["path"].split("/")[-1].removesuffix(".PNG")) for row in csv.DictReader(file)]
+    numbers = {number // 4 for number in held_out}
+    assert len(held_out) == 4 * len(numbers) == 12
+
+
+def test_a_bundle_predicts_its_test_images_as_well_as_it_was_tested(persons):
+    """The metrics of `hpo predict` on the test images are those that the bundle names."""
+    folder, hpo, _ = persons
     done = hpo("predict", "bundle", "bundle/test.csv", "-o", "predictions.csv", "--json")
-    info = json.loads((tmp_path / "bundle/bundle.json").read_text())
+    info = json.loads((folder / "bundle/bundle.json").read_text())
     assert json.loads(done.stdout)["metrics"] == info["metrics"]["test"]
+
+
+def test_places_that_cannot_be_written_are_refused(persons):
+    """Predictions and bundles that cannot be written are one line, and exit code 1."""
+    _, hpo, storage = persons
     unwritable = hpo("predict", "bundle", "bundle/test.csv", "-o", "/proc/predictions.csv")
     assert unwritable.returncode == 1
     assert unwritable.stderr.startswith("hpo: predict: /proc/predictions.csv cannot be written")
-    unwritable = hpo("export-best", "groups.toml", "-o", "/proc/bundle", HPO_STORAGE=database)
+    unwritable = hpo("export-best", "groups.toml", "-o", "/proc/bundle", **storage)
     assert unwritable.returncode == 1
     assert unwritable.stderr.startswith("hpo: /proc/bundle: cannot be written")
-    own_weights = hpo("export-best", "groups.toml", "-o", "own", "--no-retrain", HPO_STORAGE=database)
+
+
+def test_a_bundle_without_retraining_votes_with_another_one(persons):
+    """A bundle with the trial's own weights counts one more use of the test images; two bundles vote together."""
+    folder, hpo, storage = persons
+    own_weights = hpo("export-best", "groups.toml", "-o", "own", "--no-retrain", **storage)
     assert own_weights.returncode == 0, own_weights.stderr
-    assert json.loads((tmp_path / "own/bundle.json").read_text())["test_uses"] == 2
+    assert json.loads((folder / "own/bundle.json").read_text())["test_uses"] == 2
     together = ("--voting", "hard", "--tta", "crops", "--json")
     done = hpo("predict", "bundle", "own", "bundle/test.csv", "-o", "predictions.csv", *together)
     said = json.loads(done.stdout)
     assert (said["bundles"], said["voting"], said["tta"], said["images"]) == (["bundle", "own"], "hard", "crops", 12)
-    with (tmp_path / "predictions.csv").open() as file:
+    with (folder / "predictions.csv").open() as file:
         assert {float(row["mask"]) for row in csv.DictReader(file)} <= {0.0, 0.5, 1.0}
-    assert "exists already" in hpo("export-best", "groups.toml", "-o", "own", HPO_STORAGE=database).stderr
+    assert "exists already" in hpo("export-best", "groups.toml", "-o", "own", **storage).stderr
 
 
 def test_own_loss_example_searches_with_a_function_of_ones_own(hpo, tmp_path, photos, database):

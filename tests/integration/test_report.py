@@ -93,15 +93,21 @@ def used_by(study):
         return used(connection, study.opened.study_id).gpu_hours
 
 
-def test_the_page_tells_what_was_found(setting):
-    """A search with failures: best, default, each trial at its end, hours that add up, classes, and its winner."""
+@pytest.fixture
+def found(setting):
+    """A search with failures, its page, its complete trials, and the best of them."""
     study = setting(Steps({2: lambda: 1 / 0}), trials=6, recipe={"epochs": 3})
     study.work()
     count_test_use(study.opened.study, "one", "now")
-    page, trials = page_of(study, gpu_hour_price=3600.0), study.trials
-    complete = [trial for trial in trials if trial.state is TrialState.COMPLETE]
-    best = max(complete, key=lambda trial: (trial.value, -trial.number))
+    complete = [trial for trial in study.trials if trial.state is TrialState.COMPLETE]
     assert 2 <= len(complete) < 6
+    best = max(complete, key=lambda trial: (trial.value, -trial.number))
+    return study, page_of(study, gpu_hour_price=3600.0), complete, best
+
+
+def test_the_page_tells_what_was_found(found):
+    """The page names the best trial, why others failed, the images, what it cost, and how often it was tested."""
+    study, page, complete, best = found
     assert f"{best.value:.4f} best validation macro-F1, trial {best.number}" in page.text
     assert f"best of {len(complete)} complete trials" in page.text
     assert "Such a best flatters itself" in page.text
@@ -109,7 +115,14 @@ def test_the_page_tells_what_was_found(setting):
     assert f"{used_by(study) * 3600:.2f} at 3600 an hour" in page.text
     assert "made 2030-01-02 03:04 UTC" in page.text
     assert "it is not at its end" not in page.text
+    assert "36 images of 3 classes: 20 % to validate, 15 % held out" in page.text
+    assert "ZeroDivisionError: division by zero" in page.text
 
+
+def test_the_charts_show_each_trial_at_its_end(found):
+    """The best so far never falls and ends at the best trial; the GPU hours add up to those that were used."""
+    study, page, complete, best = found
+    trials = study.trials
     over_time = traces(page.charts["over-time"])
     assert sorted(number for number, _ in over_time["complete"]["customdata"]) == [each.number for each in complete]
     line = over_time["best so far"]
@@ -122,14 +135,16 @@ def test_the_page_tells_what_was_found(setting):
     for name in ("hours-by-state", "hours-by-backbone"):
         assert sum(page.charts[name]["data"][0]["x"]) == pytest.approx(used_by(study) * 60, rel=1e-3)
 
+
+def test_the_charts_show_the_best_trial(found):
+    """Its learning curve has all of its epochs, and its classes have the F1 scores that were kept with it."""
+    _, page, _, best = found
     curves = traces(page.charts["curves"])[f"trial {best.number}, the best"]
     assert curves["y"][:-1] == pytest.approx(list(best.intermediate_values.values()), abs=1e-5)
     per_class = best.user_attrs["metrics"]["per_class"]
     assert sorted(page.charts["classes"]["data"][0]["x"]) == pytest.approx(
         sorted(metrics["f1"] for metrics in per_class.values()), abs=1e-5
     )
-    assert "36 images of 3 classes: 20 % to validate, 15 % held out" in page.text
-    assert "ZeroDivisionError: division by zero" in page.text
 
 
 def test_the_recipe_of_the_winner_is_one_for_a_study_file(setting, tmp_path):
