@@ -12,6 +12,7 @@ from trainer.recipe import used_fields
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from storage.keys import PlaceState
     from trainer.recipe import Recipe
 
 
@@ -21,7 +22,7 @@ class Outcome:
 
     Attributes:
         number: of the trial, the last one that ran in the place.
-        state: complete, pruned, failed, running or waiting.
+        state: of the place; of a trial that was taken over, complete or pruned.
         value: macro-F1 of its best epoch, in [0, 1]; None before the first epoch.
         curve: epoch, counted from 1 -> macro-F1 after it.
         recipe: None where not all fields of it are chosen yet.
@@ -33,7 +34,7 @@ class Outcome:
     """
 
     number: int
-    state: str
+    state: PlaceState
     value: float | None
     curve: Mapping[int, float]
     recipe: Recipe | None

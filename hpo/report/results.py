@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from datetime import UTC
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 from optuna.trial import FixedTrial, TrialState
 
@@ -14,7 +14,7 @@ from hpo.report.outcomes import Outcome
 from hpo.study.open_study import space_of
 from hpo.study.ranking import counts, find_default
 from hpo.study.status import take_snapshot
-from storage.keys import REPEATS_KEY, SETTINGS_KEY, TEST_USE_KEY, EndState
+from storage.keys import END_STATES, REPEATS_KEY, SETTINGS_KEY, TEST_USE_KEY
 from trainer.space import suggest
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from hpo.study.open_study import OpenStudy
     from hpo.study.status import Snapshot
+    from storage.keys import EndState
     from storage.study_rows import PlaceRow
     from trainer.space import Space
 
@@ -120,7 +121,7 @@ def _outcome(
     value = trial.value if complete else max(curve.values(), default=None)
     if place is None:
         return Outcome(trial.number, FINISHED[trial.state], value, curve, recipe, taken_over=True)
-    over = place.state in get_args(EndState)
+    over = place.state in END_STATES
     return Outcome(
         number=trial.number,
         state=place.state,
