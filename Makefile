@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: install demo test chaos browser-test compose-test lint docs bench bench-storage bench-gpu clean
+.PHONY: install demo test gpu-test chaos browser-test compose-test lint docs bench bench-storage bench-gpu clean
 
 install: $(VENV)/installed
 
@@ -17,6 +17,11 @@ demo: install
 
 test: install
 	$(BIN)/pytest --numprocesses 2 --dist loadfile
+
+# Does it work on this machine's GPU? In 4 minutes; where there is none: make gpu-test HPO_GPU_TESTS=rehearse
+gpu-test: install
+	$(BIN)/pytest tests/gpu/test_memory.py -W default  # which fills the GPU's memory, and so has it to itself
+	$(BIN)/pytest tests/gpu --ignore tests/gpu/test_memory.py -W default --numprocesses 4 --dist loadgroup --maxschedchunk 1
 
 # The dashboard in Chromium (apt-get install chromium): make browser-test SCREENSHOTS=folder
 browser-test: install
@@ -56,10 +61,9 @@ bench-storage: install
 	$(BIN)/python benchmarks/storage_scale.py
 	$(BIN)/python benchmarks/storage_scale.py --workers 1 4 16 64
 
+# All about a GPU in 6 minutes, each part as it is known: make bench-gpu BENCH='--only resnet50 --output FILE'
 bench-gpu: install
-	for model in resnet50 convnext_tiny; do $(BIN)/python benchmarks/throughput.py $(DATA) --backbone $$model --image-size 224 --batch-size 128 --threads $(shell nproc) --seconds 15; done
-	for shared in 1 2 4; do $(BIN)/python benchmarks/throughput.py $(DATA) --backbone resnet18 --image-size 128 --batch-size 64 --side-by-side $$shared --threads $$(( $(shell nproc) / shared )) --ways fit; done
-	$(BIN)/python benchmarks/memory.py
+	$(BIN)/python benchmarks/gpu.py $(DATA) $(BENCH)
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache *.egg-info

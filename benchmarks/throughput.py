@@ -20,8 +20,9 @@ import multiprocessing
 import statistics
 import tempfile
 import time
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -43,11 +44,11 @@ from trainer.resources import Resources
 if TYPE_CHECKING:
     from collections.abc import Callable
     from multiprocessing.queues import Queue
-    from multiprocessing.synchronize import Barrier
+    from multiprocessing.synchronize import Barrier as ProcessBarrier
+    from threading import Barrier
 
-    from trainer.checkpoint import Capture
-
-WARM_UP_STEPS = 20  # after each change, before the clock starts: caches fill, and what loaders had ready is used up
+WARM_UP_STEPS = 24  # after each change, before the clock starts: caches fill, and what 8 loaders had ready is used up
+LIMIT_WARM_UP_STEPS = 5  # the limit has no loaders
 RESIDENT_BATCHES = 16  # that the limit goes round
 
 
@@ -74,8 +75,13 @@ class Job:
     turns: int
 
     def data(self) -> Data:
-        """The images."""
-        return load_data(self.folder, cache=PixelCache(self.cache))
+        """The images; the same object each time, so that loaders can be kept."""
+        return _images(self.folder, self.cache)
+
+
+@cache
+def _images(folder: Path, pixels: Path) -> Data:
+    return load_data(folder, cache=PixelCache(pixels))
 
 
 class EnoughError(Exception):
@@ -85,7 +91,7 @@ class EnoughError(Exception):
 class Meter:
     """Takes turns between the way that calls `step` and the limit; `rates`: images a second of both, turn by turn."""
 
-    def __init__(self, job: Job, barrier: Barrier) -> None:
+    def __init__(self, job: Job, barrier: Barrier | ProcessBarrier) -> None:
         self._job, self._barrier, self._device = job, barrier, choose_device()
         self._limit = make_limit(job)
         self._steps, self._began = 0, 0.0
@@ -105,7 +111,7 @@ class Meter:
                 raise EnoughError
 
     def _turn_of_limit(self) -> float:
-        for _ in range(WARM_UP_STEPS):
+        for _ in range(LIMIT_WARM_UP_STEPS):
             self._limit()
         began, steps = self._together(), 0
         while time.perf_counter() - began < self._job.seconds:
@@ -151,21 +157,28 @@ def make_limit(job: Job) -> Callable[[], None]:
     return step
 
 
+def images_a_step(job: Job) -> float:
+    """How many images a step of fit has on average: batches are evened out."""
+    images = len(job.data().split.train)
+    return images / batches_an_epoch(job.recipe, images)
+
+
+def fit_steps(job: Job, loaders: Loaders, on_step: Callable[[], None]) -> None:
+    """Train with our loop, without validation, and call this after each step until it raises EnoughError."""
+    data = job.data()
+    resources = Resources(loaders=loaders)
+    with suppress(EnoughError):
+        for _ in fit(
+            job.recipe, data, Subsets(data.split.train), resources=resources, on_step=lambda _capture: on_step()
+        ):
+            pass
+
+
 def train_with_fit(job: Job, meter: Meter) -> None:
     """Our loop."""
-    data, loaders = job.data(), Loaders(job.loaders, pin_memory=choose_device().type == "cuda")
-    images = len(data.split.train)
-    meter.images_a_step = images / batches_an_epoch(job.recipe, images)  # batches are evened out
-
-    def on_step(_: Capture) -> None:
-        meter.step()
-
-    try:
-        resources = Resources(loaders=loaders)
-        for _ in fit(job.recipe, data, Subsets(data.split.train), resources=resources, on_step=on_step):
-            pass
-    finally:
-        loaders.close()
+    meter.images_a_step = images_a_step(job)
+    with closing(Loaders(job.loaders, pin_memory=choose_device().type == "cuda")) as loaders:
+        fit_steps(job, loaders, meter.step)
 
 
 def train_with_timm(job: Job, meter: Meter) -> None:
@@ -215,7 +228,7 @@ def train_with_timm(job: Job, meter: Meter) -> None:
 WAYS = {"fit": train_with_fit, "timm": train_with_timm}
 
 
-def _measure(way: str, job: Job, barrier: Barrier, results: Queue[list[tuple[float, float]]]) -> None:
+def _measure(way: str, job: Job, barrier: ProcessBarrier, results: Queue[list[tuple[float, float]]]) -> None:
     torch.set_num_threads(job.threads)
     meter = Meter(job, barrier)
     with suppress(EnoughError):
@@ -238,9 +251,9 @@ def measure(way: str, job: Job, side_by_side: int) -> list[tuple[float, float]]:
 
 def refuse_synchronisation(job: Job) -> None:
     """Take some steps on a GPU while CUDA raises an error wherever the CPU would wait for it."""
-    data, loaders, taken = job.data(), Loaders(job.loaders, pin_memory=True), 0
+    taken = 0
 
-    def on_step(_: Capture) -> None:
+    def on_step() -> None:
         nonlocal taken
         taken += 1
         if taken == WARM_UP_STEPS:
@@ -249,11 +262,8 @@ def refuse_synchronisation(job: Job) -> None:
             torch.cuda.set_sync_debug_mode("default")
             raise EnoughError
 
-    with suppress(EnoughError):
-        resources = Resources(loaders=loaders)
-        for _ in fit(job.recipe, data, Subsets(data.split.train), resources=resources, on_step=on_step):
-            pass
-    loaders.close()
+    with closing(Loaders(job.loaders, pin_memory=True)) as loaders:
+        fit_steps(job, loaders, on_step)
     print(f"{WARM_UP_STEPS} steps of fit without a synchronisation")
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
+
+    from numpy.typing import NDArray
 
 
 def choose_device() -> torch.device:
@@ -33,3 +36,30 @@ def autocast(device: torch.device) -> AbstractContextManager[object]:
 def memory_format(device: torch.device) -> torch.memory_format:
     """Channels last on CUDA, where convolutions in bfloat16 want it."""
     return torch.channels_last if device.type == "cuda" else torch.contiguous_format
+
+
+def pin(memory: NDArray[Any]) -> bool:
+    """Let a GPU copy from memory by itself, while the CPU goes on; False where the system refuses to lock it."""
+    runtime = torch.cuda.cudart()  # type: ignore[no-untyped-call]
+    try:
+        torch.cuda.check_error(runtime.cudaHostRegister(memory.ctypes.data, memory.nbytes, 0))
+    except RuntimeError:
+        # CUDA gives a refusal once more to whoever asks for the last error, which is each first kernel.
+        with suppress(RuntimeError):
+            torch.zeros(1, device="cuda")
+        return False
+    return True
+
+
+def unpin(memory: NDArray[Any]) -> None:
+    """Undo `pin`, when the GPU has copied all that it was told to."""
+    with suppress(RuntimeError):  # of a process whose work on the GPU has ended by an error
+        torch.cuda.synchronize()
+        torch.cuda.cudart().cudaHostUnregister(memory.ctypes.data)  # type: ignore[no-untyped-call]
+
+
+def recorded_event() -> torch.cuda.Event:
+    """An event that is over when the GPU has done all that the current stream was given so far."""
+    event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+    event.record()
+    return event

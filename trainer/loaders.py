@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from trainer.augmentation.augment import image_seed, make_augment
-from trainer.device import loader_processes
+from trainer.device import loader_processes, pin, recorded_event, unpin
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
@@ -132,7 +132,8 @@ class Loaders:
 
     Args:
         processes: how many; 0 augments in the calling process.
-        pin_memory: have batches in memory that a GPU can copy from by itself.
+        pin_memory: let a GPU copy each batch out of that memory by itself. A batch then holds only until the next one
+            is asked for: whoever uses it has to copy it to the GPU, on the current stream, before.
     """
 
     def __init__(self, processes: int, *, pin_memory: bool = False) -> None:
@@ -141,6 +142,7 @@ class Loaders:
         self._images: AugmentedImages | None = None
         self._executor: ProcessPoolExecutor | None = None
         self._slots = np.empty((0, 0), np.uint8)  # [slot, bytes]
+        self._pinned = False  # the memory of the slots
 
     def batches(self, images: AugmentedImages, orders: Iterator[Order]) -> Generator[Batch]:
         """Make these batches, in this order, some steps ahead of the one that is asked for.
@@ -171,7 +173,9 @@ class Loaders:
         """End the processes."""
         if self._executor:
             self._executor.shutdown(cancel_futures=True)
-        self._executor = self._images = None
+        if self._pinned:
+            unpin(self._slots)
+        self._executor, self._images, self._pinned = None, None, False
 
     def _pass(self, images: AugmentedImages, orders: Iterator[Order]) -> Iterator[Batch]:
         first = next(orders, None)
@@ -180,26 +184,37 @@ class Loaders:
         executor = self._started(images, first.recipe.batch_size * images.pixels[0].nbytes)
         orders = chain([first], orders)
         coming: deque[tuple[Order, int, Future[None]]] = deque()
+        being_copied: deque[tuple[int, torch.cuda.Event]] = deque()  # slots, and when the GPU has copied from them
 
-        def send(order: Order, slot: int) -> None:
-            coming.append((order, slot, executor.submit(_make, slot, order)))
+        def send(slot: int) -> None:
+            if (order := next(orders, None)) is not None:
+                coming.append((order, slot, executor.submit(_make, slot, order)))
 
         try:
-            for slot, order in zip(range(len(self._slots)), orders, strict=False):
-                send(order, slot)
+            for slot in range(len(self._slots)):
+                send(slot)
             while coming:
                 order, slot, made = coming[0]
                 made.result()
-                batch = self._copy(slot, (len(order.images), *images.pixels.shape[1:]))
+                batch, truth = self._batch(slot, (len(order.images), *images.pixels.shape[1:])), images.truth(order)
                 coming.popleft()
-                if (following := next(orders, None)) is not None:
-                    send(following, slot)
-                truth = images.truth(order)
-                yield batch, truth.pin_memory() if self._pin_memory else truth
+                truth = truth.pin_memory() if self._pin_memory else truth
+                if self._pinned:
+                    yield batch, truth
+                    being_copied.append((slot, recorded_event()))
+                    if not coming:
+                        being_copied[0][1].synchronize()
+                    while being_copied and being_copied[0][1].query():  # type: ignore[no-untyped-call]
+                        send(being_copied.popleft()[0])
+                else:
+                    send(slot)
+                    yield batch, truth
         finally:
-            # No process may write into a slot when the next pass begins. (The batches are not cancelled: if a process
-            # died then, the executor would never mark them as done.)
+            # When the next pass begins, no process may write into a slot any more, nor may a GPU read from one. (The
+            # batches are not cancelled: if a process died then, the executor would never mark them as done.)
             wait([made for _, _, made in coming])
+            if self._pinned:
+                torch.cuda.current_stream().synchronize()
 
     def _started(self, images: AugmentedImages, batch_bytes: int) -> ProcessPoolExecutor:
         fit = self._images is not None and images.makes_the_same_as(self._images)
@@ -214,11 +229,16 @@ class Loaders:
                 initializer=_begin,
                 initargs=(images, self._slots, os.getpid()),
             )
+            if self._pin_memory:
+                self._executor.submit(os.getpid).result()  # all processes begin now, before the memory is pinned
+                self._pinned = pin(self._slots)
         return self._executor
 
-    def _copy(self, slot: int, shape: tuple[int, ...]) -> torch.Tensor:
+    def _batch(self, slot: int, shape: tuple[int, ...]) -> torch.Tensor:
         there = torch.from_numpy(self._slots[slot, : math.prod(shape)].reshape(shape))
-        return torch.empty(shape, dtype=torch.uint8, pin_memory=self._pin_memory).copy_(there)
+        return (
+            there if self._pinned else torch.empty(shape, dtype=there.dtype, pin_memory=self._pin_memory).copy_(there)
+        )
 
 
 def loaders_for(device: torch.device, cores: int) -> Loaders:

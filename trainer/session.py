@@ -81,6 +81,7 @@ class Session:
         self._average = ModelEmaV3(model, decay=EMA_DECAY, use_warmup=True) if recipe.ema else None
         self.evaluated: Classifier = self._average.module if self._average else model
         if recipe.compile:
+            torch.compiler.reset()  # torch keeps what it compiled by class: after eight it would compile no other model
             model.backbone.compile()
         self.optimizer = make_optimizer(recipe, model)
         self._schedule = make_schedule(recipe, self.optimizer, steps=recipe.epochs * steps_an_epoch)
@@ -229,7 +230,7 @@ class Session:
 
     def _attempt(self, images: Tensor, labels: Tensor, size: int) -> Tensor:
         """Take a step with at most `size` images in the model at once; MixUp and CutMix mix the whole batch before."""
-        seed = partial(seed_generators, self.recipe.seed, self.steps_taken)
+        seed = partial(seed_generators, self.recipe.seed, self.steps_taken, self.device)
         seed(0)
         images = images.to(self.device, non_blocking=True)
         labels = labels.to(self.device, non_blocking=True)

@@ -114,10 +114,17 @@ def backward(
     return total
 
 
-def seed_generators(seed: int, step: int, chunk: int) -> None:
-    """Seed torch's global generators for a chunk of a step's batch, 1 for the first; 0 for the batch as a whole."""
+def seed_generators(seed: int, step: int, device: torch.device, chunk: int) -> None:
+    """Seed torch's global generators for a chunk of a step's batch, 1 for the first; 0 for the batch as a whole.
+
+    As `torch.manual_seed` does, but for devices that the training does not use: looking for those takes a third of a
+    millisecond, about 1 % of a step on a fast GPU.
+    """
     state = np.random.SeedSequence((seed, step, chunk)).generate_state(1, np.uint64)
-    torch.manual_seed(int(state[0] >> 1))
+    number = int(state[0] >> 1)
+    torch.default_generator.manual_seed(number)
+    if device.type == "cuda":
+        torch.cuda.manual_seed(number)
 
 
 def _forward(model: nn.Module, images: Tensor) -> Tensor:

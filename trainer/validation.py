@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
 from trainer.device import autocast
@@ -13,7 +14,6 @@ from trainer.metrics import accuracy
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    import numpy as np
     from numpy.typing import NDArray
 
     from trainer.model.backbones import Classifier
@@ -66,9 +66,10 @@ def probabilities_of(
         logits = []
         with torch.inference_mode(), autocast(device):
             for start in range(0, len(images), size):
-                batch = torch.from_numpy(pixels[images[start : start + size]])
-                if device.type == "cuda":
-                    batch = batch.pin_memory()  # so that the copy does not wait for the batch before it
+                rows = images[start : start + size]
+                # Pinned, so that the copy does not wait for the batch before it.
+                batch = torch.empty((len(rows), *pixels.shape[1:]), dtype=torch.uint8, pin_memory=device.type == "cuda")
+                np.take(pixels, rows, axis=0, out=batch.numpy(), mode="clip")  # which is unbuffered, other than "raise"
                 logits.append(model(batch.to(device, non_blocking=True)))
                 if on_batch:
                     on_batch()

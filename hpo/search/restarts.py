@@ -11,6 +11,7 @@ from hpo.errors import ENDING_SIGNALS, EXIT_FAILED, exit_code
 AT_ONCE_SECONDS = 30.0  # a worker that dies younger, without an epoch done, has died at once
 HOPELESS_DEATHS = 5  # at once and in a row; after that many a worker is given up
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0  # seconds before a worker starts again; doubled from death to death
+RAISED = re.compile(r"^[\w.]+(?:Error|Exception): .+$", re.MULTILINE)  # the line of a traceback that names the cause
 LONG_LIFE_SECONDS = 60.0  # after a life longer than that the pauses begin at the first one again
 
 
@@ -55,11 +56,13 @@ class Death:
 def explain_death(code: int, printed: str) -> Death:
     """Why a worker has ended with an exit code other than 0, by that and what it has printed."""
     if code < 0:
-        return Death(f"ended by signal {-code} ({signal.strsignal(-code) or 'without a name'})", may_pass=True)
+        cause = f"ended by signal {-code} ({signal.strsignal(-code) or 'without a name'})"
+        return Death(cause, may_pass=True, printed=printed or None)  # CUDA aborts, and has printed why
     if code in map(exit_code, ENDING_SIGNALS):
         return Death("told to end by somebody else", may_pass=True)
     foreseen = re.findall(r"^hpo: (.*)$", printed, re.MULTILINE)
     if code == EXIT_FAILED and foreseen:
         return Death(foreseen[-1], may_pass=foreseen[-1].startswith("storage: "))
     *earlier, last = printed.splitlines() or [f"exit code {code}, and it printed nothing"]
-    return Death(last, may_pass=True, printed=printed if earlier else None)
+    raised = RAISED.findall(printed)  # CUDA's errors have advice in the lines below, and more is printed at the exit
+    return Death(raised[-1] if raised else last, may_pass=True, printed=printed if earlier else None)

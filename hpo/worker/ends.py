@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import torch
+
 from storage.errors import StorageError
 from trainer.errors import CheckpointError, TrainerError
 
@@ -65,14 +67,24 @@ class Requeued:
 RunEnd = Complete | Pruned | Failed | Requeued
 
 
-def end_after(error: Exception) -> Failed | Requeued:
-    """How a run ends whose training raised an error: requeued only where another run may come further."""
+def end_after(error: Exception, device: torch.device) -> Failed | Requeued:
+    """How a run ends whose training on a device raised an error: requeued only where another run may come further."""
     reason = one_line(error)
-    if isinstance(error, RuntimeError) and "CUDA error" in str(error):  # this process has lost its CUDA context
+    if (isinstance(error, RuntimeError) and "CUDA error" in str(error)) or _is_lost(device):
         return Requeued(reason, failed=True, device_error=error)
     if isinstance(error, OSError | MemoryError | StorageError | CheckpointError):
         return Requeued(reason, failed=True)
     return Failed(reason)
+
+
+def _is_lost(device: torch.device) -> bool:
+    """Whether this process can do nothing more on the device: what cuDNN and Triton raise then does not tell."""
+    if device.type == "cuda":
+        try:
+            torch.cuda.synchronize(device)
+        except RuntimeError:
+            return True
+    return False
 
 
 def one_line(error: BaseException) -> str:

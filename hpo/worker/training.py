@@ -96,7 +96,7 @@ class Training:
                 if isinstance(error, CheckpointError):
                     self.checkpoints.forget_earlier()
                 self._log.write(traceback.format_exc())
-                end = end_after(error)
+                end = end_after(error, resources.device)
         time.claim()
         with stopwatch.time("storage"):
             keep_micro_batches(opened.study, dict(resources.micro_batches.items() - known.items()))

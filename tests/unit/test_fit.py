@@ -358,6 +358,34 @@ def test_compile(wanted, start, make_recipe, monkeypatch):
     assert compiled == [last.model.backbone] * wanted
 
 
+def test_compile_in_a_process_that_has_compiled_many(start, make_recipe, monkeypatch):
+    """The tenth training of a process is compiled like its first, also where all models are of one class."""
+    compiled = []
+
+    class Perceptron(nn.Module):
+        def __init__(self, classes, side, width):
+            super().__init__()
+            self.hidden, self.head = nn.Linear(3 * side * side, width), nn.Linear(width, classes)
+
+        def forward(self, images):
+            return self.head(self.hidden(images.flatten(1)).relu())
+
+    def note(graph, _):
+        compiled[-1] += 1
+        return graph.forward
+
+    def compile_to_note(module):
+        module._compiled_call_impl = torch.compile(module._call_impl, backend=note)
+
+    monkeypatch.setattr(nn.Module, "compile", compile_to_note)
+    for width in range(10, 20):
+        compiled.append(0)
+        own = Extensions(backbones={"perceptron": lambda classes, side, width=width: Perceptron(classes, side, width)})
+        list(start(make_recipe(backbone="perceptron", compile=True, epochs=1), extensions=own))
+    assert compiled == [compiled[0]] * 10
+    assert compiled[0] > 0
+
+
 def test_larger_images(colours, start, make_recipe):
     """The recipe's image size is the side that the model sees."""
     sides = []

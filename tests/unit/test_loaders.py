@@ -8,7 +8,9 @@ import subprocess
 import sys
 import textwrap
 import time
+from contextlib import closing
 from itertools import islice
+from types import SimpleNamespace
 
 import numpy as np
 import psutil
@@ -323,3 +325,100 @@ def test_each_draw_of_a_rare_image_is_augmented_in_its_own_way():
     for made in seen.values():
         assert len(made) > 5
         assert len(set(made)) == len(made)
+
+
+class LaggingGpu:
+    """A GPU in the place of `trainer.device`'s: it copies a batch only some steps after it was told to."""
+
+    def __init__(self, lag):
+        self.lag, self.given, self.pinned, self.waits = lag, [], [], 0  # functions that copy, in the order of a stream
+
+    def pin(self, memory):
+        """Memory that a GPU copies from by itself."""
+        self.pinned.append(memory)
+        return True
+
+    def unpin(self, memory):
+        """Undo it."""
+        self.pinned.remove(memory)
+
+    def recorded_event(self):
+        """An event that is over when what was given before is done."""
+        return LaggingEvent(self, len(self.given))
+
+    def copy(self, batch):
+        """Give a copy to the stream; a list that will hold the batch."""
+        found = []
+        self.given.append(lambda: found.append(batch.clone()))
+        self.work(len(self.given) - self.lag)
+        return found
+
+    def work(self, upto):
+        """Do what was given first, so many things of it."""
+        for number, copy in enumerate(self.given[: max(0, upto)]):
+            if copy:
+                copy()
+            self.given[number] = None
+
+
+class LaggingEvent:
+    """An event of that GPU."""
+
+    def __init__(self, gpu, after):
+        self.gpu, self.after = gpu, after
+
+    def query(self):
+        """Whether it is over."""
+        return not any(self.gpu.given[: self.after])
+
+    def synchronize(self):
+        """Wait until it is over."""
+        self.gpu.waits += 1
+        self.gpu.work(self.after)
+
+
+@pytest.fixture
+def lagging_gpu(monkeypatch):
+    """A function that puts a GPU in place which is so many steps behind."""
+
+    def make(lag):
+        gpu = LaggingGpu(lag)
+        for name in ("pin", "unpin", "recorded_event"):
+            monkeypatch.setattr(f"trainer.loaders.{name}", getattr(gpu, name))
+        monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor)
+        stream = SimpleNamespace(synchronize=lambda: gpu.work(len(gpu.given)))
+        monkeypatch.setattr(torch.cuda, "current_stream", lambda: stream)
+        return gpu
+
+    return make
+
+
+@pytest.mark.parametrize("lag", [0, 1, 4, 1000], ids=["at once", "a step behind", "four behind", "as far as it can"])
+def test_no_batch_is_written_over_before_the_gpu_has_copied_it(lag, lagging_gpu):
+    """A GPU that copies out of the loaders' memory, however late, gets each batch as it was made, pass after pass."""
+    gpu, recipe = lagging_gpu(lag), _recipe(batch_size=2)
+    pixels, labels = _numbered(24)
+    images, loaders = AugmentedImages(pixels, labels, Extensions()), Loaders(2, pin_memory=True)
+    with closing(loaders):
+        for epochs in (3, 1):
+            orders = [order for n in range(epochs) for order in epoch_orders(recipe, labels, np.arange(24), n + 1)]
+            copied = [gpu.copy(batch) for batch, _ in loaders.batches(images, iter(orders))]
+            for order, found in zip(orders, copied, strict=True):
+                np.testing.assert_array_equal(found[0].numpy(), images.make(order))
+        assert len(gpu.pinned) == 1
+    assert gpu.pinned == []
+    assert (gpu.waits > 2) == (lag > 6)  # once at the end of each pass; else only where all six slots are full
+
+
+def test_a_pass_that_ends_early_leaves_no_copy_behind(lagging_gpu):
+    """A training that stops lets the GPU copy the batch that it was given before its memory is written anew."""
+    gpu, recipe = lagging_gpu(1000), _recipe(batch_size=2)
+    pixels, labels = _numbered(24)
+    images, loaders = AugmentedImages(pixels, labels, Extensions()), Loaders(2, pin_memory=True)
+    orders = epoch_orders(recipe, labels, np.arange(24), 1)
+    with closing(loaders):
+        with closing(loaders.batches(images, iter(orders))) as batches:
+            found = [gpu.copy(batch) for batch, _ in islice(batches, 2)]
+        again = [gpu.copy(batch) for batch, _ in loaders.batches(images, iter(orders[::-1]))]
+    for order, copied in zip([*orders[:2], *orders[::-1]], [*found, *again], strict=True):
+        np.testing.assert_array_equal(copied[0].numpy(), images.make(order))

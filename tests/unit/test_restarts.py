@@ -49,13 +49,14 @@ def test_a_life_of_some_use_is_no_death_at_once(lived, worked):
         (1, "hpo: data: gone\nleaked semaphores", "data: gone", False),
         (1, "hpo: storage: the database stopped answering", "storage: the database stopped answering", True),
         (1, "Traceback …\nValueError: no", "ValueError: no", True),
+        (1, "Traceback …\nm.AnError: CUDA error: no\nadvice", "m.AnError: CUDA error: no", True),
         (3, "", "exit code 3, and it printed nothing", True),
         (143, "", "told to end by somebody else", True),
         (129, "", "told to end by somebody else", True),
     ],
 )
 def test_why_a_worker_died(code, printed, cause, may_pass):
-    """The cause is the signal, the foreseen failure or the last line; a failure that was foreseen will not pass."""
+    """The cause is the signal, the foreseen failure, what was raised or the last line; only a foreseen one stays."""
     death = explain_death(code, printed)
     assert death.cause.startswith(cause)
     assert death.may_pass is may_pass
@@ -64,5 +65,6 @@ def test_why_a_worker_died(code, printed, cause, may_pass):
 def test_a_traceback_is_kept():
     """All that a worker printed is kept where its last line is not all there is to know, and only there."""
     assert explain_death(1, "Traceback …\nValueError: no").printed == "Traceback …\nValueError: no"
+    assert explain_death(-6, "CUDA error").printed == "CUDA error"
     assert explain_death(1, "Killed").printed is None
     assert explain_death(1, "a warning\nhpo: data: gone").printed is None
