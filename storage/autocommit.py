@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 
 @contextmanager
 def autocommit(engine: Engine) -> Iterator[Connection]:
-    """A connection on which each statement is a transaction, without BEGIN and COMMIT on their ways to and fro.
+    """A connection on which each statement is a transaction: BEGIN and COMMIT need no messages of their own.
 
-    The driver's own switch, since SQLAlchemy's sends a SET at each turn.
+    It uses the driver's own switch, since SQLAlchemy's sends a SET each time.
     """
     with engine.connect() as connection:
         driver: Any = connection.connection.driver_connection

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Limits:
-    """How much a search may use; None is without limit. The first that is used up ends it."""
+    """How much a search may use; None means no limit. The first limit that is reached ends the search."""
 
     trials: int | None = None
     hours: float | None = None
@@ -26,7 +26,7 @@ class Used:
 
     Attributes:
         trials: places taken; a trial that has to be started again counts once.
-        hours: wall-clock hours with at least one worker there, but for those in which the search was paused.
+        hours: wall-clock hours in which at least one worker was there and the search was not paused.
         gpu_hours: hours that trials have run, added up over all workers.
     """
 
@@ -44,7 +44,7 @@ class Used:
 
 
 def used(connection: Connection, study_id: int) -> Used:
-    """What the study's search has used so far, places that run now included."""
+    """What the search has used so far, including the places that run now."""
     trials, busy = connection.execute(
         text(
             "SELECT count(*), coalesce(sum(busy_seconds + CASE WHEN state = 'running'"
@@ -53,7 +53,7 @@ def used(connection: Connection, study_id: int) -> Used:
         ),
         {"study": study_id},
     ).one()
-    # The union of the workers' lives, so that two workers at once count once, less the pauses.
+    # The union of the times in which workers were there, without the pauses: two workers at once count once.
     hours = connection.execute(
         text(
             "SELECT coalesce(sum(extract(epoch FROM upper(span) - lower(span))), 0) / 3600 FROM (SELECT unnest("

@@ -26,21 +26,21 @@ if TYPE_CHECKING:
 
 DRIVER = "postgresql+psycopg2"
 CONNECT_TIMEOUT = 10  # seconds
-# A host that vanishes says nothing: ask after 30 s of silence, thrice, and wait 30 s for what was sent to arrive.
+# A host that vanishes sends nothing. Ask it after 30 s of silence, three times; wait 30 s for it to confirm data.
 KEEPALIVES = {
     "keepalives_idle": 30,
     "keepalives_interval": 10,
     "keepalives_count": 3,
     "tcp_user_timeout": 30_000,  # milliseconds
 }
-INIT_LOCK = 4_761_001  # of pg_advisory_xact_lock: any number that others are unlikely to take
+INIT_LOCK = 4_761_001  # for pg_advisory_xact_lock: any number that other programs are unlikely to use
 
 
 def parse_url(url: str) -> URL:
     """Read the URL of a Postgres database; `postgresql://` means psycopg2 here, too.
 
     Raises:
-        StorageError: it is no such URL. The message shows nothing of it that could be part of a password.
+        StorageError: it is no such URL. The message shows no part of it that could be a password.
     """
     try:
         parsed = make_url(url)
@@ -63,7 +63,7 @@ def parse_url(url: str) -> URL:
 
 
 def public_url(url: str) -> str:
-    """The URL as it may be shown: without its password, and without that of a client's key."""
+    """The URL without its password, and without the password of a client's key, so that it can be shown."""
     parsed = parse_url(url).difference_update_query(["sslpassword"])
     return parsed._replace(password=None, drivername="postgresql").render_as_string()
 
@@ -76,9 +76,9 @@ def initialize(url: str) -> None:
     """
     with _foreseen(url), one_at_a_time(url) as connection:
         if schema.version(connection) == len(schema.STEPS):
-            return  # a role that may not make tables can use them
+            return  # so that a role that may not make tables can use them
         with _silent_optuna():
-            # Tables that another Optuna made are refused by whoever connects.
+            # Tables that another version of Optuna made are refused by `connect`.
             optuna.storages.RDBStorage(
                 _rendered(url), engine_kwargs=_engine_settings(), skip_compatibility_check=True
             ).engine.dispose()
@@ -86,10 +86,10 @@ def initialize(url: str) -> None:
 
 
 def ping(url: str) -> None:
-    """Find out whether a database can be reached and lets us in.
+    """Connect to a database once.
 
     Raises:
-        StorageError: it cannot, or does not.
+        StorageError: it cannot be reached, or does not let us in.
     """
     engine = create_engine(parse_url(url), **_engine_settings())
     try:
@@ -116,8 +116,8 @@ def is_initialized(url: str) -> bool:
 def connect(url: str, outage_retry: OutageRetry | None = None) -> StudyStorage:
     """Optuna's storage on a database that `initialize` has prepared; its `engine` also serves our own tables.
 
-    Holds at most two connections, one at rest, and finds out by itself that a connection has died. Once it is there, it
-    waits for a database that goes away as `patience` says; without it, an outage is an error at once.
+    It holds at most two connections, and one while it is idle; it replaces a connection that has died. After this call,
+    `outage_retry` waits for a database that goes away; without it, an outage is an error at once.
 
     Raises:
         StorageError: the database cannot be reached, refuses, or is not initialised.
@@ -136,9 +136,9 @@ def connect(url: str, outage_retry: OutageRetry | None = None) -> StudyStorage:
 
 @contextmanager
 def one_at_a_time(url: str) -> Iterator[Connection]:
-    """Let one block at a time run on this database, whatever host it comes from; yields the connection that locks.
+    """Let one block at a time run on this database, on all hosts together; yields the connection that holds the lock.
 
-    The lock lasts as long as the transaction that the block finds begun, or as its process.
+    The lock ends with the transaction of this connection, or with its process.
     """
     engine = create_engine(parse_url(url), **_engine_settings())
     try:
@@ -169,7 +169,7 @@ def _foreseen(url: str) -> Iterator[None]:
 
 
 def _refuse_other_optuna(storage: StudyStorage, url: str) -> None:
-    """Raise StorageError where Optuna's tables are those of another version of it, with the way on."""
+    """Raise StorageError where another version of Optuna made the tables; the text says what to do."""
     made_for = storage.get_current_version()
     if made_for == storage.get_head_version():
         return
@@ -188,7 +188,7 @@ def _refuse_other_optuna(storage: StudyStorage, url: str) -> None:
 
 @contextmanager
 def _silent_optuna() -> Iterator[None]:
-    """Optuna announces with a warning that it makes tables, which is what it was called for."""
+    """Keep Optuna from warning that it makes tables: it was called in order to make them."""
     level = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
 
 def begin_halt(connection: Connection, study_id: int, kind: Halt) -> None:
-    """Have all workers of a study hand their trials back, and wait (pause) or end (stop), until it is lifted."""
-    end_halt(connection, study_id)  # one command at a time from here on
+    """Have all workers of a study hand their trials back, then wait (pause) or end (stop), until `end_halt`."""
+    end_halt(connection, study_id)  # this takes a lock, so that the commands run one after the other
     connection.execute(
         text("INSERT INTO hpo.halt (study_id, kind, began) VALUES (:study, :kind, clock_timestamp())"),
         {"study": study_id, "kind": kind},
@@ -34,7 +34,7 @@ def end_halt(connection: Connection, study_id: int) -> None:
 
 
 def halt_in_force(connection: Connection, study_id: int) -> Halt | None:
-    """Whether a study is paused or stopped."""
+    """Whether a study is paused or stopped; None where it is neither."""
     kind: Halt | None = connection.execute(
         text("SELECT kind FROM hpo.halt WHERE study_id = :study AND ended IS NULL"), {"study": study_id}
     ).scalar()

@@ -20,7 +20,7 @@ APPEND = (
 
 
 def append(connection: Connection, study_id: int, trial: int, lines: Sequence[str]) -> None:
-    """Keep lines of a trial, in their order."""
+    """Store lines of a trial, in their order."""
     connection.execute(
         text(f"{APPEND} ORDER BY place"),
         {"study": study_id, "trial": trial, "lines": [storable(line) for line in lines]},
@@ -28,12 +28,12 @@ def append(connection: Connection, study_id: int, trial: int, lines: Sequence[st
 
 
 def storable(line: str) -> str:
-    """A text without what Postgres cannot store: NUL, and what stands for the bytes of an odd file name."""
+    """A text that Postgres can store: without NUL, and with escapes for bytes of a file name that are no UTF-8."""
     return line.replace("\0", "").encode(errors="backslashreplace").decode()
 
 
 def read(connection: Connection, study_id: int, trial: int) -> list[tuple[datetime, str]]:
-    """The lines of a trial with the time at which each was kept, the first first."""
+    """The lines of a trial in their order, each with the time at which it was stored."""
     rows = connection.execute(
         text("SELECT at, line FROM hpo.log WHERE study_id = :study AND trial = :trial ORDER BY id"),
         {"study": study_id, "trial": trial},

@@ -16,17 +16,20 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0  # seconds between two attempts; each pause is twice the one before
-DATABASE_ERRORS = (SQLAlchemyError, StorageInternalError)  # what calls raise because of the database, outage or not
-NO_RIGHT = "42501"  # SQLSTATE of what a role has no right to do
-READ_ONLY = "25006"  # SQLSTATE of a write to a server that a failover has left as a standby
-LASTING = ("54", "57014")  # how SQLSTATEs of OperationalErrors begin that come again: too large, cancelled or too slow
+FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0  # seconds between two attempts; each pause is twice as long as the last
+DATABASE_ERRORS = (
+    SQLAlchemyError,
+    StorageInternalError,
+)  # what calls of the database raise, outage or not
+NO_RIGHT = "42501"  # SQLSTATE of a statement that the role has no right to execute
+READ_ONLY = "25006"  # SQLSTATE of a write to a server that has become a standby in a failover
+LASTING = ("54", "57014")  # beginnings of SQLSTATEs that a repetition does not cure: too large, cancelled, too slow
 
 logger = logging.getLogger(__name__)
 
 
 def is_outage(error: BaseException) -> bool:
-    """Whether an error means that the database is away, and not that it was asked for something wrong."""
+    """Whether an error means that the database is away, rather than that the statement is wrong."""
     if isinstance(error, StorageInternalError):
         return error.__cause__ is not None and is_outage(error.__cause__)
     if isinstance(error, PoolTimeoutError):
@@ -36,12 +39,12 @@ def is_outage(error: BaseException) -> bool:
     code = getattr(error.orig, "pgcode", None) or ""
     if isinstance(error, OperationalError | InterfaceError):
         return not code.startswith(LASTING)
-    # A connection that breaks in the middle of an answer can come as any error.
+    # A connection that breaks in the middle of an answer can raise any error.
     return error.connection_invalidated or code == READ_ONLY
 
 
 def is_refusal(error: BaseException) -> bool:
-    """Whether an error means that the role has no right to do what it was to do."""
+    """Whether an error means that the database's role has no right to execute the statement."""
     error = error.__cause__ if isinstance(error, StorageInternalError) and error.__cause__ else error
     return isinstance(error, DBAPIError) and getattr(error.orig, "pgcode", None) == NO_RIGHT
 
@@ -53,22 +56,22 @@ def cause_of(error: BaseException) -> str:
 
 
 class OutageRetry:
-    """Repeats what fails because the database is away, for as long as it is; safe from any thread.
+    """Repeats calls that fail because the database is away, until it is back; safe from any thread.
 
-    What is repeated may have happened already: a connection can break between the commit and the answer.
+    A repeated call may have had its effect already: a connection can break between the commit and the answer.
 
     Args:
-        given_up: once set, an outage is raised at once, also one that is being waited for; None to wait for ever.
+        given_up: once it is set, an outage is raised at once, also where a call waits already; None waits for ever.
     """
 
     def __init__(self, given_up: threading.Event | None = None) -> None:
         self._given_up = given_up or threading.Event()
         self._away_since: float | None = None  # time.monotonic() at the first failure
-        self._told: set[str] = set()  # causes since then
+        self._told: set[str] = set()  # causes that were logged since then
         self._lock = threading.Lock()
 
     def run(self, function: Callable[[], T]) -> T:
-        """Call a function until the database has answered it: what it then returns or raises is the answer."""
+        """Call a function again and again until the database answers; returns or raises what that call does."""
         pause = FIRST_PAUSE
         while True:
             try:
@@ -96,7 +99,7 @@ class OutageRetry:
                 logger.warning("the database does not answer; waiting for it: %s", cause)
 
     def _came_back(self) -> None:
-        if self._away_since is None:  # nearly always, and then not worth a lock
+        if self._away_since is None:  # as nearly always; this saves taking the lock
             return
         with self._lock:
             if self._away_since is not None:
@@ -106,5 +109,5 @@ class OutageRetry:
 
 
 def retry_outages(outage_retry: OutageRetry | None, function: Callable[[], T]) -> T:
-    """Call a function, until the database has answered it where there is a patience, and once where there is none."""
+    """Call a function once, or, with an `OutageRetry`, until the database answers."""
     return outage_retry.run(function) if outage_retry else function()

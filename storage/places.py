@@ -87,7 +87,7 @@ class Lease:
 
     def __init__(self, engine: Engine, study_id: int, worker: str, outage_retry: OutageRetry | None = None) -> None:
         self.worker = worker
-        self._study_id = study_id
+        self._study = study_id
         self._transactions = WorkerTransactions(engine, study_id, worker, outage_retry)
         self._used_up = False  # whether no new place is left in the budget; one that waits may be
 
@@ -116,9 +116,9 @@ class Lease:
             ).one_or_none()
             if found and found.state == "running":
                 return Place(found.number, found.trial, found.failed_runs, found.reason)
-            if halt_in_force(connection, self._study_id):
+            if halt_in_force(connection, self._study):
                 return None
-            spent = used(connection, self._study_id)
+            spent = used(connection, self._study)
             if found and not Used(0, spent.hours, spent.gpu_hours).within(limits):
                 # It counts among the trials already, but no hours are left to run it. A place whose trial was ended
                 # from outside needs none, and is only to be closed.
@@ -215,7 +215,7 @@ class Lease:
     def log(self, trial: int, lines: Sequence[str]) -> None:
         """Keep what a trial printed."""
         if lines:
-            self._transactions.run_statement(lambda connection: logs.append(connection, self._study_id, trial, lines))
+            self._transactions.run_statement(lambda connection: logs.append(connection, self._study, trial, lines))
 
     def hold(self, place: Place) -> None:
         """Raise LostPlaceError unless a place is still this worker's."""
@@ -264,7 +264,7 @@ class Lease:
 
     def halt(self) -> Halt | None:
         """Whether the study is paused or stopped."""
-        return self._transactions.run_statement(lambda connection: halt_in_force(connection, self._study_id))
+        return self._transactions.run_statement(lambda connection: halt_in_force(connection, self._study))
 
     def may_get_a_place(self, limits: Limits) -> bool:
         """Whether a worker that has found no place may find one later: one that waits now, or that of a worker."""
@@ -281,7 +281,7 @@ class Lease:
             )
             if "running" in states or not states:
                 return bool(states)
-            spent = used(connection, self._study_id)
+            spent = used(connection, self._study)
             return Used(0, spent.hours, spent.gpu_hours).within(limits)
 
         return self._transactions.run(look)

@@ -1,4 +1,4 @@
-"""What becomes of a run that has ended without a result: its trial fails, in Optuna's tables, and its place waits."""
+"""Ending a run that has no result: its trial fails, in Optuna's tables, and its place waits for another worker."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import Connection, Engine
 
 DEATH = "its worker died"
-# A worker that was given up may have taken a place since, and died of something else.
+# A worker that was requeued before may have come back, taken a place, and died.
 NOT_REQUEUED = "(gone IS NULL OR EXISTS (SELECT FROM hpo.place WHERE place.worker = worker.id AND state = 'running'))"
 
 
@@ -36,7 +36,7 @@ def requeue(engine: Engine, worker: str, *, by_us: bool = False) -> None:
 def requeue_in(
     connection: Connection, worker: str, reason: str, *, died: bool, failed: bool = True, beat: int | None = None
 ) -> None:
-    """Note that a worker has gone, and fail its run; with a beat, only if it has not beaten since."""
+    """Note that a worker has gone, and fail its run; given its beat, only if it has not beaten again."""
     values = {"worker": worker, "reason": logs.storable(reason), "died": died, "failed": int(failed), "beat": beat}
     gone = f"UPDATE hpo.worker SET gone = coalesce(gone, beaten), died = :died WHERE id = :worker AND {NOT_REQUEUED}"  # noqa: S608 - ours
     if not connection.execute(text(gone if beat is None else f"{gone} AND beat = :beat"), values).rowcount:
@@ -44,7 +44,7 @@ def requeue_in(
     fail_trial(connection, worker, again(reason), only="RUNNING")
     connection.execute(
         text(
-            # It has run until its last beat: what came after that is no time of the GPU's.
+            # The run lasted until the last beat of its worker; the time after that is not counted as GPU hours.
             "UPDATE hpo.place SET state = 'waiting', worker = NULL, reason = :reason,"
             " failed_runs = failed_runs + :failed, ended = now(), busy_seconds = busy_seconds"
             " + greatest(0, extract(epoch FROM (SELECT beaten FROM hpo.worker WHERE id = :worker) - taken))"
@@ -55,14 +55,14 @@ def requeue_in(
 
 
 def again(reason: str) -> str:
-    """Why the trial of such a run has failed, for those who see the trial alone."""
+    """The reason that the trial of such a run is given."""
     return f"{reason}; run again as another trial"
 
 
 def fail_trial(connection: Connection, worker: str, reason: str, *, only: str | None = None) -> None:
     """Fail the unfinished trial in a worker's place, in Optuna's tables, with its reason.
 
-    Written here and not by Optuna so that no crash can come between the end of a trial and what becomes of its place.
+    This is SQL, and not a call of Optuna, so that one transaction ends the trial and changes its place.
     """
     states = f"'{only}'" if only else "'RUNNING', 'WAITING'"
     connection.execute(

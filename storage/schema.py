@@ -11,8 +11,8 @@ from storage.errors import StorageError
 if TYPE_CHECKING:
     from sqlalchemy.engine import Connection
 
-# `place` is a place in the budget: one trial of it, however often it has to be started. `worker` is a process.
-# A worker holds a place by its id; its beat counts up, so that nobody needs to compare clocks to see it alive.
+# `place` is a place in the budget: one trial, however often it has to be started. `worker` is a process. A place holds
+# the id of its worker. The worker's beat is a number that grows: others see that it grows and need not compare clocks.
 _FIRST = """
 CREATE SCHEMA IF NOT EXISTS hpo;
 CREATE TABLE IF NOT EXISTS hpo.worker (
@@ -55,7 +55,7 @@ CREATE TABLE IF NOT EXISTS hpo.log (
 CREATE INDEX IF NOT EXISTS log_trial ON hpo.log (study_id, trial, id);
 """
 
-# A `halt` without an end is in force. Places are counted by what is open or of a worker, never by reading all of them.
+# A `halt` without an end is in force. The indexes find the open places, and those of a worker, without reading all.
 _HALTS = """
 CREATE TABLE hpo.halt (
     study_id    integer NOT NULL REFERENCES studies (study_id) ON DELETE CASCADE,
@@ -76,7 +76,7 @@ STEPS = (_FIRST, _HALTS)
 
 
 def version(connection: Connection) -> int:
-    """How many of the steps a database has behind it; 0 where it holds none of our tables."""
+    """How many of the steps a database has taken; 0 where it holds none of our tables."""
     there = "SELECT to_regclass('hpo.version') IS NOT NULL, to_regclass('hpo.log') IS NOT NULL"
     numbered, first = connection.execute(text(there)).one()
     if numbered:
@@ -85,10 +85,10 @@ def version(connection: Connection) -> int:
 
 
 def bring_up_to_date(connection: Connection) -> None:
-    """Take the steps that a database has not behind it, all or none of them; one caller at a time."""
+    """Take the steps that a database has not taken yet, all or none of them; one caller at a time."""
     done = version(connection)
     if done >= len(STEPS):
-        return  # a newer program's are refused by whoever connects
+        return  # tables of a newer program are refused by `refuse_other_version`
     for step in STEPS[done:]:
         connection.execute(text(step))
     connection.execute(text("CREATE TABLE IF NOT EXISTS hpo.version (number integer NOT NULL)"))

@@ -9,6 +9,7 @@ from rich.live import Live
 
 from hpo.study.status_table import render
 from hpo.units import duration
+from storage.keys import END_STATES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -68,7 +69,7 @@ class Progress:
             self._tell_ends(snapshot)
 
     def _tell_ends(self, snapshot: Snapshot) -> None:
-        ended = {place.number: place for place in snapshot.places if place.state in ("complete", "pruned", "failed")}
+        ended = {place.number: place for place in snapshot.places if place.state in END_STATES}
         if self._told is None:
             self._told = set(ended)  # of earlier searches
         for number in sorted(ended.keys() - self._told):

@@ -12,7 +12,7 @@ from hpo.study.open_study import create_study, load_study
 from hpo.study.ranking import best_trial, default_trial
 from hpo.study.status import TIME_HEADINGS
 from hpo.units import duration, show_bytes
-from storage.keys import METRICS_KEY, ORIGIN_KEY
+from storage.keys import END_STATES, METRICS_KEY, ORIGIN_KEY
 from trainer.errors import DataError
 from trainer.recipe import show, used_fields
 
@@ -162,7 +162,7 @@ def summary_lines(
 ) -> list[str]:
     """The winner, its recipe, the time spent, and the next command."""
     study_file = opened.file
-    counts = ", ".join(f"{snapshot.counts[state]} {state}" for state in ("complete", "pruned", "failed"))
+    counts = ", ".join(f"{snapshot.counts[state]} {state}" for state in END_STATES)
     lines = ["", f"{snapshot.used.trials} trials: {counts}"]
     if snapshot.best is None:
         return lines

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from storage.keys import EndState
     from storage.places import Lease, Place
 
-END_STATES: dict[TrialState, EndState] = {
+PLACE_STATE_AT_END: dict[TrialState, EndState] = {
     TrialState.COMPLETE: "complete",
     TrialState.PRUNED: "pruned",
     TrialState.FAIL: "failed",
@@ -108,7 +108,7 @@ class Runs:
 
     def __init__(self, opened: OpenStudy, lease: Lease, about: Mapping[str, Any]) -> None:
         self._opened, self._lease, self._about = opened, lease, dict(about)
-        self._file, self._study, self._storage = opened.file, opened.study, opened.storage
+        self._file, self._study = opened.file, opened.study
         self._study.pruner = make_pruner(self._file)
 
     def begin(self) -> Run | None:
@@ -148,7 +148,7 @@ class Runs:
     def drop(self, run: Run) -> str:
         """Let go of a run that no longer counts, and close its place if that is ours to do; returns what happened."""
         try:
-            trial = self._storage.get_trial(trial_id_of(run.trial))
+            trial = self._opened.storage.get_trial(trial_id_of(run.trial))
         except KeyError:
             return "was deleted"
         if not trial.state.is_finished() or REASON_KEY in trial.user_attrs:
@@ -157,7 +157,7 @@ class Runs:
             self._settle(run.place, trial)
         except LostPlaceError:
             return "was settled by another worker"
-        return f"was told {END_STATES[trial.state]} elsewhere"
+        return f"was told {PLACE_STATE_AT_END[trial.state]} elsewhere"
 
     def _begin_in(self, place: Place) -> Run | None:
         """Begin a run in a place; None where no run is to begin in it now."""
@@ -171,7 +171,7 @@ class Runs:
                 trial_id = trial_id_of(named)
             else:
                 trial_id = self._name_waiting_trial(place, repeats=named)
-        if not self._storage.set_trial_state_values(trial_id, TrialState.RUNNING):
+        if not self._opened.storage.set_trial_state_values(trial_id, TrialState.RUNNING):
             # It runs already: begun by an attempt of ours whose answer was lost, or by whoever got the place meanwhile.
             self._lease.hold(place)
         trial = self._ask(trial_id, place)
@@ -235,16 +235,16 @@ class Runs:
     def _tell(self, run: Run, state: TrialState, value: float | None = None) -> None:
         self._lease.hold(run.place)
         self._study.tell(run.trial, value, state=state, skip_if_finished=True)
-        self._settle(run.place, self._storage.get_trial(trial_id_of(run.trial)))
+        self._settle(run.place, self._opened.storage.get_trial(trial_id_of(run.trial)))
 
     def _settle(self, place: Place, trial: FrozenTrial) -> None:
         """Close a place as its trial ended, whoever told it."""
         failed = trial.state is TrialState.FAIL
-        self._lease.finish(place, END_STATES[trial.state], "told failed from outside" if failed else None)
+        self._lease.finish(place, PLACE_STATE_AT_END[trial.state], "told failed from outside" if failed else None)
 
     def _get_trial(self, number: int) -> FrozenTrial:
-        return self._storage.get_trial(
-            self._storage.get_trial_id_from_study_id_trial_number(self._opened.study_id, number)
+        return self._opened.storage.get_trial(
+            self._opened.storage.get_trial_id_from_study_id_trial_number(self._opened.study_id, number)
         )
 
 

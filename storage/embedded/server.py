@@ -1,11 +1,11 @@
-"""The private Postgres of a study: started by its first user, stopped by its last, reached through a unix socket.
+"""The private Postgres of a study: its first user starts it, its last user stops it; all reach it by a unix socket.
 
-Several processes share one server and any of them may be killed at any time, so nothing counts the users: each holds
-a file lock, which the kernel drops whatever way its holder ends. In the folder lie
+Several processes use one server, and any of them may be killed at any time. So the users are not counted: each holds a
+file lock, which the kernel releases however the process ends. The folder has these files:
 
-    users.lock     shared, held by every user as long as it uses the server
+    users.lock     shared, held by every user while it uses the server
     start.lock     exclusive, held by whoever starts or stops the server
-    server.json    what the users tell each other: `_State`
+    server.json    what the users need to know of each other: `_State`
     password, postgres.log
     postgres/      data/, the cluster, and server.lock, exclusive, held by the server's own processes
 """
@@ -33,7 +33,7 @@ from storage.embedded.programs import (
     account,
     give,
     make_folder,
-    make_place,
+    make_server_folder,
     make_socket_folder,
     reason_of,
     refuse_other_version,
@@ -42,27 +42,27 @@ from storage.embedded.programs import (
 )
 from storage.errors import StorageError
 
-_NAME = "hpo"  # of the role and of the database
-_PORT = "5432"  # part of the socket's name; said everywhere, lest a PGPORT of the user change it
+_NAME = "hpo"  # name of the role and of the database
+_PORT = "5432"  # part of the socket's name; always given, so that a PGPORT of the user has no effect
 _SETTINGS = {
-    "cluster_name": _NAME,  # a process list then says whose Postgres it is
+    "cluster_name": _NAME,  # a process list shows it
     "listen_addresses": "",  # the unix socket alone
     "port": _PORT,
     "unix_socket_permissions": "0700",
-    "max_connections": "200",  # 64 workers with two each, and some to spare
-    "shared_buffers": "64MB",  # a study is small, and the memory belongs to the training
+    "max_connections": "200",  # two for each of 64 workers, and some more
+    "shared_buffers": "64MB",  # a study is small, and the training needs the memory
     "log_checkpoints": "off",  # would be most of the log
 }
-_LOG_BYTES = 10_000_000  # past this the next start begins a new log and keeps one old one
-_START_SECONDS = 300  # after a crash a start first replays the log of changes
+_LOG_BYTES = 10_000_000  # above this size the next start begins a new log and keeps the old one
+_START_SECONDS = 300  # after a crash the server first replays its write-ahead log
 _STOP_SECONDS = 60
 _NO_PID = 2**22 + 1  # above the largest process id of Linux and macOS
 
 
 @dataclass(frozen=True)
 class _State:
-    place: str  # of the data: relative to the folder, or absolute below SYSTEM_FOLDER
-    socket: str | None = None  # folder of the socket; None after an orderly stop
+    place: str  # folder of the data: relative to the study's, or absolute below SYSTEM_FOLDER
+    socket: str | None = None  # folder of the socket; None after the server was stopped
     host: str | None = None  # where the server was started
 
 
@@ -70,8 +70,10 @@ class _State:
 def embedded_postgres(folder: Path) -> Iterator[str]:
     """Yield the SQLAlchemy URL of the private Postgres in `folder`, which runs while the block runs.
 
-    Any number of blocks, threads and processes may use one folder. The URL holds the password. Raises StorageError
-    if the folder cannot hold a database, or if the server cannot be started, reached or stopped.
+    Any number of blocks, threads and processes may use one folder. The URL holds the password.
+
+    Raises:
+        StorageError: the folder cannot hold a database, or the server cannot be started, reached or stopped.
     """
     folder = folder.resolve()
     with _explained(folder):
@@ -93,7 +95,7 @@ def has_postgres(folder: Path) -> bool:
 
 
 def data_folder(folder: Path) -> Path:
-    """Return where the data of the private Postgres in `folder` lies once it was used: below it, except for root."""
+    """The folder of the data of the private Postgres in `folder`: below it, except where root uses it."""
     folder = folder.resolve()
     with _explained(folder):
         state = _load(folder)
@@ -104,7 +106,7 @@ def _serve(folder: Path) -> str:
     """Attach to the server or start it, prove that it answers, and return its URL."""
     state = _load(folder)
     if state is None:
-        state = _State(place=make_place(folder))
+        state = _State(place=make_server_folder(folder))
         _save(folder, state)
     refuse_stranger(folder / state.place, account().pw_uid)
     for attempts_left in (2, 1, 0):
@@ -120,7 +122,7 @@ def _serve(folder: Path) -> str:
             break
         except psycopg2.Error as error:
             if attempts_left and not _listens(host):
-                continue  # it crashed under our hands
+                continue  # it has crashed since we attached to it
             reason = " ".join(str(error).split())
             raise StorageError(f"the Postgres server of {folder} refuses its user: {reason}; {ADVICE}") from error
     query = {"host": host, "port": _PORT}
@@ -129,22 +131,22 @@ def _serve(folder: Path) -> str:
 
 
 def _attach(folder: Path, state: _State) -> int | None:
-    """Wait for the running server and return None; or, where none runs, return the lock that it shall hold.
+    """Wait until the running server answers, then return None; where none runs, return the lock for a new one to hold.
 
-    The lock alone proves that a server runs: after a crash the process id in a file may be another program's.
+    Only the lock proves that a server runs: after a crash the process id in a file may be that of another program.
     """
-    place, host = folder / state.place, str(state.socket)
+    server_folder, host = folder / state.place, str(state.socket)
     deadline = time.monotonic() + _START_SECONDS
-    while (lock := _try_lock(place / "server.lock")) is None:
-        ready = _is_ready(place)
+    while (lock := _try_lock(server_folder / "server.lock")) is None:
+        ready = _is_ready(server_folder)
         if ready and _listens(host):
             return None
-        if state.host != platform.node():  # both share a disk
+        if state.host != platform.node():  # another host that uses the same disk
             raise StorageError(
                 f"the Postgres server of {folder} runs on the host {state.host}: run the command there, or {ADVICE}"
             )
-        if ready and not _socket(host).exists():  # a cleaner of /tmp took it, and only a restart brings it back
-            _shut_down(place)
+        if ready and not _socket(host).exists():  # a cleaner of /tmp has removed it; only a restart makes it again
+            _shut_down(server_folder)
         if time.monotonic() > deadline:
             raise StorageError(
                 f"the Postgres server of {folder} does not answer: see postgres.log there and end its processes, "
@@ -155,12 +157,12 @@ def _attach(folder: Path, state: _State) -> int | None:
 
 
 def _start(folder: Path, state: _State, lock: int) -> _State:
-    """Start the server, which inherits `lock`, and make its cluster first if there is none."""
-    place = folder / state.place
-    if not (place / "data").exists():
-        _make_cluster(folder, place)
-    refuse_other_version(place / "data")
-    _forget_pid(place / "data" / "postmaster.pid")
+    """Start the server, which inherits `lock`; make its cluster before, if there is none."""
+    server_folder = folder / state.place
+    if not (server_folder / "data").exists():
+        _make_cluster(folder, server_folder)
+    refuse_other_version(server_folder / "data")
+    _forget_pid(server_folder / "data" / "postmaster.pid")
     state = replace(state, socket=str(make_socket_folder(state.socket)), host=platform.node())
     _save(folder, state)
     settings = {**_SETTINGS, "unix_socket_directories": str(state.socket)}
@@ -170,9 +172,9 @@ def _start(folder: Path, state: _State, lock: int) -> _State:
     if path.exists() and path.stat().st_size > _LOG_BYTES:
         path.replace(folder / "postgres.log.1")
     with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600), "a+b") as log:
-        code, text = run("pg_ctl", *arguments, data=place / "data", output=log, pass_fds=(lock,))
+        code, text = run("pg_ctl", *arguments, data=server_folder / "data", output=log, pass_fds=(lock,))
     if code != 0:
-        raise StorageError(f"Postgres does not start in {place}: {reason_of(text)}; see {path}, or {ADVICE}")
+        raise StorageError(f"Postgres does not start in {server_folder}: {reason_of(text)}; see {path}, or {ADVICE}")
     return state
 
 
@@ -192,17 +194,17 @@ def _stop(folder: Path) -> None:
     _save(folder, _State(place=state.place))
 
 
-def _shut_down(place: Path) -> str:
+def _shut_down(server_folder: Path) -> str:
     """Ask the server to end its sessions and stop, wait for it, and return what pg_ctl says."""
     arguments = ("stop", "--silent", "--mode=fast", "--wait", f"--timeout={_STOP_SECONDS}")
-    return reason_of(run("pg_ctl", *arguments, data=place / "data")[1])
+    return reason_of(run("pg_ctl", *arguments, data=server_folder / "data")[1])
 
 
-def _make_cluster(folder: Path, place: Path) -> None:
-    """Run initdb beside the final name and rename at the end, so that a kill leaves nothing half-made behind."""
-    for leftover in place.glob("new-*"):
-        shutil.rmtree(leftover, ignore_errors=True)  # an initdb whose caller was killed may still write in it
-    new = Path(tempfile.mkdtemp(prefix="new-", dir=place))
+def _make_cluster(folder: Path, server_folder: Path) -> None:
+    """Run initdb in a temporary folder and rename that at the end: a kill leaves no incomplete cluster behind."""
+    for leftover in server_folder.glob("new-*"):
+        shutil.rmtree(leftover, ignore_errors=True)  # where a caller was killed its initdb may still write into it
+    new = Path(tempfile.mkdtemp(prefix="new-", dir=server_folder))
     password, file = secrets.token_urlsafe(32), new / "password"
     try:
         _write(file, password)
@@ -211,15 +213,15 @@ def _make_cluster(folder: Path, place: Path) -> None:
         arguments = (f"--username={_NAME}", f"--pwfile={file}", "--auth=scram-sha-256", "--encoding=UTF8", "--locale=C")
         code, text = run("initdb", *arguments, data=new / "data")
         if code != 0:
-            raise StorageError(f"no database can be made in {place}: {reason_of(text)}; {ADVICE}")
+            raise StorageError(f"no database can be made in {server_folder}: {reason_of(text)}; {ADVICE}")
         _write(folder / "password", password)
-        (new / "data").rename(place / "data")
+        (new / "data").rename(server_folder / "data")
     finally:
         shutil.rmtree(new, ignore_errors=True)
 
 
 def _make_database(host: str, password: str) -> None:
-    """Create the database if it is missing; asked at every entry, for the entry before may have been killed here."""
+    """Create the database if it is missing: an earlier caller may have been killed before it had done so."""
     connection = psycopg2.connect(
         host=host, port=_PORT, user=_NAME, password=password, dbname="postgres", connect_timeout=30
     )
@@ -234,22 +236,22 @@ def _make_database(host: str, password: str) -> None:
 
 
 def _forget_pid(path: Path) -> None:
-    """Make the process id that a crashed server left harmless; only while the server's lock is held.
+    """Replace the process id that a crashed server left in its file; call it only while the server's lock is held.
 
-    After a reboot it may be any program's, and Postgres would not start. The rest of the file stays: by the shared
-    memory that it names, Postgres still recognises and refuses a server that runs all the same.
+    After a reboot that id may be another program's, and Postgres would not start. The rest of the file stays: it names
+    shared memory, by which Postgres still finds out whether such a server runs after all.
     """
     with suppress(FileNotFoundError):
         _, newline, rest = path.read_bytes().partition(b"\n")
         if newline:
             path.write_bytes(b"%d\n%b" % (_NO_PID, rest))
         else:
-            path.unlink()  # cut off when the machine crashed
+            path.unlink()  # the machine crashed while it was written
 
 
-def _is_ready(place: Path) -> bool:
+def _is_ready(server_folder: Path) -> bool:
     try:
-        return b"\nready" in (place / "data" / "postmaster.pid").read_bytes()
+        return b"\nready" in (server_folder / "data" / "postmaster.pid").read_bytes()
     except FileNotFoundError:
         return False
 
@@ -283,7 +285,7 @@ def _locked(path: Path, kind: int) -> Iterator[int]:
         fcntl.flock(descriptor, kind)
         yield descriptor
     finally:
-        fcntl.flock(descriptor, fcntl.LOCK_UN)  # closing is not enough where a forked child has it too
+        fcntl.flock(descriptor, fcntl.LOCK_UN)  # closing is not enough where a forked child has inherited it
         os.close(descriptor)
 
 
@@ -298,11 +300,11 @@ def _try_lock(path: Path) -> int | None:
 
 
 def _is_last(users: int) -> bool:
-    """Whether nobody else uses the server; if so, nobody begins to before `users` is closed."""
+    """Whether nobody else uses the server; if so, nobody else begins to use it before `users` is closed."""
     try:
         fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        fcntl.flock(users, fcntl.LOCK_UN)  # at once: of two that leave together, the second must be the last
+        fcntl.flock(users, fcntl.LOCK_UN)  # at once, so that of two that leave together the second is the last
         return False
     return True
 
@@ -322,7 +324,7 @@ def _save(folder: Path, state: _State) -> None:
 
 
 def _write(path: Path, text: str) -> None:
-    """Replace the file as a whole, for its owner's eyes alone, and so that it outlives a crash of the machine."""
+    """Replace a file as a whole, readable by its owner alone; it survives a crash of the machine."""
     new = path.with_name(f"{path.name}.new")
     with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
         file.write(text)

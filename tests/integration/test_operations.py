@@ -159,7 +159,7 @@ def tls(tmp_path_factory):
     for name in ("server.key", "password"):
         (folder / name).chmod(0o600)
         programs.give(folder / name)
-    data = folder / programs.make_place(folder) / "data"
+    data = folder / programs.make_server_folder(folder) / "data"
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     settings = {
