@@ -25,6 +25,7 @@ pytestmark = [
 ]
 
 STEPS, STEP_SECONDS = 10, 0.1
+GRACE_SECONDS, PAST_GRACE_SECONDS = 2, 3  # Optuna wants whole numbers; counted by the database's clock
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 STORED = b"0" * 100_000  # what a trial keeps
 
@@ -125,23 +126,23 @@ def code_of(process, seconds=60):
 
 def test_a_killed_trial_begins_anew(plain):
     """Plain Optuna's heartbeat has a killed trial retried, but from its first step: there is no checkpoint."""
-    killed = plain.optimize(grace_seconds=2)
+    killed = plain.optimize(grace_seconds=GRACE_SECONDS)
     plain.wait_for_step(6)
     killed.kill()
     killed.join()
-    time.sleep(3)  # past the grace period, which is counted by the database's clock
+    time.sleep(PAST_GRACE_SECONDS)
     begun = time.monotonic()
-    assert code_of(plain.optimize(trials=2, grace_seconds=2)) == 0
-    assert time.monotonic() - begun > STEPS * STEP_SECONDS
+    assert code_of(plain.optimize(trials=2, grace_seconds=GRACE_SECONDS)) == 0
+    assert time.monotonic() - begun > STEPS * paced(STEP_SECONDS)
     assert plain.states[:2] == [TrialState.FAIL, TrialState.COMPLETE]
     assert plain.trials[1].user_attrs["steps"] == STEPS
 
 
 def test_a_trial_killed_before_its_first_beat_runs_for_ever(plain):
     """Kill -9 between ask and the first heartbeat: plain Optuna never finds out, with all of its remedies."""
-    assert code_of(plain.optimize(grace_seconds=2, die_asked=True)) == -signal.SIGKILL
-    time.sleep(3)
-    assert code_of(plain.optimize(grace_seconds=2)) == 0
+    assert code_of(plain.optimize(grace_seconds=GRACE_SECONDS, die_asked=True)) == -signal.SIGKILL
+    time.sleep(PAST_GRACE_SECONDS)
+    assert code_of(plain.optimize(grace_seconds=GRACE_SECONDS)) == 0
     assert plain.states == [TrialState.RUNNING, TrialState.COMPLETE]
 
 
@@ -172,11 +173,11 @@ def test_a_database_that_goes_away_kills_the_worker(plain, server, fault):
 
 def test_a_frozen_worker_dies_when_it_comes_back(plain):
     """Frozen past the grace period: the trial is retried by another, and the worker's own `optimize` raises."""
-    frozen = plain.optimize(trials=9, grace_seconds=2)
+    frozen = plain.optimize(trials=9, grace_seconds=GRACE_SECONDS)
     plain.wait_for_step(3)
     os.kill(frozen.pid, signal.SIGSTOP)
-    time.sleep(3)
-    assert code_of(plain.optimize(trials=2, grace_seconds=2)) == 0
+    time.sleep(PAST_GRACE_SECONDS)
+    assert code_of(plain.optimize(trials=2, grace_seconds=GRACE_SECONDS)) == 0
     os.kill(frozen.pid, signal.SIGCONT)
     assert code_of(frozen) == 1
     assert plain.states == [TrialState.FAIL, TrialState.COMPLETE]
@@ -210,10 +211,10 @@ def test_a_full_disk_leaves_the_name_of_a_file_that_is_not_whole(plain, mount_sm
 
 def test_an_artifact_store_that_is_away_fails_the_trial(plain, tmp_path):
     """The store is away when a trial is done: plain Optuna fails the trial, its worker dies, and nothing retries it."""
-    assert code_of(plain.optimize(store=tmp_path, grace_seconds=2)) == 1
+    assert code_of(plain.optimize(store=tmp_path, grace_seconds=GRACE_SECONDS)) == 1
     (tmp_path / "kept").mkdir()
-    time.sleep(3)
-    assert code_of(plain.optimize(trials=2, store=tmp_path, grace_seconds=2)) == 0
+    time.sleep(PAST_GRACE_SECONDS)
+    assert code_of(plain.optimize(trials=2, store=tmp_path, grace_seconds=GRACE_SECONDS)) == 0
     assert plain.states == [TrialState.FAIL, TrialState.COMPLETE]
     assert plain.trials[1].system_attrs.get("failed_trial") is None
 

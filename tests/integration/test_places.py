@@ -250,9 +250,9 @@ def test_a_worker_that_comes_back_is_watched_again(storage, study_id):
     requeue(storage.engine, "frozen")
     presence(storage, study_id, "frozen").beat({})
     frozen.take(Limits())
-    watcher.reap(grace_seconds=0.1)
-    time.sleep(0.2)
-    watcher.reap(grace_seconds=0.1)
+    watcher.reap(grace_seconds=paced(0.1))
+    time.sleep(paced(0.2))
+    watcher.reap(grace_seconds=paced(0.1))
     assert [row.state for row in rows(storage, study_id)] == ["waiting"]
 
 
@@ -285,11 +285,11 @@ def test_only_a_beat_watched_standing_still_counts_as_death(storage, study_id):
     living.take(Limits())
     with storage.engine.begin() as connection:  # the clocks of the database say nothing
         connection.execute(text("UPDATE hpo.worker SET beaten = now() - interval '1 day'"))
-    watcher.reap(grace_seconds=0.2)
+    watcher.reap(grace_seconds=paced(0.2))
     assert {row.state for row in rows(storage, study_id)} == {"running"}
-    time.sleep(0.3)
+    time.sleep(paced(0.3))
     presence(storage, study_id, "living").beat({})
-    watcher.reap(grace_seconds=0.2)
+    watcher.reap(grace_seconds=paced(0.2))
     assert [row.state for row in rows(storage, study_id)] == ["waiting", "running"]
 
 
