@@ -22,12 +22,12 @@ def server(tmp_path_factory):
 
 
 @pytest.fixture
-def drill(tmp_path, server):
+def faulty_study(tmp_path, server):
     """Makes a small study on a database of its own; what runs on it is ended after the test."""
     with ExitStack() as stack:
 
-        def make(folder="drill", **settings):
-            url = server.make_database(f"drill_{uuid.uuid4().hex}")
+        def make(folder="faulty", **settings):
+            url = server.make_database(f"faulty_{uuid.uuid4().hex}")
             return stack.enter_context(FaultyStudy(tmp_path / folder, url, **settings))
 
         yield make

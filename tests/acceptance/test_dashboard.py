@@ -26,9 +26,9 @@ def state_of(visitor, study_id, number):
     return trials[number]["state"] if number < len(trials) else None
 
 
-def test_a_trial_that_is_failed_in_the_dashboard_is_dropped_by_its_worker(drill):
+def test_a_trial_that_is_failed_in_the_dashboard_is_dropped_by_its_worker(faulty_study):
     """The password that was printed opens the dashboard; failing a trial there frees its worker within an epoch."""
-    study = drill(trials=2, epochs=40, step_seconds=0.1)
+    study = faulty_study(trials=2, epochs=40, step_seconds=0.1)
     dashboard, worker = study.begin("dashboard", "--port", "0"), study.worker()
     address, password = address_of(dashboard)
     visitor, study_id = DashboardClient(address), study.opened.study_id
@@ -54,9 +54,9 @@ def test_a_trial_that_is_failed_in_the_dashboard_is_dropped_by_its_worker(drill)
 
 
 @pytest.fixture
-def shown(drill):
+def shown(faulty_study):
     """A dashboard that shows a study; somebody who is logged in, and the path of the study."""
-    study = drill(trials=1, epochs=1)
+    study = faulty_study(trials=1, epochs=1)
     dashboard = study.begin("dashboard", "--port", "0", variables=GIVEN)
     visitor, path = DashboardClient(address_of(dashboard)[0]), f"/api/studies/{study.opened.study_id}"
     assert visitor.log_in(SECRET) == 303
@@ -106,9 +106,9 @@ def test_a_dashboard_survives_a_database_that_stands_still(shown, server):
     assert (dashboard.end(10), dashboard.printed.count("Traceback")) == (143, 0)
 
 
-def test_a_login_outlives_a_restart_and_a_read_only_dashboard_changes_nothing(drill):
+def test_a_login_outlives_a_restart_and_a_read_only_dashboard_changes_nothing(faulty_study):
     """With the same given password a session goes on in the next dashboard, here a read-only one."""
-    study = drill(trials=1, epochs=1)
+    study = faulty_study(trials=1, epochs=1)
     first = study.begin("dashboard", "--port", "0", variables=GIVEN)
     visitor = DashboardClient(address_of(first)[0])
     assert visitor.log_in(SECRET) == 303
@@ -131,9 +131,9 @@ def test_a_login_outlives_a_restart_and_a_read_only_dashboard_changes_nothing(dr
     assert again.ask("POST", "/login", **{"Content-Length": "49000000"})[0] == 413
 
 
-def test_a_dashboard_that_cannot_be_begun_says_why_in_one_line(hpo, tmp_path, photos, database, drill):
+def test_a_dashboard_that_cannot_be_begun_says_why_in_one_line(hpo, tmp_path, photos, database, faulty_study):
     """A bad password, address or port, and a study that is not there, are one line each; no option takes a password."""
-    study = drill(trials=1, epochs=1)
+    study = faulty_study(trials=1, epochs=1)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         for arguments, variables, said in (
@@ -141,11 +141,11 @@ def test_a_dashboard_that_cannot_be_begun_says_why_in_one_line(hpo, tmp_path, ph
             ((), {"HPO_DASHBOARD_PASSWORD_FILE": "/nowhere"}, "HPO_DASHBOARD_PASSWORD_FILE = /nowhere cannot be read"),
             (("--port", port), GIVEN, f"cannot listen at 127.0.0.1, port {port}: Address already in use"),
         ):
-            life = study.begin("dashboard", *arguments, variables=variables)
-            assert life.end() == 1
-            assert said in life.printed
-            assert life.printed.count("\n") == 1, life.printed
-            assert SECRET not in life.printed
+            process = study.begin("dashboard", *arguments, variables=variables)
+            assert process.end() == 1
+            assert said in process.printed
+            assert process.printed.count("\n") == 1, process.printed
+            assert SECRET not in process.printed
     write_study(tmp_path)
     done = hpo("dashboard", "study.toml", HPO_STORAGE=database)
     assert (done.returncode, done.stderr.count("\n")) == (1, 1)
@@ -153,9 +153,9 @@ def test_a_dashboard_that_cannot_be_begun_says_why_in_one_line(hpo, tmp_path, ph
         assert hpo("dashboard", "study.toml", *arguments, HPO_STORAGE=database).returncode == 2
 
 
-def test_a_proxy_that_is_named_is_believed(drill):
+def test_a_proxy_that_is_named_is_believed(faulty_study):
     """Behind it wrong passwords count by visitor, and a login by TLS gets a cookie for TLS alone."""
-    study = drill(trials=1, epochs=1)
+    study = faulty_study(trials=1, epochs=1)
     dashboard = study.begin("dashboard", "--port", "0", "--proxy", "127.0.0.1", variables=GIVEN)
     visitor = DashboardClient(address_of(dashboard)[0])
     guesses = [visitor.log_in("wrong", **{"X-Forwarded-For": "192.0.2.1"}) for _ in range(12)]

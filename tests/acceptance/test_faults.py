@@ -21,43 +21,43 @@ pytestmark = pytest.mark.acceptance
 KILLED = -signal.SIGKILL
 
 
-def holds(drill):
-    """The tally of a drill, which must hold, with all of its trials complete."""
-    tally = drill.tally()
+def holds(study):
+    """The tally of a study, which must have no problem and all of its trials complete."""
+    tally = study.tally()
     assert tally.problems == ()
-    assert tally.states == {"complete": drill.file.limits.trials}
+    assert tally.states == {"complete": study.file.limits.trials}
     return tally
 
 
-def changes(drill, calm):
-    """The places of a drill whose trials ended otherwise than those of the calm one, which runs now."""
+def changes(study, calm):
+    """The places of a study whose trials ended otherwise than those of a calm one, which runs now."""
     assert calm.worker().end() == 0
-    return changed(drill.ends(), calm.ends())
+    return changed(study.ends(), calm.ends())
 
 
-def test_workers_killed_at_random_lose_nothing_and_change_nothing(drill):
+def test_workers_killed_at_random_lose_nothing_and_change_nothing(faulty_study):
     """Kill -9 of workers at random moments: each trial ends as without it, bit for bit."""
-    rng, killed = random.Random(4), drill(trials=20, epochs=5, step_seconds=0.1)
-    lives = [killed.worker() for _ in range(3)]
+    rng, killed = random.Random(4), faulty_study(trials=20, epochs=5, step_seconds=0.1)
+    workers = [killed.worker() for _ in range(3)]
     for _ in range(10):
-        victim = rng.choice(lives)
+        victim = rng.choice(workers)
         wait_until(lambda victim=victim: killed.place_of(victim))
         time.sleep(rng.uniform(0.0, 0.7))
         victim.send(signal.SIGKILL)
         assert victim.end() == KILLED
-        lives[lives.index(victim)] = killed.worker()
-    assert [life.end() for life in lives] == [0, 0, 0]
+        workers[workers.index(victim)] = killed.worker()
+    assert [worker.end() for worker in workers] == [0, 0, 0]
     tally = holds(killed)
     assert tally.runs > 20
     assert tally.resumed > 0
-    assert changes(killed, drill("calm", trials=20, epochs=5)) == []
+    assert changes(killed, faulty_study("calm", trials=20, epochs=5)) == []
 
 
-def test_no_trial_notices_a_database_that_goes_away(drill, server):
+def test_no_trial_notices_a_database_that_goes_away(faulty_study, server):
     """Postgres restarted, crashed, cut off and stopped for longer than the grace time: no run breaks off."""
-    study = drill(trials=4, epochs=10, step_seconds=0.2)
-    lives = [study.worker() for _ in range(3)]
-    wait_until(lambda: all(study.place_of(life, epoch=1) for life in lives))
+    study = faulty_study(trials=4, epochs=10, step_seconds=0.2)
+    workers = [study.worker() for _ in range(3)]
+    wait_until(lambda: all(study.place_of(worker, epoch=1) for worker in workers))
     server.restart("fast")
     server.restart("immediate")
     for _ in range(3):
@@ -66,15 +66,15 @@ def test_no_trial_notices_a_database_that_goes_away(drill, server):
     server.stop("fast")
     time.sleep(paced(3))
     server.start()
-    assert [life.end() for life in lives] == [0, 0, 0]
+    assert [worker.end() for worker in workers] == [0, 0, 0]
     tally = holds(study)
     assert (tally.runs, tally.workers) == (4, 3)
     assert sum("the database is back after" in study.log(trial) for trial in range(4)) >= 3
 
 
-def test_a_frozen_worker_drops_its_trial_and_goes_on(drill):
+def test_a_frozen_worker_drops_its_trial_and_goes_on(faulty_study):
     """SIGSTOP past the grace time: another takes the trial; after SIGCONT the worker drops it and takes the next."""
-    study = drill(trials=6, epochs=6, step_seconds=0.1)
+    study = faulty_study(trials=6, epochs=6, step_seconds=0.1)
     frozen = study.worker()
     held = wait_until(lambda: study.place_of(frozen, epoch=1))
     frozen.send(signal.SIGSTOP)
@@ -89,34 +89,34 @@ def test_a_frozen_worker_drops_its_trial_and_goes_on(drill):
     assert study.places[held.number].worker == other.name
 
 
-def test_a_full_disk_delays_the_end_of_a_trial_and_no_more(drill, mount_small_disk):
+def test_a_full_disk_delays_the_end_of_a_trial_and_no_more(faulty_study, mount_small_disk):
     """No room for a checkpoint: the log says so, the training goes on, and the trial is complete when there is room."""
-    study = drill(trials=2, epochs=8, step_seconds=0.15)
+    study = faulty_study(trials=2, epochs=8, step_seconds=0.15)
     mount_small_disk(study.disk)
-    life = study.worker()
-    wait_until(lambda: study.place_of(life, epoch=1))
+    worker = study.worker()
+    wait_until(lambda: study.place_of(worker, epoch=1))
     filler = fill(study.disk)
-    wait_until(lambda: "waiting for the artifact store: " in life.printed)
+    wait_until(lambda: "waiting for the artifact store: " in worker.printed)
     assert [place.state for place in study.places] == ["running"]
     filler.unlink()
-    assert life.end() == 0
+    assert worker.end() == 0
     assert "the training goes on" in study.log(0)
     assert "No space left on device" in study.log(0)
     assert holds(study).runs == 2
 
 
-def test_an_artifact_store_that_goes_away_and_comes_back(drill):
+def test_an_artifact_store_that_goes_away_and_comes_back(faulty_study):
     """The folder of the artifacts is gone for a while: trainings go on, and what is complete waits for it."""
-    study = drill(trials=2, epochs=8, step_seconds=0.15)
+    study = faulty_study(trials=2, epochs=8, step_seconds=0.15)
     store = study.store
-    life = study.worker()
-    wait_until(lambda: study.place_of(life, epoch=1) and store.exists())
+    worker = study.worker()
+    wait_until(lambda: study.place_of(worker, epoch=1) and store.exists())
     store.rename(store.with_name("away"))
     store.write_text("a file in its place")
-    wait_until(lambda: "waiting for the artifact store: " in life.printed)
+    wait_until(lambda: "waiting for the artifact store: " in worker.printed)
     store.unlink()
     store.with_name("away").rename(store)
-    assert life.end() == 0
+    assert worker.end() == 0
     assert "the training goes on" in study.log(0)
     assert holds(study).leftovers == 0
 
@@ -133,14 +133,14 @@ def truncate(checkpoint):
     checkpoint.write_bytes(checkpoint.read_bytes()[: checkpoint.stat().st_size // 2])
 
 
-def test_a_damaged_checkpoint_costs_its_epochs_alone(drill):
+def test_a_damaged_checkpoint_costs_its_epochs_alone(faulty_study):
     """A checkpoint that is corrupt, cut short or gone: the log says so, the trial begins anew, and ends the same."""
-    study = drill(trials=3, epochs=4, step_seconds=0.08)
+    study = faulty_study(trials=3, epochs=4, step_seconds=0.08)
     for place, harm in enumerate((damage, truncate, type(study.folder).unlink)):
-        life = study.worker()
-        wait_until(lambda life=life, place=place: (now := study.place_of(life, epoch=2)) and now.number == place)
-        life.send(signal.SIGTERM)
-        assert life.end() == 143
+        worker = study.worker()
+        wait_until(lambda worker=worker, place=place: (now := study.place_of(worker, epoch=2)) and now.number == place)
+        worker.send(signal.SIGTERM)
+        assert worker.end() == 143
         broken = study.trials[study.places[place].trial]
         harm(study.store / broken.user_attrs[CHECKPOINT_KEY])
     assert study.worker().end() == 0
@@ -151,56 +151,56 @@ def test_a_damaged_checkpoint_costs_its_epochs_alone(drill):
         (True, True),
         (False, True),
     ]
-    assert changes(study, drill("calm", trials=3, epochs=4)) == []
+    assert changes(study, faulty_study("calm", trials=3, epochs=4)) == []
 
 
-def test_clocks_and_zones_that_differ_harm_nobody(drill):
+def test_clocks_and_zones_that_differ_harm_nobody(faulty_study):
     """Hosts whose clocks are two hours apart, and their zones the world: nobody is taken for dead, times are sane."""
-    study = drill(trials=4, epochs=8, step_seconds=0.15, grace_seconds=4.0)
-    lives = [
+    study = faulty_study(trials=4, epochs=8, step_seconds=0.15, grace_seconds=4.0)
+    workers = [
         study.worker(clock_seconds=3600, variables={"TZ": "Pacific/Auckland", "PGTZ": "Pacific/Auckland"}),
         study.worker(clock_seconds=-3600, variables={"TZ": "America/Anchorage", "PGTZ": "America/Anchorage"}),
     ]
-    wait_until(lambda: all(study.place_of(life, epoch=2) for life in lives))
+    wait_until(lambda: all(study.place_of(worker, epoch=2) for worker in workers))
     shown = study.begin("status", "--json", clock_seconds=3600)
     assert shown.end() == 0
     status = json.loads(shown.printed)
     assert len(status["workers"]) == 2
     assert all(0 <= worker["beat_seconds_ago"] < paced(4) for worker in status["workers"])
-    assert [life.end() for life in lives] == [0, 0]
+    assert [worker.end() for worker in workers] == [0, 0]
     assert holds(study).runs == 4
     ended = study.begin("status", "--json", clock_seconds=-3600)
     assert ended.end() == 0
     assert 0 < json.loads(ended.printed)["budget"]["used"]["hours"] < 0.1
 
 
-def test_two_searches_on_one_study_share_its_budget(drill):
+def test_two_searches_on_one_study_share_its_budget(faulty_study):
     """Two `hpo search` at once end with exactly the budget, and both tell the winner."""
-    study = drill(trials=7, epochs=3, step_seconds=0.02)
+    study = faulty_study(trials=7, epochs=3, step_seconds=0.02)
     searches = [study.begin("search", "--workers", "1") for _ in range(2)]
     assert [search.end() for search in searches] == [0, 0]
     assert all("7 trials: 7 complete" in search.printed for search in searches)
     assert holds(study).runs == 7
 
 
-def test_a_worker_is_terminated_in_time_also_where_the_database_never_answers(drill, server):
+def test_a_worker_is_terminated_in_time_also_where_the_database_never_answers(faulty_study, server):
     """SIGTERM while Postgres stands still: exit 143 within 20 s, and the trial goes on when it is back."""
-    study = drill(trials=1, epochs=40, step_seconds=0.1, grace_seconds=3.0)
-    life = study.worker()
-    wait_until(lambda: study.place_of(life, epoch=1))
+    study = faulty_study(trials=1, epochs=40, step_seconds=0.1, grace_seconds=3.0)
+    worker = study.worker()
+    wait_until(lambda: study.place_of(worker, epoch=1))
     with server.frozen():
         begun = time.monotonic()
-        life.send(signal.SIGTERM)
-        code = life.end()
+        worker.send(signal.SIGTERM)
+        code = worker.end()
         assert time.monotonic() - begun < limit(20)
     assert code == 143
     assert study.worker(step_seconds=0).end() == 0
     assert holds(study).resumed == 1
 
 
-def test_a_terminated_worker_hands_its_trial_back_in_the_middle_of_an_epoch(drill):
+def test_a_terminated_worker_hands_its_trial_back_in_the_middle_of_an_epoch(faulty_study):
     """SIGTERM in a long epoch: exit 143 within 20 s, the trial in the queue; the next worker goes on at that step."""
-    study, begun = drill(trials=1, epochs=2, batch_size=1), time.monotonic()
+    study, begun = faulty_study(trials=1, epochs=2, batch_size=1), time.monotonic()
     assert study.worker(step_seconds=3, terminate_at_step=2).end() == 143
     assert time.monotonic() - begun < limit(20)  # an epoch has 22 steps
     [place] = study.places
@@ -210,7 +210,7 @@ def test_a_terminated_worker_hands_its_trial_back_in_the_middle_of_an_epoch(dril
     [_, again] = study.trials
     assert again.user_attrs[RESUMED_KEY] == 0
     assert re.search("going on after epoch 0 and [23] steps", study.log(1))
-    assert changes(study, drill("calm", trials=1, epochs=2, batch_size=1)) == []
+    assert changes(study, faulty_study("calm", trials=1, epochs=2, batch_size=1)) == []
 
 
 # What kills the workers of a study, one after the other: a function, before or after it, and at which of its calls. The
@@ -260,7 +260,7 @@ LEAVING = {
 }
 
 
-def lives_of(case):
+def faults_of_workers(case):
     """The faults of each worker of a case but the last one; none of the case without a name."""
     if case in FAILING:
         return [{"raise_at_step": 2, "kill": FAILING[case]}]
@@ -276,7 +276,7 @@ def boundaries(server, tmp_path_factory, request):
     folder.chmod(0o711)
 
     def play(case):
-        name, faults = f"boundary_{abs(hash(case))}", lives_of(case)
+        name, faults = f"boundary_{abs(hash(case))}", faults_of_workers(case)
         trials = 1 if len(faults) > 1 else 2  # with one place, the second worker has but the first one's trial to take
         with FaultyStudy(
             folder / name, server.make_database(name), trials=trials, epochs=3, step_seconds=0.02
@@ -294,7 +294,7 @@ def boundaries(server, tmp_path_factory, request):
 def test_a_kill_at_any_boundary_loses_nothing(case, boundaries):
     """A worker that is killed in the instant between any two steps of a trial's life leaves a study that goes on."""
     codes, tally, ends = boundaries[case]
-    assert codes == [*(KILLED for _ in lives_of(case)), 0]
+    assert codes == [*(KILLED for _ in faults_of_workers(case)), 0]
     assert tally.problems == ()
     if case == "failed":
         assert tally.failures == ("place 0: ValueError: the loss had enough",)

@@ -11,28 +11,28 @@ from tests.support.waiting import wait_until
 pytestmark = pytest.mark.acceptance
 
 
-def test_a_search_is_paused_resumed_and_stopped_from_another_terminal(drill):
+def test_a_search_is_paused_resumed_and_stopped_from_another_terminal(faulty_study):
     """A pause takes the workers' trials within seconds, and gives them back after it; a stop ends the search."""
-    study = drill(trials=3, epochs=30, step_seconds=0.1)
+    study = faulty_study(trials=3, epochs=30, step_seconds=0.1)
     search, worker = study.begin("search", "--workers", "1"), study.worker()
 
     def command(*words):
-        life = study.begin(*words)
-        assert life.end() == 0, life.printed
-        return life.printed
+        process = study.begin(*words)
+        assert process.end() == 0, process.printed
+        return process.printed
 
     def are(state, count):
         return wait_until(lambda: [place.state for place in study.places].count(state) == count)
 
     wait_until(lambda: all(place.epoch for place in study.places) and len(study.places) == 2)
-    assert 'the study "drill" is paused: its 2 workers leave their trials in the queue' in command("pause")
+    assert 'the study "faults" is paused: its 2 workers leave their trials in the queue' in command("pause")
     are("waiting", 2)
     shown = json.loads(command("status", "--json"))
     assert (shown["halt"], len(shown["workers"])) == ("pause", 2)
     assert "paused; `hpo resume` lets it go on" in command("status")
     assert "its workers go on" in command("resume")
     are("running", 2)
-    assert 'the study "drill" is stopped: its 2 workers' in command("stop")
+    assert 'the study "faults" is stopped: its 2 workers' in command("stop")
     assert (search.end(), worker.end()) == (0, 0)
     assert "the study was stopped: trials that ran are back in the queue" in search.printed
     are("waiting", 2)

@@ -7,13 +7,13 @@ import pytest
 pytestmark = pytest.mark.acceptance
 
 
-def test_a_report_is_one_page_from_the_storage_alone(drill):
+def test_a_report_is_one_page_from_the_storage_alone(faulty_study):
     """The command writes a page and says what it tells, also without images and artifacts; a bad path has a line."""
-    study = drill(trials=2, epochs=2)
+    study = faulty_study(trials=2, epochs=2)
 
     def report(*words):
-        life = study.begin("report", *words)
-        return life.end(), life.printed
+        process = study.begin("report", *words)
+        return process.end(), process.printed
 
     code, printed = report("-o", "early.html")
     assert (code, printed) == (0, "0 trials: none has begun\nwritten: early.html\n")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.acceptance.conftest import drill, server  # noqa: F401 - fixtures
+from tests.acceptance.conftest import faulty_study, server  # noqa: F401 - fixtures
 
 
 @pytest.fixture(scope="session")

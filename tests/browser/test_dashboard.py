@@ -30,9 +30,9 @@ def log_in(page, address, password=SECRET):
     page.get_by_role("button", name="Log in").click()
 
 
-def test_a_trial_is_looked_at_in_the_browser(drill, page, shoot):
+def test_a_trial_is_looked_at_in_the_browser(faulty_study, page, shoot):
     """The password opens the study; it and its trials have their notes, and a trial its pictures; one can log out."""
-    study = drill(trials=1, epochs=3)
+    study = faulty_study(trials=1, epochs=3)
     assert study.worker().end() == 0
     address = begin(study)
     log_in(page, address, "wrong password")
@@ -67,9 +67,9 @@ def test_a_trial_is_looked_at_in_the_browser(drill, page, shoot):
     assert "/login" in page.url
 
 
-def test_a_note_is_written_in_the_browser(drill, page, shoot):
+def test_a_note_is_written_in_the_browser(faulty_study, page, shoot):
     """What is typed above the line of a note is kept, and what hpo writes below it is not stored."""
-    study = drill(trials=1, epochs=1)
+    study = faulty_study(trials=1, epochs=1)
     address = begin(study)
     log_in(page, address)
     page.wait_for_url("**/dashboard/studies/*")
@@ -86,9 +86,9 @@ def test_a_note_is_written_in_the_browser(drill, page, shoot):
     assert kept == {"dashboard:note_ver": 1, "dashboard:note_str:0": "# For Monday"}
 
 
-def test_a_running_trial_is_failed_in_the_browser(drill, page, shoot):
+def test_a_running_trial_is_failed_in_the_browser(faulty_study, page, shoot):
     """Pressing Fail frees the trial's worker within an epoch, which takes the next number and says so."""
-    study = drill(trials=2, epochs=60, step_seconds=0.1)
+    study = faulty_study(trials=2, epochs=60, step_seconds=0.1)
     worker, address = study.worker(), begin(study)
     log_in(page, address)
     page.wait_for_url("**/dashboard/studies/*")
@@ -111,9 +111,9 @@ def test_a_running_trial_is_failed_in_the_browser(drill, page, shoot):
     assert worker.end() == 143
 
 
-def test_a_read_only_dashboard_says_so_in_the_browser(drill, page, shoot):
+def test_a_read_only_dashboard_says_so_in_the_browser(faulty_study, page, shoot):
     """The page has a mark, and what is tried in spite of it is refused with the reason."""
-    study = drill(trials=1, epochs=1)
+    study = faulty_study(trials=1, epochs=1)
     running = study.opened.study.ask()
     address = begin(study, "--read-only")
     log_in(page, address)

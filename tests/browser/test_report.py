@@ -12,12 +12,12 @@ pytestmark = pytest.mark.browser
 EVIL = "<img src=x onerror=alert(1)>"
 
 
-def test_a_report_draws_its_charts_and_asks_for_nothing(drill, page, shoot, tmp_path):
+def test_a_report_draws_its_charts_and_asks_for_nothing(faulty_study, page, shoot, tmp_path):
     """Opened as a file, all charts are drawn under the page's policy, names are text, and the recipe can be copied."""
     for number in range(12):
         for name, colour in ((EVIL, (200, 60, 60)), ("1", (60, 200, 60)), ("2", (60, 60, 200))):
-            paint(tmp_path / "drill/photos" / name / f"{number}.png", colour, number)
-    study = drill(trials=2, epochs=3)
+            paint(tmp_path / "faulty/photos" / name / f"{number}.png", colour, number)
+    study = faulty_study(trials=2, epochs=3)
     assert study.worker().end() == 0
     assert study.begin("report", "-o", "report.html").end() == 0
 

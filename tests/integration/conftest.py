@@ -75,7 +75,7 @@ def storage(database):
     opened.engine.dispose()
 
 
-class Setting:
+class WorkerHarness:
     """A study on a database, and workers on it."""
 
     def __init__(self, folder, url, own_loss, more="", recipe=None, trials=2, retries=1, name="colours"):
@@ -128,12 +128,12 @@ class Setting:
 
 
 @pytest.fixture
-def setting(tmp_path, photos, database):
+def harness(tmp_path, photos, database):
     """Makes a study whose own loss is the given one."""
     made = []
 
     def make(own_loss=torch.nn.functional.cross_entropy, **more):
-        made.append(Setting(tmp_path, database, own_loss, **more))
+        made.append(WorkerHarness(tmp_path, database, own_loss, **more))
         return made[-1]
 
     yield make
@@ -141,7 +141,7 @@ def setting(tmp_path, photos, database):
         one.opened.storage.engine.dispose()
 
 
-class Steps:
+class ScriptedLoss:
     """A loss that calls a function before the steps of these numbers, counted from 1 over all trials."""
 
     def __init__(self, actions):
@@ -174,8 +174,8 @@ def weights_of(study, trial):
     return model.state_dict()
 
 
-def undisturbed(setting):
+def undisturbed(harness):
     """The first trial of a study in which nothing happens."""
-    study = setting(Steps({}), name="undisturbed", trials=1, recipe=FIXED)
+    study = harness(ScriptedLoss({}), name="undisturbed", trials=1, recipe=FIXED)
     study.work("undisturbed")
     return study

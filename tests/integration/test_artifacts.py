@@ -537,11 +537,11 @@ def test_a_store_that_is_away_is_one_line(command, study, database, url, capsys,
     assert line.startswith("hpo: artifacts: ")
 
 
-def test_only_what_needs_the_store_needs_its_client(setting, monkeypatch):
+def test_only_what_needs_the_store_needs_its_client(harness, monkeypatch):
     """Without boto3 the status of a study in S3 is there, and a worker says at once what to install."""
     monkeypatch.setitem(sys.modules, "boto3", None)
     monkeypatch.delitem(sys.modules, "storage.artifacts.s3_store", raising=False)
-    study = setting(trials=1)
+    study = harness(trials=1)
     study.opened = replace(study.opened, artifacts_url="s3://bucket")
     assert take_snapshot(study.opened).best is None
     with pytest.raises(StorageError, match=r"s3:// needs the package boto3; pip install 'hpo\[s3\]'$"):

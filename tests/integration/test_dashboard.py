@@ -25,7 +25,7 @@ from storage.artifacts.artifacts import drop_file, kept_files
 from storage.database import parse_url
 from storage.heartbeat import WorkerPresence
 from storage.keys import BEST_EPOCH_KEY, WEIGHTS_NAME
-from tests.integration.conftest import FIXED, Steps
+from tests.integration.conftest import FIXED, ScriptedLoss
 from tests.support.waiting import limit, paced
 
 pytestmark = pytest.mark.integration
@@ -132,9 +132,9 @@ class Visit:
 
 
 @pytest.fixture
-def study(setting):
+def study(harness):
     """A study of which one trial is complete."""
-    made = setting(recipe=FIXED, trials=1)
+    made = harness(recipe=FIXED, trials=1)
     made.work()
     return made
 
@@ -214,9 +214,9 @@ def test_the_page_is_optuna_dashboards_with_a_way_out(visit):
     assert visit.get("/static/bundle.js").status_code == 200
 
 
-def test_the_study_is_what_optuna_dashboard_makes_of_it(setting):
+def test_the_study_is_what_optuna_dashboard_makes_of_it(harness):
     """But for notes and metrics our answer is the stock one, for trials of all states, and from any trial on."""
-    study = setting(recipe=FIXED, trials=2)
+    study = harness(recipe=FIXED, trials=2)
     study.work()
     running(study).set_user_attr("colour", "blue")
     failed = running(study)
@@ -350,9 +350,9 @@ def test_a_deleted_study_leaves_no_file_and_none_is_deleted_at_work(visit):
         load_study(study.file, study.url)
 
 
-def test_another_study_of_hpo_is_deleted_with_its_own_file_alone(visit, setting):
+def test_another_study_of_hpo_is_deleted_with_its_own_file_alone(visit, harness):
     """Where another study has its files only its study file says, so the dashboard of this one leaves it."""
-    other = setting(name="other").opened.study_id
+    other = harness(name="other").opened.study_id
     answer = visit.send("DELETE", f"/api/studies/{other}")
     assert (answer.status_code, "hpo delete" in answer.json["reason"]) == (409, True)
     assert visit.send("POST", f"/api/studies/{other}/rename", study_name="x").status_code == 409
@@ -486,7 +486,7 @@ def test_odd_attributes_of_a_trial_leave_the_study_whole(visit):
     assert len(notes) == 4
 
 
-def test_a_study_that_was_made_anew_is_shown(visit, setting):
+def test_a_study_that_was_made_anew_is_shown(visit, harness):
     """After `hpo delete` and `hpo init` of the same name the running dashboard shows the new study, with our notes."""
     study = visit.study
     delete_study(study.opened)
@@ -496,7 +496,7 @@ def test_a_study_that_was_made_anew_is_shown(visit, setting):
     answer = visit.get("/")
     assert (answer.status_code, "not created by hpo" in answer.json["reason"]) == (409, True)
     optuna.delete_study(study_name=study.file.name, storage=study.opened.storage)
-    again = setting(recipe=FIXED, trials=3).opened
+    again = harness(recipe=FIXED, trials=3).opened
     assert again.study_id != study.opened.study_id
     detail = visit.get(f"/api/studies/{again.study_id}")
     assert "Budget: 0 of 1 trials" in detail.json["note"]["body"]
@@ -504,7 +504,7 @@ def test_a_study_that_was_made_anew_is_shown(visit, setting):
     assert visit.send("DELETE", f"/api/studies/{again.study_id}").status_code == 200
 
 
-def test_failing_a_trial_in_the_browser_sends_its_worker_to_the_next(setting):
+def test_failing_a_trial_in_the_browser_sends_its_worker_to_the_next(harness):
     """A running trial that is failed by HTTP is dropped within its epoch, and its worker takes the next number."""
     visits = []
 
@@ -514,7 +514,7 @@ def test_failing_a_trial_in_the_browser_sends_its_worker_to_the_next(setting):
         assert visit.send("POST", f"/api/trials/{trial['trial_id']}/tell", state="Fail").status_code == 200
         visits.append(visit)
 
-    study = setting(Steps({2: fail}), recipe=FIXED, trials=2)
+    study = harness(ScriptedLoss({2: fail}), recipe=FIXED, trials=2)
     study.work()
     assert [trial.state for trial in study.trials] == [TrialState.FAIL, TrialState.COMPLETE]
     assert len(study.trials[0].intermediate_values) <= 1

@@ -20,7 +20,7 @@ from storage.artifacts.folder_store import FolderFiles
 from storage.errors import StorageError
 from storage.keys import PICTURES
 from storage.requeue import requeue
-from tests.integration.conftest import FIXED, Steps, lines_of, stop_of, weights_of
+from tests.integration.conftest import FIXED, ScriptedLoss, lines_of, stop_of, weights_of
 
 pytestmark = pytest.mark.integration
 
@@ -58,9 +58,9 @@ def pruned(monkeypatch):
     monkeypatch.setattr("hpo.worker.runs.make_pruner", lambda _: pruner)
 
 
-def test_a_complete_trial_has_its_pictures(setting):
+def test_a_complete_trial_has_its_pictures(harness):
     """A complete trial keeps three pictures, which are kept and go with the study."""
-    study = setting(recipe=FIXED, more="keep_weights = 1\n")
+    study = harness(recipe=FIXED, more="keep_weights = 1\n")
     study.work()
     for number in (0, 1):
         pictures = pictures_of(study, number)
@@ -73,9 +73,9 @@ def test_a_complete_trial_has_its_pictures(setting):
 
 
 @pytest.mark.usefixtures("pruned")
-def test_a_pruned_trial_has_its_pictures(setting, results):
+def test_a_pruned_trial_has_its_pictures(harness, results):
     """A pruned trial keeps three pictures, of the epochs that it had."""
-    study = setting(trials=1, recipe=FIXED)
+    study = harness(trials=1, recipe=FIXED)
     study.work()
     assert study.trials[0].state is TrialState.PRUNED
     assert pictures_of(study, 0).keys() == set(PICTURES)
@@ -84,9 +84,9 @@ def test_a_pruned_trial_has_its_pictures(setting, results):
     assert (len(inventory.kept), inventory.surplus) == (3, ())
 
 
-def test_a_resumed_trial_has_pictures_of_all_its_epochs(setting, results):
+def test_a_resumed_trial_has_pictures_of_all_its_epochs(harness, results):
     """The curves of a trial that went on from a checkpoint begin with its first epoch."""
-    study = setting(Steps({5: stop_of(lambda: study)}), trials=1, recipe=FIXED)
+    study = harness(ScriptedLoss({5: stop_of(lambda: study)}), trials=1, recipe=FIXED)
     study.work("stopped")
     assert results == []
     study.stop = Shutdown()
@@ -100,16 +100,16 @@ def test_a_resumed_trial_has_pictures_of_all_its_epochs(setting, results):
     assert pictures_of(study, 1).keys() == set(PICTURES)
 
 
-def test_a_failed_trial_has_none(setting, results):
+def test_a_failed_trial_has_none(harness, results):
     """A trial that fails draws nothing."""
-    study = setting(Steps({4: lambda: 1 / 0}), trials=1, retries=0, recipe=FIXED)
+    study = harness(ScriptedLoss({4: lambda: 1 / 0}), trials=1, retries=0, recipe=FIXED)
     study.work()
     assert [place.state for place in study.places] == ["failed"]
     assert results == []
     assert list(study.opened.artifacts.files("")) == []
 
 
-def test_a_store_that_refuses_pictures_costs_no_trial(setting, monkeypatch):
+def test_a_store_that_refuses_pictures_costs_no_trial(harness, monkeypatch):
     """Where a picture cannot be stored, a line in the log says so; the trial is complete at once."""
     write = FolderFiles.write
 
@@ -120,7 +120,7 @@ def test_a_store_that_refuses_pictures_costs_no_trial(setting, monkeypatch):
         write(store, artifact_id, content)
 
     monkeypatch.setattr(FolderFiles, "write", refusing)
-    study = setting(trials=1, recipe=FIXED)
+    study = harness(trials=1, recipe=FIXED)
     study.work()
     assert [trial.state for trial in study.trials] == [TrialState.COMPLETE]
     assert weights_of(study, 0)
@@ -128,10 +128,10 @@ def test_a_store_that_refuses_pictures_costs_no_trial(setting, monkeypatch):
     assert pictures_of(study, 0) == {}
 
 
-def test_a_picture_that_cannot_be_drawn_costs_no_trial(setting, monkeypatch):
+def test_a_picture_that_cannot_be_drawn_costs_no_trial(harness, monkeypatch):
     """Where drawing fails, a line in the log says so; the trial is complete, with the pictures before that one."""
     monkeypatch.setattr("hpo.worker.pictures.draw_most_wrong", lambda *_: 1 / 0)
-    study = setting(trials=1, recipe=FIXED)
+    study = harness(trials=1, recipe=FIXED)
     study.work()
     assert [trial.state for trial in study.trials] == [TrialState.COMPLETE]
     assert lines_of(study, 0)[-1] == "pictures: ZeroDivisionError: division by zero; the trial ends without"
@@ -139,7 +139,7 @@ def test_a_picture_that_cannot_be_drawn_costs_no_trial(setting, monkeypatch):
 
 
 @pytest.mark.usefixtures("pruned")
-def test_a_worker_that_has_lost_its_place_keeps_no_pictures(setting, monkeypatch):
+def test_a_worker_that_has_lost_its_place_keeps_no_pictures(harness, monkeypatch):
     """A trial that another worker took over while its pictures were drawn gets them from that one alone."""
 
     def taken_while_drawn(*arguments):
@@ -148,16 +148,16 @@ def test_a_worker_that_has_lost_its_place_keeps_no_pictures(setting, monkeypatch
         return draw_pictures(*arguments)
 
     monkeypatch.setattr(observer, "draw_pictures", taken_while_drawn)
-    study = setting(trials=1, recipe={**FIXED, "epochs": 3})
+    study = harness(trials=1, recipe={**FIXED, "epochs": 3})
     study.work()
     assert [trial.state for trial in study.trials] == [TrialState.FAIL, TrialState.PRUNED]
     assert pictures_of(study, 1).keys() == set(PICTURES)
     assert len(list(study.opened.artifacts.files(""))) == 3
 
 
-def test_pictures_of_a_run_that_died_are_surplus(setting, tmp_path):
+def test_pictures_of_a_run_that_died_are_surplus(harness, tmp_path):
     """What a worker has kept that died before it told the trial is removed by `hpo prune-artifacts`."""
-    study = setting(trials=1, recipe=FIXED)
+    study = harness(trials=1, recipe=FIXED)
     (tmp_path / "most_wrong.png").write_bytes(b"some")
     keep_file(study.opened.artifacts, study.dead_worker()[1].trial, tmp_path / "most_wrong.png", study.opened.owner)
     requeue(study.opened.storage.engine, "dead")

@@ -27,17 +27,17 @@ from storage.outage_retry import OutageRetry
 from storage.places import Lease
 from storage.requeue import requeue
 from storage.worker_transactions import WorkerTransactions
-from tests.integration.conftest import FIXED, Steps, lines_of, stop_of, undisturbed, weights_of
+from tests.integration.conftest import FIXED, ScriptedLoss, lines_of, stop_of, undisturbed, weights_of
 from tests.support.waiting import paced, wait_until
 
 pytestmark = pytest.mark.integration
 
 
 @pytest.mark.parametrize("step", [1, 2, 3, 4, 6])
-def test_an_interrupted_trial_goes_on_where_it_was_left(setting, step):
+def test_an_interrupted_trial_goes_on_where_it_was_left(harness, step):
     """A worker that is told to stop leaves its trial at the next step, and another one ends it bit for bit the same."""
-    whole = undisturbed(setting)
-    study = setting(Steps({step: stop_of(lambda: study)}), trials=1, recipe=FIXED)
+    whole = undisturbed(harness)
+    study = harness(ScriptedLoss({step: stop_of(lambda: study)}), trials=1, recipe=FIXED)
     study.work("stopped")
     assert [(place.state, place.reason) for place in study.places] == [("waiting", "interrupted")]
     study.stop = Shutdown()
@@ -60,10 +60,10 @@ def test_an_interrupted_trial_goes_on_where_it_was_left(setting, step):
 
 
 @pytest.mark.parametrize("damage", [lambda whole: whole[:-10], lambda _whole: b"", lambda whole: b"x" + whole[1:]])
-def test_a_damaged_checkpoint_costs_time_only(setting, damage):
+def test_a_damaged_checkpoint_costs_time_only(harness, damage):
     """Where a checkpoint is damaged, the log says so, and the trial begins anew and ends bit for bit the same."""
-    whole = undisturbed(setting)
-    study = setting(Steps({5: stop_of(lambda: study)}), trials=1, recipe=FIXED)
+    whole = undisturbed(harness)
+    study = harness(ScriptedLoss({5: stop_of(lambda: study)}), trials=1, recipe=FIXED)
     study.work("stopped")
     [checkpoint] = study.checkpoints
     checkpoint.write_bytes(damage(checkpoint.read_bytes()))
@@ -76,7 +76,7 @@ def test_a_damaged_checkpoint_costs_time_only(setting, damage):
     assert study.checkpoints == []
 
 
-def test_a_trial_failed_from_outside_is_dropped_and_the_next_one_taken(setting, monkeypatch):
+def test_a_trial_failed_from_outside_is_dropped_and_the_next_one_taken(harness, monkeypatch):
     """Who fails a running trial, in the dashboard, say, stops it, and its worker goes on with the next one."""
     monkeypatch.setattr("hpo.worker.heartbeat.BEAT_SECONDS", 0.02)
 
@@ -84,7 +84,7 @@ def test_a_trial_failed_from_outside_is_dropped_and_the_next_one_taken(setting, 
         study.opened.study.tell(0, state=TrialState.FAIL)
         time.sleep(paced(0.5))
 
-    study = setting(Steps({2: fail}), recipe=FIXED)
+    study = harness(ScriptedLoss({2: fail}), recipe=FIXED)
     study.work()
     first, second = study.places
     assert (first.state, first.reason) == ("failed", "told failed from outside")
@@ -94,16 +94,16 @@ def test_a_trial_failed_from_outside_is_dropped_and_the_next_one_taken(setting, 
     assert study.checkpoints == []
 
 
-def test_a_trial_told_complete_from_outside_is_dropped(setting):
+def test_a_trial_told_complete_from_outside_is_dropped(harness):
     """A value that somebody else tells stands, and the worker finds out at the end of the epoch."""
-    study = setting(Steps({2: lambda: study.opened.study.tell(0, 0.5)}), trials=1, recipe=FIXED)
+    study = harness(ScriptedLoss({2: lambda: study.opened.study.tell(0, 0.5)}), trials=1, recipe=FIXED)
     study.work()
     assert [place.state for place in study.places] == ["complete"]
     assert study.trials[0].value == 0.5
     assert study.own_loss.taken == 3
 
 
-def test_a_deleted_study_ends_its_workers_with_one_line(setting, monkeypatch):
+def test_a_deleted_study_ends_its_workers_with_one_line(harness, monkeypatch):
     """A worker whose study is deleted meanwhile says so and ends."""
     monkeypatch.setattr("hpo.worker.heartbeat.BEAT_SECONDS", 0.02)
 
@@ -111,7 +111,7 @@ def test_a_deleted_study_ends_its_workers_with_one_line(setting, monkeypatch):
         study.opened.storage.delete_study(study.opened.study_id)
         time.sleep(paced(0.5))
 
-    study = setting(Steps({2: delete}), recipe=FIXED)
+    study = harness(ScriptedLoss({2: delete}), recipe=FIXED)
     with pytest.raises(HpoError, match='the study "colours" was deleted'):
         study.work()
 
@@ -131,19 +131,19 @@ def pause_until_waiting(study, seen):
     time.sleep(paced(0.6))  # past a beat
 
 
-def test_a_paused_study_goes_on_where_it_was(setting, monkeypatch):
+def test_a_paused_study_goes_on_where_it_was(harness, monkeypatch):
     """A pause takes the trials from all workers within seconds; they wait, and go on when it is over."""
     monkeypatch.setattr("hpo.worker.heartbeat.BEAT_SECONDS", 0.02)
     monkeypatch.setattr("hpo.worker.worker.IDLE_SECONDS", 0.02)
     seen = []
-    study = setting(Steps({2: lambda: pause_until_waiting(study, seen)}), recipe=FIXED)
+    study = harness(ScriptedLoss({2: lambda: pause_until_waiting(study, seen)}), recipe=FIXED)
     study.work()
     assert [(place.state, place.reason) for place in seen] == [("waiting", "the study was paused")]
     assert [place.state for place in study.places] == ["complete", "complete"]
     assert study.own_loss.taken == 12
 
 
-def test_a_stopped_study_ends_its_workers(setting, monkeypatch):
+def test_a_stopped_study_ends_its_workers(harness, monkeypatch):
     """A stop takes the trials from all workers, which end, and none begins before it is lifted."""
     monkeypatch.setattr("hpo.worker.heartbeat.BEAT_SECONDS", 0.02)
 
@@ -152,7 +152,7 @@ def test_a_stopped_study_ends_its_workers(setting, monkeypatch):
             begin_halt(connection, study.opened.study_id, "stop")
         time.sleep(paced(0.5))
 
-    study = setting(Steps({2: stop}), recipe=FIXED)
+    study = harness(ScriptedLoss({2: stop}), recipe=FIXED)
     study.work("first")
     study.work("second")
     assert [(place.state, place.reason) for place in study.places] == [("waiting", "the study was stopped")]
@@ -162,28 +162,28 @@ def test_a_stopped_study_ends_its_workers(setting, monkeypatch):
     assert [place.state for place in study.places] == ["complete", "complete"]
 
 
-def test_a_trial_is_run_again_only_where_that_can_help(setting):
+def test_a_trial_is_run_again_only_where_that_can_help(harness):
     """What the disk or the memory refuses may work later; what the recipe does wrong it does again."""
 
     def refuse(error):
         raise error
 
     errors = {2: OSError(28, "No space left on device"), 6: MemoryError(), 13: ValueError("no")}
-    steps = Steps({step: partial(refuse, error) for step, error in errors.items()})
-    study = setting(steps, recipe=FIXED, retries=2)
+    steps = ScriptedLoss({step: partial(refuse, error) for step, error in errors.items()})
+    study = harness(steps, recipe=FIXED, retries=2)
     study.work()
     assert [(place.state, place.reason) for place in study.places] == [("complete", None), ("failed", "ValueError: no")]
     reasons = [trial.user_attrs.get("reason", "").partition(";")[0] for trial in study.trials]
     assert reasons == ["OSError: [Errno 28] No space left on device", "MemoryError", "", "ValueError: no"]
 
 
-def test_a_broken_gpu_ends_its_worker_and_another_runs_the_trial(setting):
+def test_a_broken_gpu_ends_its_worker_and_another_runs_the_trial(harness):
     """After an error that leaves a process without its GPU the worker ends, and its trial waits for another one."""
 
     def break_down():
         raise RuntimeError("CUDA error: unspecified launch failure")
 
-    study = setting(Steps({2: break_down}), trials=1, recipe=FIXED)
+    study = harness(ScriptedLoss({2: break_down}), trials=1, recipe=FIXED)
     with pytest.raises(RuntimeError, match="unspecified launch failure"):
         study.work("broken")
     assert [place.state for place in study.places] == ["waiting"]
@@ -191,7 +191,7 @@ def test_a_broken_gpu_ends_its_worker_and_another_runs_the_trial(setting):
     assert [place.state for place in study.places] == ["complete"]
 
 
-def test_a_store_that_is_away_for_a_while_is_waited_for(setting, monkeypatch):
+def test_a_store_that_is_away_for_a_while_is_waited_for(harness, monkeypatch):
     """A complete trial waits until its weights can be kept, and a checkpoint that cannot be written costs nothing."""
     monkeypatch.setattr("hpo.worker.checkpoints.STORE_PAUSE", 0.05)
 
@@ -205,7 +205,7 @@ def test_a_store_that_is_away_for_a_while_is_waited_for(setting, monkeypatch):
         time.sleep(paced(0.3))
         folder.unlink()
 
-    study = setting(Steps({1: go_away}), trials=1, recipe=FIXED)
+    study = harness(ScriptedLoss({1: go_away}), trials=1, recipe=FIXED)
     folder = study.file.folder / "artifacts"
     study.work()
     assert [place.state for place in study.places] == ["complete"]
@@ -213,9 +213,9 @@ def test_a_store_that_is_away_for_a_while_is_waited_for(setting, monkeypatch):
     assert sum(line.startswith("checkpoint: ") for line in lines_of(study, 0)) == 1
 
 
-def test_who_dies_between_the_steps_of_beginning_leaves_nothing_behind(setting, monkeypatch):
+def test_who_dies_between_the_steps_of_beginning_leaves_nothing_behind(harness, monkeypatch):
     """A worker that dies before its trial runs leaves a waiting one, which the next one runs under the same number."""
-    study = setting()
+    study = harness()
     monkeypatch.setattr(study.opened.storage, "set_trial_state_values", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         study.dead_worker()
@@ -252,18 +252,18 @@ def lost_answer(monkeypatch, method, *, call=1):
 @pytest.mark.parametrize(
     "method", ["WorkerPresence.join", "Lease.take", "Lease.name_trial", "Lease.finish", "WorkerPresence.leave"]
 )
-def test_an_answer_that_was_lost_changes_nothing(setting, monkeypatch, method):
+def test_an_answer_that_was_lost_changes_nothing(harness, monkeypatch, method):
     """Where a connection breaks between a commit and its answer, the repetition does no more than the first attempt."""
-    study = setting(recipe=FIXED)
+    study = harness(recipe=FIXED)
     lost_answer(monkeypatch, method)
     study.work()
     assert [place.state for place in study.places] == ["complete", "complete"]
     assert [trial.state for trial in study.trials] == [TrialState.COMPLETE, TrialState.COMPLETE]
 
 
-def test_the_repeated_naming_of_a_repeated_trial_changes_nothing(setting, monkeypatch):
+def test_the_repeated_naming_of_a_repeated_trial_changes_nothing(harness, monkeypatch):
     """A trial is repeated once, also where the answer about its successor is lost."""
-    study = setting(trials=1)
+    study = harness(trials=1)
     study.dead_worker()
     requeue(study.opened.storage.engine, "dead")
     lost_answer(monkeypatch, "Lease.name_trial", call=2)
@@ -271,9 +271,9 @@ def test_the_repeated_naming_of_a_repeated_trial_changes_nothing(setting, monkey
     assert [trial.state for trial in study.trials] == [TrialState.FAIL, TrialState.COMPLETE]
 
 
-def test_a_worker_requeued_while_it_took_a_place_can_be_requeued_again(setting):
+def test_a_worker_requeued_while_it_took_a_place_can_be_requeued_again(harness):
     """A place of a worker that others have given up already comes back, too, when it is missed again."""
-    study = setting(trials=1)
+    study = harness(trials=1)
     engine = study.opened.storage.engine
     runs = another(study, "late")
     requeue(engine, "late")  # while its taking is under way
@@ -285,7 +285,7 @@ def test_a_worker_requeued_while_it_took_a_place_can_be_requeued_again(setting):
     assert [place.state for place in study.places] == ["complete"]
 
 
-def test_a_worker_that_was_settled_for_lets_go_without_a_traceback(setting, monkeypatch):
+def test_a_worker_that_was_settled_for_lets_go_without_a_traceback(harness, monkeypatch):
     """Told, frozen, reaped and settled by another: the worker that comes back drops it and goes on."""
     real, frozen = Runs._settle, []
 
@@ -297,12 +297,12 @@ def test_a_worker_that_was_settled_for_lets_go_without_a_traceback(setting, monk
         return real(runs, place, trial)
 
     monkeypatch.setattr(Runs, "_settle", settle)
-    study = setting(trials=1, recipe=FIXED)
+    study = harness(trials=1, recipe=FIXED)
     study.work()
     assert [place.state for place in study.places] == ["complete"]
 
 
-def test_a_worker_that_was_frozen_before_its_trial_ran_leaves_it_to_whoever_runs_it(setting, monkeypatch):
+def test_a_worker_that_was_frozen_before_its_trial_ran_leaves_it_to_whoever_runs_it(harness, monkeypatch):
     """A worker that comes back between the naming and the running of its trial takes the next one."""
     other = []
 
@@ -310,7 +310,7 @@ def test_a_worker_that_was_frozen_before_its_trial_ran_leaves_it_to_whoever_runs
         runs, run = other
         runs.complete(run, 0.5)
 
-    study = setting(Steps({2: finish}), recipe=FIXED)
+    study = harness(ScriptedLoss({2: finish}), recipe=FIXED)
     real = study.opened.storage.set_trial_state_values
 
     def set_state(*arguments, **options):
@@ -327,29 +327,29 @@ def test_a_worker_that_was_frozen_before_its_trial_ran_leaves_it_to_whoever_runs
     assert study.own_loss.taken == 6
 
 
-def test_a_resumed_study_begins_each_trial_once(setting, monkeypatch):
+def test_a_resumed_study_begins_each_trial_once(harness, monkeypatch):
     """What was heard of a pause before it ended ends no trial that began after it."""
     monkeypatch.setattr("hpo.worker.heartbeat.BEAT_SECONDS", 0.3)
     monkeypatch.setattr("hpo.worker.worker.IDLE_SECONDS", 0.01)
-    study = setting(Steps({2: lambda: pause_until_waiting(study, [])}), trials=1, recipe=FIXED)
+    study = harness(ScriptedLoss({2: lambda: pause_until_waiting(study, [])}), trials=1, recipe=FIXED)
     study.work()
     assert [trial.state for trial in study.trials] == [TrialState.FAIL, TrialState.COMPLETE]
 
 
-def test_a_store_that_refuses_to_clear_ends_no_worker(setting, monkeypatch):
+def test_a_store_that_refuses_to_clear_ends_no_worker(harness, monkeypatch):
     """Weights that cannot be removed stay for the next one to remove; the worker goes on."""
 
     def refuse(*_):
         raise StorageError("artifacts: no answer")
 
     monkeypatch.setattr("storage.artifacts.artifacts.discard", refuse)
-    study = setting(recipe=FIXED, more="keep_weights = 1\n")
+    study = harness(recipe=FIXED, more="keep_weights = 1\n")
     study.work()
     assert [place.state for place in study.places] == ["complete", "complete"]
     assert study.checkpoints == []
 
 
-def test_an_outage_after_a_complete_trial_ends_no_worker(setting, monkeypatch):
+def test_an_outage_after_a_complete_trial_ends_no_worker(harness, monkeypatch):
     """Clearing weights waits for the database as everything else does."""
     import storage.study_rows
 
@@ -362,17 +362,17 @@ def test_an_outage_after_a_complete_trial_ends_no_worker(setting, monkeypatch):
         return real(*arguments)
 
     monkeypatch.setattr("storage.study_rows.kept_files", kept_files)
-    study = setting(trials=1, recipe=FIXED)
+    study = harness(trials=1, recipe=FIXED)
     study.opened = dataclasses.replace(study.opened, outage_retry=OutageRetry())
     study.work()
     assert not away
     assert [place.state for place in study.places] == ["complete"]
 
 
-def test_a_checkpoint_is_waited_for_where_the_store_is_away(setting, monkeypatch):
+def test_a_checkpoint_is_waited_for_where_the_store_is_away(harness, monkeypatch):
     """A store that is away when a trial is to go on costs none of its epochs."""
     monkeypatch.setattr("hpo.worker.checkpoints.STORE_PAUSE", 0.05)
-    study = setting(Steps({5: stop_of(lambda: study)}), trials=1, recipe=FIXED)
+    study = harness(ScriptedLoss({5: stop_of(lambda: study)}), trials=1, recipe=FIXED)
     study.work("stopped")
     study.stop = Shutdown()
     folder, away = study.file.folder / "artifacts", study.file.folder / "away"
@@ -391,9 +391,9 @@ def test_a_checkpoint_is_waited_for_where_the_store_is_away(setting, monkeypatch
     assert study.own_loss.taken == 6
 
 
-def test_a_checkpoint_of_another_recipe_is_let_go(setting, monkeypatch):
+def test_a_checkpoint_of_another_recipe_is_let_go(harness, monkeypatch):
     """Where a checkpoint does not fit the program any more, the trial begins anew instead of failing."""
-    study = setting(Steps({5: stop_of(lambda: study)}), trials=1, recipe=FIXED)
+    study = harness(ScriptedLoss({5: stop_of(lambda: study)}), trials=1, recipe=FIXED)
     study.work("stopped")
     study.stop = Shutdown()
     real = Checkpoints.resume
@@ -410,9 +410,9 @@ def test_a_checkpoint_of_another_recipe_is_let_go(setting, monkeypatch):
     assert "another recipe" in study.trials[1].user_attrs["reason"]
 
 
-def test_a_checkpoint_that_could_not_be_written_is_tried_again_soon(setting, monkeypatch):
+def test_a_checkpoint_that_could_not_be_written_is_tried_again_soon(harness, monkeypatch):
     """A write that fails after a long wait does not put the next one off for hours."""
-    study = setting()
+    study = harness()
     checkpoints = Checkpoints(study.opened, study.dead_worker()[1], print)
     clock = [1000.0]
     monkeypatch.setattr("hpo.worker.checkpoints.time.monotonic", lambda: clock[0])
@@ -429,26 +429,26 @@ def test_a_checkpoint_that_could_not_be_written_is_tried_again_soon(setting, mon
     assert checkpoints.is_due(epoch_ended=False)
 
 
-def test_a_study_that_is_deleted_between_two_looks_ends_its_workers_with_one_line(setting, monkeypatch):
+def test_a_study_that_is_deleted_between_two_looks_ends_its_workers_with_one_line(harness, monkeypatch):
     """Whatever a worker of a deleted study is at, it says so and ends."""
 
     def delete(*_):
         study.opened.storage.delete_study(study.opened.study_id)
 
-    study = setting(Steps({2: delete}), recipe=FIXED)
+    study = harness(ScriptedLoss({2: delete}), recipe=FIXED)
     with pytest.raises(HpoError, match='the study "colours" was deleted'):
         study.work()
     monkeypatch.setattr(
         Runs, "_name_waiting_trial", lambda *_: delete() or optuna.load_study(study_name="x", storage="sqlite://")
     )
-    study = setting(recipe=FIXED, name="second")
+    study = harness(recipe=FIXED, name="second")
     with pytest.raises(HpoError, match='the study "second" was deleted'):
         study.work("another")
 
 
-def test_a_place_that_was_told_is_settled_also_where_the_hours_are_over(setting):
+def test_a_place_that_was_told_is_settled_also_where_the_hours_are_over(harness):
     """A trial that was complete when its worker died is settled, though no trial may begin any more."""
-    study = setting(trials=1)
+    study = harness(trials=1)
     _, run = study.dead_worker()
     study.opened.study.tell(run.trial, 0.25)
     requeue(study.opened.storage.engine, "dead")
@@ -459,17 +459,17 @@ def test_a_place_that_was_told_is_settled_also_where_the_hours_are_over(setting)
     assert [place.state for place in study.places] == ["complete"]
 
 
-def test_two_workers_of_one_name_are_one_too_many(setting):
+def test_two_workers_of_one_name_are_one_too_many(harness):
     """A name that was used before is refused in one line."""
-    study = setting()
+    study = harness()
     another(study, "me")
     with pytest.raises(StorageError, match='worker: the name "me" was used before'):
         study.work("me")
 
 
-def test_a_stop_in_an_outage_is_no_failed_run(setting):
+def test_a_stop_in_an_outage_is_no_failed_run(harness):
     """What a worker that was told to end still held goes to the next as interrupted, and uses up no retry."""
-    study = setting(trials=1)
+    study = harness(trials=1)
     study.dead_worker("stopped")
     stopped = WorkerPresence(study.opened.storage.engine, study.opened.study_id, "stopped")
     stopped.leave({"idle": 1.0}, interrupted=True)

@@ -27,7 +27,7 @@ from storage.budget import used
 from storage.errors import StorageError
 from storage.keys import BEST_EPOCH_KEY, DEFAULT_KEY
 from tests.conftest import paint
-from tests.integration.conftest import FIXED, Setting, Steps
+from tests.integration.conftest import FIXED, ScriptedLoss, WorkerHarness
 from trainer.errors import RecipeError
 from trainer.recipe import used_fields
 from trainer.space import Space, suggest
@@ -94,9 +94,9 @@ def used_by(study):
 
 
 @pytest.fixture
-def found(setting):
+def found(harness):
     """A search with failures, its page, its complete trials, and the best of them."""
-    study = setting(Steps({2: lambda: 1 / 0}), trials=6, recipe={"epochs": 3})
+    study = harness(ScriptedLoss({2: lambda: 1 / 0}), trials=6, recipe={"epochs": 3})
     study.work()
     count_test_use(study.opened.study, "one", "now")
     complete = [trial for trial in study.trials if trial.state is TrialState.COMPLETE]
@@ -147,9 +147,9 @@ def test_the_charts_show_the_best_trial(found):
     )
 
 
-def test_the_recipe_of_the_winner_is_one_for_a_study_file(setting, tmp_path):
+def test_the_recipe_of_the_winner_is_one_for_a_study_file(harness, tmp_path):
     """Put in place of [recipe], it is accepted and leaves nothing to search but the winner's recipe."""
-    study = setting(trials=2)
+    study = harness(trials=2)
     study.work()
     page = page_of(study)
     tables = tomllib.loads(study.file.path.read_text())
@@ -162,9 +162,9 @@ def test_the_recipe_of_the_winner_is_one_for_a_study_file(setting, tmp_path):
     assert used_fields(suggest(FixedTrial({}), again)) == used_fields(winner)
 
 
-def test_the_page_loads_nothing_and_runs_only_its_own_scripts(setting):
+def test_the_page_loads_nothing_and_runs_only_its_own_scripts(harness):
     """Its policy names the digests of its two scripts and no address, nor does a tag; it is the same each time."""
-    study = setting(trials=1)
+    study = harness(trials=1)
     study.work()
     page = page_of(study)
     digests = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in page.scripts]
@@ -179,9 +179,9 @@ def test_the_page_loads_nothing_and_runs_only_its_own_scripts(setting):
     assert page_of(study).html == page.html
 
 
-def test_the_pictures_of_the_winner_are_in_the_page(setting, tmp_path, monkeypatch):
+def test_the_pictures_of_the_winner_are_in_the_page(harness, tmp_path, monkeypatch):
     """The pictures that its trial kept stand in the page itself; where the store is out of reach a sentence does."""
-    study = setting(trials=1)
+    study = harness(trials=1)
     runs, run = study.dead_worker()
     suggest(run.trial, study.file.space)
     run.trial.set_user_attr(BEST_EPOCH_KEY, 1)
@@ -202,9 +202,9 @@ def test_the_pictures_of_the_winner_are_in_the_page(setting, tmp_path, monkeypat
         assert "Pictures of the winner are not where this page was made" in page.text
 
 
-def test_a_store_that_does_not_answer_is_asked_once(setting, tmp_path, monkeypatch):
+def test_a_store_that_does_not_answer_is_asked_once(harness, tmp_path, monkeypatch):
     """A page waits for a silent store once, and not for each of its pictures."""
-    study = setting(trials=1)
+    study = harness(trials=1)
     study.work()
     asked = []
 
@@ -227,7 +227,7 @@ def test_names_and_reasons_of_others_are_text(tmp_path, database):
         raise ValueError(f"</script>{EVIL}")
 
     name = f"</title></script>{EVIL}"
-    study = Setting(tmp_path, database, Steps({4: angry}), name=name, recipe=FIXED)
+    study = WorkerHarness(tmp_path, database, ScriptedLoss({4: angry}), name=name, recipe=FIXED)
     study.work()
     page = page_of(study)
     assert "onerror" not in {name for name, _ in page.attributes}
@@ -242,9 +242,9 @@ def test_names_and_reasons_of_others_are_text(tmp_path, database):
     study.opened.storage.engine.dispose()
 
 
-def test_a_search_that_has_not_begun_has_a_page(setting):
+def test_a_search_that_has_not_begun_has_a_page(harness):
     """Before the first trial each section says what is missing."""
-    page = page_of(setting())
+    page = page_of(harness())
     for sentence in (
         "none has begun",
         "No trial is complete yet, so that there is no winner.",
@@ -260,9 +260,9 @@ def test_a_search_that_has_not_begun_has_a_page(setting):
     assert page.charts == {}
 
 
-def test_a_search_in_which_all_has_failed_has_a_page(setting):
+def test_a_search_in_which_all_has_failed_has_a_page(harness):
     """Without a score there are the reasons and the cost."""
-    study = setting(Steps({1: lambda: 1 / 0, 2: lambda: 1 / 0}), recipe=FIXED)
+    study = harness(ScriptedLoss({1: lambda: 1 / 0, 2: lambda: 1 / 0}), recipe=FIXED)
     study.work()
     page = page_of(study)
     assert "No trial is complete yet" in page.text
@@ -271,9 +271,9 @@ def test_a_search_in_which_all_has_failed_has_a_page(setting):
     assert "over-time" not in page.charts
 
 
-def test_a_search_that_runs_has_a_page(setting):
+def test_a_search_that_runs_has_a_page(harness):
     """A trial that runs is counted with its time until now, and has no end yet; one complete trial is enough."""
-    study = setting(trials=2)
+    study = harness(trials=2)
     runs, first = study.dead_worker()
     runs.hand_back(first, "away")
     study.file = replace(study.file, limits=replace(study.file.limits, trials=1))
@@ -289,9 +289,9 @@ def test_a_search_that_runs_has_a_page(setting):
     assert len(traces(page.charts["over-time"])["complete"]["x"]) == 1
 
 
-def test_trials_from_outside_are_in_no_chart(setting):
+def test_trials_from_outside_are_in_no_chart(harness):
     """A made-up score is no evidence and no winner, and the page says so."""
-    study = setting(trials=2)
+    study = harness(trials=2)
     study.work()
     charts = page_of(study).charts
     odd = {"host": 5, "metrics": {"per_class": {"red": 0.9}}, "taken_over_from": "a friend", DEFAULT_KEY: []}
@@ -302,9 +302,9 @@ def test_trials_from_outside_are_in_no_chart(setting):
     assert "1 trial was told or added from outside, without a training: it is in no chart." in page.text
 
 
-def test_a_report_of_no_number_leaves_the_charts_whole(setting):
+def test_a_report_of_no_number_leaves_the_charts_whole(harness):
     """Browsers take no NaN for JSON: what a trial from outside has reported besides numbers is left out."""
-    study = setting(trials=1)
+    study = harness(trials=1)
     study.work()
     done = study.trials[0]
     reports = {1: 0.5, 2: math.nan, 3: math.inf}
@@ -320,14 +320,14 @@ def test_a_report_of_no_number_leaves_the_charts_whole(setting):
     assert not re.search("NaN|Infinity", json.dumps(page_of(study).charts))
 
 
-def test_trials_that_were_taken_over_are_compared_but_cost_nothing(setting):
+def test_trials_that_were_taken_over_are_compared_but_cost_nothing(harness):
     """They stand beside the new ones where recipes are compared, and are no part of time and cost."""
-    old = setting(name="old", trials=3)
+    old = harness(name="old", trials=3)
     old.work()
-    new = setting(name="new", trials=2)
+    new = harness(name="new", trials=2)
     delete_study(new.opened)
     take_over(new.file, new.url, new.data, "old")
-    new = setting(name="new", trials=2)
+    new = harness(name="new", trials=2)
     before = page_of(new)
     assert "3 trials were taken over from another study." in before.text
     assert "over-time" in before.charts
@@ -341,16 +341,16 @@ def test_trials_that_were_taken_over_are_compared_but_cost_nothing(setting):
     assert sum(page.charts["hours-by-state"]["data"][0]["x"]) == pytest.approx(used_by(new) * 60, rel=1e-3)
 
 
-def test_a_study_with_functions_of_ones_own_needs_them(setting):
+def test_a_study_with_functions_of_ones_own_needs_them(harness):
     """Without the script that knows them one line says which is missing."""
-    study = setting(trials=1)
+    study = harness(trials=1)
     with pytest.raises(RecipeError, match='loss: "own" is not known'):
         make_report(replace(study.opened, file=replace(study.file, space=Space({}))), NOW)
 
 
-def test_a_deleted_study_has_no_page(setting):
+def test_a_deleted_study_has_no_page(harness):
     """One line says that it is gone."""
-    study = setting(trials=1)
+    study = harness(trials=1)
     delete_study(study.opened)
     with pytest.raises(HpoError, match='"colours" was deleted'):
         page_of(study)

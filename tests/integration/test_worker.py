@@ -21,9 +21,9 @@ from trainer.space import Space
 pytestmark = pytest.mark.integration
 
 
-def test_a_dead_workers_trial_is_run_again_with_its_recipe(setting):
+def test_a_dead_workers_trial_is_run_again_with_its_recipe(harness):
     """The trial of a dead worker fails, another with its parameters takes its place, and the budget stays exact."""
-    study = setting()
+    study = harness()
     trial = study.dead_worker()[1].trial
     trial.suggest_categorical("loss", ("cross_entropy", "own"))
     requeue(study.opened.storage.engine, "dead")
@@ -36,9 +36,9 @@ def test_a_dead_workers_trial_is_run_again_with_its_recipe(setting):
     assert "repeats" not in other.user_attrs
 
 
-def test_a_trial_that_kills_its_workers_is_given_up(setting):
+def test_a_trial_that_kills_its_workers_is_given_up(harness):
     """A trial whose workers died more often than `retries` allows is failed with that reason, and not run again."""
-    study = setting()
+    study = harness()
     study.dead_worker()
     requeue(study.opened.storage.engine, "dead")
     with study.opened.storage.engine.begin() as connection:
@@ -50,9 +50,9 @@ def test_a_trial_that_kills_its_workers_is_given_up(setting):
     assert [trial.state for trial in study.trials] == [TrialState.FAIL, TrialState.COMPLETE]
 
 
-def test_a_trial_that_was_told_before_its_worker_died_is_not_run_again(setting):
+def test_a_trial_that_was_told_before_its_worker_died_is_not_run_again(harness):
     """A worker that dies between telling a result and closing its place has lost nothing."""
-    study = setting()
+    study = harness()
     study.opened.study.tell(study.dead_worker()[1].trial, 0.25)
     requeue(study.opened.storage.engine, "dead")
     study.work()
@@ -61,7 +61,7 @@ def test_a_trial_that_was_told_before_its_worker_died_is_not_run_again(setting):
     assert study.trials[0].value == 0.25
 
 
-def test_a_worker_whose_place_was_given_away_drops_its_trial(setting):
+def test_a_worker_whose_place_was_given_away_drops_its_trial(harness):
     """A worker that comes back after its place was given to another changes nothing, and takes the next one."""
     given_away = []
 
@@ -73,7 +73,7 @@ def test_a_worker_whose_place_was_given_away_drops_its_trial(setting):
             given_away.append(run.place.number)
         return torch.nn.functional.cross_entropy(logits, labels)
 
-    study = setting(own_loss)
+    study = harness(own_loss)
     study.opened.study.tell(study.opened.study.ask(), 0.1)  # the default recipe, which would come first
     study.opened.study.enqueue_trial({"loss": "own"})
     study.work("frozen")
@@ -84,14 +84,14 @@ def test_a_worker_whose_place_was_given_away_drops_its_trial(setting):
     assert frozen.intermediate_values == {}
 
 
-def test_a_failing_trial_keeps_its_reason_and_its_log(setting):
+def test_a_failing_trial_keeps_its_reason_and_its_log(harness):
     """A trial that raises is failed with one line, its log has the traceback, and the worker goes on."""
 
     def own_loss(logits, labels):
         print("a word from the loss")
         raise ValueError("three\nlines\nhere")
 
-    study = setting(own_loss)
+    study = harness(own_loss)
     study.opened.study.tell(study.opened.study.ask(), 0.1)
     study.opened.study.enqueue_trial({"loss": "own"})
     study.work()
@@ -104,20 +104,20 @@ def test_a_failing_trial_keeps_its_reason_and_its_log(setting):
     assert "ValueError: three" in lines
 
 
-def test_a_loss_that_is_not_finite_fails_the_trial_with_that_reason(setting):
+def test_a_loss_that_is_not_finite_fails_the_trial_with_that_reason(harness):
     """NaN is a reason of its own, not a value of the study."""
-    study = setting(lambda logits, _labels: logits.sum() * float("nan"))
+    study = harness(lambda logits, _labels: logits.sum() * float("nan"))
     study.opened.study.tell(study.opened.study.ask(), 0.1)
     study.opened.study.enqueue_trial({"loss": "own"})
     study.work()
     assert study.trials[1].user_attrs["reason"].startswith("the loss is nan: a lower learning_rate")
 
 
-def test_a_trial_is_complete_only_with_its_weights_safe(setting, tmp_path, monkeypatch):
+def test_a_trial_is_complete_only_with_its_weights_safe(harness, tmp_path, monkeypatch):
     """Where the artifacts cannot be written for long, a trial is run again, and failed with that reason in the end."""
     monkeypatch.setattr("hpo.worker.checkpoints.STORE_SECONDS", 0.1)
     monkeypatch.setattr("hpo.worker.checkpoints.STORE_PAUSE", 0.05)
-    study = setting()
+    study = harness()
     (tmp_path / ".hpo").mkdir()
     (tmp_path / ".hpo" / "artifacts").write_text("a file in the folder's place")
     study.work()
@@ -126,9 +126,9 @@ def test_a_trial_is_complete_only_with_its_weights_safe(setting, tmp_path, monke
     assert [trial.state for trial in study.trials] == [TrialState.FAIL] * 4
 
 
-def test_time_is_kept_under_its_headings(setting):
+def test_time_is_kept_under_its_headings(harness):
     """Where a worker's time went is in the database when it has left."""
-    study = setting()
+    study = harness()
     study.work()
     with study.opened.storage.engine.connect() as connection:
         seconds = connection.execute(text("SELECT seconds FROM hpo.worker")).scalar_one()
@@ -142,7 +142,7 @@ def test_time_is_kept_under_its_headings(setting):
     assert seconds["storage"] > 0
 
 
-def test_workers_that_begin_together_try_different_recipes(setting):
+def test_workers_that_begin_together_try_different_recipes(harness):
     """The sampler's seed differs from place to place, and is the same for the same study seed and place."""
     from hpo.study.samplers import make_sampler
 
@@ -150,14 +150,14 @@ def test_workers_that_begin_together_try_different_recipes(setting):
         sampled = optuna.create_study(sampler=make_sampler(study.file, place))
         return sampled.ask().suggest_float("x", 0, 1)
 
-    study = setting()
+    study = harness()
     assert first_value(0) == first_value(0)
     assert first_value(0) != first_value(1)
 
 
-def test_what_fits_into_memory_is_remembered_for_all_workers(setting):
+def test_what_fits_into_memory_is_remembered_for_all_workers(harness):
     """The first trial that runs out of memory notes in the study what fits, and no later one tries more."""
-    study = setting()
+    study = harness()
     space = Space({**study.file.space.as_dict(), "backbone": "small memory"}, study.file.space.extensions)
     study.file = file = dataclasses.replace(study.file, space=space)
     SmallMemory.asked = 0
@@ -174,9 +174,9 @@ def test_what_fits_into_memory_is_remembered_for_all_workers(setting):
     assert "the device's memory ran out: 4 images go through the model at once from here" in lines
 
 
-def test_tensorboard(setting):
+def test_tensorboard(harness):
     """With `tensorboard = true` each trial leaves its learning curves and parameters where TensorBoard finds them."""
-    study = setting(more="tensorboard = true")
+    study = harness(more="tensorboard = true")
     study.work()
     folder = study.file.folder / "tensorboard" / "colours"
     assert sorted(path.name for path in folder.iterdir()) == ["trial-00000", "trial-00001"]
@@ -189,9 +189,9 @@ def test_tensorboard(setting):
         assert f"learning_rate = {trial.params['learning_rate']}" in parameters.tensor_proto.string_val[0].decode()
 
 
-def test_tensorboard_that_cannot_write_costs_no_trial(setting, tmp_path):
+def test_tensorboard_that_cannot_write_costs_no_trial(harness, tmp_path):
     """Where TensorBoard's folder cannot be written, the trial's log says so and the trial goes on."""
-    study = setting(more="tensorboard = true")
+    study = harness(more="tensorboard = true")
     study.file.folder.mkdir(exist_ok=True)
     (study.file.folder / "tensorboard").write_text("a file in the folder's place")
     study.work()
@@ -202,8 +202,8 @@ def test_tensorboard_that_cannot_write_costs_no_trial(setting, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["..", ".", "a/../b", "/etc"])
-def test_no_name_of_a_study_leads_out_of_its_folder(name, setting):
+def test_no_name_of_a_study_leads_out_of_its_folder(name, harness):
     """TensorBoard's logs of a study are in a folder of their own, whatever the study is called."""
-    file = dataclasses.replace(setting().file, name=name)
+    file = dataclasses.replace(harness().file, name=name)
     folder = file.tensorboard_folder
     assert folder.resolve().parent == (file.folder / "tensorboard").resolve()

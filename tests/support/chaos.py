@@ -51,18 +51,18 @@ WEIGHTS = {
 class Search:
     """`hpo search` with two workers on one host, started again whenever it has ended too early."""
 
-    def __init__(self, drill, *, clock_seconds, zone, step_seconds, output):
+    def __init__(self, study, *, clock_seconds, zone, step_seconds, output):
         self._command = [
             sys.executable,
             faulty_hpo.__file__,
             "search",
-            str(drill.file.path),
+            str(study.file.path),
             "--workers",
             "2",
         ]
         faults = Faults(step_seconds=step_seconds, clock_seconds=clock_seconds)
-        ours = {"HPO_STORAGE": drill.url, VARIABLE: faults.as_text(), "TZ": zone, "PGTZ": zone}
-        self._environment, self._folder, self._output = {**os.environ, **ours}, drill.folder, output
+        ours = {"HPO_STORAGE": study.url, VARIABLE: faults.as_text(), "TZ": zone, "PGTZ": zone}
+        self._environment, self._folder, self._output = {**os.environ, **ours}, study.folder, output
         self.starts = 0
         self.start()
 
@@ -86,17 +86,17 @@ class Chaos:
     """What happens to a study.
 
     Args:
-        drill: the study.
+        study: the study.
         server: its database.
         searches: that work on it.
         rng: chooses.
         long_seconds: of the long absences.
     """
 
-    def __init__(self, drill, server, searches, rng, long_seconds):
-        self._drill, self._server, self._searches, self._rng = drill, server, searches, rng
+    def __init__(self, study, server, searches, rng, long_seconds):
+        self._study, self._server, self._searches, self._rng = study, server, searches, rng
         self._long_seconds = long_seconds
-        self._disk, self._store = drill.disk, drill.store
+        self._disk, self._store = study.disk, study.store
         self._frozen: list[psutil.Process] = []
         self.happened: Counter[str] = Counter()
 
@@ -187,12 +187,12 @@ class Chaos:
 
     def _pids(self, query):
         """Process ids of workers, from the database."""
-        with self._drill.opened.storage.engine.connect() as connection:
+        with self._study.opened.storage.engine.connect() as connection:
             return set(connection.execute(text(query)).scalars())
 
     def _damage(self):
         """Damage the checkpoint of a trial that runs, which matters only if its worker dies before the next one."""
-        names = [trial.user_attrs.get(CHECKPOINT_KEY) for trial in self._drill.trials if not trial.state.is_finished()]
+        names = [trial.user_attrs.get(CHECKPOINT_KEY) for trial in self._study.trials if not trial.state.is_finished()]
         files = [file for name in names if name and (file := self._store / name).exists()]
         if not files:
             return False
@@ -202,15 +202,15 @@ class Chaos:
         return True
 
 
-def run(drill, server, arguments, output):
+def run(study, server, arguments, output):
     """Search under all faults to the end of the budget; returns what must not be."""
     rng, begun = random.Random(arguments.seed), time.monotonic()
-    searches = [Search(drill, step_seconds=arguments.step_seconds, output=output, **host) for host in HOSTS]
-    chaos = Chaos(drill, server, searches, rng, arguments.long_seconds)
+    searches = [Search(study, step_seconds=arguments.step_seconds, output=output, **host) for host in HOSTS]
+    chaos = Chaos(study, server, searches, rng, arguments.long_seconds)
     coming = [*WEIGHTS, *ONCE]
     rng.shuffle(coming)
     try:
-        while not drill.is_finished:
+        while not study.is_finished:
             fault = coming.pop(0) if coming else rng.choices(list(WEIGHTS), list(WEIGHTS.values()))[0]
             if not chaos.happen(fault):
                 coming.append(fault)
@@ -249,18 +249,18 @@ def main():
         server = PostgresServer(folder)
         stack.callback(server.stop)
         settings = {"trials": arguments.trials, "epochs": EPOCHS}
-        drill = stack.enter_context(FaultyStudy(folder / "chaos", server.make_database("chaos"), **settings))
+        study = stack.enter_context(FaultyStudy(folder / "chaos", server.make_database("chaos"), **settings))
         try:
-            stack.enter_context(small_disk(drill.disk, DISK_MEGABYTES))
+            stack.enter_context(small_disk(study.disk, DISK_MEGABYTES))
         except NoSmallDiskError as error:
             print(f"no disk will be full: {error}")
         output = stack.enter_context((folder / "output").open("w+"))
-        problems = run(drill, server, arguments, output)
-        tally = drill.tally()
+        problems = run(study, server, arguments, output)
+        tally = study.tally()
         calm = stack.enter_context(FaultyStudy(folder / "calm", server.make_database("calm"), **settings))
         assert calm.worker(grace_seconds=None).end(600) == 0
         expected = calm.ends()
-        other = changed(drill.ends(), expected)
+        other = changed(study.ends(), expected)
         problems += [f"the trial in place {number} ended otherwise than without faults" for number in other]
         print(f"trials that ended as without faults, bit for bit: {len(expected) - len(other)} of {len(expected)}")
         output.seek(0)

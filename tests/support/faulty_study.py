@@ -86,9 +86,9 @@ class FaultyStudy:
         faults: of all of its processes: fields of Faults.
     """
 
-    def __init__(self, folder, url, *, name="drill", trials, epochs, retries=100, batch_size=8, **faults):
+    def __init__(self, folder, url, *, name="faults", trials, epochs, retries=100, batch_size=8, **faults):
         self.disk, self.store = folder / "disk", folder / "disk" / "artifacts"
-        self.folder, self.url, self._faults, self._lives = folder, url, {"grace_seconds": 2.0, **faults}, []
+        self.folder, self.url, self._faults, self._processes = folder, url, {"grace_seconds": 2.0, **faults}, []
         folder.mkdir(exist_ok=True)
         if not (folder / "photos").exists():
             for colour, rgb in COLOURS.items():
@@ -105,31 +105,31 @@ class FaultyStudy:
         return self
 
     def __exit__(self, *_):
-        for life in self._lives:
-            if life.runs:
-                life.send(signal.SIGKILL)
-                life.end()
+        for process in self._processes:
+            if process.runs:
+                process.send(signal.SIGKILL)
+                process.end()
         self.opened.storage.engine.dispose()
 
     def begin(self, command, *arguments, variables=None, **faults):
         """Start a command on the study, with its faults."""
         clean = dict.fromkeys(STORAGE_VARIABLES, "")
         environment = {**clean, "HPO_STORAGE": self.url, **(variables or {})}
-        life = HpoProcess(
+        process = HpoProcess(
             self.folder,
             [command, str(self.file.path), *arguments],
             environment,
             Faults(**_paced({**self._faults, **faults})),
         )
-        self._lives.append(life)
-        return life
+        self._processes.append(process)
+        return process
 
     def worker(self, *, variables=None, **faults):
         """Start a worker, with its faults."""
         name = uuid.uuid4().hex
-        life = self.begin("worker", "--threads", "1", "--name", name, variables=variables, **faults)
-        life.name = name
-        return life
+        process = self.begin("worker", "--threads", "1", "--name", name, variables=variables, **faults)
+        process.name = name
+        return process
 
     @property
     def places(self):
@@ -148,10 +148,10 @@ class FaultyStudy:
         ended = [place.state in ENDS for place in self.places]
         return len(ended) == self.file.limits.trials and all(ended)
 
-    def place_of(self, life, epoch=0):
+    def place_of(self, worker, epoch=0):
         """The place in which a worker trains, once it has done so many epochs of its trial; None until then."""
         return next(
-            (row for row in self.places if row.worker == life.name and row.state == "running" and row.epoch >= epoch),
+            (row for row in self.places if row.worker == worker.name and row.state == "running" and row.epoch >= epoch),
             None,
         )
 
