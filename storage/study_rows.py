@@ -11,6 +11,8 @@ from storage import logs
 from storage.artifacts.artifacts import drop_file, kept_files, remove_files
 from storage.budget import Used, used
 from storage.halts import begin_halt, end_halt, halt_in_force
+from storage.heartbeat import WorkerPresence
+from storage.places import Lease
 from storage.requeue import requeue
 
 if TYPE_CHECKING:
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from storage.artifacts.artifacts import KeptFile
     from storage.halts import Halt
     from storage.keys import PlaceState
+    from storage.outage_retry import OutageRetry
 
 
 @dataclass(frozen=True)
@@ -130,10 +133,16 @@ class StudyRows:
     Args:
         storage: that the study lives in.
         study_id: Optuna's number of the study.
+        outage_retry: waits for the database in what a worker asks of it; None does not wait.
     """
 
-    def __init__(self, storage: RDBStorage, study_id: int) -> None:
-        self._engine, self.study_id = storage.engine, study_id
+    def __init__(self, storage: RDBStorage, study_id: int, outage_retry: OutageRetry | None = None) -> None:
+        self._engine, self.study_id, self._outage_retry = storage.engine, study_id, outage_retry
+
+    def for_worker(self, worker: str) -> tuple[Lease, WorkerPresence]:
+        """What a worker of this name, which no other may ever have had, asks of the places, and tells of itself."""
+        given = self._engine, self.study_id, worker, self._outage_retry
+        return Lease(*given), WorkerPresence(*given)
 
     def read(self) -> SearchState:
         """The state of the search now."""

@@ -78,7 +78,7 @@ class OpenStudy:
     @cached_property
     def rows(self) -> StudyRows:
         """Its rows in our own tables."""
-        return StudyRows(self.storage, self.study_id)
+        return StudyRows(self.storage, self.study_id, self.outage_retry)
 
     @cached_property
     def artifacts(self) -> ArtifactFiles:

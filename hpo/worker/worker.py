@@ -22,10 +22,9 @@ from hpo.worker.heartbeat import Heartbeat
 from hpo.worker.runs import Runs
 from hpo.worker.training import Training
 from storage.errors import StorageError
-from storage.heartbeat import WorkerPresence
 from storage.keys import DEVICE_KEY, HOST_KEY, THREADS_KEY
 from storage.outage_retry import is_outage
-from storage.places import Lease, LostPlaceError
+from storage.places import LostPlaceError
 from trainer.device import choose_device, device_name
 from trainer.resources import Resources
 
@@ -67,8 +66,7 @@ class Worker:
     ) -> None:
         opened.artifacts  # noqa: B018 - opened here, so that a worker that cannot use the store begins no trial
         resources = Resources(choose_device(), loaders, opened.file.weights)
-        worker = opened.storage.engine, opened.study_id, name, opened.outage_retry
-        lease, self._presence = Lease(*worker), WorkerPresence(*worker)
+        lease, self._presence = opened.rows.for_worker(name)
         heartbeat = Heartbeat(self._presence, stopwatch, shutdown)
         self._context = WorkerContext(opened, data, lease, heartbeat, resources, stopwatch)
         self._shutdown = shutdown
