@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 
 from tests.conftest import ROOT
 from tests.gpu.interrupted import BACKBONES
+from tests.support.waiting import limit
 
 pytestmark = [pytest.mark.gpu, pytest.mark.xdist_group("checkpoint")]  # which share the trainings
 
@@ -25,7 +26,7 @@ def trained_in(folders, images, device, *options):
         to_read = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
         processes.append(subprocess.Popen([*map(str, command)], cwd=ROOT, env=environment, **to_read))
     for process in processes:
-        output, _ = process.communicate(timeout=300)
+        output, _ = process.communicate(timeout=limit(300))
         assert process.returncode == 0, output
     return time.perf_counter() - started
 

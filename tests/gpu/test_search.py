@@ -95,7 +95,7 @@ def end(process):
         printed, _ = process.communicate(timeout=limit(SECONDS))
     except subprocess.TimeoutExpired:
         process.terminate()
-        printed, _ = process.communicate(timeout=60)
+        printed, _ = process.communicate(timeout=limit(60))
         pytest.fail(f"{process.args} was not done within {limit(SECONDS)} s: {printed[-6000:]}")
     assert process.returncode == 0, f"{process.args} ended with {process.returncode}: {printed[-6000:]}"
     return printed
