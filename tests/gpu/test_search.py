@@ -136,15 +136,15 @@ def test_a_search_with_two_workers_on_one_gpu_ends_with_a_bundle_that_predicts(t
     record("search: seconds", time.monotonic() - begun)
 
     with studied(study) as (file, url, opened):
-        tally, (rows, roster) = count(file, url), seen(opened)
+        tally, (rows, worker_rows) = count(file, url), seen(opened)
         devices = {trial.user_attrs["device"] for trial in opened.study.get_trials()}
     assert tally.problems == (), f"{tally}\n{printed}"
     assert sum(tally.states.values()) == len(rows) == tally.runs == TRIALS, f"{tally}\n{printed}"
     assert tally.failures == (), f"{tally}\n{printed}"
     trained = {row.worker for row in rows}
-    assert trained == {worker.id for worker in roster}, f"{rows}\n{roster}"
-    assert len(trained) == 2, f"{rows}\n{roster}"
-    assert devices == {worker.device for worker in roster} == {device_name(device)}
+    assert trained == {worker.id for worker in worker_rows}, f"{rows}\n{worker_rows}"
+    assert len(trained) == 2, f"{rows}\n{worker_rows}"
+    assert devices == {worker.device for worker in worker_rows} == {device_name(device)}
     shares = re.search(r"^time: .* of all workers' time: (.*(?:\n.*)?%)$", printed, re.MULTILINE)
     assert shares, printed
     shares = {name: float(share) for name, share in re.findall(r"(\w[^,%]*?)\s+([\d.]+)\s%", shares[1])}
@@ -225,7 +225,7 @@ def test_a_cuda_error_ends_its_worker_alone_and_the_trial_goes_on(tmp_path, phot
         with started(tmp_path, *search, program=("own.py",), env=environment()) as process:
             printed = end(process)
         record("CUDA error: seconds of the search", time.monotonic() - begun)
-        tally, (rows, roster), trials = count(file, url), seen(opened), opened.study.get_trials()
+        tally, (rows, worker_rows), trials = count(file, url), seen(opened), opened.study.get_trials()
         again = next((trial for trial in trials if REPEATS_KEY in trial.user_attrs), None)
         assert again, f"no trial was run again: {tally}\n{printed}"
         log = [line for _, line in opened.rows.log(again.user_attrs[REPEATS_KEY])]
@@ -238,4 +238,4 @@ def test_a_cuda_error_ends_its_worker_alone_and_the_trial_goes_on(tmp_path, phot
     assert tally.problems == (), f"{tally}\n{printed}"
     assert (tally.states, tally.runs, tally.resumed) == AGAIN_ONCE, f"{tally}\n{printed}\n{log}"
     place = next(row for row in rows if row.trial == again.number)
-    assert place.worker not in [worker.id for worker in roster if worker.pid == broken], f"{place}\n{roster}"
+    assert place.worker not in [worker.id for worker in worker_rows if worker.pid == broken], f"{place}\n{worker_rows}"

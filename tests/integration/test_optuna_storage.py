@@ -230,8 +230,8 @@ def closed_to_all(database):
 
 def test_work_goes_on_after_an_outage(database, storage, study_id):
     """Trials that run in several threads while the database is away all come to their end, each once."""
-    patient = connect(database, OutageRetry())
-    study = optuna.load_study(study_name="study", storage=patient, sampler=optuna.samplers.RandomSampler(0))
+    retrying = connect(database, OutageRetry())
+    study = optuna.load_study(study_name="study", storage=retrying, sampler=optuna.samplers.RandomSampler(0))
     running, closed = threading.Barrier(4), threading.Event()
 
     def run():
@@ -255,21 +255,21 @@ def test_work_goes_on_after_an_outage(database, storage, study_id):
     trials = study.get_trials()
     assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 9
     assert all(len(trial.params) == len(trial.intermediate_values) == 1 for trial in trials)
-    patient.engine.dispose()
+    retrying.engine.dispose()
 
 
 def test_giving_up_ends_a_call_that_waits(database, storage, study_id):
     """A worker that is asked to stop while the database is away is not held up by it."""
     given_up = threading.Event()
-    patient = connect(database, OutageRetry(given_up))
+    retrying = connect(database, OutageRetry(given_up))
     with closed_to_all(database):
         threading.Timer(0.5, given_up.set).start()
         begun = time.monotonic()
         with pytest.raises(OperationalError):
-            patient.create_new_trial(study_id)
+            retrying.create_new_trial(study_id)
         assert time.monotonic() - begun < limit(5)
     assert storage.get_n_trials(study_id) == 0
-    patient.engine.dispose()
+    retrying.engine.dispose()
 
 
 def fails_after(call):
@@ -301,38 +301,38 @@ def loses_an_answer(storage, statement):
 
 def test_the_end_of_a_trial_whose_answer_was_lost_is_told_once(database, storage, study_id):
     """A connection that breaks between the commit of a trial's end and the answer loses nothing and raises nothing."""
-    patient = connect(database, OutageRetry())
-    trial_id = patient.create_new_trial(study_id)
-    lost = loses_an_answer(patient, "WITH changed")
-    assert patient.set_trial_state_values(trial_id, TrialState.COMPLETE, [0.5])
+    retrying = connect(database, OutageRetry())
+    trial_id = retrying.create_new_trial(study_id)
+    lost = loses_an_answer(retrying, "WITH changed")
+    assert retrying.set_trial_state_values(trial_id, TrialState.COMPLETE, [0.5])
     assert lost
     assert storage.get_trial(trial_id).values == [0.5]
     with pytest.raises(UpdateFinishedTrialError):
-        patient.set_trial_state_values(trial_id, TrialState.COMPLETE, [0.5])
-    patient.engine.dispose()
+        retrying.set_trial_state_values(trial_id, TrialState.COMPLETE, [0.5])
+    retrying.engine.dispose()
 
 
 def test_a_trial_that_another_ended_during_an_outage_keeps_that_end(database, storage, study_id):
     """A repeated call does not take another's end of a trial for its own."""
-    patient = connect(database, OutageRetry())
-    trial_id = patient.create_new_trial(study_id)
+    retrying = connect(database, OutageRetry())
+    trial_id = retrying.create_new_trial(study_id)
     storage.set_trial_state_values(trial_id, TrialState.FAIL)
-    lost = loses_an_answer(patient, "WITH changed")
+    lost = loses_an_answer(retrying, "WITH changed")
     with pytest.raises(UpdateFinishedTrialError):
-        patient.set_trial_state_values(trial_id, TrialState.COMPLETE, [0.5])
+        retrying.set_trial_state_values(trial_id, TrialState.COMPLETE, [0.5])
     assert lost
-    patient.engine.dispose()
+    retrying.engine.dispose()
 
 
 @pytest.mark.parametrize("lost", ["INSERT INTO trials", "COMMIT"])
 def test_a_trial_whose_making_lost_its_answer_is_made_once(database, storage, study_id, monkeypatch, lost):
     """A trial that has to be made again, because nobody knows whether it was, is there once and complete."""
-    patient = connect(database, OutageRetry())
-    study = optuna.load_study(study_name="study", storage=patient)
+    retrying = connect(database, OutageRetry())
+    study = optuna.load_study(study_name="study", storage=retrying)
     if lost == "COMMIT":
-        monkeypatch.setattr(patient.engine.dialect, "do_commit", fails_after(patient.engine.dialect.do_commit))
+        monkeypatch.setattr(retrying.engine.dialect, "do_commit", fails_after(retrying.engine.dialect.do_commit))
     else:
-        loses_an_answer(patient, lost)
+        loses_an_answer(retrying, lost)
     study.enqueue_trial({"x": 1}, user_attrs={"mine": True})
     [trial] = storage.get_all_trials(study_id)
     assert (trial.number, trial.state, trial.user_attrs) == (0, TrialState.WAITING, {"mine": True})
@@ -341,7 +341,7 @@ def test_a_trial_whose_making_lost_its_answer_is_made_once(database, storage, st
     assert asked.number == 0
     study.tell(asked, 1)
     assert study.ask().number == 1
-    patient.engine.dispose()
+    retrying.engine.dispose()
 
 
 def test_what_the_database_cannot_take_is_optunas_error(stock, storage, study_id):
@@ -354,13 +354,13 @@ def test_what_the_database_cannot_take_is_optunas_error(stock, storage, study_id
 
 def test_a_study_whose_deletion_lost_its_answer_is_deleted(database, storage, study_id, monkeypatch):
     """A deletion that has to be repeated is content with what the first attempt did; one of nothing is an error."""
-    patient = connect(database, OutageRetry())
+    retrying = connect(database, OutageRetry())
     monkeypatch.setattr(RDBStorage, "delete_study", fails_after(RDBStorage.delete_study))
-    patient.delete_study(study_id)
+    retrying.delete_study(study_id)
     assert storage.get_all_studies() == []
     with pytest.raises(KeyError):
-        patient.delete_study(study_id)
-    patient.engine.dispose()
+        retrying.delete_study(study_id)
+    retrying.engine.dispose()
 
 
 def test_every_call_of_optunas_waits():

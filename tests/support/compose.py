@@ -361,7 +361,7 @@ def export(project):
 
 
 def share(project, other):
-    """Workers of another machine join by TLS, and go without it no further than the door."""
+    """Workers of another machine join by TLS, and are refused without it."""
     [bridge] = json.loads(run("docker", "network", "inspect", "bridge"))
     network = bridge["IPAM"]["Config"][0]["Gateway"]
     port = str(free_port())

@@ -64,7 +64,7 @@ def count(file, url):
     opened = load_study(file, url)
     try:
         with opened.storage.engine.connect() as connection:
-            rows, roster = places(connection, opened.study_id), workers(connection, opened.study_id)
+            rows, worker_rows = places(connection, opened.study_id), workers(connection, opened.study_id)
             named = kept_files(connection, opened.study_id)
         trials = opened.study.get_trials()
         inventory = take_inventory(opened, file.keep_weights)
@@ -79,7 +79,7 @@ def count(file, url):
         states=Counter(place.state for place in rows),
         runs=len(trials),
         resumed=sum(RESUMED_KEY in trial.user_attrs for trial in trials),
-        workers=len(roster),
+        workers=len(worker_rows),
         leftovers=len(inventory.surplus) + len(strays - {each.file.artifact_id for each in inventory.surplus}),
         failures=tuple(f"place {place.number}: {place.reason}" for place in rows if place.state == "failed"),
         problems=(
