@@ -13,18 +13,20 @@ pytestmark = pytest.mark.acceptance
 
 def test_a_search_is_paused_resumed_and_stopped_from_another_terminal(faulty_study):
     """A pause takes the workers' trials within seconds, and gives them back after it; a stop ends the search."""
-    study = faulty_study(trials=3, epochs=30, step_seconds=0.1)
-    search, worker = study.begin("search", "--workers", "1"), study.worker()
+    study = faulty_study(trials=3, epochs=60, step_seconds=0.1)
 
-    def command(*words):
-        process = study.begin(*words)
+    def command(*words, **faults):
+        process = study.begin(*words, **faults)
         assert process.end() == 0, process.printed
         return process.printed
 
     def are(state, count):
         return wait_until(lambda: [place.state for place in study.places].count(state) == count)
 
-    wait_until(lambda: all(place.epoch for place in study.places) and len(study.places) == 2)
+    search = study.begin("search", "--workers", "1")
+    wait_until(lambda: [place.epoch for place in study.places if place.epoch])  # its worker takes longest to start
+    worker = study.worker()
+    wait_until(lambda: study.place_of(worker, epoch=1))
     assert 'the study "faults" is paused: its 2 workers leave their trials in the queue' in command("pause")
     are("waiting", 2)
     shown = json.loads(command("status", "--json"))
@@ -37,7 +39,7 @@ def test_a_search_is_paused_resumed_and_stopped_from_another_terminal(faulty_stu
     assert "the study was stopped: trials that ran are back in the queue" in search.printed
     are("waiting", 2)
 
-    command("search", "--workers", "2")  # with no pause between two steps it takes a moment
+    command("search", "--workers", "2", step_seconds=0)
     tally = study.tally()
     assert tally.problems == ()
     assert tally.resumed

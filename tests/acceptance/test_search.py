@@ -141,7 +141,7 @@ def test_the_demo_can_be_given_again(demo):
 
 def test_ctrl_c_hands_trials_back_and_the_same_command_resumes(faulty_study):
     """Ctrl-C ends with 130 and running trials in the queue; the same command ends with exactly the budget."""
-    study = faulty_study(trials=3, epochs=12, step_seconds=0.1)
+    study = faulty_study(trials=3, epochs=60, step_seconds=0.1)
     search = study.begin("search", "--workers", "2")
     wait_until(lambda: len(study.places) == 2 and all(place.epoch for place in study.places))
     search.send(signal.SIGINT)
