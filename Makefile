@@ -18,7 +18,7 @@ demo: install
 test: install
 	$(BIN)/pytest --numprocesses 2 --dist loadfile
 
-# Does it work on this machine's GPU? In 4 minutes; where there is none: make gpu-test HPO_GPU_TESTS=rehearse
+# Does it work on this machine's GPU? Where there is none: make gpu-test HPO_GPU_TESTS=rehearse
 gpu-test: install
 	$(BIN)/pytest tests/gpu/test_memory.py -W default  # which fills the GPU's memory, and so has it to itself
 	$(BIN)/pytest tests/gpu --ignore tests/gpu/test_memory.py -W default --numprocesses 4 --dist loadgroup --maxschedchunk 1
@@ -61,7 +61,7 @@ bench-storage: install
 	$(BIN)/python benchmarks/storage_scale.py
 	$(BIN)/python benchmarks/storage_scale.py --workers 1 4 16 64
 
-# All about a GPU in 6 minutes, each part as it is known: make bench-gpu BENCH='--only resnet50 --output FILE'
+# All about a GPU in at most 6 minutes, each part as it is known: make bench-gpu BENCH='--only resnet50 --output FILE'
 bench-gpu: install
 	$(BIN)/python benchmarks/gpu.py $(DATA) $(BENCH)
 
