@@ -25,6 +25,7 @@ pytestmark = [
 ]
 
 STEPS, STEP_SECONDS = 10, 0.1
+LONG_STEP_SECONDS = 0.6  # of a trial that something is to happen to before it ends
 GRACE_SECONDS, PAST_GRACE_SECONDS = 2, 3  # Optuna wants whole numbers; counted by the database's clock
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 STORED = b"0" * 100_000  # what a trial keeps
@@ -126,7 +127,7 @@ def code_of(process, seconds=60):
 
 def test_a_killed_trial_begins_anew(plain):
     """Plain Optuna's heartbeat has a killed trial retried, but from its first step: there is no checkpoint."""
-    killed = plain.optimize(grace_seconds=GRACE_SECONDS)
+    killed = plain.optimize(grace_seconds=GRACE_SECONDS, step_seconds=paced(LONG_STEP_SECONDS))
     plain.wait_for_step(6)
     killed.kill()
     killed.join()
@@ -148,7 +149,7 @@ def test_a_trial_killed_before_its_first_beat_runs_for_ever(plain):
 
 def test_a_terminated_trial_runs_for_ever(plain):
     """SIGTERM: plain Optuna hands nothing back; without its heartbeat the trial runs for ever."""
-    terminated = plain.optimize()
+    terminated = plain.optimize(step_seconds=paced(LONG_STEP_SECONDS))
     plain.wait_for_step(2)
     terminated.terminate()
     assert code_of(terminated) == -signal.SIGTERM
@@ -159,7 +160,7 @@ def test_a_terminated_trial_runs_for_ever(plain):
 @pytest.mark.parametrize("fault", ["fast", "immediate", "cut"])
 def test_a_database_that_goes_away_kills_the_worker(plain, server, fault):
     """Postgres restarted, crashed or its connections cut: the worker of plain Optuna dies, and its trial is lost."""
-    worker = plain.optimize(trials=2)
+    worker = plain.optimize(trials=2, step_seconds=paced(LONG_STEP_SECONDS))
     plain.wait_for_step(2)
     plain.study._storage._backend.engine.dispose()
     if fault == "cut":
@@ -173,7 +174,7 @@ def test_a_database_that_goes_away_kills_the_worker(plain, server, fault):
 
 def test_a_frozen_worker_dies_when_it_comes_back(plain):
     """Frozen past the grace period: the trial is retried by another, and the worker's own `optimize` raises."""
-    frozen = plain.optimize(trials=9, grace_seconds=GRACE_SECONDS)
+    frozen = plain.optimize(trials=9, grace_seconds=GRACE_SECONDS, step_seconds=paced(LONG_STEP_SECONDS))
     plain.wait_for_step(3)
     os.kill(frozen.pid, signal.SIGSTOP)
     time.sleep(PAST_GRACE_SECONDS)
