@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parent.parent
 BASE = pytest.StashKey[str]()
+WATCHED_SIGNALS = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGCHLD)
 STORAGE_VARIABLES = ("HPO_STORAGE", "HPO_STORAGE_FILE", "HPO_ARTIFACTS", "PGPASSFILE", "PGPASSWORD")
 
 
@@ -64,6 +65,27 @@ def opened(folder: Path, base: Path) -> Path:
     for path in (*shared, base, folder):
         path.chmod(0o711)
     return folder
+
+
+@pytest.fixture(autouse=True)
+def signals_as_before() -> Iterator[None]:
+    """No test leaves a handler of a signal behind in pytest's process, or takes one away."""
+    before = _handlers()
+    yield
+    assert _handlers() == before, "the test has left a handler of a signal behind: give it `own_signals`"
+
+
+def _handlers() -> dict[signal.Signals, object]:
+    return {number: signal.getsignal(number) for number in WATCHED_SIGNALS}
+
+
+@pytest.fixture
+def own_signals(signals_as_before: None) -> Iterator[None]:
+    """Lets a test run what sets handlers of signals for its process, as `hpo.cli.main` does."""
+    before = _handlers()
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture

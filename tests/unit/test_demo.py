@@ -9,6 +9,7 @@ from hpo.study.study_file import read_study_file
 pytestmark = pytest.mark.unit
 
 
+@pytest.mark.usefixtures("own_signals")
 def test_write_only_writes_what_a_search_needs_and_no_more(tmp_path, capsys):
     """`hpo demo --write-only` writes 1,797 images and a valid study file, and begins nothing."""
     with pytest.raises(SystemExit) as ended:

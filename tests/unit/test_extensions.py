@@ -23,6 +23,7 @@ def test_the_old_module_has_no_other_name():
         importlib.import_module("trainer.parts").Losses  # noqa: B018 - asking is the test
 
 
+@pytest.mark.usefixtures("own_signals")
 def test_the_old_argument_of_the_command_line_is_deprecated(monkeypatch):
     """`main(parts=…)` warns, and works like `main(extensions=…)`."""
     given = []
