@@ -86,6 +86,8 @@ def test_pods_are_as_locked_up_as_the_restricted_standard_wants(manifests):
     dockerfile = (ROOT / "deploy/image/Dockerfile").read_text()
     user = int(re.search(r"^USER (\d+)", dockerfile, re.MULTILINE)[1])
     home = re.search(r"\bHOME=(\S+)", dockerfile)[1]
+    assert pods(manifests)
+    assert containers(manifests)
     for template in pods(manifests).values():
         spec = template["spec"]
         assert spec["securityContext"]["runAsNonRoot"] is True
@@ -125,6 +127,8 @@ def test_no_manifest_holds_a_secret_and_each_one_that_is_named_is_explained(mani
 def test_every_command_and_variable_of_the_manifests_exists(manifests):
     """Each container runs a command that hpo has, and sets only variables that hpo or a library of its reads."""
     cli = (ROOT / "hpo/cli.py").read_text()
+    assert containers(manifests)
+    assert variables(manifests)
     for container in containers(manifests):
         command = container["command"]
         line = command[2] if command[0] == "sh" else shlex.join(command)

@@ -33,8 +33,10 @@ def _equal(one, other):
 
 
 def _kept(epochs):
-    """The epochs with the weights that each of them had."""
-    return [(epoch, _state(epoch)) for epoch in epochs]
+    """The epochs, of which there are some, with the weights that each of them had."""
+    kept = [(epoch, _state(epoch)) for epoch in epochs]
+    assert [epoch.number for epoch, _ in kept] == list(range(1, kept[0][0].epochs + 1))
+    return kept
 
 
 @pytest.mark.parametrize(
@@ -214,9 +216,9 @@ def test_moving_average_formula(start, make_recipe, extensions):
 
 def test_without_validation(start, make_recipe):
     """Without validation images an epoch has no metrics."""
-    for epoch in start(make_recipe(), valid=None):
-        assert epoch.validation is None
-        assert math.isfinite(epoch.train_loss)
+    epochs = list(start(make_recipe(), valid=None))
+    assert [(epoch.number, epoch.validation) for epoch in epochs] == [(1, None), (2, None)]
+    assert all(math.isfinite(epoch.train_loss) for epoch in epochs)
 
 
 def test_plateau_repeated_without_validation(start, make_recipe):

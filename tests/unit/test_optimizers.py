@@ -128,7 +128,9 @@ def test_decay_spares_biases_and_norms(built):
     """Weight decay, with layer decay and without, spares biases and norms, as timm does."""
     for decay in (1.0, 0.7):
         recipe, model = built("test_resnet", layer_decay=decay, weight_decay=0.3)
-        for group in make_optimizer(recipe, model).param_groups:
+        groups = make_optimizer(recipe, model).param_groups
+        assert {group["weight_decay"] for group in groups} == {0.0, 0.3}
+        for group in groups:
             assert {group["weight_decay"]} == {0.3 if weight.ndim > 1 else 0.0 for weight in group["params"]}
 
 
