@@ -9,7 +9,9 @@ import time
 
 import pytest
 import torch
+from optuna.trial import FixedTrial, TrialState, create_trial
 
+import hpo.bundle.export
 from hpo.bundle.commands import run_export_best
 from hpo.cli import parser
 from hpo.errors import HpoError
@@ -18,10 +20,12 @@ from hpo.study.study_file import read_study_file
 from hpo.worker.shutdown import Shutdown
 from hpo.worker.stopwatch import Stopwatch
 from hpo.worker.worker import Worker
+from storage.keys import BEST_EPOCH_KEY
 from tests.conftest import paint
 from trainer.errors import DataError
 from trainer.extensions import Extensions
 from trainer.loaders import Loaders
+from trainer.space import suggest
 
 pytestmark = pytest.mark.integration
 
@@ -50,11 +54,16 @@ def linear(classes, size):
     return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * size * size, classes))
 
 
-def search(file, url):
-    """Search to the end of the budget; lets go of the images, as a process does by its end."""
+def open_new(file, url):
+    """Create a study and load it; returns it with its images."""
     data = file.data.load(file.folder / "pixels")
     create_study(file, url, data)
-    opened = load_study(file, url)
+    return load_study(file, url), data
+
+
+def search(file, url):
+    """Search to the end of the budget; lets go of the images, as a process does by its end."""
+    opened, data = open_new(file, url)
     stopwatch, shutdown = Stopwatch(time.perf_counter()), Shutdown()
     Worker(opened, data, name="worker", loaders=Loaders(0), stopwatch=stopwatch, shutdown=shutdown).run()
     opened.storage.engine.dispose()
@@ -141,3 +150,34 @@ def test_a_confidence_without_images_is_refused():
     options = parser().parse_args(["export-best", "study.toml", "-o", "bundle", "--confidence", "0.9"])
     with pytest.raises(HpoError, match="give --unlabelled, too"):
         run_export_best(options)
+
+
+def test_a_retraining_follows_the_plateaus_of_the_winner(tmp_path, photos, database, monkeypatch):
+    """With `schedule = "plateau"` the rate of a retraining falls after the epochs after which the winner's fell."""
+    (tmp_path / "study.toml").write_text(f'{STUDY}schedule = "plateau"\nwarmup = 0.0\n')
+    extensions = Extensions(backbones={"linear": linear})
+    opened, _ = open_new(read_study_file(tmp_path / "study.toml", extensions), database)
+    # It rises to the second epoch, stands still for three, is best in the seventh and has an eighth.
+    scores = dict(enumerate([0.3, 0.5, 0.5, 0.5, 0.5, 0.5, 0.9, 0.8], start=1))
+    asked = FixedTrial(opened.file.space.default_parameters())
+    suggest(asked, opened.file.space)
+    winner = create_trial(
+        state=TrialState.COMPLETE,
+        value=0.9,
+        params=asked.params,
+        distributions=asked.distributions,
+        intermediate_values=scores,
+        user_attrs={BEST_EPOCH_KEY: 7},
+    )
+    opened.study.add_trial(winner)
+    rates, fit = [], hpo.bundle.export.fit
+
+    def watched(*arguments, **options):
+        for epoch in fit(*arguments, **options):
+            rates.append(epoch.learning_rate)
+            yield epoch
+
+    monkeypatch.setattr(hpo.bundle.export, "fit", watched)
+    hpo.bundle.export.export_best(opened, tmp_path / "bundle", retrain=True, say=lambda _: None)
+    opened.storage.engine.dispose()
+    assert rates == pytest.approx([0.01] * 5 + [0.003] * 2)

@@ -110,6 +110,17 @@ def test_balanced_sampler():
     assert set(drawn) == set(images.tolist())
 
 
+def test_balanced_sampler_counts_the_training_images_alone():
+    """Classes are drawn equally often by their training images, however many others are validated or held out."""
+    labels = np.repeat([0, 1], [50, 90])
+    images = np.concatenate([np.arange(50), np.arange(50, 60)])  # 80 of the second class are not to be learned from
+    recipe = _recipe(sampler="balanced", batch_size=10)
+    orders = [order for epoch in range(1, 61) for order in epoch_orders(recipe, labels, images, epoch)]
+    drawn = labels[np.concatenate([order.images for order in orders])]
+    assert len(drawn) == 60 * 60
+    assert drawn.mean() == pytest.approx(0.5, abs=0.03)
+
+
 def test_balanced_sampler_repeats():
     """The balanced sampler draws the same images for the same seed and epoch, and others in the next."""
     recipe = _recipe(sampler="balanced")

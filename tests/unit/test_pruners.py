@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 
 import optuna
@@ -48,6 +49,42 @@ def test_the_median_of_trials_that_are_looked_at_once_decides_like_optunas(tmp_p
     assert ours == decisions(MedianPruner(5, 3))
     assert {state.name for state, *_ in ours} == {"COMPLETE", "PRUNED"}
     assert min(len(reports) for _, _, reports, _ in ours) == 3
+
+
+CURVES = {  # of macro-F1 by epoch; the first three are complete before any is judged
+    "low": [0.1, 0.2, 0.3, 0.4],
+    "middle": [0.2, 0.3, 0.4, 0.5],
+    "high": [0.3, 0.4, 0.5, math.nan],
+    "dips": [0.2, 0.6, 0.1, 0.1],
+    "was never a number": [math.nan, math.nan, 0.9, 0.9],
+    "was a number once": [0.6, math.nan, math.nan, math.nan],
+    "falls behind": [0.25, 0.3, 0.3, 0.3],
+}
+
+
+def pruned_at(pruner):
+    """The epoch at which each of the curves is pruned; None where it is not."""
+    study = optuna.create_study(direction="maximize", storage="sqlite://", pruner=pruner)
+    ends = {}
+    for name, curve in CURVES.items():
+        trial, ends[name] = study.ask(), None
+        for epoch, score in enumerate(curve, start=1):
+            trial.report(score, epoch)
+            if ends[name] is None and trial.should_prune():
+                ends[name] = epoch
+        study.tell(
+            trial, state=TrialState.PRUNED if ends[name] else TrialState.COMPLETE, values=None if ends[name] else [0.5]
+        )
+    return ends
+
+
+@pytest.mark.filterwarnings("ignore:All-NaN slice:RuntimeWarning")  # Optuna's, of a trial without a number
+def test_the_median_rule_judges_a_trial_by_its_best_report():
+    """A curve that dips, or has a NaN, after a good epoch goes on; one that never was as good as the median ends."""
+    ends = pruned_at(RunningMedianPruner(3, 0))
+    assert ends == pruned_at(MedianPruner(3, 0))
+    expected = dict.fromkeys(CURVES) | {"was never a number": 1, "falls behind": 2}
+    assert ends == expected
 
 
 def answers_beside_a_trial(name, interruptions):
