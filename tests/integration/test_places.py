@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import optuna
 import pytest
@@ -11,13 +12,13 @@ from optuna.trial import TrialState, create_trial
 from sqlalchemy import text
 
 from storage import logs
-from storage.budget import Limits, used
+from storage.budget import Limits, Used, used
 from storage.database import connect, initialize
 from storage.errors import StorageError
 from storage.halts import begin_halt, end_halt, halt_in_force
 from storage.heartbeat import WorkerPresence
 from storage.places import Lease, LostPlaceError, Progress, StudyGoneError
-from storage.requeue import requeue
+from storage.requeue import requeue, requeue_in
 from storage.study_rows import places, workers
 from tests.support.waiting import paced, wait_until
 
@@ -249,6 +250,8 @@ def test_a_worker_that_comes_back_is_watched_again(storage, study_id):
     frozen, watcher = joined(storage, study_id, "frozen"), presence(storage, study_id, "watcher")
     requeue(storage.engine, "frozen")
     presence(storage, study_id, "frozen").beat({})
+    with storage.engine.connect() as connection:
+        assert [(row.gone, row.died) for row in workers(connection, study_id)] == [(False, False)]
     frozen.take(Limits())
     watcher.reap(grace_seconds=paced(0.1))
     time.sleep(paced(0.2))
@@ -256,17 +259,49 @@ def test_a_worker_that_comes_back_is_watched_again(storage, study_id):
     assert [row.state for row in rows(storage, study_id)] == ["waiting"]
 
 
-def test_time_after_the_last_beat_is_no_gpu_time(storage, study_id):
-    """What passes between a worker's last beat and its requeueing is not charged to the budget."""
+def test_time_after_the_last_beat_is_not_charged(storage, study_id):
+    """What passes between a worker's last beat and its requeueing counts among neither the hours nor the GPU hours."""
     lease = joined(storage, study_id, "worker")
     lease.take(Limits())
     with storage.engine.begin() as connection:
         connection.execute(text("UPDATE hpo.place SET taken = now() - interval '15 hours'"))
-        connection.execute(text("UPDATE hpo.worker SET beaten = now() - interval '14 hours'"))
-        assert used(connection, study_id).gpu_hours == pytest.approx(1, abs=0.01)
+        connection.execute(
+            text("UPDATE hpo.worker SET started = now() - interval '16 hours', beaten = now() - interval '14 hours'")
+        )
+        before = used(connection, study_id)
+        assert (before.hours, before.gpu_hours) == (pytest.approx(2, abs=0.01), pytest.approx(1, abs=0.01))
     requeue(storage.engine, "worker")
     with storage.engine.connect() as connection:
-        assert used(connection, study_id).gpu_hours == pytest.approx(1, abs=0.01)
+        after = used(connection, study_id)
+    assert (after.hours, after.gpu_hours) == (pytest.approx(2, abs=0.01), pytest.approx(1, abs=0.01))
+
+
+def test_a_run_without_a_beat_takes_no_time_back(storage, study_id):
+    """A worker that dies before its first beat in a run is charged nothing for it, and not less than nothing."""
+    joined(storage, study_id, "worker").take(Limits())
+    with storage.engine.begin() as connection:
+        connection.execute(text("UPDATE hpo.worker SET beaten = now() - interval '1 hour'"))
+    requeue(storage.engine, "worker")
+    with storage.engine.connect() as connection:
+        assert used(connection, study_id).gpu_hours == 0
+
+
+def test_the_last_reason_of_a_trial_counts(storage, study_id):
+    """A trial that had a reason already is given the one that it fails for."""
+    lease = joined(storage, study_id, "worker")
+    place, trial_id = running(storage, study_id, lease)
+    storage.set_trial_user_attr(trial_id, "reason", "of before")
+    lease.finish(place, "failed", "the loss is nan")
+    assert storage.get_trial(trial_id).user_attrs["reason"] == "the loss is nan"
+
+
+def test_a_limit_that_is_just_reached_is_reached():
+    """Each limit ends the search as soon as it is reached, and by itself."""
+    spent = Used(trials=4, hours=2.0, gpu_hours=6.0)
+    for reached in (Limits(trials=4), Limits(hours=2.0), Limits(gpu_hours=6.0)):
+        assert not spent.within(reached)
+    assert spent.within(Limits(trials=5, hours=2.1, gpu_hours=6.1))
+    assert spent.within(Limits())
 
 
 def test_what_we_end_ourselves_is_no_death(storage, study_id):
@@ -291,6 +326,45 @@ def test_only_a_beat_watched_standing_still_counts_as_death(storage, study_id):
     presence(storage, study_id, "living").beat({})
     watcher.reap(grace_seconds=paced(0.2))
     assert [row.state for row in rows(storage, study_id)] == ["waiting", "running"]
+
+
+def test_a_worker_has_a_minute_without_a_beat_and_no_second_less(storage, study_id, monkeypatch):
+    """Watched every five seconds, a worker is not dead after exactly one minute, and dead at the look after it."""
+    clock = SimpleNamespace(seconds=1000.0)
+    monkeypatch.setattr("storage.heartbeat.time", SimpleNamespace(monotonic=lambda: clock.seconds))
+    frozen, watcher = joined(storage, study_id, "frozen"), presence(storage, study_id, "watcher")
+    frozen.take(Limits())
+
+    def watch(began):
+        for seconds in (0, 5, 10, 15, 20, 25, 29, 31, 35, 40, 45, 50, 55, 59.5, 60):
+            clock.seconds = began + seconds
+            watcher.reap()
+            assert [row.state for row in rows(storage, study_id)] == ["running"], f"after {seconds} s"
+
+    watch(1000.0)
+    presence(storage, study_id, "frozen").beat({})  # the minute begins anew
+    watch(1060.5)
+    clock.seconds += 0.5
+    watcher.reap()
+    assert [row.state for row in rows(storage, study_id)] == ["waiting"]
+
+
+def test_a_worker_that_beats_at_the_last_moment_is_not_reaped(storage, study_id, monkeypatch):
+    """A beat between the watcher's look and its verdict saves the worker."""
+    late, watcher = joined(storage, study_id, "late"), presence(storage, study_id, "watcher")
+    late.take(Limits())
+    verdicts = []
+
+    def requeue_after_a_beat(connection, worker, *arguments, **options):
+        presence(storage, study_id, worker).beat({})
+        verdicts.append(worker)
+        requeue_in(connection, worker, *arguments, **options)
+
+    monkeypatch.setattr("storage.heartbeat.requeue_in", requeue_after_a_beat)
+    watcher.reap(grace_seconds=0.0)
+    watcher.reap(grace_seconds=0.0)
+    assert verdicts == ["late"]
+    assert [row.state for row in rows(storage, study_id)] == ["running"]
 
 
 def test_after_an_outage_nobody_is_reaped_for_it(storage, study_id, monkeypatch):

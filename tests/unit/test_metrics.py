@@ -164,6 +164,17 @@ def test_macro_roc_auc():
     assert [row["roc_auc"] for row in made["per_class"].values()] == areas.tolist()
 
 
+def test_roc_auc_of_many_classes(monkeypatch):
+    """Classes that are ranked a few at a time have the areas that they have all at once."""
+    labels, _ = _case(3)
+    labels, probabilities = torch.from_numpy(labels), torch.from_numpy(_probabilities(labels, 3))
+    at_once = roc_auc(labels, probabilities)
+    assert at_once.isfinite().sum() > 1
+    for few in (1, 4):  # of six classes: one by one, and with fewer in the end
+        monkeypatch.setattr("trainer.metrics.CLASSES_AT_ONCE", few)
+        torch.testing.assert_close(roc_auc(labels, probabilities), at_once, equal_nan=True)
+
+
 def test_summary_with_probabilities():
     """The summary holds ROC-AUC where probabilities are given, and null for a class that has none."""
     labels = torch.tensor([0, 0, 1, 1])

@@ -175,6 +175,19 @@ def test_libraries_without_memory(says):
     assert sizes == [8, 4, 2]
 
 
+def test_halving_begins_with_the_images_that_there_are():
+    """Where a batch has fewer images than the size allows, their number is halved: no attempt is the same again."""
+    sizes, micro_batch = [], MicroBatch(64)
+
+    def work(size):
+        sizes.append(size)
+        if size > 2:
+            raise torch.OutOfMemoryError
+
+    micro_batch.run(work, 6)
+    assert (sizes, micro_batch.size) == ([64, 3, 2], 2)
+
+
 def test_no_memory_for_a_single_image():
     """Where not even one image fits, the training ends with one line that says what to do."""
     _, _, session = _training(_recipe(), MicroBatch(BATCH), OutOfMemory(0, "forward"))
