@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from hpo.errors import EXIT_DONE, HpoError
+from hpo.whole_file import whole_file
 
 if TYPE_CHECKING:
     import argparse
@@ -93,9 +94,8 @@ def write_demo(folder: Path, *, seed: int = 0, trials: int = 20, epochs: int = 1
             file = folder / "digits" / str(label) / f"{number:03}.png"
             if not file.exists():
                 file.parent.mkdir(parents=True, exist_ok=True)
-                half = file.with_suffix(".tmp")  # not an image until it is whole
-                Image.fromarray((pixels * (255 / 16)).astype(np.uint8)).save(half, format="PNG")
-                half.rename(file)
+                with whole_file(file) as half:  # not an image until it is whole
+                    Image.fromarray((pixels * (255 / 16)).astype(np.uint8)).save(half, format="PNG")
         study.write_text(text, encoding="utf-8")
     except OSError as error:
         raise HpoError(f"demo: {folder} cannot be written: {error.strerror}") from error

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import csv
 import os
-from contextlib import suppress
 from dataclasses import dataclass
 from glob import glob, has_magic
+from io import TextIOWrapper
 from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,7 @@ import numpy as np
 
 from hpo.bundle.bundle import INFO, read_bundle
 from hpo.errors import HpoError
+from hpo.whole_file import whole_file
 from trainer.images.index import IMAGE_SUFFIXES, nfc, walk
 
 if TYPE_CHECKING:
@@ -144,9 +145,11 @@ def predict_to_csv(ensemble: Ensemble, images: Images, output: Path, *, batch_si
     kept: list[NDArray[np.float32]] = []
     if output.is_dir() or not output.name:
         raise HpoError(f"predict: {output} is a folder; name a file")
-    temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+        with (
+            whole_file(output) as binary,
+            TextIOWrapper(binary, encoding="utf-8", errors="surrogateescape", newline="") as file,
+        ):
             writer = csv.writer(file)
             writer.writerow(["path", "predicted", *classes])
             for batch in batches:
@@ -156,12 +159,8 @@ def predict_to_csv(ensemble: Ensemble, images: Images, output: Path, *, batch_si
                     path = images.files[len(predicted)]
                     writer.writerow([path, classes[number], *(f"{probability:.6f}" for probability in row)])
                     predicted.append(number)
-        temporary.rename(output)
     except OSError as error:
         raise HpoError(f"predict: {output} cannot be written: {error.strerror}") from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink()
     if images.labels is None:
         return None
     truth = torch.tensor([classes.index(label) for label in images.labels])

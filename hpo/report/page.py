@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import os
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +25,7 @@ from hpo.report.parallel_coordinates import MOST_LINES, RANKS, parallel
 from hpo.report.results import read_results
 from hpo.study.status import TIME_HEADINGS
 from hpo.units import duration
+from hpo.whole_file import whole_file
 from storage.artifacts.artifacts import fetch_file
 from storage.errors import FileGoneError, StorageError
 from storage.keys import CONFUSION_MATRIX, LEARNING_CURVES, METRICS_KEY, MOST_WRONG
@@ -130,15 +130,11 @@ def write_report(report: Report, path: Path) -> None:
         HpoError: it cannot be written.
     """
     whole = path.resolve()  # a link stays one
-    half = whole.with_name(f".{whole.name}.{os.getpid()}")
     try:
-        half.write_text(report.html, encoding="utf-8", errors="backslashreplace")  # a folder's name may be of any bytes
-        half.replace(whole)
+        with whole_file(whole) as half:
+            half.write(report.html.encode(errors="backslashreplace"))  # a folder's name may be of any bytes
     except OSError as error:
         raise HpoError(f"report: {path} cannot be written: {error.strerror}") from None
-    finally:
-        with suppress(OSError):
-            half.unlink(missing_ok=True)
 
 
 def refuse_bad_path(path: Path) -> None:

@@ -44,7 +44,7 @@ class FolderFiles:
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             try:
-                with temporary.open("wb") as file:
+                with temporary.open("xb") as file:
                     shutil.copyfileobj(content_body, file, COPY_BYTES)
                     file.flush()
                     os.fsync(file.fileno())

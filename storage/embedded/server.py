@@ -326,7 +326,9 @@ def _save(folder: Path, state: _State) -> None:
 def _write(path: Path, text: str) -> None:
     """Replace a file as a whole, readable by its owner alone; it survives a crash of the machine."""
     new = path.with_name(f"{path.name}.new")
-    with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+    new.unlink(missing_ok=True)  # of a writer that was killed
+    # A new file: a link that others have put there is not written through.
+    with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())

@@ -192,3 +192,14 @@ def test_one_bundle_has_nothing_to_vote_on(make_bundle, photos, tmp_path):
             Ensemble(bundles, Extensions(), voting="hard"), find_images([str(photos)], CLASSES), tmp_path / "out.csv"
         )
     assert not (tmp_path / "out.csv").exists()
+
+
+def test_predictions_are_not_written_through_a_planted_link(make_bundle, photos, tmp_path):
+    """A link under the name of the process beside the output, or at the output itself, is not written through."""
+    bundles, _ = find_bundles([make_bundle("alone"), str(photos)])
+    (tmp_path / "precious").write_text("precious")
+    for name in (f".out.csv.{os.getpid()}.tmp", "out.csv"):
+        (tmp_path / name).symlink_to(tmp_path / "precious")
+    predict_to_csv(Ensemble(bundles, Extensions()), find_images([str(photos)], CLASSES), tmp_path / "out.csv")
+    assert (tmp_path / "precious").read_text() == "precious"
+    assert len(_read(tmp_path / "out.csv")[0]) == 36

@@ -105,7 +105,7 @@ def _build(file: Path, shape: tuple[int, ...], fill: Callable[[Put], None], limi
         _remove_leftovers(file)
         _make_room(file, shape[0] * picture_bytes, limit_bytes)
         undo.callback(temporary.unlink, missing_ok=True)
-        with temporary.open("wb", buffering=0) as out:
+        with temporary.open("xb", buffering=0) as out:  # new: a link that others have put there is not written through
             header = {"descr": np.lib.format.dtype_to_descr(np.dtype(np.uint8)), "fortran_order": False, "shape": shape}
             np.lib.format.write_array_header_1_0(out, header)
             start = out.tell()
