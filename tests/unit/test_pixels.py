@@ -10,6 +10,7 @@ import struct
 import subprocess
 import sys
 import threading
+import tracemalloc
 import time
 import tracemalloc
 import warnings
@@ -264,6 +265,34 @@ def test_a_picture_that_pillow_would_refuse(tmp_path):
     assert (read_image(path, 8) == 255).all()
     assert limit == Image.MAX_IMAGE_PIXELS
     assert warnings.filters == filters
+
+
+@pytest.mark.parametrize("mode", ["I;16", "I", "F"])
+def test_strips_do_not_change_a_bit(tmp_path, monkeypatch, mode):
+    """A picture of many grey levels that is brought to 8 bits in strips is what it is when taken as a whole."""
+    kind = {"I;16": np.uint16, "I": np.int32, "F": np.float32}[mode]
+    values = (np.random.default_rng(0).random((50, 40)) * 60_000 - (30_000 if mode == "I" else 0)).astype(kind)
+    path = _save(tmp_path / "a.tif", Image.fromarray(values))
+    whole = read_image(path, 30)
+    monkeypatch.setattr("trainer.images.pixels.STRIP_PIXELS", 130)
+    np.testing.assert_array_equal(read_image(path, 30), whole)
+    exact = values.astype(np.float32)
+    low, high = (exact.min(), exact.max()) if mode == "I" else (np.float32(0), np.float32(65535))
+    grey = np.rint((exact - low) * (255 / float(high - low))).astype(np.uint8)
+    expected = Image.fromarray(grey).resize((30, 30), Image.Resampling.BICUBIC)
+    np.testing.assert_array_equal(whole[:, :, 0], np.asarray(expected))
+
+
+def test_a_large_16_bit_picture_takes_little_memory(tmp_path):
+    """The numbers on the way from 16 to 8 bits take less than 4 bytes a pixel, however large the picture is."""
+    path = _save(tmp_path / "a.png", Image.fromarray(np.zeros((6_000, 6_000), np.uint16)))
+    tracemalloc.start()
+    try:
+        assert (read_image(path, 8) == 0).all()
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak_bytes < 4 * 36_000_000
 
 
 def _png_header(width: int, height: int) -> bytes:
