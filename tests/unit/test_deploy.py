@@ -352,3 +352,21 @@ def test_a_job_without_what_it_needs_ends_at_once(tmp_path, arguments, variables
     assert script.returncode not in (0, 143)
     assert told in out
     assert job.called("hpo") == []
+
+
+def test_a_checkout_on_windows_has_the_scripts_as_they_are(tmp_path):
+    """With `core.autocrlf = true` no file that goes into the image, and no shell script, gets other ends of lines."""
+    git = ("git", "-c", "core.autocrlf=true", "-c", "user.name=a", "-c", "user.email=a@example.org")
+    for name in ("deploy", "hpo"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in (".gitattributes", "pyproject.toml", "docker-compose.yml"):
+        if (ROOT / name).exists():
+            shutil.copy(ROOT / name, tmp_path)
+    for arguments in (("init", "--quiet"), ("add", "--all"), ("commit", "--quiet", "--message", "all")):
+        subprocess.run([*git, *arguments], cwd=tmp_path, check=True)
+    files = [file for file in tmp_path.rglob("*") if file.is_file() and ".git" not in file.parts]
+    for file in files:
+        file.unlink()
+    subprocess.run([*git, "checkout", "--quiet", "--", "."], cwd=tmp_path, check=True)
+    assert tmp_path / "deploy/image/entrypoint.sh" in files
+    assert [file for file in files if b"\r\n" in file.read_bytes()] == []

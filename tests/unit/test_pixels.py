@@ -10,7 +10,6 @@ import struct
 import subprocess
 import sys
 import threading
-import tracemalloc
 import time
 import tracemalloc
 import warnings
