@@ -27,6 +27,7 @@ from hpo.study.settings import PACKAGES, check_settings
 from storage.keys import BEST_EPOCH_KEY
 from trainer.device import choose_device
 from trainer.fit import Subsets, fit
+from trainer.images.spreadsheets import cell_of
 from trainer.loaders import loaders_for
 from trainer.metrics import confusion_matrix, summary
 from trainer.model.backbones import save_weights
@@ -208,4 +209,4 @@ def _write_test_files(file: Path, folder: Path, data: Data) -> None:
         writer.writerow(["path", "label"])
         for image in data.split.test:
             path = os.path.relpath(data.index.root / data.index.paths[image], folder.absolute())
-            writer.writerow([path, data.index.classes[data.index.labels[image]]])
+            writer.writerow([cell_of(path), cell_of(data.index.classes[data.index.labels[image]])])

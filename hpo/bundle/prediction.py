@@ -17,6 +17,7 @@ from hpo.bundle.bundle import INFO, read_bundle
 from hpo.errors import HpoError
 from hpo.whole_file import whole_file
 from trainer.images.index import IMAGE_SUFFIXES, nfc, walk
+from trainer.images.spreadsheets import cell_of, text_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -151,13 +152,14 @@ def predict_to_csv(ensemble: Ensemble, images: Images, output: Path, *, batch_si
             TextIOWrapper(binary, encoding="utf-8", errors="surrogateescape", newline="") as file,
         ):
             writer = csv.writer(file)
-            writer.writerow(["path", "predicted", *classes])
+            names = [cell_of(name) for name in classes]
+            writer.writerow(["path", "predicted", *names])
             for batch in batches:
                 probabilities, best = VOTINGS[ensemble.voting](batch)
                 kept.append(probabilities)
                 for row, number in zip(probabilities, best.tolist(), strict=True):
                     path = images.files[len(predicted)]
-                    writer.writerow([path, classes[number], *(f"{probability:.6f}" for probability in row)])
+                    writer.writerow([cell_of(str(path)), names[number], *(f"{probability:.6f}" for probability in row)])
                     predicted.append(number)
     except OSError as error:
         raise HpoError(f"predict: {output} cannot be written: {error.strerror}") from error
@@ -193,7 +195,10 @@ def _manifest(path: Path, classes: Sequence[str], command: str) -> dict[Path, st
         raise HpoError(f"{command}: {path} cannot be read: {error}") from error
     if not rows or not all(row.get("path") for row in rows):
         raise HpoError(f"{command}: {path} needs a header line with a column path, and a path for each image")
-    return {Path(os.path.normpath(path.parent / row["path"])): _known(row.get("label") or "", classes) for row in rows}
+    return {
+        Path(os.path.normpath(path.parent / text_of(row["path"]))): _known(text_of(row.get("label") or ""), classes)
+        for row in rows
+    }
 
 
 def _known(name: str, classes: Sequence[str]) -> str | None:

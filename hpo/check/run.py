@@ -24,6 +24,7 @@ from trainer.images.cache import pixels_file
 from trainer.images.duplicates import Sets
 from trainer.images.index import read_index
 from trainer.images.split import split
+from trainer.images.spreadsheets import cell_of
 from trainer.quality.checks import Case, Finding, broken_files, odd_sizes, passed_over, tiny_classes
 from trainer.quality.leaks import copy_sets, exact_copies, leaks, near_copies
 from trainer.quality.near_duplicates import find_pairs
@@ -126,7 +127,7 @@ def write_groups(index: Index, pairs: Sequence[Pair], file: Path) -> None:
             writer.writerow(["path", "label", "group"])
             for path, label, first in zip(index.paths, index.labels, sets.numbers(), strict=True):
                 relative = os.path.relpath(index.root.absolute() / path, file.parent.absolute())
-                writer.writerow([relative, index.classes[label], index.paths[first]])
+                writer.writerow(map(cell_of, (relative, index.classes[label], index.paths[first])))
     except OSError as error:
         raise HpoError(f"check: {file} cannot be written: {error.strerror}; name another file") from error
 

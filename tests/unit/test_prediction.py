@@ -203,3 +203,18 @@ def test_predictions_are_not_written_through_a_planted_link(make_bundle, photos,
     predict_to_csv(Ensemble(bundles, Extensions()), find_images([str(photos)], CLASSES), tmp_path / "out.csv")
     assert (tmp_path / "precious").read_text() == "precious"
     assert len(_read(tmp_path / "out.csv")[0]) == 36
+
+
+def test_classes_and_paths_of_formulas_are_written_as_text(make_bundle, tmp_path, monkeypatch):
+    """In predictions.csv no cell begins as a formula, and hpo reads the file back."""
+    monkeypatch.chdir(tmp_path)
+    classes = ("=cmd|x!A0", "-cat", "-1")
+    paint(tmp_path / "@odd/1.png", (1, 2, 3), 0)
+    bundles, _ = find_bundles([make_bundle("odd", classes), "@odd"])
+    predict_to_csv(Ensemble(bundles, Extensions()), find_images(["@odd"], classes), tmp_path / "out.csv")
+    with (tmp_path / "out.csv").open(newline="") as file:
+        header, row = csv.reader(file)
+    assert header == ["path", "predicted", "'=cmd|x!A0", "'-cat", "-1"]
+    assert row[0] == "'@odd/1.png"
+    assert row[1] in header[2:]
+    assert find_images(["out.csv"], classes).files == (Path("@odd/1.png"),)

@@ -18,6 +18,7 @@ import numpy as np
 
 from trainer.errors import DataError
 from trainer.images.duplicates import find_copies
+from trainer.images.spreadsheets import text_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -217,7 +218,9 @@ def _read_csv(path: Path, group: str | None) -> tuple[list[str], list[str], list
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file, strict=True)
             header = [cell.strip() for cell in next(reader, [])]
-            rows = [(reader.line_num, [cell.strip() for cell in row]) for row in reader if any(map(str.strip, row))]
+            rows = [
+                (reader.line_num, [text_of(cell.strip()) for cell in row]) for row in reader if any(map(str.strip, row))
+            ]
     except UnicodeDecodeError as error:
         raise DataError(f"{str(path)!r} is not UTF-8; save it as CSV UTF-8") from error
     except csv.Error as error:
