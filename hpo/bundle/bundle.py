@@ -77,6 +77,10 @@ def read_bundle(folder: Path) -> Bundle:
         if interpolation not in INTERPOLATIONS:
             raise ValueError(f'there is no interpolation "{interpolation}"')
         return Bundle(folder, read_recipe(folder / RECIPE), tuple(info["classes"]), interpolation, info)
+    except RecursionError:
+        raise HpoError(
+            f"bundle: {folder} is no bundle (its {INFO} or {RECIPE} is nested too deeply); `hpo export-best` makes one"
+        ) from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, TrainerError) as error:
         raise HpoError(
             f"bundle: {folder} is no bundle ({type(error).__name__}: {error}); `hpo export-best` makes one"

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 AT_WORK = 12  # requests at once; fewer than the threads of the server, which so always has one for the login
 BUSY_SECONDS = 2.0  # that a further request waits
+DEEPEST_JSON = 64  # lists and tables in each other that a request may bring
 PAGE = "/dashboard<:re:(/.*)?>"
 STUDY = "/api/studies/<study_id:int>"
 TRIAL_NOTE = f"{STUDY}/<trial_id:int>/note"
@@ -222,6 +223,7 @@ def _answering(view: Callable[..., Any], slots: threading.BoundedSemaphore) -> C
             return _failure(503, "too many requests are waiting for the database")
         request.environ.setdefault("HTTP_ACCEPT_ENCODING", "identity")  # optuna-dashboard fails where it is not there
         try:
+            _refuse_deep_json()
             found = view(*arguments, **named)
             if isinstance(found, str) and request.path.startswith("/api/"):
                 response.content_type = "application/json"
@@ -239,6 +241,30 @@ def _answering(view: Callable[..., Any], slots: threading.BoundedSemaphore) -> C
             slots.release()
 
     return answer
+
+
+def _refuse_deep_json() -> None:
+    """Answer 400 where a request brings JSON that is nested deeper than whoever reads it from the database could bear.
+
+    Raises:
+        HTTPError: that answer; also where the request's JSON is none.
+    """
+    if request.method in ("GET", "HEAD"):
+        return
+    refusal = HTTPError(400, f"the request's JSON is nested more than {DEEPEST_JSON} deep")
+    try:
+        level = [request.json]
+    except RecursionError:
+        raise refusal from None
+    for _ in range(DEEPEST_JSON):
+        level = [
+            child
+            for value in level
+            if isinstance(value, dict | list)
+            for child in (value.values() if isinstance(value, dict) else value)
+        ]
+    if level:
+        raise refusal
 
 
 def _reason(error: Exception) -> tuple[int, str]:

@@ -143,6 +143,8 @@ def read_study_file(path: Path, extensions: Extensions | None = None) -> StudyFi
         raise StudyFileError(f"{path}: cannot be read: {error}") from None
     except tomllib.TOMLDecodeError as error:
         raise StudyFileError(f"{path}: is no TOML: {error}") from None
+    except RecursionError:
+        raise StudyFileError(f"{path}: is nested too deeply; a study file has tables of values and lists") from None
 
     problems: list[str] = []
     known = ("study", "data", "budget", "recipe")

@@ -315,7 +315,7 @@ def _load(folder: Path) -> _State | None:
         return _State(**json.loads(path.read_text()))
     except FileNotFoundError:
         return None
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise StorageError(f"{path} is damaged ({error}): put it back from a backup, or {ADVICE}") from error
 
 

@@ -585,6 +585,25 @@ def test_requests_that_cannot_be_answered_have_a_reason(visit, monkeypatch):
     assert (answer.status_code, "ZeroDivision" in answer.text) == (500, False)
 
 
+@pytest.mark.parametrize("depth", [100_000, 500])
+def test_json_that_is_nested_too_deeply_is_refused(visit, depth):
+    """A request with lists in lists without end is answered with 400 and the reason, whatever it asks for."""
+    trial_id = visit.study.opened.study.ask()._trial_id
+    content = '{"user_attributes": {"a": ' + "[" * depth + "]" * depth + "}}"
+    for body in (content, "[" * 100_000):
+        for method, path in (
+            ("POST", f"/api/trials/{trial_id}/user-attrs"),
+            ("PUT", f"/api/studies/{visit.id}/note"),
+            ("POST", "/api/studies"),
+        ):
+            answer = visit.client.open(path, method=method, data=body, content_type="application/json", buffered=True)
+            assert (answer.status_code, answer.json["reason"]) == (
+                400,
+                "the request's JSON is nested more than 64 deep",
+            )
+    assert visit.study.opened.study.get_trials()[-1].user_attrs == {}
+
+
 def test_a_study_of_many_trials_is_read_once(visit, monkeypatch):
     """A trial that has ended is turned to JSON once, however often the study is asked for."""
     from hpo.dashboard import study_page

@@ -104,3 +104,10 @@ def test_account_without_entry(monkeypatch):
     monkeypatch.setattr(os, "geteuid", lambda: 1234567)
     with pytest.raises(StorageError, match="user id 1234567 has no entry in /etc/passwd"):
         programs.account()
+
+
+def test_a_file_of_the_server_that_is_nested_too_deeply_is_damaged(tmp_path):
+    """A server.json of lists in lists without end is refused like any damaged one."""
+    (tmp_path / "server.json").write_text("[" * 200_000)
+    with pytest.raises(StorageError, match=r"server\.json is damaged"):
+        server._load(tmp_path)

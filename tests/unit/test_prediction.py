@@ -205,6 +205,17 @@ def test_predictions_are_not_written_through_a_planted_link(make_bundle, photos,
     assert len(_read(tmp_path / "out.csv")[0]) == 36
 
 
+@pytest.mark.parametrize(
+    ("name", "text"), [("bundle.json", "[" * 200_000), ("recipe.toml", f"a = {'[' * 200_000}")], ids=["json", "toml"]
+)
+def test_a_bundle_that_is_nested_too_deeply_is_named(make_bundle, name, text):
+    """A bundle.json or recipe.toml of lists in lists without end is refused in one line."""
+    folder = Path(make_bundle("deep"))
+    (folder / name).write_text(text)
+    with pytest.raises(HpoError, match=r"is no bundle \(its bundle\.json or recipe\.toml is nested too deeply\)"):
+        read_bundle(folder)
+
+
 def test_classes_and_paths_of_formulas_are_written_as_text(make_bundle, tmp_path, monkeypatch):
     """In predictions.csv no cell begins as a formula, and hpo reads the file back."""
     monkeypatch.chdir(tmp_path)

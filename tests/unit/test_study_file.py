@@ -117,3 +117,10 @@ def test_each_mistake_is_one_line_with_its_key(read, text, complaint):
 def test_files_of_trials_in_s3(read):
     """A URL of S3 is taken as it is; a folder is relative to the study file."""
     assert read('[study]\nartifacts = "s3://bucket/a"\n[data]\npath = "a"').artifacts == "s3://bucket/a"
+
+
+def test_a_study_file_that_is_nested_too_deeply_is_named(tmp_path):
+    """A study file of lists in lists without end is refused in one line."""
+    (tmp_path / "study.toml").write_text(f"[data]\npath = {'[' * 200_000}", encoding="utf-8")
+    with pytest.raises(StudyFileError, match=r"study\.toml: is nested too deeply"):
+        read_study_file(tmp_path / "study.toml")
