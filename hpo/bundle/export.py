@@ -107,6 +107,7 @@ def export_best(
         raise HpoError(
             f"export: no trial is complete yet; `hpo status {study_file.path.name}` shows how far the search is"
         )
+    study_file.make_folder()
     data, device = study_file.data.load(study_file.folder / "pixels"), choose_device()
     check_settings(opened.study, study_file, data)
     recipe = recipe_of(trial, opened.study, study_file.space.extensions)

@@ -79,6 +79,7 @@ def make_pixels(study_file: StudyFile, data: Data, progress: Progress) -> None:
             f"pixels: {shown} are more than [data] pixels_gb = {study_file.data.pixels_gb:g}; raise it, or choose fewer"
             " or smaller image_size"
         )
+    study_file.make_folder()
     began, built = time.monotonic(), False
     with progress.counting("decoding") as count:
 

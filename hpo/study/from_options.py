@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -18,13 +19,18 @@ if TYPE_CHECKING:
 def study_file_from(options: argparse.Namespace) -> StudyFile:
     """Read the study file that a command was given; HPO_ARTIFACTS comes before its own [study] artifacts.
 
+    What is kept beside it is closed to other users, and a line says so where it was not.
+
     Raises:
         StudyFileError: it cannot be read, or has mistakes.
     """
     from hpo.study.study_file import read_study_file
+    from storage.private_folder import narrow
 
     quiet_optuna()
     study_file = read_study_file(options.study, options.extensions)
+    if line := narrow(study_file.folder):
+        print(line, file=sys.stderr)
     return replace(study_file, artifacts=options.artifacts) if options.artifacts else study_file
 
 

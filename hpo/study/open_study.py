@@ -87,6 +87,8 @@ class OpenStudy:
         Raises:
             StorageError: the URL is wrong, or what it needs is not installed.
         """
+        if self.file.artifacts is None:
+            self.file.make_folder()
         return open_store(self.artifacts_url)
 
 

@@ -7,6 +7,7 @@ import os
 import re
 import tomllib
 import unicodedata
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,6 +19,7 @@ from storage.artifacts.store_url import bucket_of
 from storage.budget import Limits
 from storage.database import parse_url
 from storage.errors import StorageError
+from storage.private_folder import make_private
 from trainer.errors import RecipeError
 from trainer.recipe import nearest, show
 from trainer.space import Space
@@ -118,6 +120,14 @@ class StudyFile:
     def folder(self) -> Path:
         """Where what belongs to the study file is kept on this machine: database, pixels, artifacts."""
         return self.path.parent / ".hpo"
+
+    def make_folder(self) -> None:
+        """Make the folder, closed to other users, before anything is written to it.
+
+        Where that fails, whoever writes to it says why.
+        """
+        with suppress(OSError):
+            make_private(self.folder)
 
     @property
     def tensorboard_folder(self) -> Path:

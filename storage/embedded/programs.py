@@ -13,11 +13,12 @@ import re
 import shutil
 import subprocess
 import tempfile
-from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
+from storage.embedded.foreign import refuse_foreign_folder
 from storage.errors import StorageError
+from storage.private_folder import make_private
 
 SYSTEM_FOLDER = Path("/var/lib/hpo")  # for files that the Postgres of root could not reach elsewhere
 ADVICE = "choose another folder or set HPO_STORAGE to the URL of a Postgres server"
@@ -39,7 +40,7 @@ def account() -> pwd.struct_passwd:
 def give(path: Path) -> None:
     """Make the account the owner of `path`."""
     if os.geteuid() == 0:
-        os.chown(path, account().pw_uid, account().pw_gid)
+        os.chown(path, account().pw_uid, account().pw_gid, follow_symlinks=False)
 
 
 def is_reachable(path: Path) -> bool:
@@ -60,8 +61,7 @@ def make_folder(folder: Path) -> None:
     """Make the folder of a private Postgres, closed to others, if it is missing."""
     if folder.exists() and not folder.is_dir():
         raise StorageError(f"{folder} is not a folder and cannot hold a database: {ADVICE}")
-    # The user nobody goes through the folder of root to the data; only root may list it.
-    folder.mkdir(mode=0o711 if os.geteuid() == 0 else 0o700, parents=True, exist_ok=True)
+    make_private(folder)
     if os.geteuid() != 0:
         refuse_stranger(folder, os.geteuid())
 
@@ -71,6 +71,8 @@ def make_server_folder(folder: Path) -> str:
     if is_reachable(folder):
         server_folder = folder / "postgres"
         server_folder.mkdir(mode=0o700, exist_ok=True)
+        if server_folder.lstat().st_uid != account().pw_uid:  # else it is there already, and is looked at as such
+            refuse_foreign_folder(server_folder, os.geteuid())
         give(server_folder)
         return server_folder.name
     # Always a new one: `folder` may be a copy, or may have been moved, and the other one may still be used.
@@ -80,32 +82,26 @@ def make_server_folder(folder: Path) -> str:
     return str(server_folder)
 
 
+def refuse_other_place(folder: Path, place: object) -> None:
+    """Raise StorageError unless the data are below the folder, or where root's Postgres makes its own.
+
+    A name below SYSTEM_FOLDER is random, and only root lists that folder: a file from elsewhere cannot know one.
+    """
+    if place == "postgres":
+        return
+    path = Path(str(place))
+    if os.geteuid() != 0 or path.parent != SYSTEM_FOLDER or not re.fullmatch(r"[0-9a-f]{12}-\w{8}", path.name):
+        raise StorageError(
+            f"{folder / 'server.json'} names {str(place)!r}, where hpo keeps no database: remove that file if the "
+            f"folder comes from somebody else, or {ADVICE}"
+        )
+
+
 def _system_folder() -> Path:
     if not SYSTEM_FOLDER.exists():
         SYSTEM_FOLDER.mkdir(parents=True, exist_ok=True)
         SYSTEM_FOLDER.chmod(0o711)  # whatever the umask
     return SYSTEM_FOLDER
-
-
-def make_socket_folder(previous: str | None) -> Path:
-    """Make a private folder with a short path, since the path of a unix socket has at most 103 bytes on macOS.
-
-    Args:
-        previous: the folder that the server had before it ended in a crash, if it did. It is made again under the same
-            name, so that those who use the server find the new one.
-    """
-    if previous is not None:
-        shutil.rmtree(previous, ignore_errors=True)
-        with suppress(OSError):
-            Path(previous).mkdir(mode=0o700)
-            give(Path(previous))
-            return Path(previous)
-    parent = Path(tempfile.gettempdir()).resolve()
-    if not re.fullmatch(r"[\w./-]{1,70}", str(parent), re.ASCII) or not is_reachable(parent):
-        parent = Path("/tmp")  # noqa: S108 - the folder that is made in it is private
-    made = Path(tempfile.mkdtemp(prefix="hpo-", dir=parent))
-    give(made)
-    return made
 
 
 def _programs() -> Path:

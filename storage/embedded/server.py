@@ -17,37 +17,44 @@ import platform
 import secrets
 import shlex
 import shutil
-import socket
 import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import psycopg2
 from sqlalchemy.engine import URL
 
+from storage.embedded.foreign import refuse_foreign_cluster, refuse_foreign_folder
 from storage.embedded.programs import (
     ADVICE,
     account,
     give,
     make_folder,
     make_server_folder,
-    make_socket_folder,
     reason_of,
+    refuse_other_place,
     refuse_other_version,
-    refuse_stranger,
     run,
+)
+from storage.embedded.sockets import (
+    PORT,
+    listens,
+    make_socket_folder,
+    refuse_foreign_socket,
+    remove_socket_folder,
+    socket_file,
+    socket_folder,
 )
 from storage.errors import StorageError
 
 _NAME = "hpo"  # name of the role and of the database
-_PORT = "5432"  # part of the socket's name; always given, so that a PGPORT of the user has no effect
 _SETTINGS = {
     "cluster_name": _NAME,  # a process list shows it
     "listen_addresses": "",  # the unix socket alone
-    "port": _PORT,
+    "port": PORT,
     "unix_socket_permissions": "0700",
     "max_connections": "200",  # two for each of 64 workers, and some more
     "shared_buffers": "64MB",  # a study is small, and the training needs the memory
@@ -62,7 +69,7 @@ _NO_PID = 2**22 + 1  # above the largest process id of Linux and macOS
 @dataclass(frozen=True)
 class _State:
     place: str  # folder of the data: relative to the study's, or absolute below SYSTEM_FOLDER
-    socket: str | None = None  # folder of the socket; None after the server was stopped
+    socket: str | None = None  # folder of the socket, for people to read: hpo derives it; None after a stop
     host: str | None = None  # where the server was started
 
 
@@ -108,24 +115,26 @@ def _serve(folder: Path) -> str:
     if state is None:
         state = _State(place=make_server_folder(folder))
         _save(folder, state)
-    refuse_stranger(folder / state.place, account().pw_uid)
+    server_folder = folder / state.place
+    refuse_foreign_folder(server_folder, account().pw_uid)
     for attempts_left in (2, 1, 0):
         lock = _attach(folder, state)
         if lock is not None:
             try:
-                state = _start(folder, state, lock)
+                _start(folder, state, lock)
             finally:
                 os.close(lock)  # from here on the server alone holds it
-        password, host = (folder / "password").read_text(), str(state.socket)
+        password, sockets = (folder / "password").read_text(), socket_folder(server_folder)
+        refuse_foreign_socket(sockets)
         try:
-            _make_database(host, password)
+            _make_database(str(sockets), password)
             break
         except psycopg2.Error as error:
-            if attempts_left and not _listens(host):
+            if attempts_left and not listens(sockets):
                 continue  # it has crashed since we attached to it
             reason = " ".join(str(error).split())
             raise StorageError(f"the Postgres server of {folder} refuses its user: {reason}; {ADVICE}") from error
-    query = {"host": host, "port": _PORT}
+    query = {"host": str(sockets), "port": PORT}
     url = URL.create("postgresql+psycopg2", username=_NAME, password=password, database=_NAME, query=query)
     return url.render_as_string(hide_password=False)
 
@@ -135,17 +144,17 @@ def _attach(folder: Path, state: _State) -> int | None:
 
     Only the lock proves that a server runs: after a crash the process id in a file may be that of another program.
     """
-    server_folder, host = folder / state.place, str(state.socket)
+    server_folder = folder / state.place
     deadline = time.monotonic() + _START_SECONDS
     while (lock := _try_lock(server_folder / "server.lock")) is None:
-        ready = _is_ready(server_folder)
-        if ready and _listens(host):
+        ready, sockets = _is_ready(server_folder), socket_folder(server_folder)
+        if ready and listens(sockets):
             return None
         if state.host != platform.node():  # another host that uses the same disk
             raise StorageError(
                 f"the Postgres server of {folder} runs on the host {state.host}: run the command there, or {ADVICE}"
             )
-        if ready and not _socket(host).exists():  # a cleaner of /tmp has removed it; only a restart makes it again
+        if ready and not socket_file(sockets).exists():  # a cleaner of /tmp has removed it; a restart makes it again
             _shut_down(server_folder)
         if time.monotonic() > deadline:
             raise StorageError(
@@ -156,26 +165,27 @@ def _attach(folder: Path, state: _State) -> int | None:
     return lock
 
 
-def _start(folder: Path, state: _State, lock: int) -> _State:
+def _start(folder: Path, state: _State, lock: int) -> None:
     """Start the server, which inherits `lock`; make its cluster before, if there is none."""
     server_folder = folder / state.place
     if not (server_folder / "data").exists():
         _make_cluster(folder, server_folder)
+    refuse_foreign_cluster(server_folder / "data", account().pw_uid)
     refuse_other_version(server_folder / "data")
     _forget_pid(server_folder / "data" / "postmaster.pid")
-    state = replace(state, socket=str(make_socket_folder(state.socket)), host=platform.node())
-    _save(folder, state)
-    settings = {**_SETTINGS, "unix_socket_directories": str(state.socket)}
+    sockets = socket_folder(server_folder)
+    make_socket_folder(sockets)
+    _save(folder, _State(place=state.place, socket=str(sockets), host=platform.node()))
+    settings = {**_SETTINGS, "unix_socket_directories": str(sockets)}
     options = " ".join(f"-c {name}={shlex.quote(value)}" for name, value in settings.items())
     arguments = ("start", "--silent", "--wait", f"--timeout={_START_SECONDS}", f"--options={options}")
     path = folder / "postgres.log"
     if path.exists() and path.stat().st_size > _LOG_BYTES:
         path.replace(folder / "postgres.log.1")
-    with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600), "a+b") as log:
+    with os.fdopen(_open(path, os.O_APPEND), "a+b") as log:
         code, text = run("pg_ctl", *arguments, data=server_folder / "data", output=log, pass_fds=(lock,))
     if code != 0:
         raise StorageError(f"Postgres does not start in {server_folder}: {reason_of(text)}; see {path}, or {ADVICE}")
-    return state
 
 
 def _stop(folder: Path) -> None:
@@ -183,6 +193,7 @@ def _stop(folder: Path) -> None:
     state = _load(folder)
     if state is None or state.socket is None:
         return
+    refuse_foreign_folder(folder / state.place, account().pw_uid)
     deadline = time.monotonic() + _STOP_SECONDS
     while (lock := _try_lock(folder / state.place / "server.lock")) is None:
         reason = _shut_down(folder / state.place)
@@ -190,7 +201,7 @@ def _stop(folder: Path) -> None:
             raise StorageError(f"the Postgres server of {folder} does not stop: {reason}; end its processes")
         time.sleep(0.01)
     os.close(lock)
-    shutil.rmtree(state.socket, ignore_errors=True)
+    remove_socket_folder(socket_folder(folder / state.place))
     _save(folder, _State(place=state.place))
 
 
@@ -223,7 +234,7 @@ def _make_cluster(folder: Path, server_folder: Path) -> None:
 def _make_database(host: str, password: str) -> None:
     """Create the database if it is missing: an earlier caller may have been killed before it had done so."""
     connection = psycopg2.connect(
-        host=host, port=_PORT, user=_NAME, password=password, dbname="postgres", connect_timeout=30
+        host=host, port=PORT, user=_NAME, password=password, dbname="postgres", connect_timeout=30
     )
     try:
         connection.autocommit = True
@@ -256,19 +267,6 @@ def _is_ready(server_folder: Path) -> bool:
         return False
 
 
-def _socket(host: str) -> Path:
-    return Path(host) / f".s.PGSQL.{_PORT}"
-
-
-def _listens(host: str) -> bool:
-    with socket.socket(socket.AF_UNIX) as probe:
-        try:
-            probe.connect(str(_socket(host)))
-        except OSError:
-            return False
-    return True
-
-
 @contextmanager
 def _explained(folder: Path) -> Iterator[None]:
     try:
@@ -280,7 +278,7 @@ def _explained(folder: Path) -> Iterator[None]:
 @contextmanager
 def _locked(path: Path, kind: int) -> Iterator[int]:
     with _explained(path.parent):
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        descriptor = _open(path)
     try:
         fcntl.flock(descriptor, kind)
         yield descriptor
@@ -289,8 +287,13 @@ def _locked(path: Path, kind: int) -> Iterator[int]:
         os.close(descriptor)
 
 
+def _open(path: Path, flags: int = 0) -> int:
+    """Open a private file to read and write, made if it is missing; a link is not followed."""
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | flags, 0o600)
+
+
 def _try_lock(path: Path) -> int | None:
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    descriptor = _open(path)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -312,11 +315,13 @@ def _is_last(users: int) -> bool:
 def _load(folder: Path) -> _State | None:
     path = folder / "server.json"
     try:
-        return _State(**json.loads(path.read_text()))
+        state = _State(**json.loads(path.read_text()))
     except FileNotFoundError:
         return None
     except (ValueError, TypeError, RecursionError) as error:
         raise StorageError(f"{path} is damaged ({error}): put it back from a backup, or {ADVICE}") from error
+    refuse_other_place(folder, state.place)
+    return state
 
 
 def _save(folder: Path, state: _State) -> None:
@@ -326,8 +331,7 @@ def _save(folder: Path, state: _State) -> None:
 def _write(path: Path, text: str) -> None:
     """Replace a file as a whole, readable by its owner alone; it survives a crash of the machine."""
     new = path.with_name(f"{path.name}.new")
-    new.unlink(missing_ok=True)  # of a writer that was killed
-    # A new file: a link that others have put there is not written through.
+    new.unlink(missing_ok=True)  # what a kill has left, or a link that would lead elsewhere
     with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
         file.write(text)
         file.flush()

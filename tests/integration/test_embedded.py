@@ -443,11 +443,12 @@ def test_server_of_another_host(folder):
     with embedded_postgres(folder):
         pid = _postmaster(folder)
         sockets = _state(folder)["socket"]
-        (folder / "server.json").write_text(json.dumps({**_state(folder), "socket": "/nowhere", "host": "node7"}))
+        (folder / "server.json").write_text(json.dumps({**_state(folder), "host": "node7"}))
+        Path(sockets).rename(f"{sockets}-away")  # on another host it is not there
         with pytest.raises(StorageError, match="runs on the host node7"), embedded_postgres(folder):
             pass
         os.kill(pid, 0)
-    shutil.rmtree(sockets)
+    shutil.rmtree(f"{sockets}-away")
 
 
 def test_damaged_state(study):
@@ -568,6 +569,94 @@ except StorageError as error:
     (study / ".hpo" / "server.json").write_text('{"place": "postgres"}')
     with pytest.raises(StorageError, match="belongs to the user id 12345"), embedded_postgres(study / ".hpo"):
         pass
+
+
+def _plant_settings(data, _):
+    with (data / "postgresql.conf").open("a") as file:
+        file.write("archive_mode = on\narchive_command = 'touch /tmp/never'\n")
+
+
+def _plant_include(data, _):
+    with (data / "postgresql.conf").open("a") as file:
+        file.write("include 'more.conf'\n")
+
+
+def _plant_automatic_settings(data, _):
+    (data / "postgresql.auto.conf").write_text("session_preload_libraries = 'planted'\n")
+
+
+def _plant_rules(data, _):
+    (data / "pg_hba.conf").write_text("local all all trust\n")
+
+
+def _plant_recovery(data, _):
+    (data / "recovery.signal").touch()
+    shutil.chown(data / "recovery.signal", data.stat().st_uid)
+
+
+def _plant_link(data, precious):
+    (data / "pg_snapshots").rmdir()
+    (data / "pg_snapshots").symlink_to(precious)
+
+
+def _plant_folder_link(data, precious):
+    data.parent.rename(precious / "postgres")
+    data.parent.symlink_to(precious / "postgres")
+
+
+@pytest.mark.parametrize(
+    ("plant", "reason"),
+    [
+        (_plant_settings, "postgresql.conf has a line that hpo does not make"),
+        (_plant_include, "include 'more.conf'"),
+        (_plant_automatic_settings, "session_preload_libraries"),
+        (_plant_rules, "local all all trust"),
+        (_plant_recovery, "recovery.signal is not made by hpo"),
+        (_plant_link, "pg_snapshots is a link"),
+        (_plant_folder_link, "postgres is a link"),
+    ],
+)
+def test_planted_cluster(study, plant, reason):
+    """A cluster that orders the server to do something, or leads out of its folder, is not started."""
+    folder, precious = study / ".hpo", study / "precious"
+    with embedded_postgres(folder):
+        pass
+    precious.mkdir()
+    (precious / "photograph").write_text("kept")
+    plant(folder / "postgres" / "data", precious)
+    with pytest.raises(StorageError, match=reason) as caught, embedded_postgres(folder):
+        pass
+    assert "\n" not in str(caught.value)
+    assert (precious / "photograph").read_text() == "kept"
+    assert not (folder / "postgres" / "data" / "postmaster.pid").exists()
+
+
+@pytest.mark.parametrize("host", ["x", None])
+def test_planted_state(study, host):
+    """What a server.json names for a socket is neither removed nor connected to."""
+    folder, precious = study / ".hpo", study / "precious"
+    (folder / "postgres").mkdir(parents=True)
+    programs.give(folder / "postgres")
+    precious.mkdir()
+    (precious / "photograph").write_text("kept")
+    planted = {"place": "postgres", "socket": str(precious), "host": host}
+    (folder / "server.json").write_text(json.dumps(planted))
+    with suppress(StorageError), embedded_postgres(folder) as url:
+        assert str(precious) not in url
+    assert (precious / "photograph").read_text() == "kept"
+    assert list(precious.iterdir()) == [precious / "photograph"]
+
+
+def test_planted_link_before_the_first_start(study):
+    """A link in the place of the data leads neither to a new cluster nor to another owner of what it names."""
+    folder, precious = study / ".hpo", study / "precious"
+    folder.mkdir(mode=0o711)
+    precious.mkdir(mode=0o700)
+    (folder / "postgres").symlink_to(precious)
+    with pytest.raises(StorageError, match="is a link"), embedded_postgres(folder):
+        pass
+    assert precious.stat().st_uid == os.geteuid()
+    assert list(precious.iterdir()) == []
 
 
 @pytest.mark.skipif(ROOT, reason="root may write everywhere")

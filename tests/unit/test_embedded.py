@@ -1,13 +1,15 @@
 """The parts of the private Postgres that need no server."""
 
+import json
 import os
+import shutil
 import stat
 import tempfile
-from pathlib import Path
 
 import pytest
 
-from storage.embedded import programs, server
+from storage import private_folder
+from storage.embedded import programs, server, sockets
 from storage.errors import StorageError
 
 pytestmark = pytest.mark.unit
@@ -63,28 +65,101 @@ def test_written_files_are_private(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-@pytest.mark.parametrize("name", ["long" * 20, "a space", "comma,", "한글"])
-def test_socket_folder_is_short_and_plain(tmp_path, monkeypatch, name):
-    """The folder of the socket does not lie in a temporary folder whose name a setting or a socket cannot hold."""
-    (tmp_path / name).mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / name))
-    made = programs.make_socket_folder(None)
-    try:
-        assert made.parent == Path("/tmp")
-        assert stat.S_IMODE(made.stat().st_mode) == 0o700
-    finally:
-        made.rmdir()
+@pytest.fixture
+def socket_place(tmp_path):
+    """The place of the socket of a server whose folder is `tmp_path`."""
+    (tmp_path / "server.lock").touch()
+    place = sockets.socket_folder(tmp_path)
+    yield place
+    shutil.rmtree(place, ignore_errors=True)
 
 
-def test_socket_folder_that_another_holds(tmp_path):
-    """Where the old name of the socket folder cannot be had again, a new one is made."""
-    (tmp_path / "hpo-old").write_text("somebody's file")
-    made = programs.make_socket_folder(str(tmp_path / "hpo-old"))
+def test_socket_folder_is_short_private_and_the_same_for_all(socket_place, tmp_path, monkeypatch):
+    """The place of the socket follows from the server's lock, whatever TMPDIR says, and holds the socket alone."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / ("long" * 20)))
+    assert sockets.socket_folder(tmp_path) == socket_place
+    assert len(str(socket_place)) < 70
+    sockets.make_socket_folder(socket_place)
+    assert stat.S_IMODE(socket_place.stat().st_mode) == 0o700
+    sockets.socket_file(socket_place).touch()
+    sockets.make_socket_folder(socket_place)  # of a server that has crashed
+    assert list(socket_place.iterdir()) == []
+    sockets.remove_socket_folder(socket_place)
+    assert not socket_place.exists()
+
+
+def test_socket_folder_that_is_not_ours(socket_place, tmp_path):
+    """A link in the place of the socket is refused and left alone, and so is what it leads to."""
+    (tmp_path / "precious").mkdir(mode=0o700)
+    sockets.socket_file(tmp_path / "precious").touch()
+    socket_place.symlink_to(tmp_path / "precious")
+    for act in (sockets.make_socket_folder, sockets.listens):
+        with pytest.raises(StorageError, match="not a private folder"):
+            act(socket_place)
+    sockets.remove_socket_folder(socket_place)
+    assert sockets.socket_file(tmp_path / "precious").exists()
+    socket_place.unlink()
+    socket_place.mkdir(mode=0o755)
+    with pytest.raises(StorageError, match="not a private folder"):
+        sockets.make_socket_folder(socket_place)
+
+
+def test_socket_folder_with_other_files(socket_place):
+    """A file in the folder of the socket that hpo has not made is never removed."""
+    sockets.make_socket_folder(socket_place)
+    (socket_place / "precious").touch()
+    sockets.make_socket_folder(socket_place)
+    sockets.remove_socket_folder(socket_place)
+    assert (socket_place / "precious").exists()
+
+
+@pytest.mark.parametrize("place", ["/somewhere", "../other/postgres", "postgres/..", "/var/lib/hpo/../x", "", 7, None])
+def test_planted_place(tmp_path, place):
+    """Data in another place than hpo's own are refused."""
+    (tmp_path / "server.json").write_text(json.dumps({"place": place}))
+    with pytest.raises(StorageError, match="where hpo keeps no database"):
+        server.data_folder(tmp_path)
+
+
+def test_links_are_not_written_through(tmp_path):
+    """A link in the place of a file that hpo writes or locks leads nowhere."""
+    (tmp_path / "precious").write_text("kept")
+    for name in ("password.new", "users.lock"):
+        (tmp_path / name).symlink_to(tmp_path / "precious")
+    server._write(tmp_path / "password", "secret")
+    with (
+        pytest.raises(StorageError, match="cannot be used"),
+        server._locked(tmp_path / "users.lock", server.fcntl.LOCK_SH),
+    ):
+        pass
+    assert (tmp_path / "precious").read_text() == "kept"
+    assert (tmp_path / "password").read_text() == "secret"
+
+
+@pytest.mark.parametrize("umask", [0o000, 0o022])
+def test_folder_is_private_from_the_first_moment(tmp_path, umask):
+    """The folder beside a study file, and what root keeps in it, are closed whatever the umask is."""
+    before = os.umask(umask)
     try:
-        assert made.name != "hpo-old"
-        assert (tmp_path / "hpo-old").read_text() == "somebody's file"
+        private_folder.make_private(tmp_path / ".hpo")
     finally:
-        made.rmdir()
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / ".hpo").stat().st_mode) == (0o711 if os.geteuid() == 0 else 0o700)
+    assert {stat.S_IMODE(part.stat().st_mode) for part in (tmp_path / ".hpo").iterdir()} <= {0o700}
+    assert private_folder.narrow(tmp_path / ".hpo") is None
+
+
+def test_wider_folder_is_narrowed(tmp_path):
+    """A folder that others may read is closed with one line, and one behind a link is left as it is."""
+    (tmp_path / ".hpo" / "pixels").mkdir(parents=True)
+    (tmp_path / ".hpo").chmod(0o777)
+    (tmp_path / "link").symlink_to(".hpo")
+    assert private_folder.narrow(tmp_path / "link") is None
+    assert "was open to other users" in (private_folder.narrow(tmp_path / ".hpo") or "")
+    assert stat.S_IMODE((tmp_path / ".hpo").stat().st_mode) == (0o711 if os.geteuid() == 0 else 0o700)
+    if os.geteuid() == 0:
+        assert stat.S_IMODE((tmp_path / ".hpo" / "pixels").stat().st_mode) == 0o700
+    assert private_folder.narrow(tmp_path / ".hpo") is None
 
 
 def test_data_folder_before_the_first_use(tmp_path):
