@@ -30,7 +30,7 @@ def study_file_from(options: argparse.Namespace) -> StudyFile:
     quiet_optuna()
     study_file = read_study_file(options.study, options.extensions)
     if line := narrow(study_file.folder):
-        print(line, file=sys.stderr)
+        print(f"hpo: {line}", file=sys.stderr)
     return replace(study_file, artifacts=options.artifacts) if options.artifacts else study_file
 
 

@@ -219,7 +219,9 @@ def delete_idle_study(opened: OpenStudy) -> None:
     """
     refuse_if_at_work(opened)
     delete_study(opened)
-    shutil.rmtree(opened.file.tensorboard_folder, ignore_errors=True)
+    folder = opened.file.tensorboard_folder
+    if not folder.parent.is_symlink():  # one that came from elsewhere may lead to anywhere
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def space_of(study: optuna.Study, extensions: Extensions) -> Space:

@@ -260,7 +260,7 @@ def test_a_full_disk(hpo, refused, study, photos, tmp_path, database):
     import subprocess
 
     (tmp_path / ".hpo").mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=48k", "tmpfs", tmp_path / ".hpo"]
+    mount = ["mount", "-t", "tmpfs", "-o", "size=48k,mode=700", "tmpfs", tmp_path / ".hpo"]
     if subprocess.run(mount, check=False, capture_output=True).returncode != 0:
         pytest.skip("no file system can be mounted here")
     try:
