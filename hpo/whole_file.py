@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
+import uuid
 from contextlib import contextmanager
-from pathlib import Path
-from tempfile import mkstemp
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
     from typing import BinaryIO
 
 
@@ -23,13 +22,10 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
     Raises:
         OSError: nothing can be written there.
     """
-    descriptor, name = mkstemp(prefix=".hpo-", suffix=".tmp", dir=path.parent)
-    temporary = Path(name)
+    temporary = path.parent / f".hpo-{uuid.uuid4().hex}.tmp"
+    file = temporary.open("xb")
     try:
-        with os.fdopen(descriptor, "wb") as file:
-            mask = os.umask(0)
-            os.umask(mask)
-            os.fchmod(descriptor, 0o666 & ~mask)  # mkstemp is for its owner alone
+        with file:
             yield file
         temporary.replace(path)
     finally:
