@@ -16,7 +16,7 @@ import numpy as np
 from hpo.bundle.bundle import INFO, read_bundle
 from hpo.errors import HpoError
 from hpo.whole_file import whole_file
-from trainer.images.index import IMAGE_SUFFIXES, nfc, walk
+from trainer.images.files import IMAGE_SUFFIXES, nfc, walk
 from trainer.images.spreadsheets import cell_of, text_of
 
 if TYPE_CHECKING:

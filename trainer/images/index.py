@@ -2,35 +2,26 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import os
 import re
-import unicodedata
-from collections import Counter
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from trainer.errors import DataError
 from trainer.images.duplicates import find_copies
-from trainer.images.spreadsheets import text_of
+from trainer.images.files import nfc, path_bytes, some
+from trainer.images.folders import LAYOUT, read_folder
+from trainer.images.manifest import read_csv
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    import os
+    from collections.abc import Sequence
+    from pathlib import Path
 
     from numpy.typing import NDArray
-
-IMAGE_SUFFIXES = frozenset(
-    {".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"}
-)
-SPLIT_NAMES = frozenset({"train", "training", "val", "valid", "validation", "test", "testing", "eval", "holdout"})
-SHOWN = 5  # names in a message
-LAYOUT = "make one folder a class (cat/1.jpg, dog/2.jpg), or write a CSV with the columns path,label"
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,13 +122,13 @@ def read_index(path: Path, grouping: Grouping | None = None) -> Index:
             raise DataError(
                 f"group = {group!r} names a column of a CSV, but {str(path)!r} is a folder: use group_pattern"
             )
-        root, (names, labels, ignored) = path, _read_folder(path)
+        root, (names, labels, ignored) = path, read_folder(path)
         keys = names
     elif path.suffix.lower() == ".csv":
         if group is not None and pattern is not None:
             raise DataError(f"group = {group!r} and group_pattern = {group_pattern!r} exclude each other; give one")
         root, ignored = path.parent, []
-        names, labels, keys = _read_csv(path, group)
+        names, labels, keys = read_csv(path, group)
     else:
         raise DataError(f"{str(path)!r} is neither a folder nor a .csv file; {LAYOUT}")
     if pattern is not None:
@@ -159,119 +150,6 @@ def read_index(path: Path, grouping: Grouping | None = None) -> Index:
     )
 
 
-def _read_folder(root: Path) -> tuple[list[str], list[str], list[str]]:
-    """Paths and labels of the images, and the ignored files."""
-    names, labels, ignored, empty, broken = [], [], [], [], []
-    try:
-        status = root.stat()
-        children = sorted(child for child in root.iterdir() if not child.name.startswith("."))
-        folders = [child for child in children if child.is_dir()]
-        ignored += [child.name for child in children if not child.is_dir()]
-        if not folders:
-            loose = sum(Path(name).suffix.lower() in IMAGE_SUFFIXES for name in ignored)
-            found = f"{loose} images and no class folders" if loose else "no images"
-            raise DataError(f"{str(root)!r} has {found}; {LAYOUT}")
-        if len(folders) > 1 and {folder.name.lower() for folder in folders} <= SPLIT_NAMES:
-            parts = _some([folder.name for folder in folders])
-            raise DataError(f"{str(root)!r} holds the parts of a split ({parts}), not classes; {LAYOUT}")
-        for folder in folders:
-            files = {
-                file.relative_to(root).as_posix(): file for file in walk(folder, ((status.st_dev, status.st_ino),))
-            }
-            images = [name for name, file in files.items() if file.suffix.lower() in IMAGE_SUFFIXES]
-            names += images
-            labels += [folder.name] * len(images)
-            ignored += files.keys() - set(images)
-            broken += [name for name in images if not files[name].is_file()]
-            if not images:
-                empty.append(folder.name)
-    except OSError as error:
-        raise DataError(f"{str(error.filename)!r} cannot be read: {error.strerror}; allow it or take it out") from error
-    problems = []
-    if empty:
-        problems.append(f"no images in the class folders {_some(empty)}: fill or remove them")
-    if broken:
-        problems.append(f"{len(broken)} links that lead nowhere ({_some(sorted(broken))}): mend or remove them")
-    if problems:
-        raise DataError(f"{str(root)!r}: {'; '.join(problems)}")
-    return names, labels, ignored
-
-
-def walk(folder: Path, above: tuple[tuple[int, int], ...] = ()) -> Iterator[Path]:
-    """All files below but hidden ones; a link back into one of the folders above (by device and inode) ends there."""
-    status = folder.stat()
-    here = (status.st_dev, status.st_ino)
-    if here in above:
-        return
-    for child in folder.iterdir():
-        if child.name.startswith("."):
-            continue
-        if child.is_dir():
-            yield from walk(child, (*above, here))
-        else:
-            yield child
-
-
-def _read_csv(path: Path, group: str | None) -> tuple[list[str], list[str], list[str]]:
-    """Paths, labels and group names (the path itself where there is no group column)."""
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, strict=True)
-            header = [cell.strip() for cell in next(reader, [])]
-            rows = [
-                (reader.line_num, [text_of(cell.strip()) for cell in row]) for row in reader if any(map(str.strip, row))
-            ]
-    except UnicodeDecodeError as error:
-        raise DataError(f"{str(path)!r} is not UTF-8; save it as CSV UTF-8") from error
-    except csv.Error as error:
-        raise DataError(f"{str(path)!r} line {reader.line_num}: {error}; correct the line") from error
-    except OSError as error:
-        raise DataError(f"{str(path)!r} cannot be read: {error.strerror}; allow it") from error
-    if group is None and "group" in header:
-        group = "group"
-    columns = ["path", "label", *([] if group is None else [group])]
-    if missing := [column for column in columns if column not in header]:
-        raise DataError(
-            f"{str(path)!r} has no column {_some(missing)}, but {_some(header)}; name them, with commas between"
-        )
-    if not rows:
-        raise DataError(f"{str(path)!r} lists no images; add a row for each")
-
-    places = [header.index(column) for column in columns]
-    uneven = [f"line {line}" for line, row in rows if len(row) > len(header)]
-    padded = [(line, row + [""] * (len(header) - len(row))) for line, row in rows]
-    holes = [f"line {line}" for line, row in padded if not all(row[place] for place in places)]
-    labels = [row[places[1]] for _, row in padded]
-    written = [row[places[0]] for _, row in padded]
-    names = [_on_disk(path.parent, name) for name in written]
-    unknown = [name for name, found in zip(written, names, strict=True) if name and found is None]
-    found = [name or "" for name in names]
-    twice = [name for name, times in Counter(found).items() if name and times > 1]
-    problems = [
-        f"{len(cases)} {problem} ({_some(cases)})"
-        for cases, problem in (
-            (uneven, "rows with more cells than the header, where a comma may want quotes"),
-            (holes, "rows with an empty cell"),
-            (unknown, "files that do not exist"),
-            (twice, "paths listed more than once"),
-        )
-        if cases
-    ]
-    if problems:
-        raise DataError(f"{str(path)!r}: {'; '.join(problems)}; correct these rows")
-    return found, labels, found if group is None else [nfc(row[places[2]]) for _, row in padded]
-
-
-def _on_disk(root: Path, name: str) -> str | None:
-    """The shortest way from root to the file, with its letters composed as the disk has them; None if there is none."""
-    for form in (name, unicodedata.normalize("NFC", name), unicodedata.normalize("NFD", name)):
-        with suppress(OSError):  # a name too long for the system
-            if form and (root / form).is_file():
-                path, above = Path(os.path.normpath(form)), root.absolute()
-                return (path.relative_to(above) if path.is_relative_to(above) else path).as_posix()
-    return None
-
-
 def _compile(pattern: str) -> re.Pattern[str]:
     try:
         compiled = re.compile(nfc(pattern))
@@ -291,22 +169,6 @@ def _captured(names: Sequence[str], pattern: re.Pattern[str]) -> list[str]:
     if lost := [name for name, key in zip(names, keys, strict=True) if not key]:
         raise DataError(
             f"group_pattern = {pattern.pattern!r} finds no group in {len(lost)} of {len(names)} paths "
-            f"({_some(sorted(lost))}); correct it or rename them"
+            f"({some(sorted(lost))}); correct it or rename them"
         )
     return keys
-
-
-def _some(names: Iterable[str]) -> str:
-    """The first names, quoted and with control characters escaped, so that a message stays one short line."""
-    names = list(names)
-    return ", ".join(map(repr, names[:SHOWN])) + (", …" if len(names) > SHOWN else "")
-
-
-def nfc(text: str) -> str:
-    """The one way of writing that all systems agree on: macOS writes letters with accents in another one."""
-    return unicodedata.normalize("NFC", text)
-
-
-def path_bytes(text: str) -> bytes:
-    """The bytes of a text with file names, which need not be UTF-8."""
-    return text.encode("utf-8", "surrogateescape")

@@ -11,7 +11,7 @@ import numpy as np
 
 from trainer.errors import DataError
 from trainer.images.duplicates import keep_copies_together
-from trainer.images.index import nfc, path_bytes
+from trainer.images.files import nfc, path_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

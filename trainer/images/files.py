@@ -1,0 +1,46 @@
+"""Files of images: which they are by their ending, and how their names are compared and shown."""
+
+from __future__ import annotations
+
+import unicodedata
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from pathlib import Path
+
+IMAGE_SUFFIXES = frozenset(
+    {".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"}
+)
+SHOWN = 5  # names in a message
+
+
+def walk(folder: Path, above: tuple[tuple[int, int], ...] = ()) -> Iterator[Path]:
+    """All files below but hidden ones; a link back into one of the folders above (by device and inode) ends there."""
+    status = folder.stat()
+    here = (status.st_dev, status.st_ino)
+    if here in above:
+        return
+    for child in folder.iterdir():
+        if child.name.startswith("."):
+            continue
+        if child.is_dir():
+            yield from walk(child, (*above, here))
+        else:
+            yield child
+
+
+def some(names: Iterable[str]) -> str:
+    """The first names, quoted and with control characters escaped, so that a message stays one short line."""
+    names = list(names)
+    return ", ".join(map(repr, names[:SHOWN])) + (", …" if len(names) > SHOWN else "")
+
+
+def nfc(text: str) -> str:
+    """The one way of writing that all systems agree on: macOS writes letters with accents in another one."""
+    return unicodedata.normalize("NFC", text)
+
+
+def path_bytes(text: str) -> bytes:
+    """The bytes of a text with file names, which need not be UTF-8."""
+    return text.encode("utf-8", "surrogateescape")
