@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: install demo test gpu-test chaos browser-test compose-test lint docs bench bench-storage bench-gpu clean
+.PHONY: install demo test gpu-test chaos browser-test compose-test dist-test lint docs bench bench-storage bench-gpu clean
 
 install: $(VENV)/installed
 
@@ -36,6 +36,14 @@ chaos: install
 compose-test:
 	$(PYTHON) -m tests.support.compose
 
+# What would be published, sdist and wheel, and the demo from the wheel in an environment that has nothing else: 5 minutes
+dist-test: install
+	rm -rf dist build
+	$(BIN)/python -m build --outdir dist
+	$(PYTHON) -m venv build/venv
+	build/venv/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt dist/*.whl
+	cd build && venv/bin/hpo demo demo
+
 # Without the files of kustomize and of operators, whose schemas are not Kubernetes' own; compose files without their tags
 MANIFESTS = $(shell find deploy/kubernetes -name '*.yaml' ! -name kustomization.yaml ! -name cluster.yaml)
 lint: install
@@ -66,4 +74,4 @@ bench-gpu: install
 	$(BIN)/python benchmarks/gpu.py $(DATA) $(BENCH)
 
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache *.egg-info
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache *.egg-info

@@ -12,6 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+from hpo import DISTRIBUTION
 from hpo.argument_types import port, positive, price, probability, proxy
 from hpo.bundle.commands import run_export_best, run_predict
 from hpo.check.commands import run_check
@@ -110,7 +111,7 @@ def parser() -> argparse.ArgumentParser:
         prog="hpo",
         description="Hyperparameter search for image classification, on every GPU you point at one Postgres.",
     )
-    root.add_argument("--version", action="version", version=f"hpo {version('hpo')}")
+    root.add_argument("--version", action="version", version=f"hpo {version(DISTRIBUTION)}")
     root.set_defaults(artifacts=os.environ.get("HPO_ARTIFACTS") or None)
     subparsers = root.add_subparsers(metavar="COMMAND", required=True)
 

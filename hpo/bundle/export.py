@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from hpo import DISTRIBUTION
 from hpo.bundle.bundle import INFO, RECIPE, TEST, WEIGHTS, new_folder
 from hpo.bundle.prediction import find_images
 from hpo.bundle.pseudo_labels import CONFIDENCE, choose, join
@@ -150,7 +151,11 @@ def export_best(
             "pseudo_labels": pseudo and pseudo.as_json(),
             "epochs": trial.user_attrs[BEST_EPOCH_KEY],
             "seeds": {"training": recipe.seed, "split": study_file.data.seed, "search": study_file.seed},
-            "versions": {"python": platform.python_version(), **{name: version(name) for name in ("hpo", *PACKAGES)}},
+            "versions": {
+                "python": platform.python_version(),
+                "hpo": version(DISTRIBUTION),
+                **{name: version(name) for name in PACKAGES},
+            },
             "data_digest": data.index.digest,
             "split_digest": data.split.digest,
             "metrics": {"valid_macro_f1": trial.value, "test": test},

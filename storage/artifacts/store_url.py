@@ -43,5 +43,5 @@ def open_store(url: str) -> ArtifactFiles:
     try:
         from storage.artifacts.s3_store import S3Files
     except ModuleNotFoundError as error:
-        raise StorageError(f"artifacts: s3:// needs the package {error.name}; pip install 'hpo[s3]'") from None
+        raise StorageError(f"artifacts: s3:// needs the package {error.name}; pip install 'hpo-images[s3]'") from None
     return S3Files(*bucket)

@@ -297,7 +297,7 @@ def test_what_is_wrong_with_s3_is_said(s3, monkeypatch, tmp_path):
         open_store("s3://bucket")
     monkeypatch.setitem(sys.modules, "boto3", None)
     monkeypatch.delitem(sys.modules, "storage.artifacts.s3_store")
-    with pytest.raises(StorageError, match=re.escape("needs the package boto3; pip install 'hpo[s3]'")):
+    with pytest.raises(StorageError, match=re.escape("needs the package boto3; pip install 'hpo-images[s3]'")):
         open_store("s3://bucket")
 
 
@@ -544,6 +544,6 @@ def test_only_what_needs_the_store_needs_its_client(harness, monkeypatch):
     study = harness(trials=1)
     study.opened = replace(study.opened, artifacts_url="s3://bucket")
     assert take_snapshot(study.opened).best is None
-    with pytest.raises(StorageError, match=r"s3:// needs the package boto3; pip install 'hpo\[s3\]'$"):
+    with pytest.raises(StorageError, match=r"s3:// needs the package boto3; pip install 'hpo-images\[s3\]'$"):
         study.work()
     assert study.places == []
