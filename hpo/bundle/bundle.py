@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
+import uuid
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from tempfile import mkdtemp
 from typing import TYPE_CHECKING, Any
 
 from hpo.errors import HpoError
@@ -18,6 +16,7 @@ from trainer.recipe import read_recipe
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     import torch
 
@@ -91,6 +90,8 @@ def read_bundle(folder: Path) -> Bundle:
 def new_folder(folder: Path) -> Iterator[Path]:
     """A folder to write into that gets its name only when the block has ended well: whole or not at all.
 
+    Until then it has a name that cannot be foreseen. The umask says who may read it.
+
     Raises:
         HpoError: something has that name already, or nothing can be written there.
     """
@@ -98,14 +99,12 @@ def new_folder(folder: Path) -> Iterator[Path]:
         raise HpoError(f"{folder}: exists already; remove it or choose another name")
     try:
         folder.absolute().parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(mkdtemp(prefix=f".{folder.name}.", dir=folder.absolute().parent))
+        temporary = folder.absolute().parent / f".hpo-{uuid.uuid4().hex}.tmp"
+        temporary.mkdir()
     except OSError as error:
         raise HpoError(f"{folder}: cannot be written: {error.strerror}") from error
     try:
         yield temporary
-        mask = os.umask(0)
-        os.umask(mask)
-        temporary.chmod(0o777 & ~mask)  # mkdtemp is for its owner alone
         temporary.rename(folder)
     except OSError as error:
         raise HpoError(f"{folder}: cannot be written: {error.strerror}") from error

@@ -91,6 +91,14 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path):
         pass
 
 
+def test_a_folder_is_made_without_lifting_the_umask(tmp_path, monkeypatch):
+    """The umask of the process, which its other threads see, is not touched while a bundle is written."""
+    monkeypatch.setattr(os, "umask", lambda mask: pytest.fail(f"the umask was set to {mask}"))
+    with new_folder(tmp_path / "bundle") as temporary:
+        (temporary / "file").write_text("whole")
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
+
+
 @pytest.fixture
 def make_bundle(tmp_path):
     """A function that writes a bundle with an untrained model; returns its path as text."""
