@@ -17,6 +17,7 @@ def run_export_best(options: argparse.Namespace) -> int:
     """`hpo export-best`: the winner as a bundle."""
     from hpo.bundle.export import export_best
     from hpo.bundle.pseudo_labels import CONFIDENCE
+    from hpo.bundle.scores import headline
 
     if options.confidence is not None and not options.unlabelled:
         raise HpoError("export: --confidence says which images of --unlabelled are learned; give --unlabelled, too")
@@ -31,8 +32,8 @@ def run_export_best(options: argparse.Namespace) -> int:
         )
     if test := info["metrics"]["test"]:
         print(
-            f"test macro-F1 {test['macro_f1']:.4f}, accuracy {test['accuracy']:.4f}, on {test['images']} images that"
-            f" the search never saw (use {info['test_uses']} of the test split)"
+            f"test {headline(test)} (± one standard error), on {test['images']} images that the search never saw"
+            f" (use {info['test_uses']} of the test split)"
         )
         shown = shlex.join(["hpo", "predict", str(options.output), str(options.output / "test.csv")])
         print(f"  {shown} -o predictions.csv")
@@ -43,6 +44,7 @@ def run_export_best(options: argparse.Namespace) -> int:
 def run_predict(options: argparse.Namespace) -> int:
     """`hpo predict`: classes and probabilities to a CSV."""
     from hpo.bundle.prediction import Ensemble, find_bundles, find_images, predict_to_csv
+    from hpo.bundle.scores import details, headline
     from trainer.extensions import Extensions
 
     bundles, inputs = find_bundles([options.bundle, *options.images])
@@ -57,7 +59,6 @@ def run_predict(options: argparse.Namespace) -> int:
     voted = f", {len(bundles)} bundles by {options.voting} voting" if len(bundles) > 1 else ""
     print(f"{len(images.files)} images -> {options.output}{voted}")
     if metrics:
-        print(f"macro-F1 {metrics['macro_f1']:.4f}, accuracy {metrics['accuracy']:.4f}, by the classes that are known")
-        for name, scores in metrics["per_class"].items():
-            print(f"  {name}: F1 {scores['f1']:.4f}, {scores['images']} images")
+        print(f"{headline(metrics)} (± one standard error), by the classes that are known")
+        print(*details(metrics), sep="\n")
     return EXIT_DONE

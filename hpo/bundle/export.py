@@ -20,6 +20,7 @@ from hpo import DISTRIBUTION
 from hpo.bundle.bundle import INFO, RECIPE, TEST, WEIGHTS, new_folder
 from hpo.bundle.prediction import find_images
 from hpo.bundle.pseudo_labels import CONFIDENCE, choose, join
+from hpo.bundle.scores import scores
 from hpo.errors import HpoError
 from hpo.hardware import cores
 from hpo.study.open_study import count_test_use, model_of, recipe_of
@@ -30,7 +31,6 @@ from trainer.device import choose_device
 from trainer.fit import Subsets, fit
 from trainer.images.spreadsheets import cell_of
 from trainer.loaders import loaders_for
-from trainer.metrics import confusion_matrix, summary
 from trainer.model.backbones import save_weights
 from trainer.resources import Resources
 from trainer.step import MicroBatch
@@ -139,8 +139,7 @@ def export_best(
                 MicroBatch(recipe.batch_size),
             )
             labels = torch.from_numpy(data.index.labels[data.split.test])
-            matrix = confusion_matrix(labels, probabilities.argmax(dim=1), len(data.index.classes))
-            test = summary(matrix, data.index.classes, labels, probabilities)
+            test = scores(labels, probabilities.argmax(dim=1), probabilities, data.index.classes)
             _write_test_files(temporary / TEST, folder, data)
         info = {
             "classes": list(data.index.classes),

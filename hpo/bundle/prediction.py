@@ -129,8 +129,8 @@ def predict_to_csv(ensemble: Ensemble, images: Images, output: Path, *, batch_si
     """
     import torch
 
+    from hpo.bundle.scores import scores
     from trainer.device import choose_device
-    from trainer.metrics import confusion_matrix, summary
     from trainer.predict import VOTINGS, Member, predict
 
     bundles = ensemble.bundles
@@ -166,8 +166,7 @@ def predict_to_csv(ensemble: Ensemble, images: Images, output: Path, *, batch_si
     if images.labels is None:
         return None
     truth = torch.tensor([classes.index(label) for label in images.labels])
-    matrix = confusion_matrix(truth, torch.tensor(predicted), len(classes))
-    return summary(matrix, classes, truth, torch.from_numpy(np.concatenate(kept)))
+    return scores(truth, torch.tensor(predicted), torch.from_numpy(np.concatenate(kept)), classes)
 
 
 def _is_bundle(given: str) -> bool:

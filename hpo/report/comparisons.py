@@ -1,4 +1,4 @@
-"""How the trials of a search compare: by the values of a field, by what matters, and how sure the best score is."""
+"""How the trials of a search compare: by the values of a field, and by what matters."""
 
 from __future__ import annotations
 
@@ -15,9 +15,8 @@ from hpo.report.outcomes import complete_values
 from trainer.space import Choice
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Sequence
 
-    from numpy.typing import NDArray
     from optuna.trial import FrozenTrial
 
     from hpo.report.outcomes import Outcome
@@ -90,22 +89,3 @@ def importances(outcomes: Iterable[Outcome], trials: Sequence[FrozenTrial]) -> d
     if len({trial.value for trial in complete}) == 1:  # equally good: nothing made a difference
         return {}
     return get_param_importances(study, evaluator=evaluator)
-
-
-def standard_error(per_class: Mapping[str, Mapping[str, float]]) -> float:
-    """How far a macro-F1 may be off by the choice of the images alone: the standard error of the macro recall.
-
-    Both average over the classes, so that a class of few images makes both uncertain; that of the recall is known:
-    sqrt(sum over the classes of r (1 - r) / n) / classes, with r smoothed by (right + 1) / (n + 2).
-
-    Args:
-        per_class: class -> metrics with `recall` and `images`, as `trainer.metrics.summary` has them.
-    """
-    images: NDArray[np.float64] = np.array([metrics["images"] for metrics in per_class.values()], dtype=float)
-    recall: NDArray[np.float64] = np.array([metrics["recall"] for metrics in per_class.values()], dtype=float)
-    there = images > 0
-    images, recall = images[there], recall[there]
-    if not len(images):
-        return 0.0
-    smoothed = (recall * images + 1) / (images + 2)
-    return float(np.sqrt((smoothed * (1 - smoothed) / images).sum()) / len(images))

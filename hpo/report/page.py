@@ -18,7 +18,7 @@ from plotly.offline import get_plotlyjs
 
 from hpo.errors import HpoError
 from hpo.report import charts
-from hpo.report.comparisons import FEWEST_TRIALS, by_value, importances, searched_choices, standard_error
+from hpo.report.comparisons import FEWEST_TRIALS, by_value, importances, searched_choices
 from hpo.report.costs import SECONDS_AN_HOUR, backbone_times, hours_by_state, saved_hours
 from hpo.report.outcomes import complete_values, failures
 from hpo.report.parallel_coordinates import MOST_LINES, RANKS, parallel
@@ -30,6 +30,7 @@ from storage.artifacts.artifacts import fetch_file
 from storage.errors import FileGoneError, StorageError
 from storage.keys import CONFUSION_MATRIX, LEARNING_CURVES, METRICS_KEY, MOST_WRONG
 from trainer.recipe import used_fields
+from trainer.uncertainty import standard_error
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

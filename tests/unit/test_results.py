@@ -9,7 +9,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState, create_trial
 
-from hpo.report.comparisons import FEWEST_TRIALS, by_value, importances, searched_choices, spread, standard_error
+from hpo.report.comparisons import FEWEST_TRIALS, by_value, importances, searched_choices, spread
 from hpo.report.costs import backbone_times, hours_by_state, saved_hours, total_hours_by_end
 from hpo.report.outcomes import Outcome, best_so_far, failures
 from storage.study_rows import PlaceRow
@@ -134,24 +134,6 @@ def test_failures_that_differ_in_numbers_alone_are_one():
         ("no reason was kept", [2]),
     ]
     assert failures([outcome(0, value=0.5)]) == []
-
-
-def test_the_standard_error_is_that_of_the_macro_recall():
-    """It agrees with the spread of the macro recall over many draws of images; few images of one class raise it."""
-    classes = {"many": {"recall": 0.9, "images": 400}, "few": {"recall": 0.7, "images": 25}}
-    drawn = np.random.default_rng(0).binomial([400, 25], [0.9, 0.7], (20_000, 2)) / [400, 25]
-    assert standard_error(classes) == pytest.approx(drawn.mean(axis=1).std(), rel=0.05)
-    more = classes | {"few": {"recall": 0.7, "images": 400}}
-    assert standard_error(more) < standard_error(classes) / 2
-
-
-def test_a_perfect_score_is_not_certain():
-    """Thirty images that are all right leave an error, a class without an image takes no part, none at all has none."""
-    assert 0.02 < standard_error({"a": {"recall": 1.0, "images": 30}}) < 0.05
-    assert standard_error({"a": {"recall": 1.0, "images": 30}, "b": {"recall": 0.0, "images": 0}}) == pytest.approx(
-        standard_error({"a": {"recall": 1.0, "images": 30}})
-    )
-    assert standard_error({}) == 0
 
 
 def searched(count, score):

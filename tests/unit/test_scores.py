@@ -1,0 +1,66 @@
+"""The scores of a test as JSON and as lines."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from hpo.bundle.scores import details, headline, scores
+from trainer.metrics import confusion_matrix, summary
+from trainer.uncertainty import standard_error
+
+pytestmark = pytest.mark.unit
+
+
+def _scores(true, predicted, classes):
+    labels, best = torch.tensor(true), torch.tensor(predicted)
+    return scores(labels, best, torch.eye(len(classes))[best], classes)
+
+
+def test_scores_are_the_metrics_with_their_errors_and_the_matrix():
+    """The scores hold all metrics, the standard errors of two, and the matrix by names, as plain JSON."""
+    found = _scores([0, 0, 0, 1, 1], [0, 0, 1, 1, 1], ("cat", "dog", "owl"))
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
+    labels, best = torch.tensor([0, 0, 0, 1, 1]), torch.tensor([0, 0, 1, 1, 1])
+    metrics = summary(confusion_matrix(labels, best, 3), ("cat", "dog", "owl"), labels, torch.eye(3)[best])
+    assert {name: found[name] for name in metrics} == metrics
+    assert found["standard_error"] == {
+        "macro_f1": standard_error(metrics["per_class"]),
+        "accuracy": standard_error({"all": {"recall": 0.8, "images": 5}}),
+    }
+    assert found["confusion_matrix"] == {"cat": {"cat": 2, "dog": 1}, "dog": {"dog": 2}, "owl": {}}
+
+
+def test_the_headline_has_the_error_beside_each_score():
+    """Macro-F1 and accuracy are shown with one standard error each."""
+    found = _scores([0, 0, 0, 1, 1], [0, 0, 1, 1, 1], ("cat", "dog"))
+    error = found["standard_error"]
+    assert headline(found) == f"macro-F1 0.8000 ± {error['macro_f1']:.4f}, accuracy 0.8000 ± {error['accuracy']:.4f}"
+
+
+def test_few_classes_are_shown_as_a_matrix():
+    """The matrix has a row a true and a column a predicted class; classes that do not occur are left out."""
+    found = _scores([0, 0, 0, 2, 2], [0, 0, 2, 2, 2], ("a cat that sleeps", "dog", "올빼미"))
+    assert details(found) == [
+        "  a cat that sleeps: F1 0.8000, 3 images",
+        "  올빼미: F1 0.8000, 2 images",
+        "confusion matrix: a row for each true class, a column for each predicted one",
+        "                a cat that …  올빼미",
+        "  a cat that …             2       1",
+        "        올빼미             0       2",
+    ]
+
+
+def test_of_many_classes_the_most_frequent_mistakes_are_shown():
+    """Where a matrix would be too wide there are all classes and the ten most frequent mistakes, the first first."""
+    classes = tuple(f"c{number}" for number in range(13))
+    true = [*range(13), *range(13), 5, 5]
+    lines = details(_scores(true, [(label + 1) % 13 for label in true[:12]] + true[12:26] + [7, 7], classes))
+    assert lines[13:16] == [
+        "images of a wrong class: 14, the most often:",
+        "  c5 taken for c7: 2",
+        "  c0 taken for c1: 1",
+    ]
+    assert len(lines) == 13 + 1 + 10
