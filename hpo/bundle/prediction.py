@@ -17,6 +17,7 @@ from hpo.bundle.bundle import INFO, read_bundle
 from hpo.errors import HpoError
 from hpo.whole_file import whole_file
 from trainer.images.files import IMAGE_SUFFIXES, nfc, walk
+from trainer.images.manifest import class_name
 from trainer.images.spreadsheets import cell_of, text_of
 
 if TYPE_CHECKING:
@@ -202,5 +203,5 @@ def _manifest(path: Path, classes: Sequence[str], command: str) -> dict[Path, st
 
 def _known(name: str, classes: Sequence[str]) -> str | None:
     """The class of this name."""
-    same = {nfc(known): known for known in classes}
-    return same.get(nfc(name))
+    same = {class_name(known): known for known in classes} | {nfc(known): known for known in classes}
+    return same.get(nfc(name)) or same.get(class_name(name))

@@ -14,6 +14,7 @@ from hpo.study.status import TIME_HEADINGS
 from hpo.units import duration, show_bytes
 from storage.keys import END_STATES, METRICS_KEY, ORIGIN_KEY
 from trainer.errors import DataError
+from trainer.quality.classes import class_counts, similar_classes
 from trainer.recipe import show, used_fields
 
 if TYPE_CHECKING:
@@ -42,6 +43,10 @@ def prepare(study_file: StudyFile, progress: Progress) -> Data:
         f"{len(data.index.paths)} images of {len(data.index.classes)} classes in {study_file.data.path}: "
         f"{len(data.split.train)} to train, {len(data.split.valid)} to validate, {len(data.split.test)} held out"
     )
+    progress.say(class_counts(data.index).message)
+    for finding in (similar_classes(data.index),):
+        if finding.level != "ok":
+            progress.say(f"warning: {finding.message}")
     if copies := len(data.index.copies) - len(set(data.index.copies.tolist())):
         progress.say(f"{copies:,} images are exact copies of others; copies stay on one side of the split")
     if data.index.ignored:

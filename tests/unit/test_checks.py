@@ -13,6 +13,7 @@ from trainer.data import load_data
 from trainer.images.index import Grouping, read_index
 from trainer.images.split import Split, split
 from trainer.quality.checks import broken_files, odd_sizes, passed_over, suspects, tiny_classes, wrong_labels
+from trainer.quality.classes import class_counts, similar_classes
 from trainer.quality.leaks import exact_copies, leaks, near_copies
 from trainer.quality.near_duplicates import Pair, find_pairs
 from trainer.quality.survey import look_at
@@ -97,6 +98,48 @@ def test_files_that_are_passed_over_are_named(folder):
     (folder / "a" / "notes.txt").touch()
     finding = passed_over(read_index(folder))
     assert (finding.level, finding.cases[0].paths) == ("warning", ("a/notes.txt",))
+
+
+# Classes
+
+
+def _classes(tmp_path, counts):
+    """An index of a CSV with so many images of each label."""
+    rows = []
+    for label, count in counts.items():
+        for _ in range(count):
+            rows.append(f'{len(rows)}.png,"{label}"\n')
+            (tmp_path / f"{len(rows) - 1}.png").touch()
+    (tmp_path / "images.csv").write_text("path,label\n" + "".join(rows))
+    return read_index(tmp_path / "images.csv")
+
+
+def test_classes_are_listed_with_their_images(tmp_path):
+    """Up to thirty classes stand in one line with their images; the others of many are cases."""
+    finding = class_counts(_classes(tmp_path, {"cat": 2, "two\nlines": 1}))
+    assert (finding.level, finding.message) == ("ok", r"2 classes with their images: 'cat' 2, 'two\nlines' 1")
+    finding = class_counts(_classes(tmp_path, {f"{number:02d}": 1 for number in range(32)}))
+    assert finding.message.endswith("'28' 1, '29' 1, …")
+    assert [case.note for case in finding.cases] == ["'30' 1", "'31' 1"]
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("Cat", "cat"), ("no mask", "no  mask"), ("hot dog", "hotdog"), ("\ufb01r", "fir"), ("\uff21", "a"), ("cat\u200b", "cat"),
+     ("straße", "STRASSE")],
+)  # fmt: skip
+def test_classes_whose_names_are_alike(tmp_path, one, other):
+    """Names that differ only in case, white space or the form of Unicode are an error, with the images of each."""
+    finding = similar_classes(_classes(tmp_path, {one: 2, other: 3, "dog": 1}))
+    assert finding.level == "error"
+    assert finding.message.startswith("1 classes have several names")
+    assert sorted(finding.cases[0].note.split(" and ")) == sorted([f"{one!r} 2", f"{other!r} 3"])
+
+
+def test_classes_whose_names_are_different(tmp_path):
+    """Other letters, marks and digits are other classes."""
+    names = ("cat", "cats", "cät", "1", "01", "no-mask", "no_mask")
+    assert similar_classes(_classes(tmp_path, dict.fromkeys(names, 1))).level == "ok"
 
 
 # Copies and leaks

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import time
 import unicodedata
@@ -275,6 +276,63 @@ def test_csv_of_the_wrong_kind(tmp_path, text, group, expected):
     message = _refusal(read_index, _csv(_images(tmp_path, "a.png"), text), grouping=Grouping(group))
     assert "images.csv'" in message
     assert expected in message
+
+
+def test_whole_numbers_written_as_floats_are_those_numbers(tmp_path):
+    """Labels 1, 1.0, 1. and 1.000e+00 are one class; 1.5, 01 and v1.0 are what they are."""
+    labels = ["1", "1.0", "1.", "1.000e+00", "10.0", "-1.0", "1.5", "01", "v1.0"]
+    names = [f"{number}.png" for number in range(len(labels))]
+    rows = "".join(f"{name},{label}\n" for name, label in zip(names, labels, strict=True))
+    index = read_index(_csv(_images(tmp_path, *names), f"path,label\n{rows}"))
+    assert [label for _, label in _rows(index)] == ["1", "1", "1", "1", "10", "-1", "1.5", "01", "v1.0"]
+
+
+def test_numbers_written_as_floats_keep_the_digest_that_their_studies_know(tmp_path):
+    """Where a class is written as a float throughout, the digest holds that text, as it always did."""
+    root = _images(tmp_path, "a.png", "b.png")
+    digests = {
+        labels: read_index(_csv(root, "path,label\na.png,{}\nb.png,{}\n".format(*labels))).digest
+        for labels in (("0.0", "1.0"), ("0", "1"), ("0.0", "1"))
+    }
+    rows = [("a.png", "0.0", "0"), ("b.png", "1.0", "1")]
+    lines = ["\0".join([*row, str((root / row[0]).stat().st_size)]) + "\n" for row in rows]
+    assert digests["0.0", "1.0"] == hashlib.sha256("".join(lines).encode()).hexdigest()
+    assert len(set(digests.values())) == 3
+
+
+@pytest.mark.parametrize("label", ["nan", "NaN", "NA", "<NA>", "N/A", "#N/A", "null", "NULL"])
+def test_labels_that_say_that_they_are_missing(tmp_path, label):
+    """What programs write for a missing label is no class: it is refused with its line."""
+    text = f"path,label\na.png,x\nb.png,{label}\nc.png,y\n"
+    message = _refusal(read_index, _csv(_images(tmp_path, "a.png", "b.png", "c.png"), text))
+    assert f"1 rows whose label says that it is missing ('line 3: {label}'); correct these rows" in message
+
+
+def test_none_is_a_class(tmp_path):
+    """A class may be called none: so many data sets call what has no defect, no mask or no disease."""
+    index = read_index(_csv(_images(tmp_path, "a.png", "b.png"), "path,label\na.png,None\nb.png,none\n"))
+    assert index.classes == ("None", "none")
+
+
+@pytest.mark.parametrize(
+    ("header", "expected"),
+    [
+        ("path,label,label", "has 2 columns called 'label' ('label', 'label')"),
+        ("path,label,Label", "has 2 columns called 'label' ('label', 'Label')"),
+        ("path,PATH,label", "has 2 columns called 'path' ('path', 'PATH')"),
+        ("path,label,group,group", "has 2 columns called 'group' ('group', 'group')"),
+    ],
+)
+def test_headings_that_stand_there_twice(tmp_path, header, expected):
+    """Of two columns with one heading none is taken: it is said which to rename, before any row is looked at."""
+    message = _refusal(read_index, _csv(tmp_path, f"{header}\nx.png,a,b,c\n"))
+    assert f"{expected}; leave one, rename the others" in message
+
+
+def test_double_headings_that_nobody_reads(tmp_path):
+    """Other columns may have what headings they like."""
+    text = "path,,note,label,note,\na.png,,,x,,\nb.png,,,y,,\n"
+    assert read_index(_csv(_images(tmp_path, "a.png", "b.png"), text)).classes == ("x", "y")
 
 
 def test_csv_in_another_encoding(tmp_path):

@@ -54,6 +54,13 @@ def test_a_csv_names_images_beside_it_with_or_without_labels(photos):
     assert images.labels == ("red", "blue")
 
 
+@pytest.mark.parametrize(("classes", "expected"), [(("1", "2"), ("1", "2")), (("1.0", "1", "2.0"), ("1.0", "2.0"))])
+def test_labels_that_are_whole_numbers_are_known_however_they_are_written(photos, classes, expected):
+    """A label 1.0 is the class 1 where there is no class of just that text, and 2 the class 2.0 of an old bundle."""
+    (photos / "list.csv").write_text("path,label\nred/1.png,1.0\nblue/1.png,2\n")
+    assert find_images([str(photos / "list.csv")], classes).labels == expected
+
+
 def test_class_folders_written_by_macos_are_recognised(tmp_path):
     """A class name with accents is the same class in either way of writing it."""
     paint(tmp_path / unicodedata.normalize("NFD", "안경") / "1.png", (1, 2, 3), 0)

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from hpo.search.progress import Progress
-from hpo.search.search import make_pixels
+from hpo.search.search import make_pixels, prepare
 from hpo.study.study_file import read_study_file
 from hpo.units import show_bytes
 from trainer.errors import DataError
@@ -24,6 +24,17 @@ path = "photos"
 backbone = {backbone}
 image_size = {size}
 """
+
+
+def test_a_search_lists_the_classes_and_doubts_those_that_are_alike(tmp_path, photos):
+    """Before anything is trained all classes stand there with their images, and two names of one class are told."""
+    (photos / "red").rename(photos / "Blue")
+    (tmp_path / "study.toml").write_text(STUDY.format(backbone='"test_resnet"\npretrained = false', size="32", data=""))
+    file, console = read_study_file(tmp_path / "study.toml"), Console(file=io.StringIO(), width=500)
+    prepare(file, Progress(console))
+    lines = console.file.getvalue().splitlines()
+    assert "3 classes with their images: 'Blue' 12, 'blue' 12, 'green' 12" in lines
+    assert any(line.startswith("warning: 1 classes have several names") and "'Blue' 12" in line for line in lines)
 
 
 @pytest.fixture

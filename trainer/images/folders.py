@@ -6,7 +6,8 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 from trainer.errors import DataError
-from trainer.images.files import IMAGE_SUFFIXES, some, walk
+from trainer.images.files import IMAGE_SUFFIXES, nfc, some, walk
+from trainer.images.listing import Listing
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -15,8 +16,12 @@ SPLIT_NAMES = frozenset({"train", "training", "val", "valid", "validation", "tes
 LAYOUT = "make one folder a class (cat/1.jpg, dog/2.jpg), or write a CSV with the columns path,label"
 
 
-def read_folder(root: Path) -> tuple[list[str], list[str], list[str]]:
-    """Paths and labels of the images, and the ignored files."""
+def read_folder(root: Path) -> Listing:
+    """List the images of a folder with one folder a class.
+
+    Raises:
+        DataError: it cannot be read, has no class folders, or some without images, or links that lead nowhere.
+    """
     names, labels, ignored, empty, broken = [], [], [], [], []
     try:
         status = root.stat()
@@ -36,7 +41,7 @@ def read_folder(root: Path) -> tuple[list[str], list[str], list[str]]:
             }
             images = [name for name, file in files.items() if file.suffix.lower() in IMAGE_SUFFIXES]
             names += images
-            labels += [folder.name] * len(images)
+            labels += [nfc(folder.name)] * len(images)
             ignored += files.keys() - set(images)
             broken += [name for name in images if not files[name].is_file()]
             if not images:
@@ -50,4 +55,4 @@ def read_folder(root: Path) -> tuple[list[str], list[str], list[str]]:
         problems.append(f"{len(broken)} links that lead nowhere ({some(sorted(broken))}): mend or remove them")
     if problems:
         raise DataError(f"{str(root)!r}: {'; '.join(problems)}")
-    return names, labels, ignored
+    return Listing(paths=names, labels=labels, groups=names, written=labels, ignored=ignored)

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from trainer.images.listing import Listing
+
 
 @dataclass(frozen=True, eq=False)
 class Index:
@@ -34,6 +36,8 @@ class Index:
     groups: int64 [N]; images with the same number belong together; without groups each image has its own.
     classes: names in alphabetical order.
     ignored: files of a folder that are no images by their ending, or lie outside of the class folders.
+    written: the classes as their source writes them, "1.0" for "1", if it does so in one way; None for `classes`.
+        Only the digest holds them, so that it is the one that earlier versions gave the same data.
     """
 
     root: Path
@@ -42,6 +46,7 @@ class Index:
     groups: NDArray[np.int64]
     classes: tuple[str, ...]
     ignored: tuple[str, ...] = ()
+    written: tuple[str, ...] | None = None
 
     @cached_property
     def digest(self) -> str:
@@ -50,11 +55,11 @@ class Index:
         Raises:
             DataError: an image is gone.
         """
-        digest = hashlib.sha256()
+        digest, names = hashlib.sha256(), self.written or self.classes
         for path, label, group, status in zip(
             self.paths, self.labels.tolist(), self.groups.tolist(), self._files, strict=True
         ):
-            digest.update(path_bytes(f"{nfc(path)}\0{self.classes[label]}\0{group}\0{status.st_size}\n"))
+            digest.update(path_bytes(f"{nfc(path)}\0{names[label]}\0{group}\0{status.st_size}\n"))
         return digest.hexdigest()
 
     @cached_property
@@ -122,20 +127,17 @@ def read_index(path: Path, grouping: Grouping | None = None) -> Index:
             raise DataError(
                 f"group = {group!r} names a column of a CSV, but {str(path)!r} is a folder: use group_pattern"
             )
-        root, (names, labels, ignored) = path, read_folder(path)
-        keys = names
+        root, listing = path, read_folder(path)
     elif path.suffix.lower() == ".csv":
         if group is not None and pattern is not None:
             raise DataError(f"group = {group!r} and group_pattern = {group_pattern!r} exclude each other; give one")
-        root, ignored = path.parent, []
-        names, labels, keys = read_csv(path, group)
+        root, listing = path.parent, read_csv(path, group)
     else:
         raise DataError(f"{str(path)!r} is neither a folder nor a .csv file; {LAYOUT}")
-    if pattern is not None:
-        keys = _captured(names, pattern)
+    keys = listing.groups if pattern is None else _captured(listing.paths, pattern)
     # The order of the normalised names is the same on every system; macOS may hand out Korean letters in pieces.
-    rows = sorted(zip(names, map(nfc, labels), keys, strict=True), key=lambda row: (nfc(row[0]), row[0]))
-    classes = tuple(sorted({label for _, label, _ in rows}))
+    rows = sorted(zip(listing.paths, listing.labels, keys, strict=True), key=lambda row: (nfc(row[0]), row[0]))
+    classes = tuple(sorted(set(listing.labels)))
     if len(classes) < 2:
         raise DataError(f"{str(path)!r} has the one class {classes[0]!r} and needs two at least; {LAYOUT}")
     number = {name: position for position, name in enumerate(classes)}
@@ -146,8 +148,16 @@ def read_index(path: Path, grouping: Grouping | None = None) -> Index:
         labels=np.array([number[label] for _, label, _ in rows], np.int64),
         groups=np.array([first_seen.setdefault(key, len(first_seen)) for _, _, key in rows], np.int64),
         classes=classes,
-        ignored=tuple(sorted(ignored)),
+        ignored=tuple(sorted(listing.ignored)),
+        written=_written(listing, classes),
     )
+
+
+def _written(listing: Listing, classes: Sequence[str]) -> tuple[str, ...]:
+    ways: dict[str, set[str]] = {}
+    for label, written in zip(listing.labels, listing.written, strict=True):
+        ways.setdefault(label, set()).add(written)
+    return tuple(min(ways[name]) if len(ways[name]) == 1 else name for name in classes)
 
 
 def _compile(pattern: str) -> re.Pattern[str]:

@@ -1,0 +1,24 @@
+"""What a folder or a CSV lists, before it is put in order."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Images in any order, each list with one element an image.
+
+    Attributes:
+        paths: below the folder, or below that of the CSV.
+        labels: names of classes.
+        groups: what belongs together has one name; the paths where nothing does.
+        written: the labels as the source writes them; another text where it writes a class in several ways.
+        ignored: files that are passed over.
+    """
+
+    paths: list[str]
+    labels: list[str]
+    groups: list[str]
+    written: list[str]
+    ignored: list[str] = field(default_factory=list)
