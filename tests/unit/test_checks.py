@@ -125,9 +125,16 @@ def test_classes_are_listed_with_their_images(tmp_path):
 
 @pytest.mark.parametrize(
     ("one", "other"),
-    [("Cat", "cat"), ("no mask", "no  mask"), ("hot dog", "hotdog"), ("\ufb01r", "fir"), ("\uff21", "a"), ("cat\u200b", "cat"),
-     ("straße", "STRASSE")],
-)  # fmt: skip
+    [
+        ("Cat", "cat"),
+        ("no mask", "no  mask"),
+        ("hot dog", "hotdog"),
+        ("\ufb01r", "fir"),
+        ("\uff21", "a"),
+        ("cat\u200b", "cat"),
+        ("straße", "STRASSE"),
+    ],
+)
 def test_classes_whose_names_are_alike(tmp_path, one, other):
     """Names that differ only in case, white space or the form of Unicode are an error, with the images of each."""
     finding = similar_classes(_classes(tmp_path, {one: 2, other: 3, "dog": 1}))
