@@ -81,7 +81,11 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def show(value: Any) -> str:
-    """Show a value the way a study file writes it."""
+    """Show a value, a list or a range the way a study file writes it."""
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(show, value))}]"
+    if isinstance(value, dict):
+        return f"{{ {', '.join(f'{key} = {show(entry)}' for key, entry in value.items())} }}"
     return f'"{value}"' if isinstance(value, str) else str(value)

@@ -231,12 +231,12 @@ def _check_storage(
             ]
         except (StorageError, *DATABASE_ERRORS) as error:
             return [*findings, Finding("study", "error", " ".join(str(error).split()))]
-        if data is None:
-            return findings
         try:
             check_settings(opened.study, study_file, data)
         except HpoError as error:
             return [*findings, Finding("study", "error", str(error))]
+        if data is None:
+            return findings
         trials = len(opened.study.get_trials(deepcopy=False))
         findings.append(Finding("study", "ok", f'"{study_file.name}" was begun with these settings; {trials:,} trials'))
         try:

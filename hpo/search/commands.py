@@ -21,17 +21,18 @@ def run_search(options: argparse.Namespace) -> int:
 
     from hpo.search.progress import Progress
     from hpo.search.search import prepare, search
-    from hpo.study.open_study import probe_artifacts, storage_url
+    from hpo.study.open_study import probe_artifacts, refusing_changes, storage_url
     from storage.database import ping
 
     study_file = study_file_from(options)
     plan, progress = _plan(options, study_file), Progress(Console())
     if url := options.url or study_file.storage:
-        ping(url)  # before the long checks; the embedded one is started after them, where nothing is wrong
-    probe_artifacts(study_file)
-    data = prepare(study_file, progress)
-    with storage_url(study_file, options.url) as url:
-        return search(study_file, url, data, progress, plan)
+        ping(url)  # before the long checks; a new embedded one is made after them, where nothing is wrong
+    with refusing_changes(study_file, options.url):
+        probe_artifacts(study_file)
+        data = prepare(study_file, progress)
+        with storage_url(study_file, options.url) as url:
+            return search(study_file, url, data, progress, plan)
 
 
 def run_workers(options: argparse.Namespace) -> int:
@@ -41,12 +42,15 @@ def run_workers(options: argparse.Namespace) -> int:
     from hpo.search.progress import Progress
     from hpo.search.supervisor import supervise
     from hpo.study.open_study import load_study, probe_artifacts, storage_url
+    from hpo.study.settings import check_settings
 
     study_file = study_file_from(options)
     plan, progress = _plan(options, study_file), Progress(Console())
     probe_artifacts(study_file)
     with storage_url(study_file, options.url, create=False) as url:
-        done = supervise(load_study(study_file, url), progress, plan, tell_starts=True)
+        opened = load_study(study_file, url)
+        check_settings(opened.study, study_file, None)  # each worker compares the images, too
+        done = supervise(opened, progress, plan, tell_starts=True)
     if done.snapshot:
         states = ", ".join(f"{count} {state}" for state, count in done.snapshot.counts.items() if count)
         progress.say(f"all workers have ended: {states or 'no trials'}")

@@ -12,6 +12,7 @@ AT_ONCE_SECONDS = 30.0  # a worker that dies younger, without an epoch done, has
 HOPELESS_DEATHS = 5  # at once and in a row; after that many a worker is given up
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0  # seconds before a worker starts again; doubled from death to death
 RAISED = re.compile(r"^[\w.]+(?:Error|Exception): .+$", re.MULTILINE)  # the line of a traceback that names the cause
+FORESEEN = re.compile(r"^hpo: (.*(?:\n  .*)*)$", re.MULTILINE)  # its line, and those indented below it
 LONG_LIFE_SECONDS = 60.0  # after a life longer than that the pauses begin at the first one again
 
 
@@ -43,7 +44,7 @@ class Death:
     """Why a worker has ended other than well.
 
     Attributes:
-        cause: in one line.
+        cause: in one line; of a foreseen failure with the indented lines below it.
         may_pass: whether another start may end better.
         printed: all that it printed, where that holds more than the cause.
     """
@@ -60,7 +61,7 @@ def explain_death(code: int, printed: str) -> Death:
         return Death(cause, may_pass=True, printed=printed or None)  # CUDA aborts, and has printed why
     if code in map(exit_code, ENDING_SIGNALS):
         return Death("told to end by somebody else", may_pass=True)
-    foreseen = re.findall(r"^hpo: (.*)$", printed, re.MULTILINE)
+    foreseen = FORESEEN.findall(printed)
     if code == EXIT_FAILED and foreseen:
         return Death(foreseen[-1], may_pass=foreseen[-1].startswith("storage: "))
     *earlier, last = printed.splitlines() or [f"exit code {code}, and it printed nothing"]

@@ -22,18 +22,19 @@ if TYPE_CHECKING:
 
 def run_init(options: argparse.Namespace) -> int:
     """`hpo init`: tables and study, with the trials of an old one that still fit."""
-    from hpo.study.open_study import create_study, storage_url
+    from hpo.study.open_study import create_study, refusing_changes, storage_url
     from hpo.study.takeover import take_over
     from storage.database import public_url
 
     study_file = study_file_from(options)
-    data = study_file.data.load(study_file.folder / "pixels")
-    with storage_url(study_file, options.url, create=options.old is None) as url:
-        if options.old is None:
-            create_study(study_file, url, data)
-        else:
-            print("\n".join(take_over(study_file, url, data, options.old).lines()))
-        print(f'the study "{study_file.name}" is ready in {public_url(url)}')
+    with refusing_changes(study_file, options.url):
+        data = study_file.data.load(study_file.folder / "pixels")
+        with storage_url(study_file, options.url, create=options.old is None) as url:
+            if options.old is None:
+                create_study(study_file, url, data)
+            else:
+                print("\n".join(take_over(study_file, url, data, options.old).lines()))
+            print(f'the study "{study_file.name}" is ready in {public_url(url)}')
     return EXIT_DONE
 
 

@@ -21,6 +21,7 @@ from storage.artifacts.artifacts import fetch_file
 from storage.artifacts.store_url import open_store
 from storage.database import connect, initialize, one_at_a_time
 from storage.embedded.server import embedded_postgres, has_postgres
+from storage.errors import StorageError
 from storage.heartbeat import GRACE_SECONDS
 from storage.keys import (
     DEFAULT_KEY,
@@ -109,6 +110,37 @@ def storage_url(study_file: StudyFile, given: str | None, *, create: bool = True
     else:
         with embedded_postgres(study_file.folder) as url:
             yield url
+
+
+@contextmanager
+def refusing_changes(study_file: StudyFile, given: str | None) -> Iterator[None]:
+    """Refuse a study file that its study cannot go on with, as far as that is known without the images.
+
+    For the beginning of what takes long; a private Postgres that is there runs as long as the block.
+
+    Args:
+        study_file: whose study may not exist yet.
+        given: URL of its storage, as `storage_url` takes it.
+
+    Raises:
+        HpoError: the study exists with other settings.
+        StorageError: the private Postgres cannot be started.
+    """
+    if not (given or study_file.storage or has_postgres(study_file.folder)):
+        yield
+        return
+    with storage_url(study_file, given) as url:
+        _refuse_changed(study_file, url)
+        yield
+
+
+def _refuse_changed(study_file: StudyFile, url: str) -> None:
+    try:
+        study = find_study(study_file, url).study
+    except (HpoError, StorageError):
+        return  # there is none yet; what is wrong with the storage is said when it is used
+    if SETTINGS_KEY in study.user_attrs:
+        check_settings(study, study_file, None)
 
 
 def create_study(study_file: StudyFile, url: str, data: Data) -> None:

@@ -9,8 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from hpo.errors import HpoError
 from storage.keys import SETTINGS_KEY, TAKEN_OVER_KEY
+from trainer.rules import show
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     import optuna
 
     from hpo.study.study_file import StudyFile
@@ -21,6 +24,11 @@ PACKAGES = ("albumentations", "numpy", "optuna", "timm", "torch")  # whose major
 
 def settings(study_file: StudyFile, data: Data) -> dict[str, Any]:
     """What must stay as it is while a study lives, since its trials could not be compared otherwise."""
+    images = {"count": len(data.index.paths), "digest": data.index.digest, "split_digest": data.split.digest}
+    return {**_settings_without_images(study_file), "images": images}
+
+
+def _settings_without_images(study_file: StudyFile) -> dict[str, Any]:
     return {
         "recipe": study_file.space.as_dict(),
         "data": {
@@ -30,16 +38,20 @@ def settings(study_file: StudyFile, data: Data) -> dict[str, Any]:
             "group": study_file.data.group,
             "group_pattern": study_file.data.group_pattern,
         },
-        "images": {"count": len(data.index.paths), "digest": data.index.digest, "split_digest": data.split.digest},
         "major versions": {package: version(package).split(".")[0] for package in PACKAGES},
     }
 
 
-def check_settings(study: optuna.Study, study_file: StudyFile, data: Data) -> None:
+def check_settings(study: optuna.Study, study_file: StudyFile, data: Data | None) -> None:
     """Compare the study's settings with those of this study file, these images and this machine.
 
+    Args:
+        study: in the storage.
+        study_file: of the study.
+        data: the images; None compares what can be known without them, which takes no time.
+
     Raises:
-        HpoError: they differ; the text names each difference, and the way on.
+        HpoError: they differ; the text names the way on, and each difference in a line of its own.
     """
     refuse_foreign(study, study_file)
     changed = differences(study, study_file, data)
@@ -49,10 +61,9 @@ def check_settings(study: optuna.Study, study_file: StudyFile, data: Data) -> No
     if changed.keys() == {"recipe"}:
         command = command_to_take_over(study_file, study_file.name)
         way_on += f", and `{command}` takes over the finished trials that still fit"
-    listed = "; ".join(line for lines in changed.values() for line in lines)
     raise HpoError(
-        f'study: "{study_file.name}" was begun with other settings, and its trials could not be compared: {listed}.'
-        f" Put that back, or {way_on}"
+        f'study: "{study_file.name}" was begun with other settings, and its trials could not be compared; put back what'
+        f" has changed, or {way_on}:{listed(changed)}"
     )
 
 
@@ -67,16 +78,44 @@ def refuse_foreign(study: optuna.Study, study_file: StudyFile) -> None:
     raise HpoError(f'study: "{study_file.name}" was not created by hpo; give another [study] name')
 
 
-def differences(study: optuna.Study, study_file: StudyFile, data: Data) -> dict[str, list[str]]:
-    """What differs between a study's settings and those of this study file, these images and this machine, by table."""
-    kept, here = study.user_attrs[SETTINGS_KEY], json.loads(json.dumps(settings(study_file, data)))
+def differences(study: optuna.Study, study_file: StudyFile, data: Data | None) -> dict[str, list[str]]:
+    """What differs between a study's settings and those of this study file, these images and this machine, by table.
+
+    What only follows from another difference is left out. Without `data` nothing is said of the images.
+    """
+    kept = study.user_attrs[SETTINGS_KEY]
+    here = _settings_without_images(study_file) if data is None else settings(study_file, data)
+    images = here.pop("images", None)
     found: dict[str, list[str]] = {}
-    for table, values in here.items():
+    for table, values in json.loads(json.dumps(here)).items():
         for key, value in values.items():
             was = kept.get(table, {}).get(key)
             if was != value:
-                found.setdefault(table, []).append(f"{table}.{key} was {json.dumps(was)}, is now {json.dumps(value)}")
+                found.setdefault(table, []).append(f"{table}.{key} was {_shown(was)}, is now {_shown(value)}")
+    if images and (line := _difference_of_images(kept["images"], images, found.get("data", []))):
+        found["images"] = [line]
     return found
+
+
+def listed(changed: Mapping[str, Sequence[str]]) -> str:
+    """The differences as the last lines of a message, each in a line of its own."""
+    return "".join(f"\n  {line}" for lines in changed.values() for line in lines)
+
+
+def _difference_of_images(was: Mapping[str, Any], now: Mapping[str, Any], of_data: Sequence[str]) -> str | None:
+    """The one line on the images; None where they are the same, or differ through what `of_data` says of [data]."""
+    if was["count"] != now["count"]:
+        return f"images were {was['count']:,}, are now {now['count']:,}"
+    regrouped = any(line.startswith("data.group") for line in of_data)
+    if was["digest"] != now["digest"] and not regrouped:
+        return "images were others: some have another path, class, group or size in bytes now"
+    if was["split_digest"] != now["split_digest"] and not of_data:
+        return "images were divided otherwise into those to train, to validate and to hold out"
+    return None
+
+
+def _shown(value: Any) -> str:
+    return "not set" if value is None else show(value)
 
 
 def command_to_take_over(study_file: StudyFile, old: str) -> str:

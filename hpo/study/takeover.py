@@ -13,7 +13,7 @@ from optuna.trial import FixedTrial, FrozenTrial, TrialState
 
 from hpo.errors import HpoError
 from hpo.study.open_study import begin_study, find_study, give_id, only_waits, space_of
-from hpo.study.settings import check_settings, differences
+from hpo.study.settings import check_settings, differences, listed
 from storage.artifacts.artifacts import copy_file
 from storage.database import connect, initialize, one_at_a_time
 from storage.keys import (
@@ -142,10 +142,9 @@ def _load_old(study_file: StudyFile, url: str, data: Data, name: str) -> OpenStu
     changed = differences(old.study, study_file, data)
     changed.pop("recipe", None)
     if changed:
-        listed = "; ".join(line for lines in changed.values() for line in lines)
         raise HpoError(
-            f'study: the scores of "{name}" cannot be compared with those of "{study_file.name}": {listed}.'
-            " Put that back, or begin without --from"
+            f'study: the scores of "{name}" cannot be compared with those of "{study_file.name}"; put back what has'
+            f" changed, or begin without --from:{listed(changed)}"
         )
     return old
 

@@ -31,6 +31,7 @@ def run_worker(options: argparse.Namespace) -> int:
     torch.set_num_threads(options.threads)
     with storage_url(study_file, options.url, create=False) as url:
         opened = load_study(study_file, url, OutageRetry(shutdown.given_up))
+        check_settings(opened.study, study_file, None)  # what needs no image, before these are listed
         study_file.make_folder()
         data = study_file.data.load(study_file.folder / "pixels")
         check_settings(opened.study, study_file, data)

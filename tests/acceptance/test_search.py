@@ -233,13 +233,16 @@ def test_a_changed_study_file_is_refused_with_the_key_and_the_way_on(hpo, tmp_pa
     file.write_text(
         file.read_text().replace('"test_efficientnet"', '"test_convnext"').replace("trials = 4", "trials = 9")
     )
-    changed = hpo("search", "study.toml", HPO_STORAGE=database)
-    assert changed.returncode == 1
-    assert 'recipe.backbone was ["test_resnet", "test_efficientnet"], is now ["test_resnet", "test_convnext"]' in (
-        changed.stderr
-    )
-    assert "give the study another name" in changed.stderr
-    assert "budget" not in changed.stderr
+    photos.rename(tmp_path / "elsewhere")  # no image is looked at before the recipe is compared
+    for command in ("search", "init", "worker", "workers"):
+        changed = hpo(command, "study.toml", HPO_STORAGE=database)
+        assert changed.returncode == 1
+        first, *rest = changed.stderr.splitlines()
+        assert "give the study another name" in first
+        assert rest == [
+            '  recipe.backbone was ["test_resnet", "test_efficientnet"], is now ["test_resnet", "test_convnext"]'
+        ]
+    (tmp_path / "elsewhere").rename(photos)
     assert hpo("status", "study.toml", HPO_STORAGE=database).returncode == 0
     file.write_text(file.read_text().replace('"test_convnext"', '"test_efficientnet"'))
     assert hpo("init", "study.toml", HPO_STORAGE=database).returncode == 0
@@ -252,7 +255,9 @@ def test_a_worker_with_other_images_or_versions_does_not_join(hpo, tmp_path, pho
     paint(photos / "red" / "new.png", (200, 60, 60), 99)
     other_images = hpo("worker", "study.toml", HPO_STORAGE=database)
     assert other_images.returncode == 1
-    assert "images.digest was" in other_images.stderr
+    assert other_images.stderr.endswith(":\n  images were 36, are now 37\n")
+    for_all = hpo("workers", "study.toml", "--workers", 1, HPO_STORAGE=database)
+    assert (for_all.returncode, for_all.stderr) == (1, other_images.stderr)
     (photos / "red" / "new.png").unlink()
 
     study = optuna.load_study(study_name="colours", storage=connect(database))

@@ -47,6 +47,12 @@ def test_a_life_of_some_use_is_no_death_at_once(lived, worked):
         (-64, "", "ended by signal 64", True),
         (1, "hpo: study: begun with other settings", "study: begun with other settings", False),
         (1, "hpo: data: gone\nleaked semaphores", "data: gone", False),
+        (
+            1,
+            "hpo: study: others:\n  images were 3\n  seed was 0\nleaked",
+            "study: others:\n  images were 3\n  seed",
+            False,
+        ),
         (1, "hpo: storage: the database stopped answering", "storage: the database stopped answering", True),
         (1, "Traceback …\nValueError: no", "ValueError: no", True),
         (1, "Traceback …\nm.AnError: CUDA error: no\nadvice", "m.AnError: CUDA error: no", True),
