@@ -25,7 +25,7 @@ from trainer.images.duplicates import Sets
 from trainer.images.index import read_index
 from trainer.images.split import split
 from trainer.images.spreadsheets import cell_of
-from trainer.quality.checks import Case, Finding, broken_files, odd_sizes, passed_over, tiny_classes
+from trainer.quality.checks import Case, Finding, broken_files, odd_sizes, passed_over, several_pages, tiny_classes
 from trainer.quality.classes import class_counts, similar_classes
 from trainer.quality.leaks import copy_sets, exact_copies, leaks, near_copies
 from trainer.quality.near_duplicates import find_pairs
@@ -141,7 +141,8 @@ def _check_images(
         settings = study_file.data
         with suppress(DataError):  # there is no such split, and so no copies across it
             unaware = split(index, valid=settings.valid, test=settings.test, seed=settings.seed)
-    findings = [class_counts(index), similar_classes(index), broken_files(index, survey), passed_over(index)]
+    findings = [class_counts(index), similar_classes(index), broken_files(index, survey)]
+    findings += [several_pages(index, survey), passed_over(index)]
     findings += [*exact_copies(index, unaware), *near_copies(index, pairs)]
     if sides is not None:
         leak = leaks(index, pairs, sides)

@@ -12,7 +12,15 @@ from tests.unit.test_near_duplicates import compressed, picture
 from trainer.data import load_data
 from trainer.images.index import Grouping, read_index
 from trainer.images.split import Split, split
-from trainer.quality.checks import broken_files, odd_sizes, passed_over, suspects, tiny_classes, wrong_labels
+from trainer.quality.checks import (
+    broken_files,
+    odd_sizes,
+    passed_over,
+    several_pages,
+    suspects,
+    tiny_classes,
+    wrong_labels,
+)
 from trainer.quality.classes import class_counts, similar_classes
 from trainer.quality.leaks import exact_copies, leaks, near_copies
 from trainer.quality.near_duplicates import Pair, find_pairs
@@ -60,6 +68,7 @@ def test_good_data_has_nothing_but_ok(folder):
     findings = [
         broken_files(data.index, survey),
         passed_over(data.index),
+        several_pages(data.index, survey),
         *exact_copies(data.index, data.split),
         *near_copies(data.index, _pairs(data.index)),
         leaks(data.index, _pairs(data.index), data.split),
@@ -98,6 +107,22 @@ def test_files_that_are_passed_over_are_named(folder):
     (folder / "a" / "notes.txt").touch()
     finding = passed_over(read_index(folder))
     assert (finding.level, finding.cases[0].paths) == ("warning", ("a/notes.txt",))
+
+
+def test_files_of_several_pages_are_named(folder):
+    """A TIFF of several pages and an animation are one warning, which says that the first is read of each."""
+    pictures = [picture(number, 40) for number in range(200, 203)]
+    pictures[0].save(folder / "a" / "pages.tif", save_all=True, append_images=pictures[1:])
+    pictures[0].save(folder / "a" / "frames.gif", save_all=True, append_images=pictures[1:2])
+    (folder / "a" / "broken.tif").write_bytes(b"II*\0")
+    index, survey = _seen(folder)
+    finding = several_pages(index, survey)
+    assert finding.level == "warning"
+    assert finding.message == "2 of 27 files have several pages or frames: the first of each is read"
+    assert [(case.paths, case.note) for case in finding.cases] == [
+        (("a/frames.gif",), "2 pages"),
+        (("a/pages.tif",), "3 pages"),
+    ]
 
 
 # Classes

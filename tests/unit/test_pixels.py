@@ -19,9 +19,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, PngImagePlugin
+from PIL.PngImagePlugin import PngInfo
 
 from trainer.errors import DataError
+from trainer.images import formats
 from trainer.images import pixels as pixels_module
 from trainer.images.pixels import INTERPOLATIONS, build_pixels, read_image
 
@@ -190,7 +192,7 @@ def test_hidden_colours_do_not_bleed(tmp_path):
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-@pytest.mark.parametrize("ending", ["jpg", "png", "tif", "webp"])
+@pytest.mark.parametrize("ending", ["jpg", "png", "tif", "webp", "avif"])
 def test_exif_orientation(tmp_path, orientation, ending):
     """Each of the eight EXIF orientations is undone, in every format that knows them."""
     upright = np.zeros((40, 40, 3), np.uint8)
@@ -208,7 +210,7 @@ def test_exif_orientation(tmp_path, orientation, ending):
     }[orientation]
     exif = Image.Exif()
     exif[0x112] = orientation
-    options = {"lossless": True} if ending == "webp" else {"quality": 100} if ending == "jpg" else {}
+    options = {"lossless": True} if ending == "webp" else {"quality": 100} if ending in ("jpg", "avif") else {}
     path = _save(tmp_path / f"a.{ending}", Image.fromarray(np.ascontiguousarray(undo(upright))), exif=exif, **options)
     np.testing.assert_allclose(read_image(path, 40).astype(int)[5::30, 5::30], upright[5::30, 5::30], atol=12)
 
@@ -248,6 +250,71 @@ def test_the_name_does_not_decide_the_format(tmp_path):
     path = folder / "홍길동 1.JPG"
     Image.new("RGB", (4, 4), RED).save(path, format="PNG")
     assert tuple(read_image(path, 2)[0, 0]) == RED
+
+
+@pytest.mark.parametrize("name", ["a.avif", "a.jp2", "a.j2k", "avif.jpg", "jpeg2000.jpg"])
+def test_avif_and_jpeg_2000(tmp_path, name):
+    """AVIF and JPEG 2000 are read, and so they are under the name of a JPEG."""
+    image = _noise((40, 30)).resize((16, 16), Image.Resampling.BICUBIC)
+    kind = {"avif.jpg": "AVIF", "jpeg2000.jpg": "JPEG2000"}.get(name)
+    options = {"quality": 100, "subsampling": "4:4:4"} if "avif" in name else {"irreversible": False}
+    pixels = read_image(_save(tmp_path / name, image, format=kind, **options), 16)
+    np.testing.assert_allclose(pixels.astype(int), np.asarray(image).astype(int), atol=4)
+
+
+def test_jpeg_2000_of_12_bits(tmp_path):
+    """A JPEG 2000 of more than 8 bits becomes grey levels from 0 to 255."""
+    values = np.linspace(0, 65535, 64 * 64).reshape(64, 64).astype(np.uint16)
+    pixels = read_image(_save(tmp_path / "a.jp2", Image.fromarray(values), irreversible=False), 64)
+    np.testing.assert_allclose(pixels[..., 0].astype(int), np.rint(values / 257), atol=1)
+
+
+HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"
+
+
+def test_heic_names_its_format_and_the_package_that_reads_it(tmp_path, monkeypatch):
+    """A HEIC picture without the package that reads it is refused in a line with the format and the package."""
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)  # as if it were not installed
+    monkeypatch.setattr(formats, "_readable", formats._readable.__wrapped__)
+    path = tmp_path / "a.jpg"
+    path.write_bytes(HEIC)
+    with pytest.raises(DataError, match=r"it is HEIC, which wants the package pillow-heif: `pip install pillow-heif`"):
+        read_image(path, 8)
+
+
+def test_heic_is_read_where_its_package_is_installed(tmp_path):
+    """A HEIC picture is read by the package pillow-heif."""
+    heif = pytest.importorskip("pillow_heif", reason="an optional package, which the constraints do not name")
+    image = Image.new("RGB", (64, 64), RED)
+    image.paste((0, 0, 255), (0, 0, 32, 32))
+    heif.from_pillow(image).save(tmp_path / "a.heic", quality=90)
+    pixels = read_image(tmp_path / "a.heic", 64)
+    np.testing.assert_allclose(pixels[[8, 8, 56], [8, 56, 8]].astype(int), [(0, 0, 255), RED, RED], atol=8)
+
+
+@pytest.mark.parametrize("kind", ["zTXt", "iTXt", "iCCP", "tEXt"])
+def test_a_png_with_long_texts(tmp_path, kind):
+    """A good PNG is read however long its texts and its colour profile are, as long as they fit into the memory."""
+    image, info, profile = _noise((16, 16)), PngInfo(), None
+    if kind == "iCCP":
+        profile = bytes(3_000_000)
+    elif kind == "iTXt":
+        info.add_itxt("notes", "a" * 3_000_000, zip=True)
+    else:
+        for number in range(30 if kind == "tEXt" else 1):  # of several texts the sum has a limit, too
+            info.add_text(f"notes{number}", "a" * 3_000_000, zip=kind == "zTXt")
+    path = _save(tmp_path / "a.png", image, pnginfo=info, icc_profile=profile)
+    np.testing.assert_array_equal(read_image(path, 16), np.asarray(image))
+    assert PngImagePlugin.MAX_TEXT_CHUNK == 2**20
+
+
+def test_a_bomb_of_text(tmp_path):
+    """A PNG whose text would fill the memory is refused in a line with the limit."""
+    info = PngInfo()
+    info.add_text("notes", "a" * (formats.MAX_TEXT_BYTES + 1), zip=True)
+    path = _save(tmp_path / "a.png", _noise((4, 4)), pnginfo=info)
+    with pytest.raises(DataError, match="its texts or its colour profile have more than 64 MiB"):
+        read_image(path, 4)
 
 
 def test_a_link_is_followed(tmp_path):
@@ -302,9 +369,17 @@ def _png_header(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"")
 
 
+def _float_rgb_tiff() -> bytes:
+    """A sound TIFF of one pixel of three 32-bit floats, which Pillow does not read."""
+    tags = {256: 1, 257: 1, 258: 32, 259: 1, 262: 2, 273: 8, 277: 3, 278: 1, 279: 12, 339: 3}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    return b"II*\0" + struct.pack("<I", 20) + bytes(12) + struct.pack("<H", len(tags)) + entries + bytes(4)
+
+
 def _encoded(ending: str) -> bytes:
     buffer = io.BytesIO()
-    _noise((300, 300)).save(buffer, format={"jpg": "jpeg", "tif": "tiff"}.get(ending, ending))
+    formats = {"jpg": "jpeg", "tif": "tiff", "jp2": "jpeg2000"}
+    _noise((300, 300)).save(buffer, format=formats.get(ending, ending))
     return buffer.getvalue()
 
 
@@ -313,12 +388,15 @@ def _encoded(ending: str) -> bytes:
     [
         (b"", "the file is empty"),
         (b"hello", "no image"),
-        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n", "no image"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n", "it is PostScript, which is not read; save it as PNG"),
         (_png_header(30_000, 30_000), "more than 500 million pixels"),
-        (_png_header(0, 0), "no image"),
+        (_png_header(0, 0), "it is PNG of a kind that is not read, or its first bytes are broken"),
         (b"\xff\xd8\xff\xe0", ""),
+        (b"8BPS" + bytes(200), "it is PSD, which is not read; save it as PNG"),
+        (bytes(128) + b"DICM" + bytes(200), "it is DICOM, which is not read; save it as PNG"),
+        (_float_rgb_tiff(), "it is TIFF of a kind that is not read"),
     ],
-    ids=["empty", "text", "postscript", "bomb", "no pixels", "bare start"],
+    ids=["empty", "text", "postscript", "bomb", "no pixels", "bare start", "psd", "dicom", "float colour"],
 )
 def test_bad_files(tmp_path, content, cause):
     """A file that is empty, no image or too large is refused in one line with its name, the cause and what to do."""
@@ -333,7 +411,7 @@ def test_bad_files(tmp_path, content, cause):
     assert "\n" not in message
 
 
-@pytest.mark.parametrize("ending", ["jpg", "png", "bmp", "gif", "webp", "tif", "ppm"])
+@pytest.mark.parametrize("ending", ["jpg", "png", "bmp", "gif", "webp", "tif", "ppm", "avif", "jp2"])
 def test_truncated_files(tmp_path, ending):
     """Half of a file is refused in every format."""
     content = _encoded(ending)

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import os
 import threading
-import warnings
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, nullcontext
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, Image
 
 from trainer.errors import DataError
 from trainer.images.cache import memory_mapped
+from trainer.images.formats import TOLERANCE, UnreadableError, opened
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -23,9 +23,6 @@ if TYPE_CHECKING:
 
     Progress = Callable[[int, int], None]  # (images done, images in all)
 
-# Formats that a file may have, whatever its name says. By default Pillow also tries some that start other programs.
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "PPM")
-MAX_PIXELS = 500_000_000  # of one picture: 2 GB once decoded
 HEAVY_PIXELS = 50_000_000  # from here on one picture at a time, so that memory does not grow with the cores
 STRIP_PIXELS = 4_000_000  # of a 16-bit, 32-bit or float picture that become 8 bits at a time
 SHOWN_FAILURES = 5
@@ -56,9 +53,10 @@ def read_image(path: Path, size: int, interpolation: str = "bicubic") -> NDArray
 
     `interpolation` is a name in INTERPOLATIONS.
 
-    EXIF orientation is applied, transparency is laid on white, of an animation the first frame is taken. 16-bit grey
-    0 … 65535 becomes 0 … 255; 32-bit integers likewise, if they fit; floats count from 0 to the first of 1, 255 and
-    65535 that holds them all; other values are stretched from their lowest to their highest.
+    EXIF orientation is applied, transparency is laid on white, of several pages or frames the first is taken.
+
+    16-bit grey 0 … 65535 becomes 0 … 255; 32-bit integers likewise, if they fit; floats count from 0 to the first of 1,
+    255 and 65535 that holds them all; other values are stretched from their lowest to their highest.
 
     While it is decoded a picture takes about 4 bytes of memory a pixel, 12 with transparency; of those with more than
     50 million pixels there is one at a time.
@@ -67,23 +65,24 @@ def read_image(path: Path, size: int, interpolation: str = "bicubic") -> NDArray
         DataError: the file is missing, empty, truncated, no image, or has more than 500 million pixels.
     """
     try:
-        with _TOLERANCE:
-            return _decode(path, size, interpolation)
-    except _UnreadableError as failure:
+        return _decode(path, size, interpolation)
+    except UnreadableError as failure:
         raise DataError(f"{str(path)!r} cannot be read: {failure}; remove or replace it") from failure
 
 
-def read_size(path: Path) -> tuple[int, int]:
-    """Width and height in pixels of a picture as it is stored, from its head alone.
+def read_head(path: Path) -> tuple[tuple[int, int], int]:
+    """Width and height in pixels of a picture as it is stored, and how many pages or frames its file has.
+
+    Further pictures of a camera's JPEG (previews, depths) are no pages.
 
     Raises:
         DataError: the file is missing or empty, or its head is no image's.
     """
     try:
-        with _TOLERANCE, Image.open(path, formats=FORMATS) as image:
-            return image.size
-    except Exception as error:
-        raise DataError(f"{str(path)!r} cannot be read: {_cause(error, path)}; remove or replace it") from error
+        with opened(path) as image:
+            return image.size, 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
+    except UnreadableError as failure:
+        raise DataError(f"{str(path)!r} cannot be read: {failure}; remove or replace it") from failure
 
 
 def build_pixels(
@@ -121,59 +120,23 @@ def build_pixels(
     return pixels
 
 
-class _UnreadableError(Exception):
-    """Why a file gives no pixels, in a few words."""
-
-
-class _Tolerance:
-    """While anyone decodes: Pillow warns of nothing and takes pictures up to our limit; the last one out restores both.
-
-    Pillow has its limit, and Python its filters of warnings, once for all threads. Threads that each saved and
-    restored them would leave them changed for good.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._users = 0
-        self._restore = ExitStack()
-
-    def __enter__(self) -> None:
-        with self._lock:
-            if self._users == 0:
-                self._restore.enter_context(warnings.catch_warnings())
-                warnings.simplefilter("ignore")
-                self._restore.callback(setattr, Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
-                Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2  # Pillow warns from here on and refuses twice as many
-            self._users += 1
-
-    def __exit__(self, *_: object) -> None:
-        with self._lock:
-            self._users -= 1
-            if self._users == 0:
-                self._restore.close()
-
-
-_TOLERANCE = _Tolerance()
 _HEAVY = threading.Lock()
 
 
 def _decode(path: Path, size: int, interpolation: str) -> NDArray[np.uint8]:
-    """Decode one file, uint8 [size, size, 3]; _UnreadableError names the cause. To be called under `_TOLERANCE`."""
-    try:
-        with Image.open(path, formats=FORMATS) as image:
-            # A JPEG decodes straight into 1/2, 1/4 or 1/8. Twice the target leaves the rest to the better filter.
-            draft = image.draft(None, (2 * size, 2 * size))
-            with _HEAVY if image.width * image.height > HEAVY_PIXELS else nullcontext():
-                image.load()
-                small = _interpolable(image).resize((size, size), INTERPOLATIONS[interpolation], draft and draft[1])
-            if small.mode == "RGBA":
-                small = Image.alpha_composite(Image.new("RGBA", small.size, "white"), small)
-            turn = _turn(image)  # once loaded: a PNG may have its EXIF behind the pixels, a TIFF is upright by then
+    """Decode one file, uint8 [size, size, 3]; UnreadableError names the cause."""
+    with opened(path) as image:
+        # A JPEG decodes straight into 1/2, 1/4 or 1/8. Twice the target leaves the rest to the better filter.
+        draft = image.draft(None, (2 * size, 2 * size))
+        with _HEAVY if image.width * image.height > HEAVY_PIXELS else nullcontext():
+            image.load()
+            small = _interpolable(image).resize((size, size), INTERPOLATIONS[interpolation], draft and draft[1])
+        if small.mode == "RGBA":
+            small = Image.alpha_composite(Image.new("RGBA", small.size, "white"), small)
+        turn = _turn(image)  # once loaded: a PNG may have its EXIF behind the pixels, a TIFF is upright by then
         if turn is not None:
             small = small.transpose(turn)  # after the resize, as the target is square: the same pixels for less memory
         return np.array(small.convert("RGB"))
-    except Exception as error:  # decoders meet broken bytes with all kinds of exceptions
-        raise _UnreadableError(_cause(error, path)) from error
 
 
 def _interpolable(image: Image.Image) -> Image.Image:
@@ -219,18 +182,6 @@ def _turn(image: Image.Image) -> Image.Transpose | None:
         return None
 
 
-def _cause(error: Exception, path: Path) -> str:
-    if isinstance(error, Image.DecompressionBombError):
-        return f"it has more than {MAX_PIXELS // 1_000_000} million pixels"
-    if isinstance(error, MemoryError):
-        return "there is not enough memory to decode it"
-    if isinstance(error, UnidentifiedImageError):
-        return "it is no image, or its first bytes are broken" if path.stat().st_size else "the file is empty"
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return " ".join(str(error).split()) or type(error).__name__
-
-
 def _decode_all(
     paths: Sequence[Path],
     size: int,
@@ -243,7 +194,7 @@ def _decode_all(
     def decode(number: int) -> str | None:
         try:
             pixels = _decode(paths[number], size, interpolation)
-        except _UnreadableError as failure:
+        except UnreadableError as failure:
             return f"{str(paths[number])!r}: {failure}"
         put(number, pixels)
         return None
@@ -251,7 +202,7 @@ def _decode_all(
     failures = []
     pool = ThreadPoolExecutor(os.cpu_count())
     try:
-        with _TOLERANCE:
+        with TOLERANCE:
             chunks = (range(start, min(start + CHUNK, len(paths))) for start in range(0, len(paths), CHUNK))
             for done, failure in enumerate((failure for chunk in chunks for failure in pool.map(decode, chunk)), 1):
                 if failure is not None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from trainer.errors import DataError
-from trainer.images.pixels import read_image, read_size
+from trainer.images.pixels import read_head, read_image
 from trainer.quality.near_duplicates import MAX_IMAGES, SIDE
 
 if TYPE_CHECKING:
@@ -29,11 +29,13 @@ class Survey:
 
     Attributes:
         sizes: int64 [N, 2], width and height in pixels as stored; 0 where the image is broken.
+        pages: int64 [N], pages or frames of its file; 0 where the image is broken.
         thumbnails: uint8 [N, SIDE, SIDE, 3], black where the image is broken; None of more images than are compared.
         broken: position of each image that cannot be decoded -> why.
     """
 
     sizes: NDArray[np.int64]
+    pages: NDArray[np.int64]
     thumbnails: NDArray[np.uint8] | None
     broken: dict[int, str]
 
@@ -44,14 +46,14 @@ def look_at(index: Index, on_progress: Callable[[int, int], None] | None = None)
     Takes 3 KB of memory an image for the thumbnails, and what is being decoded.
     """
     count = len(index.paths)
-    sizes = np.zeros((count, 2), np.int64)
+    sizes, pages = np.zeros((count, 2), np.int64), np.zeros(count, np.int64)
     thumbnails = np.zeros((count, SIDE, SIDE, 3), np.uint8) if count <= MAX_IMAGES else None
 
     def look(number: int) -> str | None:
         file = index.root / index.paths[number]
         try:
             pixels = read_image(file, SIDE)
-            sizes[number] = read_size(file)
+            sizes[number], pages[number] = read_head(file)
         except DataError as error:
             return str(error.__cause__ or error)  # the cause alone, where the path is told beside it
         if thumbnails is not None:
@@ -70,4 +72,4 @@ def look_at(index: Index, on_progress: Callable[[int, int], None] | None = None)
                     on_progress(number + 1, count)
     finally:
         pool.shutdown(cancel_futures=True)  # an interrupt does not wait for the images that are still to come
-    return Survey(sizes, thumbnails, broken)
+    return Survey(sizes, pages, thumbnails, broken)
