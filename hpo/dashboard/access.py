@@ -24,6 +24,8 @@ SHORTEST_PASSWORD = 12  # characters of one that was given
 SESSION_SECONDS = 12 * 3600
 FREE_GUESSES = 5  # wrong passwords in a row of one address that are answered at once
 LONGEST_WAIT = 60.0  # seconds between two further ones; others behind the same address wait no longer than that
+FREE_GUESSES_OF_PEER = 50  # of one peer, which sends what it says are the guesses of many addresses
+LONGEST_WAIT_OF_PEER = 10.0  # seconds; it may be a proxy, behind which one visitor must not keep out all others
 FORGET_SECONDS = 900.0  # without a guess, after which the wrong ones of an address are forgotten
 ADDRESSES = 10_000  # whose wrong guesses are remembered
 
@@ -48,14 +50,16 @@ class _Guesses:
     wrong: int
     last: float  # time.monotonic()
 
-    @property
-    def wait(self) -> float:
+    def wait(self, free: int, longest: float) -> float:
         """Seconds from the last guess until the next one is looked at."""
-        return min(2.0 ** (self.wrong - FREE_GUESSES), LONGEST_WAIT) if self.wrong >= FREE_GUESSES else 0.0
+        return min(2.0 ** min(self.wrong - free, 16), longest) if self.wrong >= free else 0.0
 
 
 class Password:
     """A password that can only be guessed slowly from one address; safe from any thread.
+
+    An address that a request only claims to come from is any that its sender likes. So the guesses of the peer that has
+    sent it count as well, where the two differ: more of them are free, and the waits are shorter.
 
     Before the wait is over the right password is refused as a wrong one is, so that early guesses tell nothing. The
     right password does not end the waits: it may come from somebody else behind the same proxy. A refused request is
@@ -64,29 +68,43 @@ class Password:
 
     def __init__(self, password: str) -> None:
         self._password = password.encode()
-        self._guesses: OrderedDict[str, _Guesses] = OrderedDict()  # by network, the oldest guess first
+        self._guesses: OrderedDict[str, _Guesses] = OrderedDict()  # by network or peer, the oldest guess first
         self._lock = threading.Lock()
 
-    def admit(self, given: str, address: str) -> bool | float:
-        """True for the right password, False for a wrong one, or the seconds to wait until a guess is looked at."""
-        network, now = _network(address), time.monotonic()
+    def admit(self, given: str, address: str, peer: str | None = None) -> bool | float:
+        """True for the right password, False for a wrong one, or the seconds to wait until a guess is looked at.
+
+        Args:
+            given: the guess.
+            address: that it comes from.
+            peer: that has sent it, where the address is only what it claims; None where the address is certain.
+        """
+        limits = {network_of(address): (FREE_GUESSES, LONGEST_WAIT)}
+        if peer is not None:
+            limits[f"peer {network_of(peer)}"] = (FREE_GUESSES_OF_PEER, LONGEST_WAIT_OF_PEER)
+        now = time.monotonic()
         with self._lock:
-            guesses = self._guesses.get(network)
-            if guesses and now - guesses.last > FORGET_SECONDS:
-                guesses = None
-            if guesses and (wait := guesses.last + guesses.wait - now) > 0:
+            known = {name: self._remembered(name, now) for name in limits}
+            wait = max(guesses.last + guesses.wait(*limits[name]) - now for name, guesses in known.items())
+            if wait > 0:
                 return wait
             if hmac.compare_digest(given.encode(errors="surrogateescape"), self._password):
                 return True
-            self._guesses[network] = _Guesses(guesses.wrong + 1 if guesses else 1, now)
-            self._guesses.move_to_end(network)
-            if len(self._guesses) > ADDRESSES:
+            for name, guesses in known.items():
+                self._guesses[name] = _Guesses(guesses.wrong + 1, now)
+                self._guesses.move_to_end(name)
+            while len(self._guesses) > ADDRESSES:
                 self._guesses.popitem(last=False)
             return False
 
+    def _remembered(self, name: str, now: float) -> _Guesses:
+        """The wrong guesses of an address that are not forgotten."""
+        guesses = self._guesses.get(name)
+        return guesses if guesses and now - guesses.last <= FORGET_SECONDS else _Guesses(0, now)
 
-def _network(address: str) -> str:
-    """The network whose guesses count together: one IPv4 address, or a /64 of IPv6, which one machine may own."""
+
+def network_of(address: str) -> str:
+    """The network whose machines count as one: one IPv4 address, or a /64 of IPv6, which one machine may own."""
     try:
         parsed = ipaddress.ip_address(address)
     except ValueError:

@@ -13,6 +13,7 @@ from urllib.parse import quote
 from bottle import Bottle, HTTPResponse, request, response
 
 from hpo.dashboard.access import SESSION_SECONDS, Password, Sessions, is_cross_site, local_path
+from hpo.dashboard.connections import PEER
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -96,7 +97,7 @@ class LoginGate:
         if self._sessions.is_open(self._session(environ)):
             return None
         if (given := _basic_password(environ.get("HTTP_AUTHORIZATION", ""))) is not None:
-            admitted = self._header_password.admit(given, environ.get("REMOTE_ADDR", ""))
+            admitted = self._header_password.admit(given, environ.get("REMOTE_ADDR", ""), environ.get(PEER))
             if admitted is True:
                 return None
             if admitted is not False:
@@ -111,7 +112,8 @@ class LoginGate:
             raise HTTPResponse("too long", 413)
         request.environ["CONTENT_TYPE"] = "application/x-www-form-urlencoded"  # bottle fails at one that is malformed
         wanted, address = request.forms.get("next", "/"), request.environ.get("REMOTE_ADDR", "")
-        admitted = self._form_password.admit(request.forms.getunicode("password", ""), address)
+        given, peer = request.forms.getunicode("password", ""), request.environ.get(PEER)
+        admitted = self._form_password.admit(given, address, peer)
         if admitted is True:
             secure = request.environ["wsgi.url_scheme"] == "https"
             # Lax: a link from elsewhere to a page is followed with the session, and nothing else that others send is.

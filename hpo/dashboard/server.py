@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from waitress import create_server
 from waitress.server import MultiSocketServer
 
+from hpo.dashboard.connections import CONNECTIONS, limit_connections
 from hpo.dashboard.login_gate import LoginGate
 from hpo.dashboard.routes import Dashboard
 from hpo.errors import ENDING_SIGNALS, HpoError, exit_code
@@ -101,12 +102,13 @@ def listen(
     logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # a page with many files fills its queue
     behind = {"trusted_proxy": proxy, "trusted_proxy_headers": {"x-forwarded-for", "x-forwarded-proto"}}
     try:
-        return create_server(
+        server = create_server(
             application,
             host=host,
             port=port,
             threads=THREADS,
             ident=None,
+            connection_limit=2 * CONNECTIONS,  # more than its connections leave open
             max_request_body_size=LARGEST_REQUEST,
             max_request_header_size=LARGEST_HEADERS,
             clear_untrusted_proxy_headers=True,
@@ -117,6 +119,8 @@ def listen(
         raise HpoError(f"dashboard: cannot listen at {host}, port {port}: {error.strerror or error}") from None
     except ValueError:  # waitress raises it for a name that has no address
         raise HpoError(f"dashboard: cannot listen at {host}, port {port}: there is no such address") from None
+    limit_connections(server)
+    return server
 
 
 def address_of(server: TcpWSGIServer | MultiSocketServer, host: str) -> str:

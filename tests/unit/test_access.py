@@ -53,6 +53,32 @@ def test_guesses_are_slowed_by_address(clock):
     assert password.admit(SECRET, "192.0.2.1") is True
 
 
+def test_guesses_are_slowed_by_peer_where_the_address_is_only_claimed(clock):
+    """Fifty wrong passwords of a peer, whatever addresses it claims, and it waits up to 10 s; other peers do not."""
+    password = Password(SECRET)
+    for number in range(50):
+        assert password.admit("wrong", f"198.51.100.{number}", "192.0.2.1") is False
+    waits = []
+    for number in range(6):
+        waits.append(password.admit(SECRET, f"203.0.113.{number}", "192.0.2.1"))
+        clock.now += waits[-1]
+        assert password.admit("wrong", f"203.0.113.{number}", "192.0.2.1") is False
+    assert waits == [1, 2, 4, 8, 10, 10]
+    assert password.admit(SECRET, "203.0.113.99", "192.0.2.2") is True
+    assert password.admit(SECRET, "192.0.2.1") is True  # the guesses that it has sent are not its own
+    clock.now += 10
+    assert password.admit(SECRET, "203.0.113.99", "192.0.2.1") is True
+
+
+def test_visitors_behind_a_peer_are_slowed_each_by_itself(clock):
+    """The first of them that guesses waits, and the others come in by the same peer."""
+    password = Password(SECRET)
+    for _ in range(5):
+        assert password.admit("wrong", "198.51.100.1", "192.0.2.1") is False
+    assert password.admit("wrong", "198.51.100.1", "192.0.2.1") == 1.0
+    assert password.admit(SECRET, "198.51.100.2", "192.0.2.1") is True
+
+
 def test_a_right_password_does_not_hide_guesses_behind_the_same_address(clock):
     """A program or proxy that sends the right one again and again lets others of its address guess no faster."""
     password = Password(SECRET)

@@ -206,6 +206,24 @@ def test_the_service_finds_the_dashboard(manifests):
     assert container["readinessProbe"]["httpGet"]["path"] == "/healthz"
 
 
+def test_nothing_but_the_ingress_controller_reaches_a_dashboard_that_believes_it(manifests):
+    """Where it believes any proxy, a NetworkPolicy lets only the pods of one named Ingress controller to its port."""
+    template = pods(manifests)["hpo-dashboard"]
+    [container] = template["spec"]["containers"]
+    ingresses = [one for one in manifests if one["kind"] == "Ingress"]
+    assert ("--proxy" in container["command"]) is bool(ingresses)
+    for ingress in ingresses:
+        assert ingress["spec"]["ingressClassName"]
+        policy = find(manifests, "NetworkPolicy", "hpo-dashboard")["spec"]
+        assert policy["podSelector"]["matchLabels"].items() <= template["metadata"]["labels"].items()
+        assert policy["policyTypes"] == ["Ingress"]
+        [rule] = policy["ingress"]
+        [sender] = rule["from"]  # one entry: of that namespace and these pods, and not of either
+        assert sender["namespaceSelector"]["matchLabels"]
+        assert sender["podSelector"]["matchLabels"]
+        assert [port["port"] for port in rule["ports"]] == [container["ports"][0]["name"]]
+
+
 def test_the_study_file_for_kubernetes_is_good(manifests):
     """It has no mistake, and its images are where the pods have them."""
     file = read_study_file(KUBERNETES / "study.toml")
