@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
     from trainer.extensions import Extensions
 
-THREADS = "of torch on a CPU; beside a GPU, processes that augment; default: all cores"
+THREADS = "of torch on a CPU; beside a GPU, processes that augment"
 STARTED = time.perf_counter()  # the start-up of a worker counts from here
 
 
@@ -147,7 +147,7 @@ def parser() -> argparse.ArgumentParser:
     )
     added = add_for_study("worker", run_worker, "run one worker on the first visible GPU, or on the CPU")
     added.add_argument("--name", default=None, help="of the worker; default: made up")
-    added.add_argument("--threads", type=positive, metavar="N", default=cores(), help=THREADS)
+    added.add_argument("--threads", type=positive, metavar="N", default=cores(), help=f"{THREADS}; default: all cores")
     added.add_argument("--parent", type=int, metavar="PID", help="end when this is no longer the parent process")
     added = add_for_study(
         "workers",
@@ -178,6 +178,11 @@ def parser() -> argparse.ArgumentParser:
     added.add_argument(
         "-o", "--output", metavar="DIR", type=Path, required=True, help="folder of the bundle, to be made"
     )
+    which = added.add_mutually_exclusive_group()
+    which.add_argument("--trial", type=int, metavar="N", help="this trial in place of the winner")
+    which.add_argument(
+        "--top", type=positive, metavar="N", help="a bundle of each of the best N trials, in DIR/trial-NUMBER, to vote"
+    )
     learning = added.add_mutually_exclusive_group()
     learning.add_argument("--no-retrain", action="store_true", help="take the winning trial's own weights")
     learning.add_argument(
@@ -193,8 +198,11 @@ def parser() -> argparse.ArgumentParser:
         metavar="P",
         help="the probability from which on an unlabelled image is classified surely; default: 0.95",
     )
+    added.add_argument(
+        "--threads", type=positive, metavar="N", help=f"{THREADS}; default: on a CPU as many as the trial had"
+    )
     added = add("predict", run_predict, "write classes and probabilities of images to a CSV")
-    added.add_argument("bundle", metavar="BUNDLE", help="folder that export-best wrote")
+    added.add_argument("bundle", metavar="BUNDLE", help="folder that export-best wrote, or one that holds such folders")
     added.add_argument(
         "images",
         metavar="IMAGES",
@@ -213,6 +221,9 @@ def parser() -> argparse.ArgumentParser:
         choices=("none", "flip", "crops"),
         default="none",
         help="mean over the mirror image, too, or over ten crops; default: none",
+    )
+    added.add_argument(
+        "--threads", type=positive, metavar="N", help="of torch on a CPU, and that decode images; default: all cores"
     )
     added.add_argument("--json", action="store_true", help="metrics as JSON")
     added = add_for_study("logs", run_logs, "show what a trial printed, wherever it ran")

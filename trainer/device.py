@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from contextlib import AbstractContextManager
 
     from numpy.typing import NDArray
@@ -26,6 +27,20 @@ def device_name(device: torch.device) -> str:
 def loader_processes(device: torch.device, cores: int) -> int:
     """How many processes should augment: beside a GPU one a core, at most 8; on a CPU none, which needs its cores."""
     return min(8, cores) if device.type == "cuda" else 0
+
+
+@contextmanager
+def torch_threads(count: int | None) -> Iterator[None]:
+    """In the block torch has so many threads on the CPU, on which the last bits of what it computes depend.
+
+    None leaves their number as it is.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def autocast(device: torch.device) -> AbstractContextManager[object]:

@@ -35,7 +35,13 @@ class Member:
 
 
 def predict(
-    members: Sequence[Member], files: Sequence[Path], device: torch.device, *, tta: str = "none", batch_size: int = 64
+    members: Sequence[Member],
+    files: Sequence[Path],
+    device: torch.device,
+    *,
+    tta: str = "none",
+    batch_size: int = 64,
+    decoders: int | None = None,
 ) -> Iterator[NDArray[np.float32]]:
     """Yield the probabilities of each batch of files, float32 [members, batch, classes], in the order of the files.
 
@@ -48,13 +54,14 @@ def predict(
         tta: "none"; "flip": the mean over the image and its mirror image; "crops": the mean over ten, the four corners
             and the centre of the image at 8/7 of the size, each also mirrored (Krizhevsky et al. 2012, section 4.1).
         batch_size: images at a time, in memory and through a model.
+        decoders: threads that decode images; None: a few more than there are cores.
 
     Raises:
         DataError: a file cannot be read as an image.
         OutOfDeviceMemoryError: the device has not even memory for one image.
     """
     micro_batch = MicroBatch(batch_size)
-    with ThreadPoolExecutor() as pool:  # Pillow releases the interpreter's lock while it decodes
+    with ThreadPoolExecutor(decoders) as pool:  # Pillow releases the interpreter's lock while it decodes
         for start in range(0, len(files), batch_size):
             batch = files[start : start + batch_size]
             read: dict[tuple[int, str], torch.Tensor] = {}

@@ -1,4 +1,4 @@
-"""A trained model as a folder: model.safetensors, recipe.toml, bundle.json, test.csv."""
+"""A trained model as a folder: model.safetensors, recipe.toml, bundle.json, and the lists of its images."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from trainer.model.backbones import Classifier
     from trainer.recipe import Recipe
 
-WEIGHTS, RECIPE, INFO, TEST = "model.safetensors", "recipe.toml", "bundle.json", "test.csv"
+WEIGHTS, RECIPE, INFO = "model.safetensors", "recipe.toml", "bundle.json"
+TRAIN, VALID, TEST = "train.csv", "valid.csv", "test.csv"  # the images of each side of the search's split
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,12 @@ def read_bundle(folder: Path) -> Bundle:
         ) from error
 
 
+def refuse_existing(folder: Path) -> None:
+    """Raise HpoError where something has the name of a folder that is to be made."""
+    if folder.exists():
+        raise HpoError(f"{folder}: exists already; remove it or choose another name")
+
+
 @contextmanager
 def new_folder(folder: Path) -> Iterator[Path]:
     """A folder to write into that gets its name only when the block has ended well: whole or not at all.
@@ -95,8 +102,7 @@ def new_folder(folder: Path) -> Iterator[Path]:
     Raises:
         HpoError: something has that name already, or nothing can be written there.
     """
-    if folder.exists():
-        raise HpoError(f"{folder}: exists already; remove it or choose another name")
+    refuse_existing(folder)
     try:
         folder.absolute().parent.mkdir(parents=True, exist_ok=True)
         temporary = folder.absolute().parent / f".hpo-{uuid.uuid4().hex}.tmp"

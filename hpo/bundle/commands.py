@@ -11,46 +11,67 @@ from hpo.study.from_options import open_study_from
 
 if TYPE_CHECKING:
     import argparse
+    from pathlib import Path
 
 
 def run_export_best(options: argparse.Namespace) -> int:
-    """`hpo export-best`: the winner as a bundle."""
-    from hpo.bundle.export import export_best
+    """`hpo export-best`: the winner, or other trials, as bundles."""
+    from hpo.bundle.bundle import TEST, refuse_existing
+    from hpo.bundle.chosen_trials import best_trials, trial_of_number
+    from hpo.bundle.export import export
     from hpo.bundle.pseudo_labels import CONFIDENCE
+    from hpo.bundle.retraining import Training
     from hpo.bundle.scores import headline
 
     if options.confidence is not None and not options.unlabelled:
         raise HpoError("export: --confidence says which images of --unlabelled are learned; give --unlabelled, too")
+    training = Training(
+        retrain=not options.no_retrain,
+        unlabelled=options.unlabelled or (),
+        confidence=CONFIDENCE if options.confidence is None else options.confidence,
+        threads=options.threads,
+    )
+    output: Path = options.output
     with open_study_from(options) as opened:
-        info = export_best(
-            opened,
-            options.output,
-            retrain=not options.no_retrain,
-            unlabelled=options.unlabelled or (),
-            confidence=CONFIDENCE if options.confidence is None else options.confidence,
-            say=lambda line: print(line, flush=True),
-        )
-    if test := info["metrics"]["test"]:
-        print(
-            f"test {headline(test)} (± one standard error), on {test['images']} images that the search never saw"
-            f" (use {info['test_uses']} of the test split)"
-        )
-        shown = shlex.join(["hpo", "predict", str(options.output), str(options.output / "test.csv")])
-        print(f"  {shown} -o predictions.csv")
-    print(f"written: {options.output}")
+        if options.top is not None:
+            refuse_existing(output)
+            folders = {output / f"trial-{trial.number}": trial for trial in best_trials(opened, options.top)}
+        elif options.trial is not None:
+            folders = {output: trial_of_number(opened, options.trial)}
+        else:
+            folders = {output: best_trials(opened)[0]}
+        for folder, info in export(opened, folders, training, lambda line: print(line, flush=True)):
+            if test := info["metrics"]["test"]:
+                print(
+                    f"test {headline(test)} (± one standard error), on {test['images']} images that the search never"
+                    f" saw (use {info['test_uses']} of the test split)"
+                )
+                if options.top is None:
+                    print(_predict_command(output, folder / TEST))
+            print(f"written: {folder}", flush=True)
+    if options.top is not None and test:
+        print("their vote on the same images:")
+        print(_predict_command(output, folder / TEST))
     return EXIT_DONE
+
+
+def _predict_command(bundle: Path, images: Path) -> str:
+    return f"  {shlex.join(['hpo', 'predict', str(bundle), str(images)])} -o predictions.csv"
 
 
 def run_predict(options: argparse.Namespace) -> int:
     """`hpo predict`: classes and probabilities to a CSV."""
     from hpo.bundle.prediction import Ensemble, find_bundles, find_images, predict_to_csv
     from hpo.bundle.scores import details, headline
+    from hpo.hardware import cores
+    from trainer.device import torch_threads
     from trainer.extensions import Extensions
 
     bundles, inputs = find_bundles([options.bundle, *options.images])
     images = find_images(inputs, bundles[0].classes)
     ensemble = Ensemble(bundles, options.extensions or Extensions(), options.voting, options.tta)
-    metrics = predict_to_csv(ensemble, images, options.output)
+    with torch_threads(options.threads or cores()):
+        metrics = predict_to_csv(ensemble, images, options.output, decoders=options.threads)
     if options.json:
         used = {"bundles": [str(bundle.folder) for bundle in bundles], "voting": options.voting, "tta": options.tta}
         shown = {"images": len(images.files), **used, "metrics": metrics}

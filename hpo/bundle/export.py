@@ -1,4 +1,4 @@
-"""`hpo export-best`: the winner, retrained on all that is not held out, tested once on what is, as a bundle."""
+"""`hpo export-best`: trials, retrained on all that is not held out, each tested once on what is, as bundles."""
 
 from __future__ import annotations
 
@@ -7,83 +7,49 @@ import json
 import os
 import platform
 import uuid
-from contextlib import closing
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 
 from hpo import DISTRIBUTION
-from hpo.bundle.bundle import INFO, RECIPE, TEST, WEIGHTS, new_folder
+from hpo.bundle.bundle import INFO, RECIPE, TEST, TRAIN, VALID, WEIGHTS, new_folder, refuse_existing
 from hpo.bundle.prediction import find_images
-from hpo.bundle.pseudo_labels import CONFIDENCE, choose, join
+from hpo.bundle.pseudo_labels import join
+from hpo.bundle.retraining import Chosen, Training
 from hpo.bundle.scores import scores
-from hpo.errors import HpoError
-from hpo.hardware import cores
 from hpo.study.open_study import count_test_use, model_of, recipe_of
 from hpo.study.ranking import best_trial
 from hpo.study.settings import PACKAGES, check_settings
 from storage.keys import BEST_EPOCH_KEY
-from trainer.device import choose_device
-from trainer.fit import Subsets, fit
+from trainer.device import choose_device, torch_threads
 from trainer.images.spreadsheets import cell_of
-from trainer.loaders import loaders_for
 from trainer.model.backbones import save_weights
-from trainer.resources import Resources
 from trainer.step import MicroBatch
 from trainer.validation import probabilities_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
+    import numpy as np
     from numpy.typing import NDArray
     from optuna.trial import FrozenTrial
 
-    from hpo.bundle.pseudo_labels import Joined, PseudoLabels
     from hpo.study.open_study import OpenStudy
-    from hpo.study.study_file import StudyFile
     from trainer.data import Data
     from trainer.model.backbones import Classifier
-    from trainer.recipe import Recipe
 
 
-@dataclass(frozen=True)
-class _Winner:
-    """The best trial of a study, and what its retraining needs beside the images.
+def export(
+    opened: OpenStudy, folders: Mapping[Path, FrozenTrial], training: Training, say: Callable[[str], None]
+) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Write the bundles of these trials, each whole or not at all; yields each folder with its bundle.json.
 
-    Attributes:
-        study_file: of the study.
-        trial: complete.
-        recipe: what it was trained by.
-        device: that trains.
-        say: takes lines on how it goes.
-    """
-
-    study_file: StudyFile
-    trial: FrozenTrial
-    recipe: Recipe
-    device: torch.device
-    say: Callable[[str], None]
-
-
-def export_best(
-    opened: OpenStudy,
-    folder: Path,
-    *,
-    retrain: bool,
-    say: Callable[[str], None],
-    unlabelled: Sequence[str] = (),
-    confidence: float = CONFIDENCE,
-) -> dict[str, Any]:
-    """Write the bundle of a study's winner; returns its bundle.json.
-
-    The retraining follows the winning trial: same recipe, seed and schedule, ended at the trial's best epoch, with
-    the validation images added to the training images. Nothing judges it on the way, so nothing is chosen on the test
-    images; each test is counted in the study.
+    The retraining follows the trial: same recipe, seed, schedule and number of threads, ended at the trial's best
+    epoch, with the validation images added to the training images. Nothing judges it on the way, so nothing is chosen
+    on the test images; each test is counted in the study.
 
     With unlabelled images the retrained model classifies them; those that it is sure of, with the classes that it
     gives them, join its training images for a second model, which is trained likewise from the start. That one alone
@@ -91,127 +57,96 @@ def export_best(
 
     Args:
         opened: the study.
-        folder: to be made; must not exist.
-        retrain: False takes the trial's own weights, which never saw the validation images.
+        folders: to be made, none of which may exist, with a complete trial for each.
+        training: how the models are to be made.
         say: takes lines on how it goes.
-        unlabelled: folders, files, patterns and CSVs, only with `retrain`; classes that they may tell are not read.
-        confidence: the lowest probability, in [0, 1], with which the model is sure of an unlabelled image's class.
 
     Raises:
-        HpoError: no trial is complete, the study has other settings, the folder cannot be written, or of the unlabelled
-            images there are none, none but copies, or none that the model is sure of.
+        HpoError: the study has other settings, a folder exists or cannot be written, or of the unlabelled images there
+            are none, none but copies, or none that the model is sure of.
         StorageError: the trial's own weights are not here.
         DataError: images that cannot be read.
     """
-    study_file, trial = opened.file, best_trial(opened)
-    if trial is None:
-        raise HpoError(
-            f"export: no trial is complete yet; `hpo status {study_file.path.name}` shows how far the search is"
-        )
+    study_file, best = opened.file, best_trial(opened)
+    for folder in folders:
+        refuse_existing(folder)
     study_file.make_folder()
     data, device = study_file.data.load(study_file.folder / "pixels"), choose_device()
     check_settings(opened.study, study_file, data)
-    recipe = recipe_of(trial, opened.study, study_file.space.extensions)
-    winner = _Winner(study_file, trial, recipe, device, say)
-    joined = join(data, find_images(unlabelled, (), "export").files) if unlabelled else None
-    used, pseudo = joined.data if joined else data, None
-    with new_folder(folder) as temporary:
-        say(f"trial {trial.number} has won with a validation macro-F1 of {trial.value:.4f}")
-        if joined:
-            pseudo = _pseudo_labels(winner, joined, confidence)
-            images = np.concatenate([_labelled(data), pseudo.images])
-            source = f"{len(pseudo.images)} of them unlabelled"
-            model = _retrain(winner, pseudo.data, images, source)
-        elif retrain:
-            model = _retrain(winner, data, _labelled(data), "training and validation")
-        else:
-            model = model_of(trial, opened, study_file.space.extensions, len(data.index.classes), device)
-        save_weights(model, temporary / WEIGHTS)
-        test, uses = None, 0
-        if len(data.split.test):
-            now = datetime.now(UTC).isoformat(timespec="seconds")
-            uses = count_test_use(opened.study, str(uuid.uuid4()), now)
-            probabilities = probabilities_of(
-                model,
-                used.pixels(recipe.image_size, model.interpolation),
-                data.split.test,
-                device,
-                MicroBatch(recipe.batch_size),
-            )
-            labels = torch.from_numpy(data.index.labels[data.split.test])
-            test = scores(labels, probabilities.argmax(dim=1), probabilities, data.index.classes)
-            _write_test_files(temporary / TEST, folder, data)
-        info = {
-            "classes": list(data.index.classes),
-            "preprocessing": {"image_size": recipe.image_size, **model.preprocessing()},
-            "study": study_file.name,
-            "trial": trial.number,
-            "retrained": retrain,
-            "pseudo_labels": pseudo and pseudo.as_json(),
-            "epochs": trial.user_attrs[BEST_EPOCH_KEY],
-            "seeds": {"training": recipe.seed, "split": study_file.data.seed, "search": study_file.seed},
-            "versions": {
-                "python": platform.python_version(),
-                "hpo": version(DISTRIBUTION),
-                **{name: version(name) for name in PACKAGES},
-            },
-            "data_digest": data.index.digest,
-            "split_digest": data.split.digest,
-            "metrics": {"valid_macro_f1": trial.value, "test": test},
-            "test_uses": uses,
-        }
-        recipe.write(temporary / RECIPE)
-        text = json.dumps(info, indent=2, ensure_ascii=False, allow_nan=False)
-        (temporary / INFO).write_text(f"{text}\n", encoding="utf-8")
-    return info
+    given = training.unlabelled
+    joined = join(data, find_images(given, (), "export").files) if given else None
+    for folder, trial in folders.items():
+        recipe = recipe_of(trial, opened.study, study_file.space.extensions)
+        chosen = Chosen(study_file, trial, recipe, device, training.threads_for(trial, device), say)
+        say(_score_line(trial, best))
+        with new_folder(folder) as temporary, torch_threads(chosen.threads):
+            used, pseudo = data, None
+            if joined:
+                pseudo = chosen.pseudo_labels(joined, training.confidence)
+                used, model = pseudo.data, chosen.retrained_with(pseudo)
+            elif training.retrain:
+                model = chosen.retrained(data)
+            else:
+                model = model_of(trial, opened, study_file.space.extensions, len(data.index.classes), device)
+            save_weights(model, temporary / WEIGHTS)
+            test, uses = None, 0
+            if len(data.split.test):
+                now = datetime.now(UTC).isoformat(timespec="seconds")
+                uses = count_test_use(opened.study, str(uuid.uuid4()), now)
+                test = _test(chosen, model, used)
+            info = {
+                "classes": list(data.index.classes),
+                "preprocessing": {"image_size": recipe.image_size, **model.preprocessing()},
+                "study": study_file.name,
+                "trial": trial.number,
+                "retrained": training.retrain,
+                "pseudo_labels": pseudo and pseudo.as_json(),
+                "epochs": trial.user_attrs[BEST_EPOCH_KEY],
+                "threads": chosen.threads,
+                "seeds": {"training": recipe.seed, "split": study_file.data.seed, "search": study_file.seed},
+                "versions": {
+                    "python": platform.python_version(),
+                    "hpo": version(DISTRIBUTION),
+                    **{name: version(name) for name in PACKAGES},
+                },
+                "data_digest": data.index.digest,
+                "split_digest": data.split.digest,
+                "metrics": {"valid_macro_f1": trial.value, "test": test},
+                "test_uses": uses,
+            }
+            for name, images in ((TRAIN, data.split.train), (VALID, data.split.valid), (TEST, data.split.test)):
+                if len(images):
+                    _write_list(temporary / name, folder, data, images)
+            recipe.write(temporary / RECIPE)
+            text = json.dumps(info, indent=2, ensure_ascii=False, allow_nan=False)
+            (temporary / INFO).write_text(f"{text}\n", encoding="utf-8")
+        yield folder, info
 
 
-def _labelled(data: Data) -> NDArray[np.int64]:
-    """The images that are not held out."""
-    return np.sort(np.concatenate([data.split.train, data.split.valid]))
-
-
-def _pseudo_labels(winner: _Winner, joined: Joined, confidence: float) -> PseudoLabels:
-    """Retrain the winner and let it classify the unlabelled images; its memory is free when this returns."""
-    if left_out := joined.left_out():
-        winner.say(left_out)
-    # The unlabelled images are decoded with the others, so that a broken one is found before the training.
-    data, images = joined.data, _labelled(joined.data)
-    model = _retrain(winner, data, images, "training and validation")
-    pixels = data.pixels(winner.recipe.image_size, model.interpolation)
-    batches = MicroBatch(winner.recipe.batch_size)
-    probabilities = probabilities_of(model, pixels, joined.unlabelled, winner.device, batches)
-    chosen = choose(joined, probabilities.numpy(), confidence)
-    winner.say(chosen.line())
-    return chosen
-
-
-def _retrain(winner: _Winner, data: Data, images: NDArray[np.int64], source: str) -> Classifier:
-    """The model after a training on these images, as many epochs as the winner took to its best; `source` is told."""
-    study_file, scores = winner.study_file, winner.trial.intermediate_values
-    last = int(winner.trial.user_attrs[BEST_EPOCH_KEY])
-    loaders = loaders_for(winner.device, cores())
-    epochs = fit(
-        winner.recipe,
-        data,
-        Subsets(images, plateau=[score for _, score in sorted(scores.items())]),
-        extensions=study_file.space.extensions,
-        resources=Resources(device=winner.device, loaders=loaders, weights=study_file.weights),
+def _score_line(trial: FrozenTrial, best: FrozenTrial | None) -> str:
+    """The validation score of a trial, and of the best one where that is another."""
+    if best is None or best.number == trial.number:
+        return f"trial {trial.number} has won with a validation macro-F1 of {trial.value:.4f}"
+    return (
+        f"trial {trial.number} has a validation macro-F1 of {trial.value:.4f}; trial {best.number} has won with"
+        f" {best.value:.4f}"
     )
-    winner.say(f"retraining on {len(images)} images, {source}, for {last} of {winner.recipe.epochs} epochs")
-    with closing(loaders), closing(epochs):
-        for epoch in epochs:
-            winner.say(f"epoch {epoch.number}: train loss {epoch.train_loss:.4f}, {epoch.seconds:.1f} s")
-            if epoch.number == last:
-                return epoch.model
-    raise AssertionError("the best epoch is one of the recipe's epochs")
 
 
-def _write_test_files(file: Path, folder: Path, data: Data) -> None:
-    """The held-out images with their classes, relative to where the bundle will be: `hpo predict` reads it."""
+def _test(chosen: Chosen, model: Classifier, data: Data) -> dict[str, Any]:
+    """The scores of a model on the held-out images."""
+    pixels = data.pixels(chosen.recipe.image_size, model.interpolation)
+    batches = MicroBatch(chosen.recipe.batch_size)
+    probabilities = probabilities_of(model, pixels, data.split.test, chosen.device, batches)
+    labels = torch.from_numpy(data.index.labels[data.split.test])
+    return scores(labels, probabilities.argmax(dim=1), probabilities, data.index.classes)
+
+
+def _write_list(file: Path, folder: Path, data: Data, images: NDArray[np.int64]) -> None:
+    """Some images with their classes, relative to where the bundle will be: `hpo predict` reads it."""
     with file.open("w", encoding="utf-8", errors="surrogateescape", newline="") as opened:
         writer = csv.writer(opened)
         writer.writerow(["path", "label"])
-        for image in data.split.test:
+        for image in images:
             path = os.path.relpath(data.index.root / data.index.paths[image], folder.absolute())
             writer.writerow([cell_of(path), cell_of(data.index.classes[data.index.labels[image]])])

@@ -35,13 +35,15 @@ SHOWN_CLASSES = 5
 def find_bundles(inputs: Sequence[str]) -> tuple[list[Bundle], list[str]]:
     """Tell the bundles, which come first on a command line, from what stands for images, which follows them.
 
-    The first is taken for a bundle in any case, others where they hold a bundle.json.
+    The first is taken for a bundle in any case, others where they hold a bundle.json. A folder that holds bundles and
+    nothing else stands for all of them.
 
     Raises:
         HpoError: the first is no bundle, bundles have different classes, or nothing stands for images.
     """
-    count = 1 + sum(1 for _ in takewhile(_is_bundle, inputs[1:]))
-    bundles, rest = [read_bundle(Path(given)) for given in inputs[:count]], list(inputs[count:])
+    count = 1 + sum(1 for _ in takewhile(_bundles_of, inputs[1:]))
+    folders = [folder for given in inputs[:count] for folder in _bundles_of(given) or [Path(given)]]
+    bundles, rest = [read_bundle(folder) for folder in folders], list(inputs[count:])
     for bundle in bundles[1:]:
         if bundle.classes != bundles[0].classes:
             raise HpoError(
@@ -51,7 +53,7 @@ def find_bundles(inputs: Sequence[str]) -> tuple[list[Bundle], list[str]]:
     if not rest:
         raise HpoError("predict: no images are given; name folders, image files, patterns or a CSV after the bundles")
     for given in rest:
-        if _is_bundle(given):
+        if _bundles_of(given):
             raise HpoError(f"predict: {given} is a bundle; name it before the images")
     return bundles, rest
 
@@ -115,7 +117,9 @@ class Ensemble:
     tta: str = "none"
 
 
-def predict_to_csv(ensemble: Ensemble, images: Images, output: Path, *, batch_size: int = 64) -> dict[str, Any] | None:
+def predict_to_csv(
+    ensemble: Ensemble, images: Images, output: Path, *, batch_size: int = 64, decoders: int | None = None
+) -> dict[str, Any] | None:
     """Write path, predicted class and a probability a class for each image; returns metrics where classes are known.
 
     Args:
@@ -123,6 +127,7 @@ def predict_to_csv(ensemble: Ensemble, images: Images, output: Path, *, batch_si
         images: to predict.
         output: the CSV.
         batch_size: images at a time.
+        decoders: threads that decode images; None: a few more than there are cores.
 
     Raises:
         HpoError: a bundle's weights or the output cannot be used.
@@ -142,7 +147,7 @@ def predict_to_csv(ensemble: Ensemble, images: Images, output: Path, *, batch_si
         Member(bundle.load_model(ensemble.extensions, device), bundle.recipe.image_size, bundle.interpolation)
         for bundle in bundles
     ]
-    batches = predict(members, images.files, device, tta=ensemble.tta, batch_size=batch_size)
+    batches = predict(members, images.files, device, tta=ensemble.tta, batch_size=batch_size, decoders=decoders)
     predicted: list[int] = []
     kept: list[NDArray[np.float32]] = []
     if output.is_dir() or not output.name:
@@ -170,8 +175,13 @@ def predict_to_csv(ensemble: Ensemble, images: Images, output: Path, *, batch_si
     return scores(truth, torch.tensor(predicted), torch.from_numpy(np.concatenate(kept)), classes)
 
 
-def _is_bundle(given: str) -> bool:
-    return (Path(given) / INFO).is_file()
+def _bundles_of(given: str) -> list[Path]:
+    """The folder itself where it is a bundle, the folders in it where all that it shows are bundles, else none."""
+    folder = Path(given)
+    if (folder / INFO).is_file():
+        return [folder]
+    inside = sorted(path for path in folder.iterdir() if not path.name.startswith(".")) if folder.is_dir() else []
+    return inside if all((path / INFO).is_file() for path in inside) else []
 
 
 def _difference(first: Bundle, second: Bundle) -> str:

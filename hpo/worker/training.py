@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import traceback
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, cast
 
 import optuna
-import torch
 from optuna.exceptions import UpdateFinishedTrialError
 
 from hpo.study.open_study import keep_micro_batches, read_micro_batches
@@ -22,11 +20,12 @@ from storage.errors import StorageError
 from storage.keys import RESUMED_KEY, THREADS_KEY, WEIGHTS_NAME
 from storage.outage_retry import is_outage
 from storage.places import LostPlaceError
+from trainer.device import torch_threads
 from trainer.errors import CheckpointError
 from trainer.objective import objective
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
     from pathlib import Path
 
     from hpo.worker.context import WorkerContext
@@ -72,7 +71,8 @@ class Training:
                 observer.best = max(checkpoint.history, default=0.0)
         resources = replace(self._context.resources, micro_batches=dict(known))
         end: RunEnd
-        with observer.writing_tensorboard(), self._log.capturing(), _threads(checkpoint, resources.device):
+        threads = checkpoint.threads if checkpoint and resources.device.type == "cpu" else None  # as the run has begun
+        with observer.writing_tensorboard(), self._log.capturing(), torch_threads(threads):
             try:
                 value = objective(
                     cast("optuna.Trial", TimedTrial(self._run.trial, stopwatch)),
@@ -155,15 +155,3 @@ class Training:
             f"going on after epoch {done} and {checkpoint.steps_done} steps, where trial"
             f" {self._run.earlier[0].number} was left\n"
         )
-
-
-@contextmanager
-def _threads(checkpoint: Checkpoint | None, device: torch.device) -> Iterator[None]:
-    """Give a training that goes on as many threads as it had, since a CPU's last bits depend on them."""
-    here = torch.get_num_threads()
-    if checkpoint and device.type == "cpu":
-        torch.set_num_threads(checkpoint.threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(here)

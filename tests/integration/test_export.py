@@ -11,17 +11,22 @@ import pytest
 import torch
 from optuna.trial import FixedTrial, TrialState, create_trial
 
-import hpo.bundle.export
-from hpo.bundle.commands import run_export_best
+import hpo.bundle.retraining
+from hpo.bundle.chosen_trials import trial_of_number
+from hpo.bundle.commands import run_export_best, run_predict
+from hpo.bundle.export import export as export_trials
+from hpo.bundle.retraining import Training
 from hpo.cli import parser
 from hpo.errors import HpoError
+from hpo.hardware import cores
 from hpo.study.open_study import create_study, load_study
 from hpo.study.study_file import read_study_file
 from hpo.worker.shutdown import Shutdown
 from hpo.worker.stopwatch import Stopwatch
 from hpo.worker.worker import Worker
-from storage.keys import BEST_EPOCH_KEY
+from storage.keys import BEST_EPOCH_KEY, DEVICE_KEY, REPEATS_KEY, THREADS_KEY
 from tests.conftest import paint
+from trainer.device import torch_threads
 from trainer.errors import DataError
 from trainer.extensions import Extensions
 from trainer.loaders import Loaders
@@ -152,6 +157,125 @@ def test_a_confidence_without_images_is_refused():
         run_export_best(options)
 
 
+@pytest.fixture
+def tried(tmp_path, photos, database):
+    """A study with complete trials 1 to 4: 2 has won, 3 has its recipe, 4 a worse one; trial 1 came from outside."""
+    (tmp_path / "study.toml").write_text(STUDY.replace("epochs = 20", "epochs = 2"))
+    opened, _ = open_new(read_study_file(tmp_path / "study.toml", Extensions(backbones={"linear": linear})), database)
+    opened.study.add_trial(create_trial(value=0.99))
+    asked = FixedTrial(opened.file.space.default_parameters())
+    suggest(asked, opened.file.space)
+    ran = {BEST_EPOCH_KEY: 2, DEVICE_KEY: "cpu", THREADS_KEY: 1}
+    for value, decay in ((0.9, 1.0), (0.9, 1.0), (0.8, 0.5)):
+        opened.study.add_trial(
+            create_trial(
+                value=value,
+                params={**asked.params, "weight_decay": decay * asked.params["weight_decay"]},
+                distributions=asked.distributions,
+                user_attrs=ran,
+            )
+        )
+    yield opened
+    opened.storage.engine.dispose()
+
+
+def export_of(opened, *given):
+    """Run `hpo export-best` in the folder of a study; returns the exit code."""
+    options = parser().parse_args(["export-best", str(opened.file.path), *map(str, given)])
+    options.extensions, options.url = opened.file.space.extensions, opened.url
+    return run_export_best(options)
+
+
+def test_a_retraining_has_the_threads_of_its_trial(tried, tmp_path, monkeypatch):
+    """On a CPU a model is retrained with as many threads as its trial had, or as --threads says, wherever that is."""
+    threads, fit = [], hpo.bundle.retraining.fit
+
+    def watched(*arguments, **options):
+        for epoch in fit(*arguments, **options):
+            threads.append(torch.get_num_threads())
+            yield epoch
+
+    monkeypatch.setattr(hpo.bundle.retraining, "fit", watched)
+    monkeypatch.setattr(hpo.bundle.retraining, "cores", lambda: 1)
+    with torch_threads(3):
+        export_of(tried, "-o", tmp_path / "as in the trial")
+        export_of(tried, "-o", tmp_path / "as asked", "--threads", 2)
+        assert torch.get_num_threads() == 3
+    assert threads == [1, 1, 2, 2]
+    infos = [json.loads((tmp_path / name / "bundle.json").read_text()) for name in ("as in the trial", "as asked")]
+    assert [info["threads"] for info in infos] == [1, 2]
+
+
+def test_more_threads_than_cores_are_said(tried, tmp_path, capsys):
+    """What a retraining with more threads than this machine has cores costs is said in its line."""
+    export_of(tried, "-o", tmp_path / "bundle", "--threads", 200)
+    said = capsys.readouterr().out
+    assert f"for 2 of 2 epochs with 200 threads; --threads {cores()} may be faster on this machine" in said
+
+
+def test_a_trial_that_ran_on_a_gpu_says_nothing_of_threads(tried):
+    """Where a trial ran on a GPU, or on a CPU and this is a GPU, the threads are one a core."""
+    trial = trial_of_number(tried, 2)
+    assert Training().threads_for(trial, torch.device("cpu")) == 1
+    assert Training().threads_for(trial, torch.device("cuda")) == cores()
+    trial.user_attrs[DEVICE_KEY] = "Some GPU"
+    assert Training().threads_for(trial, torch.device("cpu")) == cores()
+
+
+def test_a_bundle_lists_the_images_of_each_side(tried, tmp_path):
+    """train.csv, valid.csv and test.csv name each image of the study once, with its class, as the search had them."""
+    export_of(tried, "-o", tmp_path / "bundle")
+    data = tried.file.data.load(None)
+    for side in ("train", "valid", "test"):
+        with (tmp_path / "bundle" / f"{side}.csv").open(newline="") as file:
+            listed = [((tmp_path / "bundle" / row["path"]).resolve(), row["label"]) for row in csv.DictReader(file)]
+        files = [tmp_path / "photos" / data.index.paths[image] for image in getattr(data.split, side)]
+        assert listed == [(file, file.parent.name) for file in files]
+
+
+def test_the_best_trials_are_bundles_that_vote(tried, tmp_path, capsys):
+    """--top makes a bundle of each of the best recipes, each tested once, in a folder that predicts as one."""
+    export_of(tried, "-o", tmp_path / "best", "--top", 2)
+    said = capsys.readouterr().out
+    assert sorted(path.name for path in (tmp_path / "best").iterdir()) == ["trial-2", "trial-4"]
+    infos = [json.loads((tmp_path / "best" / name / "bundle.json").read_text()) for name in ("trial-2", "trial-4")]
+    assert [(info["trial"], info["test_uses"]) for info in infos] == [(2, 1), (4, 2)]
+    assert "trial 4 has a validation macro-F1 of 0.8000; trial 2 has won with 0.9000\n" in said
+    [command] = [line.strip() for line in said.splitlines() if "hpo predict" in line]
+    options = parser().parse_args([*command.split()[1:-1], str(tmp_path / "predictions.csv")])
+    options.extensions = tried.file.space.extensions
+    assert run_predict(options) == 0
+    assert f"{infos[0]['metrics']['test']['images']} images -> " in capsys.readouterr().out.splitlines()[0]
+
+
+def test_a_trial_of_ones_own_choice_becomes_a_bundle(tried, tmp_path, capsys):
+    """--trial takes that trial in place of the winner, and names the winner."""
+    export_of(tried, "-o", tmp_path / "bundle", "--trial", 4)
+    assert json.loads((tmp_path / "bundle/bundle.json").read_text())["trial"] == 4
+    assert "trial 2 has won with 0.9000" in capsys.readouterr().out
+
+
+def test_trials_without_a_model_are_refused(tried, tmp_path):
+    """A trial that is not there, not complete, broken off or from outside, and too many of them, are named."""
+    for number in (-1, 5):
+        with pytest.raises(HpoError, match=f'"colours" has no trial {number}; it has 5, the first is 0'):
+            export_of(tried, "-o", tmp_path / "bundle", f"--trial={number}")
+    with pytest.raises(HpoError, match=r"trial 0 is waiting, and only a complete trial has a model; give .* 2, 3, 4$"):
+        export_of(tried, "-o", tmp_path / "bundle", "--trial", 0)
+    with pytest.raises(HpoError, match="trial 1 was told or added from outside"):
+        export_of(tried, "-o", tmp_path / "bundle", "--trial", 1)
+    failed = create_trial(state=TrialState.FAIL)
+    tried.study.add_trials([failed, create_trial(state=TrialState.FAIL, user_attrs={REPEATS_KEY: 5}), failed])
+    with pytest.raises(HpoError, match="trial 5 was broken off and went on as trial 6; give --trial 6"):
+        export_of(tried, "-o", tmp_path / "bundle", "--trial", 5)
+    with pytest.raises(HpoError, match="--top 3 needs so many complete trials of different recipes, and there are 2"):
+        export_of(tried, "-o", tmp_path / "bundle", "--top", 3)
+    (tmp_path / "there").mkdir()
+    with pytest.raises(HpoError, match="there: exists already"):
+        export_of(tried, "-o", tmp_path / "there", "--top", 2)
+    assert not (tmp_path / "bundle").exists()
+
+
 def test_a_retraining_follows_the_plateaus_of_the_winner(tmp_path, photos, database, monkeypatch):
     """With `schedule = "plateau"` the rate of a retraining falls after the epochs after which the winner's fell."""
     (tmp_path / "study.toml").write_text(f'{STUDY}schedule = "plateau"\nwarmup = 0.0\n')
@@ -170,14 +294,15 @@ def test_a_retraining_follows_the_plateaus_of_the_winner(tmp_path, photos, datab
         user_attrs={BEST_EPOCH_KEY: 7},
     )
     opened.study.add_trial(winner)
-    rates, fit = [], hpo.bundle.export.fit
+    rates, fit = [], hpo.bundle.retraining.fit
 
     def watched(*arguments, **options):
         for epoch in fit(*arguments, **options):
             rates.append(epoch.learning_rate)
             yield epoch
 
-    monkeypatch.setattr(hpo.bundle.export, "fit", watched)
-    hpo.bundle.export.export_best(opened, tmp_path / "bundle", retrain=True, say=lambda _: None)
+    monkeypatch.setattr(hpo.bundle.retraining, "fit", watched)
+    trials = {tmp_path / "bundle": trial_of_number(opened, len(opened.study.trials) - 1)}
+    assert list(export_trials(opened, trials, Training(threads=1), lambda _: None))
     opened.storage.engine.dispose()
     assert rates == pytest.approx([0.01] * 5 + [0.003] * 2)

@@ -13,7 +13,7 @@ from rich.console import Console
 from sqlalchemy import text
 
 import hpo.search.search
-from hpo.bundle.export import export_best
+from hpo.bundle.chosen_trials import best_trials
 from hpo.errors import EXIT_DONE, HpoError
 from hpo.search.progress import Progress
 from hpo.search.search import search
@@ -94,7 +94,7 @@ def test_what_was_told_from_outside_does_not_win(study):
     assert (study.snapshot().best, sorted(study.snapshot().from_outside)) == (None, outside)
     assert default_trial(study.opened) is None
     with pytest.raises(HpoError, match="no trial is complete yet"):
-        export_best(study.opened, study.file.folder / "bundle", retrain=True, say=print)
+        best_trials(study.opened)
     numbers = [study.add(value) for value in (0.4, 0.6, 0.6)]
     snapshot = study.snapshot()
     assert (snapshot.best.number, snapshot.best.macro_f1) == (numbers[1], 0.6)

@@ -6,14 +6,19 @@ import csv
 import json
 import os
 import unicodedata
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from hpo.bundle.bundle import new_folder, read_bundle
+from hpo.bundle.commands import run_predict
 from hpo.bundle.prediction import Ensemble, find_bundles, find_images, predict_to_csv
+from hpo.cli import parser
 from hpo.errors import HpoError
+from hpo.hardware import cores
 from tests.conftest import paint
 from trainer.extensions import Extensions
 from trainer.recipe import Recipe
@@ -111,8 +116,6 @@ def make_bundle(tmp_path):
     """A function that writes a bundle with an untrained model; returns its path as text."""
 
     def make(name, classes=CLASSES, *, size=32, seed=0, **preprocessing):
-        import torch
-
         from trainer.model.backbones import build_model, save_weights
 
         torch.manual_seed(seed)
@@ -136,6 +139,19 @@ def test_leading_bundles_are_bundles_and_the_rest_images(make_bundle):
     assert [bundle.interpolation for bundle in bundles] == ["bicubic", "bilinear"]
     assert rest == ["photos", "*.jpg"]
     assert find_bundles([one, "list.csv"])[1] == ["list.csv"]
+
+
+def test_a_folder_of_bundles_stands_for_all_of_them(make_bundle, tmp_path):
+    """A folder that holds bundles and nothing else is those bundles; with anything else in it, it holds images."""
+    (tmp_path / "best").mkdir()
+    names = [make_bundle(f"best/trial-{number}") for number in (14, 3)]
+    bundles, rest = find_bundles([str(tmp_path / "best"), "photos"])
+    assert [str(bundle.folder) for bundle in bundles] == names
+    assert rest == ["photos"]
+    (tmp_path / "best" / "1.png").touch()
+    with pytest.raises(HpoError, match="best is no bundle"):
+        find_bundles([str(tmp_path / "best"), "photos"])
+    assert find_bundles([names[0], str(tmp_path / "best")])[1] == [str(tmp_path / "best")]
 
 
 def test_what_cannot_be_told_apart_is_named(make_bundle):
@@ -207,6 +223,24 @@ def test_one_bundle_has_nothing_to_vote_on(make_bundle, photos, tmp_path):
             Ensemble(bundles, Extensions(), voting="hard"), find_images([str(photos)], CLASSES), tmp_path / "out.csv"
         )
     assert not (tmp_path / "out.csv").exists()
+
+
+@pytest.mark.parametrize(("given", "expected"), [((), (cores(), None)), (("--threads", "3"), (3, 3))])
+def test_threads_of_predict(make_bundle, photos, tmp_path, monkeypatch, given, expected):
+    """--threads bounds what torch and the decoding use; without it torch has all cores that hpo may use."""
+    used = []
+
+    class Pool(ThreadPoolExecutor):
+        def __init__(self, decoders):
+            used.append((torch.get_num_threads(), decoders))
+            super().__init__(decoders)
+
+    monkeypatch.setattr("trainer.predict.ThreadPoolExecutor", Pool)
+    arguments = ["predict", make_bundle("alone"), str(photos), "-o", str(tmp_path / "out.csv"), *given]
+    options = parser().parse_args(arguments)
+    options.extensions = None
+    assert run_predict(options) == 0
+    assert used == [expected]
 
 
 def test_predictions_are_not_written_through_a_planted_link(make_bundle, photos, tmp_path):

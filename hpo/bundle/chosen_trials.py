@@ -1,0 +1,74 @@
+"""Which trials of a study `hpo export-best` makes bundles of."""
+
+from __future__ import annotations
+
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from optuna.trial import FrozenTrial, TrialState
+
+from hpo.errors import HpoError
+from hpo.study.open_study import recipe_of, space_of
+from hpo.study.ranking import counts, ranked
+from storage.keys import REPEATS_KEY
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from hpo.study.open_study import OpenStudy
+    from trainer.recipe import Recipe
+
+SHOWN = 5  # numbers of trials that could be taken in place of one that cannot
+
+
+def best_trials(opened: OpenStudy, count: int = 1) -> list[FrozenTrial]:
+    """The best trials of a study, the best first, each with another recipe.
+
+    Raises:
+        HpoError: there are not so many.
+    """
+    extensions = opened.file.space.extensions
+    found: dict[Recipe, FrozenTrial] = {}
+    for trial in ranked(opened.study.get_trials(deepcopy=False), space_of(opened.study, extensions)):
+        found.setdefault(recipe_of(trial, opened.study, extensions), trial)
+        if len(found) == count:
+            return list(found.values())
+    if not found:
+        raise HpoError(
+            f"export: no trial is complete yet; `hpo status {opened.file.path.name}` shows how far the search is"
+        )
+    raise HpoError(
+        f"export: --top {count} needs so many complete trials of different recipes, and there are {len(found)};"
+        f" give --top {len(found)}"
+    )
+
+
+def trial_of_number(opened: OpenStudy, number: int) -> FrozenTrial:
+    """The trial of this number.
+
+    Raises:
+        HpoError: there is none, or it was not trained to its end.
+    """
+    trials = opened.study.get_trials(deepcopy=False)
+    if not 0 <= number < len(trials):
+        raise HpoError(f'export: "{opened.file.name}" has no trial {number}; it has {len(trials)}, the first is 0')
+    trial, space = trials[number], space_of(opened.study, opened.file.space.extensions)
+    if counts(trial, space):
+        return trial
+    if (last := _last_run(trials, number)) != number:
+        raise HpoError(f"export: trial {number} was broken off and went on as trial {last}; give --trial {last}")
+    if trial.state is TrialState.COMPLETE:
+        what = "was told or added from outside, so that there is no model of it"
+    else:
+        what = f"is {trial.state.name.lower()}, and only a complete trial has a model"
+    others = [str(other.number) for other in islice(ranked(trials, space), SHOWN)]
+    instead = f"give one of the best: {', '.join(others)}" if others else "no trial is complete yet"
+    raise HpoError(f"export: trial {number} {what}; {instead}")
+
+
+def _last_run(trials: Sequence[FrozenTrial], number: int) -> int:
+    """The number of the last trial that went on from the one of this number; that number where none did."""
+    for trial in trials[number + 1 :]:
+        if trial.user_attrs.get(REPEATS_KEY) == number:
+            number = trial.number
+    return number
