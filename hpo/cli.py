@@ -211,6 +211,9 @@ def parser() -> argparse.ArgumentParser:
     )
     added.add_argument("-o", "--output", metavar="FILE.csv", type=Path, required=True, help="where to write")
     added.add_argument(
+        "--keep-columns", action="store_true", help="let the other columns of the CSV that lists the images come along"
+    )
+    added.add_argument(
         "--voting",
         choices=("soft", "hard"),
         default="soft",

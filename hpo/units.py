@@ -1,4 +1,4 @@
-"""Time spans and numbers of bytes as people read them."""
+"""Time spans, and numbers of things and of bytes, as people read them."""
 
 from __future__ import annotations
 
@@ -19,3 +19,8 @@ def show_bytes(count: float) -> str:
         if count >= size:
             return f"{count / size:.3g} {unit}" if count < 100 * size else f"{count / size:,.0f} {unit}"
     return f"{count:.0f} bytes"
+
+
+def number_of(count: int, thing: str) -> str:
+    """A number of things whose plural ends with s: 1 image, 2 images."""
+    return f"{count} {thing}" if count == 1 else f"{count} {thing}s"

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import shlex
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from hpo.errors import EXIT_DONE, HpoError
 from hpo.study.from_options import open_study_from
+from hpo.units import number_of
 
 if TYPE_CHECKING:
     import argparse
@@ -43,8 +45,9 @@ def run_export_best(options: argparse.Namespace) -> int:
         for folder, info in export(opened, folders, training, lambda line: print(line, flush=True)):
             if test := info["metrics"]["test"]:
                 print(
-                    f"test {headline(test)} (± one standard error), on {test['images']} images that the search never"
-                    f" saw (use {info['test_uses']} of the test split)"
+                    f"test {headline(test)} (± one standard error),"
+                    f" on {number_of(test['images'], 'image')} that the search never saw"
+                    f" (use {info['test_uses']} of the test split)"
                 )
                 if options.top is None:
                     print(_predict_command(output, folder / TEST))
@@ -61,25 +64,32 @@ def _predict_command(bundle: Path, images: Path) -> str:
 
 def run_predict(options: argparse.Namespace) -> int:
     """`hpo predict`: classes and probabilities to a CSV."""
-    from hpo.bundle.prediction import Ensemble, find_bundles, find_images, predict_to_csv
+    from hpo.bundle.inputs import find_bundles, find_images, known_of
+    from hpo.bundle.prediction import Ensemble, predict_to_csv
     from hpo.bundle.scores import details, headline
     from hpo.hardware import cores
     from trainer.device import torch_threads
     from trainer.extensions import Extensions
 
     bundles, inputs = find_bundles([options.bundle, *options.images])
-    images = find_images(inputs, bundles[0].classes)
+    rows = find_images(inputs, bundles[0].classes)
     ensemble = Ensemble(bundles, options.extensions or Extensions(), options.voting, options.tta)
     with torch_threads(options.threads or cores()):
-        metrics = predict_to_csv(ensemble, images, options.output, decoders=options.threads)
+        metrics = predict_to_csv(
+            ensemble, rows, options.output, keep_columns=options.keep_columns, decoders=options.threads
+        )
+    known = known_of(rows)
     if options.json:
         used = {"bundles": [str(bundle.folder) for bundle in bundles], "voting": options.voting, "tta": options.tta}
-        shown = {"images": len(images.files), **used, "metrics": metrics}
+        shown = {"images": len(rows), **used, "true_classes": asdict(known), "metrics": metrics}
         print(json.dumps(shown, indent=2, ensure_ascii=False, allow_nan=False))
         return EXIT_DONE
     voted = f", {len(bundles)} bundles by {options.voting} voting" if len(bundles) > 1 else ""
-    print(f"{len(images.files)} images -> {options.output}{voted}")
+    print(f"{number_of(len(rows), 'image')} -> {options.output}{voted}")
     if metrics:
-        print(f"{headline(metrics)} (± one standard error), by the classes that are known")
+        of = "" if known.known == len(rows) else f", of {known.known} of {number_of(len(rows), 'image')}"
+        print(f"{headline(metrics)} (± one standard error), by the classes that are known{of}")
         print(*details(metrics), sep="\n")
+    if line := known.line():
+        print(line)
     return EXIT_DONE

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import platform
@@ -15,7 +14,7 @@ import torch
 
 from hpo import DISTRIBUTION
 from hpo.bundle.bundle import INFO, RECIPE, TEST, TRAIN, VALID, WEIGHTS, new_folder, refuse_existing
-from hpo.bundle.prediction import find_images
+from hpo.bundle.inputs import find_images
 from hpo.bundle.pseudo_labels import join
 from hpo.bundle.retraining import Chosen, Training
 from hpo.bundle.scores import scores
@@ -24,7 +23,7 @@ from hpo.study.ranking import best_trial
 from hpo.study.settings import PACKAGES, check_settings
 from storage.keys import BEST_EPOCH_KEY
 from trainer.device import choose_device, torch_threads
-from trainer.images.spreadsheets import cell_of
+from trainer.images.spreadsheets import cell_of, write_rows
 from trainer.model.backbones import save_weights
 from trainer.step import MicroBatch
 from trainer.validation import probabilities_of
@@ -74,7 +73,7 @@ def export(
     data, device = study_file.data.load(study_file.folder / "pixels"), choose_device()
     check_settings(opened.study, study_file, data)
     given = training.unlabelled
-    joined = join(data, find_images(given, (), "export").files) if given else None
+    joined = join(data, [row.file for row in find_images(given, (), "export")]) if given else None
     for folder, trial in folders.items():
         recipe = recipe_of(trial, opened.study, study_file.space.extensions)
         chosen = Chosen(study_file, trial, recipe, device, training.threads_for(trial, device), say)
@@ -145,8 +144,7 @@ def _test(chosen: Chosen, model: Classifier, data: Data) -> dict[str, Any]:
 def _write_list(file: Path, folder: Path, data: Data, images: NDArray[np.int64]) -> None:
     """Some images with their classes, relative to where the bundle will be: `hpo predict` reads it."""
     with file.open("w", encoding="utf-8", errors="surrogateescape", newline="") as opened:
-        writer = csv.writer(opened)
-        writer.writerow(["path", "label"])
+        write_rows(opened, [("path", "label")])
         for image in images:
             path = os.path.relpath(data.index.root / data.index.paths[image], folder.absolute())
-            writer.writerow([cell_of(path), cell_of(data.index.classes[data.index.labels[image]])])
+            write_rows(opened, [(cell_of(path), cell_of(data.index.classes[data.index.labels[image]]))])

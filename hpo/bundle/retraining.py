@@ -10,6 +10,7 @@ import numpy as np
 
 from hpo.bundle.pseudo_labels import CONFIDENCE, choose
 from hpo.hardware import cores
+from hpo.units import number_of
 from storage.keys import BEST_EPOCH_KEY, DEVICE_KEY, THREADS_KEY
 from trainer.fit import Subsets, fit
 from trainer.loaders import loaders_for
@@ -125,7 +126,7 @@ class Chosen:
             return ""
         here = cores()
         more = f"; --threads {here} may be faster on this machine, and gives slightly other weights"
-        return f" with {self.threads} thread{'s'[: self.threads > 1]}{more if self.threads > here else ''}"
+        return f" with {number_of(self.threads, 'thread')}{more if self.threads > here else ''}"
 
 
 def _labelled(data: Data) -> NDArray[np.int64]:

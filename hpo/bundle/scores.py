@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.cells import cell_len, set_cell_size
 
+from hpo.units import number_of
 from trainer.metrics import confusion_matrix, summary
 from trainer.uncertainty import standard_error
 
@@ -58,9 +59,14 @@ def details(found: Mapping[str, Any]) -> list[str]:
     predicted = set(chain.from_iterable(confusions.values()))
     occurring = [name for name in confusions if confusions[name] or name in predicted]
     lines = [
-        f"  {name}: F1 {found['per_class'][name]['f1']:.4f}, {found['per_class'][name]['images']} images"
+        f"  {name}: F1 {found['per_class'][name]['f1']:.4f}, {number_of(found['per_class'][name]['images'], 'image')}"
         for name in occurring
     ]
+    if alone := [name for name in occurring if not confusions[name]]:
+        more = ", …" if len(alone) > SHOWN_MISTAKES else ""
+        lines.append(
+            f"predicted classes without an image count 0 in macro-F1: {', '.join(alone[:SHOWN_MISTAKES])}{more}"
+        )
     if len(occurring) <= WIDEST_MATRIX:
         return [*lines, "confusion matrix: a row for each true class, a column for each predicted one"] + [
             f"  {line}" for line in _table(confusions, occurring)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import os
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
@@ -24,7 +23,7 @@ from trainer.images.cache import pixels_file
 from trainer.images.duplicates import Sets
 from trainer.images.index import read_index
 from trainer.images.split import split
-from trainer.images.spreadsheets import cell_of
+from trainer.images.spreadsheets import cell_of, write_rows
 from trainer.quality.checks import Case, Finding, broken_files, odd_sizes, passed_over, several_pages, tiny_classes
 from trainer.quality.classes import class_counts, similar_classes
 from trainer.quality.leaks import copy_sets, exact_copies, leaks, near_copies
@@ -124,11 +123,10 @@ def write_groups(index: Index, pairs: Sequence[Pair], file: Path) -> None:
     sets.join_equal(copy_sets(index, pairs))
     try:
         with file.open("x", encoding="utf-8", errors="surrogateescape", newline="") as opened:
-            writer = csv.writer(opened)
-            writer.writerow(["path", "label", "group"])
+            write_rows(opened, [("path", "label", "group")])
             for path, label, first in zip(index.paths, index.labels, sets.numbers(), strict=True):
                 relative = os.path.relpath(index.root.absolute() / path, file.parent.absolute())
-                writer.writerow(map(cell_of, (relative, index.classes[label], index.paths[first])))
+                write_rows(opened, [map(cell_of, (relative, index.classes[label], index.paths[first]))])
     except OSError as error:
         raise HpoError(f"check: {file} cannot be written: {error.strerror}; name another file") from error
 

@@ -246,6 +246,9 @@ def test_the_best_trials_are_bundles_that_vote(tried, tmp_path, capsys):
     options.extensions = tried.file.space.extensions
     assert run_predict(options) == 0
     assert f"{infos[0]['metrics']['test']['images']} images -> " in capsys.readouterr().out.splitlines()[0]
+    with (tmp_path / "best/trial-4/test.csv").open() as held_out, (tmp_path / "predictions.csv").open() as predictions:
+        expected = [(row["path"], row["label"]) for row in csv.DictReader(held_out)]
+        assert [(row["path"], row["true"]) for row in csv.DictReader(predictions)] == expected
 
 
 def test_a_trial_of_ones_own_choice_becomes_a_bundle(tried, tmp_path, capsys):

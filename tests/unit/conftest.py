@@ -1,5 +1,7 @@
 """What the tests of the training share: small images, models that train in milliseconds, a recipe for them."""
 
+import json
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -111,3 +113,23 @@ def start(colours, extensions):
         )
 
     return start
+
+
+@pytest.fixture
+def make_bundle(tmp_path):
+    """A function that writes a bundle with an untrained model; returns its path as text."""
+    import torch  # not above: most tests of the search need no torch
+
+    from trainer.model.backbones import build_model, save_weights
+
+    def make(name, classes=("blue", "green", "red"), *, size=32, seed=0, **preprocessing):
+        torch.manual_seed(seed)
+        recipe = Recipe(backbone="test_resnet", pretrained=False, image_size=size)
+        model, folder = build_model(recipe, len(classes), Extensions(), pretrained=False), tmp_path / name
+        folder.mkdir()
+        recipe.write(folder / "recipe.toml")
+        (folder / "bundle.json").write_text(json.dumps({"classes": classes, "preprocessing": preprocessing}))
+        save_weights(model, folder / "model.safetensors")
+        return str(folder)
+
+    return make

@@ -1,11 +1,10 @@
-"""Which bundles and images a command line stands for, and what is written of them."""
+"""What `hpo predict` writes, and the bundles that it reads."""
 
 from __future__ import annotations
 
 import csv
 import json
 import os
-import unicodedata
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -15,70 +14,17 @@ import torch
 
 from hpo.bundle.bundle import new_folder, read_bundle
 from hpo.bundle.commands import run_predict
-from hpo.bundle.prediction import Ensemble, find_bundles, find_images, predict_to_csv
+from hpo.bundle.inputs import Row, find_bundles, find_images
+from hpo.bundle.prediction import Ensemble, headings, predict_to_csv
 from hpo.cli import parser
 from hpo.errors import HpoError
 from hpo.hardware import cores
 from tests.conftest import paint
 from trainer.extensions import Extensions
-from trainer.recipe import Recipe
 
 pytestmark = pytest.mark.unit
 
 CLASSES = ("blue", "green", "red")
-
-
-def test_folders_named_as_classes_give_the_true_classes(photos):
-    """A folder of class folders gives every image its class."""
-    images = find_images([str(photos)], ("blue", "green", "red"))
-    assert len(images.files) == 36
-    assert images.labels == tuple(file.parent.name for file in images.files)
-
-
-def test_one_image_of_unknown_class_leaves_all_without(photos):
-    """Metrics are given for all images or for none."""
-    paint(photos / "loose.png", (1, 2, 3), 0)
-    images = find_images([str(photos)], ("blue", "green", "red"))
-    assert len(images.files) == 37
-    assert images.labels is None
-
-
-def test_patterns_files_and_upper_case_endings(photos, tmp_path, monkeypatch):
-    """Patterns and files are found once each, in their order; a file whose name looks like a pattern is that file."""
-    monkeypatch.chdir(tmp_path)
-    paint(tmp_path / "odd [1].PNG", (1, 2, 3), 0)
-    images = find_images(["odd [1].PNG", "photos/red/1*.png", "photos/red/1.png"], ())
-    assert [file.name for file in images.files] == ["odd [1].PNG", "1.png", "10.png", "11.png"]
-
-
-def test_a_csv_names_images_beside_it_with_or_without_labels(photos):
-    """A CSV's paths are relative to it, and its labels are the true classes."""
-    (photos / "list.csv").write_text("path,label\nred/1.png,red\nblue/1.png,blue\n")
-    images = find_images([str(photos / "list.csv")], ("blue", "red"))
-    assert images.files == (photos / "red/1.png", photos / "blue/1.png")
-    assert images.labels == ("red", "blue")
-
-
-@pytest.mark.parametrize(("classes", "expected"), [(("1", "2"), ("1", "2")), (("1.0", "1", "2.0"), ("1.0", "2.0"))])
-def test_labels_that_are_whole_numbers_are_known_however_they_are_written(photos, classes, expected):
-    """A label 1.0 is the class 1 where there is no class of just that text, and 2 the class 2.0 of an old bundle."""
-    (photos / "list.csv").write_text("path,label\nred/1.png,1.0\nblue/1.png,2\n")
-    assert find_images([str(photos / "list.csv")], classes).labels == expected
-
-
-def test_class_folders_written_by_macos_are_recognised(tmp_path):
-    """A class name with accents is the same class in either way of writing it."""
-    paint(tmp_path / unicodedata.normalize("NFD", "안경") / "1.png", (1, 2, 3), 0)
-    assert find_images([str(tmp_path)], (unicodedata.normalize("NFC", "안경"), "other")).labels is not None
-
-
-@pytest.mark.parametrize("given", ["nowhere.png", "nothing/*.png", "empty"])
-def test_what_gives_no_image_is_named(tmp_path, monkeypatch, given):
-    """A missing file, a pattern without matches and an empty folder are errors that name them."""
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(HpoError, match=given.replace("*", r"\*")):
-        find_images([given], ())
 
 
 def test_a_folder_appears_whole_or_not_at_all(tmp_path):
@@ -111,77 +57,6 @@ def test_a_folder_is_made_without_lifting_the_umask(tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
 
 
-@pytest.fixture
-def make_bundle(tmp_path):
-    """A function that writes a bundle with an untrained model; returns its path as text."""
-
-    def make(name, classes=CLASSES, *, size=32, seed=0, **preprocessing):
-        from trainer.model.backbones import build_model, save_weights
-
-        torch.manual_seed(seed)
-        recipe = Recipe(backbone="test_resnet", pretrained=False, image_size=size)
-        model, folder = build_model(recipe, len(classes), Extensions(), pretrained=False), tmp_path / name
-        folder.mkdir()
-        recipe.write(folder / "recipe.toml")
-        (folder / "bundle.json").write_text(json.dumps({"classes": classes, "preprocessing": preprocessing}))
-        save_weights(model, folder / "model.safetensors")
-        return str(folder)
-
-    return make
-
-
-def test_leading_bundles_are_bundles_and_the_rest_images(make_bundle):
-    """Of what is named on a command line the first folders with a bundle.json are bundles, the rest is for images."""
-    one, two = make_bundle("one"), make_bundle("two", size=40, interpolation="bilinear")
-    bundles, rest = find_bundles([one, two, "photos", "*.jpg"])
-    assert [str(bundle.folder) for bundle in bundles] == [one, two]
-    assert [bundle.recipe.image_size for bundle in bundles] == [32, 40]
-    assert [bundle.interpolation for bundle in bundles] == ["bicubic", "bilinear"]
-    assert rest == ["photos", "*.jpg"]
-    assert find_bundles([one, "list.csv"])[1] == ["list.csv"]
-
-
-def test_a_folder_of_bundles_stands_for_all_of_them(make_bundle, tmp_path):
-    """A folder that holds bundles and nothing else is those bundles; with anything else in it, it holds images."""
-    (tmp_path / "best").mkdir()
-    names = [make_bundle(f"best/trial-{number}") for number in (14, 3)]
-    bundles, rest = find_bundles([str(tmp_path / "best"), "photos"])
-    assert [str(bundle.folder) for bundle in bundles] == names
-    assert rest == ["photos"]
-    (tmp_path / "best" / "1.png").touch()
-    with pytest.raises(HpoError, match="best is no bundle"):
-        find_bundles([str(tmp_path / "best"), "photos"])
-    assert find_bundles([names[0], str(tmp_path / "best")])[1] == [str(tmp_path / "best")]
-
-
-def test_what_cannot_be_told_apart_is_named(make_bundle):
-    """No bundle in front, no images at the end, and a bundle among the images are errors that say what to do."""
-    one, two = make_bundle("one"), make_bundle("two")
-    with pytest.raises(HpoError, match="photos is no bundle"):
-        find_bundles(["photos", one])
-    with pytest.raises(HpoError, match=r"no images are given; name .* after the bundles"):
-        find_bundles([one, two])
-    with pytest.raises(HpoError, match=f"{two} is a bundle; name it before the images"):
-        find_bundles([one, "photos", two])
-
-
-@pytest.mark.parametrize(
-    ("classes", "difference"),
-    [
-        (("blue", "pink", "red"), "only {one} has green; only {two} has pink"),
-        (("blue", "red"), "only {one} has green"),
-        (("red", "green", "blue"), "they have another order"),
-    ],
-)
-def test_bundles_of_different_classes_do_not_vote(make_bundle, classes, difference):
-    """Bundles whose classes differ are refused with both names and what differs."""
-    one, two = make_bundle("one"), make_bundle("two", classes)
-    with pytest.raises(HpoError) as failure:
-        find_bundles([one, two, "photos"])
-    differ = difference.format(one=one, two=two)
-    assert str(failure.value) == f"predict: {one} and {two} cannot vote together, their classes differ: {differ}"
-
-
 def test_an_unknown_interpolation_is_named(make_bundle):
     """A bundle that asks for a way of resizing that does not exist is refused by its name."""
     with pytest.raises(HpoError, match='there is no interpolation "cubist"'):
@@ -207,7 +82,9 @@ def test_bundles_vote(make_bundle, photos, tmp_path):
     metrics = predict_to_csv(Ensemble(bundles, Extensions()), images, output)
     predicted, probabilities = _read(output)
     np.testing.assert_allclose(probabilities, np.mean(alone, axis=0), atol=2e-6)
-    assert metrics["accuracy"] == np.mean([a == b for a, b in zip(predicted, images.labels, strict=True)])
+    assert metrics["accuracy"] == np.mean(
+        [a == b for a, b in zip(predicted, [row.true for row in images], strict=True)]
+    )
     predict_to_csv(Ensemble(bundles, Extensions(), voting="hard"), images, output)
     votes = np.eye(3)[np.argmax(alone, axis=2)].mean(axis=0)
     np.testing.assert_allclose(_read(output)[1], votes, atol=1e-6)
@@ -274,7 +151,123 @@ def test_classes_and_paths_of_formulas_are_written_as_text(make_bundle, tmp_path
     predict_to_csv(Ensemble(bundles, Extensions()), find_images(["@odd"], classes), tmp_path / "out.csv")
     with (tmp_path / "out.csv").open(newline="") as file:
         header, row = csv.reader(file)
-    assert header == ["path", "predicted", "'=cmd|x!A0", "'-cat", "-1"]
+    assert header == ["path", "true", "predicted", "confidence", "'=cmd|x!A0", "'-cat", "-1"]
     assert row[0] == "'@odd/1.png"
-    assert row[1] in header[2:]
-    assert find_images(["out.csv"], classes).files == (Path("@odd/1.png"),)
+    assert row[2] in header[4:]
+    assert [found.file for found in find_images(["out.csv"], classes)] == [Path("@odd/1.png")]
+
+
+def _output(file):
+    with file.open(newline="") as opened:
+        return list(csv.DictReader(opened))
+
+
+def test_each_row_of_a_csv_gives_one_row(make_bundle, photos, tmp_path):
+    """A CSV's rows come out in its order, all of them, with their paths as they stand there."""
+    (tmp_path / "lists").mkdir()
+    paths = [
+        "../photos/red/1.png",
+        "../photos/./blue/2.png",
+        "../photos/red/1.png",
+        str(photos / "red/1.png"),
+        " a b.png ",
+    ]
+    paint(tmp_path / "lists" / "a b.png", (200, 60, 60), 0)
+    listed = "".join(f"{path}\r\n" for path in ("path", *paths))
+    (tmp_path / "lists/list.csv").write_text(listed, newline="")
+    bundles, inputs = find_bundles([make_bundle("alone"), str(tmp_path / "lists/list.csv")])
+    assert predict_to_csv(Ensemble(bundles, Extensions()), find_images(inputs, CLASSES), tmp_path / "out.csv") is None
+    assert [row["path"] for row in _output(tmp_path / "out.csv")] == paths
+    assert b"\r" not in (tmp_path / "out.csv").read_bytes()
+
+
+def test_true_classes_and_confidence_stand_in_each_row(make_bundle, photos, tmp_path):
+    """`true` is the class where it is known, `confidence` the probability of the predicted class, by each voting."""
+    (photos / "list.csv").write_text("path,label\nred/1.png,red\nblue/1.png,\nblue/2.png,zebra\n")
+    rows = find_images([str(photos / "list.csv")], CLASSES)
+    bundles, _ = find_bundles([*(make_bundle(f"b{seed}", seed=seed) for seed in range(2)), "photos"])
+    for voting in ("soft", "hard"):
+        predict_to_csv(Ensemble(bundles, Extensions(), voting), rows, tmp_path / "out.csv")
+        written = _output(tmp_path / "out.csv")
+        assert [row["true"] for row in written] == ["red", "", ""]
+        assert all(row["confidence"] == row[row["predicted"]] for row in written)
+        assert all(float(row["confidence"]) >= 1 / 3 for row in written)
+
+
+def test_scores_are_those_of_the_rows_with_a_known_class(make_bundle, photos, tmp_path):
+    """Rows without a known class change neither the scores of the others nor their rows."""
+    (photos / "known.csv").write_text("path,label\nred/1.png,red\nblue/1.png,blue\n")
+    (photos / "more.csv").write_text("path,label\ngreen/3.png,\nred/1.png,red\ngreen/1.png,zebra\nblue/1.png,blue\n")
+    bundles, _ = find_bundles([make_bundle("alone"), "photos"])
+    found = []
+    for name in ("known", "more"):
+        rows = find_images([str(photos / f"{name}.csv")], CLASSES)
+        found.append(predict_to_csv(Ensemble(bundles, Extensions()), rows, tmp_path / f"{name}.csv"))
+    assert found[0] == found[1]
+    assert found[0]["images"] == 2
+    written = [_output(tmp_path / f"{name}.csv") for name in ("known", "more")]
+    assert written[0] == [written[1][1], written[1][3]]
+
+
+def test_other_columns_come_along_if_asked(make_bundle, photos, tmp_path):
+    """--keep-columns has the other columns of all CSVs behind the path, none of them with a heading of our own."""
+    (photos / "one.csv").write_text("person, label,path,confidence\n007,red,red/1.png,high\n,blue,blue/1.png,=low\n")
+    (photos / "two.csv").write_text("path,camera\nred/2.png, A \n")
+    rows = find_images([str(photos / "one.csv"), str(photos / "two.csv")], CLASSES)
+    bundles, _ = find_bundles([make_bundle("alone"), "photos"])
+    predict_to_csv(Ensemble(bundles, Extensions()), rows, tmp_path / "out.csv", keep_columns=True)
+    written = _output(tmp_path / "out.csv")
+    kept = ["person", "label", "input confidence", "camera"]
+    assert list(written[0]) == ["path", *kept, "true", "predicted", "confidence", *CLASSES]
+    assert [[row[name] for name in kept] for row in written] == [
+        ["007", "red", "high", ""],
+        ["", "blue", "'=low", ""],
+        ["", "", "", " A "],
+    ]
+    doubled = Row(photos / "red/1.png", "x", columns=(("a", "1"), ("a", "2")))
+    with pytest.raises(HpoError, match=r"--keep-columns: a CSV has columns of one name \('a'\)"):
+        predict_to_csv(Ensemble(bundles, Extensions()), [doubled], tmp_path / "out.csv", keep_columns=True)
+
+
+def test_classes_named_as_columns_have_a_heading_of_their_own(make_bundle, photos, tmp_path):
+    """Classes called path, true, predicted or confidence are "class path" and so on in the heading, and only there."""
+    classes = ("class path", "path", "predicted", "true")
+    bundles, _ = find_bundles([make_bundle("odd", classes), "photos"])
+    predict_to_csv(Ensemble(bundles, Extensions()), find_images([str(photos)], classes), tmp_path / "out.csv")
+    with (tmp_path / "out.csv").open(newline="") as file:
+        header, *rows = csv.reader(file)
+    ours, own = (
+        ["path", "true", "predicted", "confidence"],
+        ["class path", "class class path", "class predicted", "class true"],
+    )
+    assert header == ours + own
+    assert {row[2] for row in rows} <= set(classes)
+    assert headings(["a", "b"], ["b", "class b"], "class") == ["a", "class class b"]
+
+
+def test_what_predict_says_of_unknown_classes(make_bundle, photos, tmp_path, capsys):
+    """The printed scores say how many images they are of, and of the rest why; so does --json."""
+
+    def said(text, *more):
+        (photos / "list.csv").write_text(text)
+        arguments = ["predict", make, str(photos / "list.csv"), "-o", str(tmp_path / "out.csv"), *more]
+        options = parser().parse_args(arguments)
+        options.extensions = None
+        assert run_predict(options) == 0
+        return capsys.readouterr().out
+
+    make = make_bundle("alone")
+    some = "path , label\nred/1.png,red\nblue/1.png,nan\nblue/2.png,zebra\nblue/3.png,zebra\n"
+    printed = said(some)
+    assert "by the classes that are known, of 1 of 4 images\n" in printed
+    assert printed.endswith(
+        "left out of these metrics: 1 without a label, 2 with a label that is no class of the bundle ('zebra': 2)\n"
+    )
+    found = json.loads(said(some, "--json"))
+    assert found["true_classes"] == {"known": 1, "missing": 1, "unknown": {"zebra": 2}}
+    assert found["metrics"]["images"] == 1
+    assert said("path\nred/1.png\n").splitlines()[1] == (
+        "no metrics, as no true class is known: 1 without a label; a CSV with the columns path,label tells them, or"
+        " folders named as the classes"
+    )
+    assert "by the classes that are known\n" in said("path,label\nred/1.png,red\n")

@@ -53,6 +53,15 @@ def test_few_classes_are_shown_as_a_matrix():
     ]
 
 
+def test_predicted_classes_without_an_image_are_said():
+    """Where a class is only predicted, as of images of one class, a line says that it counts 0 in macro-F1."""
+    lines = details(_scores([0, 0, 0], [0, 1, 2], ("cat", "dog", "owl")))
+    assert "predicted classes without an image count 0 in macro-F1: dog, owl" in lines
+    assert "  cat: F1 0.5000, 3 images" in lines
+    assert "  dog: F1 0.0000, 0 images" in lines
+    assert not any("count 0" in line for line in details(_scores([0, 1], [0, 0], ("cat", "dog"))))
+
+
 def test_of_many_classes_the_most_frequent_mistakes_are_shown():
     """Where a matrix would be too wide there are all classes and the ten most frequent mistakes, the first first."""
     classes = tuple(f"c{number}" for number in range(13))

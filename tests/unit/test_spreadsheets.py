@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import csv
+import io
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from hpo.bundle.prediction import find_images
+from hpo.bundle.inputs import find_images
 from hpo.check.run import write_groups
 from trainer.images.index import read_index
-from trainer.images.spreadsheets import cell_of, text_of
+from trainer.images.spreadsheets import cell_of, text_of, write_rows
 
 pytestmark = pytest.mark.unit
 
@@ -43,6 +44,16 @@ def test_a_formula_gets_an_apostrophe_and_is_read_without_it(text, cell):
     assert text_of(cell) == text
 
 
+def test_lines_end_as_other_programs_expect():
+    """A line ends with one line feed, and cells with an end of line, a comma or a quote are read back as they were."""
+    rows = [["path", "label"], ["a\rb", "c\nd"], ["e\r\nf", '"g", h'], ["i", ""]]
+    file = io.StringIO(newline="")
+    write_rows(file, rows)
+    assert file.getvalue().splitlines(keepends=True)[0] == "path,label\n"
+    assert file.getvalue().endswith("i,\n")
+    assert list(csv.reader(io.StringIO(file.getvalue(), newline=""), strict=True)) == rows
+
+
 def test_what_check_writes_is_read_back(tmp_path, monkeypatch):
     """Classes and files with names of formulas come back from the CSV of `hpo check --groups`."""
     monkeypatch.chdir(tmp_path)
@@ -59,6 +70,6 @@ def test_what_check_writes_is_read_back(tmp_path, monkeypatch):
     again = read_index(tmp_path / "groups.csv")
     assert (again.paths, again.classes) == (index.paths, index.classes)
     np.testing.assert_array_equal(again.labels, index.labels)
-    images = find_images([str(tmp_path / "groups.csv")], index.classes)
-    assert images.labels == tuple(index.classes[label] for label in index.labels)
-    assert all(file.is_file() for file in images.files)
+    rows = find_images([str(tmp_path / "groups.csv")], index.classes)
+    assert [row.true for row in rows] == [index.classes[label] for label in index.labels]
+    assert all(row.file.is_file() for row in rows)

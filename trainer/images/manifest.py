@@ -40,17 +40,17 @@ def read_csv(path: Path, group: str | None) -> Listing:
     if group is None and "group" in header:
         group = "group"
     columns = ["path", "label", *([] if group is None else [group])]
-    places = _places(path, header, columns)
+    at = places(path, header, columns)
     if not rows:
         raise DataError(f"{str(path)!r} lists no images; add a row for each")
 
     uneven = [f"line {line}" for line, row in rows if len(row) > len(header)]
     padded = [(line, row + [""] * (len(header) - len(row))) for line, row in rows]
-    holes = [f"line {line}" for line, row in padded if not all(row[place] for place in places)]
-    labels = [row[places[1]] for _, row in padded]
-    missing = [f"line {line}: {row[places[1]]}" for line, row in padded if row[places[1]] in MISSING]
-    written = [row[places[0]] for _, row in padded]
-    names = [_on_disk(path.parent, name) for name in written]
+    holes = [f"line {line}" for line, row in padded if not all(row[place] for place in at)]
+    labels = [row[at[1]] for _, row in padded]
+    missing = [f"line {line}: {row[at[1]]}" for line, row in padded if row[at[1]] in MISSING]
+    written = [row[at[0]] for _, row in padded]
+    names = [on_disk(path.parent, name) for name in written]
     unknown = [name for name, found in zip(written, names, strict=True) if name and found is None]
     found = [name or "" for name in names]
     twice = [name for name, times in Counter(found).items() if name and times > 1]
@@ -70,7 +70,7 @@ def read_csv(path: Path, group: str | None) -> Listing:
     return Listing(
         paths=found,
         labels=[class_name(label) for label in labels],
-        groups=found if group is None else [nfc(row[places[2]]) for _, row in padded],
+        groups=found if group is None else [nfc(row[at[2]]) for _, row in padded],
         written=[nfc(label) for label in labels],
     )
 
@@ -101,8 +101,12 @@ def _read_rows(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
         raise DataError(f"{str(path)!r} cannot be read: {error.strerror}; allow it") from error
 
 
-def _places(path: Path, header: Sequence[str], columns: Sequence[str]) -> list[int]:
-    """Where the columns stand; each must be there once, however its letters are written."""
+def places(path: Path, header: Sequence[str], columns: Sequence[str]) -> list[int]:
+    """Where these columns of a CSV stand; each must be there once, however its letters are written.
+
+    Raises:
+        DataError: one is not there, or is there twice.
+    """
     if missing := [column for column in columns if column not in header]:
         raise DataError(
             f"{str(path)!r} has no column {some(missing)}, but {some(header)}; name them, with commas between"
@@ -116,7 +120,7 @@ def _places(path: Path, header: Sequence[str], columns: Sequence[str]) -> list[i
     return [header.index(column) for column in columns]
 
 
-def _on_disk(root: Path, name: str) -> str | None:
+def on_disk(root: Path, name: str) -> str | None:
     """The shortest way from root to the file, with its letters composed as the disk has them; None if there is none."""
     for form in (name, unicodedata.normalize("NFC", name), unicodedata.normalize("NFD", name)):
         with suppress(OSError):  # a name too long for the system

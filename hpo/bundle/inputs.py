@@ -1,0 +1,227 @@
+"""What a command line of `hpo predict` stands for: bundles, and rows of images with what is known of them."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections import Counter
+from dataclasses import dataclass
+from glob import glob, has_magic
+from itertools import takewhile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hpo.bundle.bundle import INFO, read_bundle
+from hpo.errors import HpoError
+from trainer.errors import DataError
+from trainer.images.files import IMAGE_SUFFIXES, nfc, some, walk
+from trainer.images.manifest import MISSING, class_name, on_disk, places
+from trainer.images.spreadsheets import text_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+    from hpo.bundle.bundle import Bundle
+
+SHOWN_CLASSES = 5
+
+
+@dataclass(frozen=True)
+class Row:
+    """An image to predict.
+
+    Attributes:
+        file: of the image.
+        path: how it was named: the cell of a CSV as it stands there, else the path of the file.
+        true: its class, where that is told and the bundles know it.
+        label: what a CSV says of its class, whether the bundles know it or not; empty where it says nothing.
+        columns: headings and cells of the other columns of its CSV, the cells as they stand there.
+    """
+
+    file: Path
+    path: str
+    true: str | None = None
+    label: str = ""
+    columns: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class Known:
+    """Of how many rows the true class is known.
+
+    Attributes:
+        known: rows with a class of the bundles.
+        missing: rows of which nothing is told.
+        unknown: how many rows have which label that is no class of the bundles, the most frequent first.
+    """
+
+    known: int
+    missing: int
+    unknown: Mapping[str, int]
+
+    def line(self) -> str | None:
+        """What is to be said of the rows whose class is not known, if any."""
+        if not (self.missing or self.unknown):
+            return None
+        begun = "left out of these metrics" if self.known else "no metrics, as no true class is known"
+        told = [f"{self.missing} without a label"] if self.missing else []
+        if self.unknown:
+            shown = ", ".join(f"{label!r}: {count}" for label, count in list(self.unknown.items())[:SHOWN_CLASSES])
+            more = ", …" if len(self.unknown) > SHOWN_CLASSES else ""
+            told.append(f"{sum(self.unknown.values())} with a label that is no class of the bundle ({shown}{more})")
+        way_on = "" if self.known else "; a CSV with the columns path,label tells them, or folders named as the classes"
+        return f"{begun}: {', '.join(told)}{way_on}"
+
+
+def known_of(rows: Iterable[Row]) -> Known:
+    """Of how many of these rows the true class is known."""
+    rest = [row.label for row in rows if row.true is None]
+    unknown = Counter(label for label in rest if label and label not in MISSING)
+    return Known(len(list(rows)) - len(rest), len(rest) - unknown.total(), dict(unknown.most_common()))
+
+
+def find_bundles(inputs: Sequence[str]) -> tuple[list[Bundle], list[str]]:
+    """Tell the bundles, which come first on a command line, from what stands for images, which follows them.
+
+    The first is taken for a bundle in any case, others where they hold a bundle.json. A folder that holds bundles and
+    nothing else stands for all of them.
+
+    Raises:
+        HpoError: the first is no bundle, bundles have different classes, or nothing stands for images.
+    """
+    count = 1 + sum(1 for _ in takewhile(_bundles_of, inputs[1:]))
+    folders = [folder for given in inputs[:count] for folder in _bundles_of(given) or [Path(given)]]
+    bundles, rest = [read_bundle(folder) for folder in folders], list(inputs[count:])
+    for bundle in bundles[1:]:
+        if bundle.classes != bundles[0].classes:
+            raise HpoError(
+                f"predict: {bundles[0].folder} and {bundle.folder} cannot vote together, their classes differ: "
+                f"{_difference(bundles[0], bundle)}"
+            )
+    if not rest:
+        raise HpoError("predict: no images are given; name folders, image files, patterns or a CSV after the bundles")
+    for given in rest:
+        if _bundles_of(given):
+            raise HpoError(f"predict: {given} is a bundle; name it before the images")
+    return bundles, rest
+
+
+def find_images(inputs: Sequence[str], classes: Sequence[str], command: str = "predict") -> list[Row]:
+    """The images that folders, files, patterns and CSVs stand for, in their order.
+
+    Each row of a CSV is one, with the class in its column label; other files come once each. Their class is told by the
+    outermost folder of a class's name below the folder that was given, or by that folder itself where none below it has
+    such a name; of files and patterns by the folder that holds the file.
+
+    Args:
+        inputs: of the command line.
+        classes: those that true classes may be.
+        command: begins the line of a failure.
+
+    Raises:
+        HpoError: something given does not exist, a CSV has mistakes, or there is no image at all.
+    """
+    same = {class_name(known): known for known in classes} | {nfc(known): known for known in classes}
+    rows: list[Row] = []
+    seen: set[Path] = set()
+    for given in inputs:
+        matches = [Path(given)]
+        if has_magic(given) and not matches[0].exists():
+            matches = [Path(match) for match in sorted(glob(given, recursive=True))]  # noqa: PTH207 - absolute ones, too
+        if not matches:
+            raise HpoError(f"{command}: nothing matches {given}")
+        for path in matches:
+            if path.is_dir():
+                found = [row for row in _rows_below(path, same, command) if row.file not in seen]
+            elif path.suffix.lower() == ".csv":
+                rows += _rows_listed(path, same, command)
+                continue
+            elif path.is_file():
+                found = [Row(path, str(path), _class_of(_name_of(path.parent), same))] if path not in seen else []
+            else:
+                raise HpoError(f"{command}: {path} does not exist")
+            rows += found
+            seen.update(row.file for row in found)
+    return rows
+
+
+def _bundles_of(given: str) -> list[Path]:
+    """The folder itself where it is a bundle, the folders in it where all that it shows are bundles, else none."""
+    folder = Path(given)
+    if (folder / INFO).is_file():
+        return [folder]
+    inside = sorted(path for path in folder.iterdir() if not path.name.startswith(".")) if folder.is_dir() else []
+    return inside if all((path / INFO).is_file() for path in inside) else []
+
+
+def _difference(first: Bundle, second: Bundle) -> str:
+    said = []
+    for one, other in ((first, second), (second, first)):
+        if only := [name for name in one.classes if name not in other.classes]:
+            more = ", …" if len(only) > SHOWN_CLASSES else ""
+            said.append(f"only {one.folder} has {', '.join(only[:SHOWN_CLASSES])}{more}")
+    return "; ".join(said) or "they have another order"
+
+
+def _class_of(name: str, same: Mapping[str, str]) -> str | None:
+    """The class that has this name, by the mapping from the names of all."""
+    return same.get(nfc(name)) or same.get(class_name(name))
+
+
+def _name_of(folder: Path) -> str:
+    """The name of a folder, also of one that was given as `.` or `..`."""
+    return Path(os.path.abspath(folder)).name  # noqa: PTH100 - a link keeps the name that it has
+
+
+def _rows_below(folder: Path, same: Mapping[str, str], command: str) -> list[Row]:
+    """The images of a folder, sorted."""
+    files = sorted(file for file in walk(folder) if file.suffix.lower() in IMAGE_SUFFIXES)
+    if not files:
+        raise HpoError(f"{command}: there is no image in {folder}")
+    classes = []
+    for file in files:
+        around = (_class_of(name, same) for name in file.relative_to(folder).parts[:-1])
+        classes.append(next((name for name in around if name is not None), None))
+    if not any(name is not None for name in classes):
+        classes = [_class_of(_name_of(folder), same)] * len(files)
+    return [Row(file, str(file), name) for file, name in zip(files, classes, strict=True)]
+
+
+def _rows_listed(path: Path, same: Mapping[str, str], command: str) -> Iterator[Row]:
+    """The rows of a CSV."""
+    try:
+        with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+            reader = csv.reader(file, strict=True)
+            header = [text_of(cell.strip()) for cell in next(reader, [])]
+            rows = [(reader.line_num, row) for row in reader if any(map(str.strip, row))]
+        has_label = any(name.casefold() == "label" for name in header)
+        at = places(path, header, ["path", "label"] if has_label else ["path"])
+    except (OSError, csv.Error) as error:
+        raise HpoError(f"{command}: {path} cannot be read: {error}") from error
+    except DataError as error:
+        raise HpoError(f"{command}: {error}") from error
+    rows = [(line, row + [""] * (len(header) - len(row))) for line, row in rows]
+    written = [text_of(row[at[0]].strip()) for _, row in rows]
+    files = [on_disk(path.parent, name) for name in written]
+    problems = [
+        f"{len(cases)} {problem} ({some(cases)})"
+        for cases, problem in (
+            ([f"line {line}" for line, row in rows if len(row) > len(header)], "rows with more cells than the header"),
+            (
+                [f"line {line}" for (line, _), name in zip(rows, written, strict=True) if not name],
+                "rows without a path",
+            ),
+            (
+                [name for name, file in zip(written, files, strict=True) if name and file is None],
+                "files that do not exist",
+            ),
+        )
+        if cases
+    ]
+    if problems or not rows:
+        listed = "; ".join(problems) or "it lists no images"
+        raise HpoError(f"{command}: {path}: {listed}; give a header with a column path, and a path for each image")
+    for (_, row), name in zip(rows, files, strict=True):
+        label = text_of(row[at[1]].strip()) if has_label else ""
+        others = tuple(pair for place, pair in enumerate(zip(header, row, strict=True)) if place != at[0])
+        yield Row(path.parent / (name or ""), row[at[0]], _class_of(label, same) if label else None, label, others)
