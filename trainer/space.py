@@ -86,12 +86,16 @@ class Space:
             and head has its default, too.
         extensions: functions of one's own, whose names become usable.
 
+    Attributes:
+        given: the fields that are given.
+
     Raises:
         RecipeError: unknown fields, names or impossible ranges, all of them at once.
     """
 
     def __init__(self, fields: Mapping[str, Any], extensions: Extensions | None = None) -> None:
         self.extensions = extensions or Extensions()
+        self.given = frozenset(fields)
         problems = [unknown_problem(name, DEFAULTS) for name in fields if name not in DEFAULTS]
         self.fields: dict[str, Any] = {}
         searched = DEFAULT_SPACE
@@ -115,6 +119,27 @@ class Space:
                 return (low, high)
             case _:
                 return (entry,)
+
+    def useless_fields(self) -> list[str]:
+        """A line for each field that is given, and not as the default, though no recipe of the space can use it."""
+        lines = []
+        for name in DEFAULTS:
+            condition = RULES[name].only_if
+            if (
+                condition
+                and name in self.given
+                and self.values(name) != (DEFAULTS[name],)
+                and not self._is_useful(name)
+            ):
+                other, values = condition
+                lines.append(f"{name}: no trial can use it, which takes {other} = {' or '.join(map(show, values))}")
+        return lines
+
+    def _is_useful(self, name: str) -> bool:
+        condition = RULES[name].only_if
+        return condition is None or (
+            not set(condition[1]).isdisjoint(self.values(condition[0])) and self._is_useful(condition[0])
+        )
 
     def as_dict(self) -> dict[str, Any]:
         """The space as a study file writes it, complete; JSON can hold it."""

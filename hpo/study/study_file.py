@@ -224,10 +224,16 @@ def read_study_file(path: Path, extensions: Extensions | None = None) -> StudyFi
         limits = Limits(trials=DEFAULT_TRIALS)
     budget.no_more()
 
+    wrong: list[str] = []
     try:
         space = Space(tables["recipe"], extensions)
     except RecipeError as error:
-        problems += [f"recipe.{problem}" for problem in error.problems]
+        wrong = error.problems
+    if (problems or wrong) and "backbone" in tables["recipe"]:
+        from trainer.model.feasibility import backbone_problems_beside  # models take seconds: only beside mistakes
+
+        wrong += backbone_problems_beside(wrong, tables["recipe"], extensions)
+    problems += [f"recipe.{problem}" for problem in wrong]
     if problems:
         raise StudyFileError("\n".join(f"{path.name}: {problem}" for problem in problems))
     return StudyFile(

@@ -121,6 +121,7 @@ learning_rate = { low = 0.1, high = 0.01 }
 weight_decay = { low = 0, high = 0.1, log = true }
 epochs = 2.5
 augmnt = "light"
+backbone = ["test_resnet", "test_convnet"]
 """
         ),
     )
@@ -138,9 +139,10 @@ augmnt = "light"
         "recipe.weight_decay: a logarithmic range starts above 0",
         "recipe.epochs: 2.5 is not a whole number",
         'recipe.augmnt: there is no such key; did you mean "augment"?',
+        'recipe.backbone: timm has no "test_convnet"; did you mean "test_convnext',
     ):
         assert line in done.stderr
-    assert len(done.stderr.strip().splitlines()) == 12
+    assert len(done.stderr.strip().splitlines()) == 13
 
 
 def test_a_study_file_that_is_missing_or_no_toml(refused, study):

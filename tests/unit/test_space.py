@@ -255,6 +255,27 @@ def test_own_names():
     assert not any("class_weights" in parameters for parameters, recipe in pairs if recipe.loss == "tversky")
 
 
+@pytest.mark.parametrize(
+    ("given", "useless"),
+    [
+        ({"freeze": [0.0, 0.5], "pretrained": False}, ["freeze: no trial can use it, which takes pretrained = true"]),
+        ({"freeze": 0.5, "pretrained": False}, ["freeze: no trial can use it, which takes pretrained = true"]),
+        (
+            {"mixup_alpha": {"low": 0.1, "high": 1.0}, "mixing": ["none", "cutmix"]},
+            ['mixup_alpha: no trial can use it, which takes mixing = "mixup" or "both"'],
+        ),
+        ({"freeze": 0.0, "pretrained": False}, []),
+        ({"freeze": [0.0, 0.5], "pretrained": [True, False]}, []),
+        ({"freeze": [0.0, 0.5]}, []),
+        ({"pretrained": False}, []),
+        ({"focal_gamma": 1.0, "loss": ["bce", "focal"]}, []),
+    ],
+)
+def test_a_field_that_is_given_in_vain_is_told(given, useless):
+    """What no trial can use beside the other fields is told, searched or fixed, unless it says what holds anyway."""
+    assert Space(given).useless_fields() == useless
+
+
 def test_own_names_need_their_functions():
     """A name of one's own is a mistake where its function is not given."""
     with pytest.raises(RecipeError) as error:

@@ -114,6 +114,26 @@ def test_each_mistake_is_one_line_with_its_key(read, text, complaint):
     assert all(line.startswith("my study.toml: ") for line in str(caught.value).splitlines())
 
 
+@pytest.mark.parametrize(
+    ("recipe", "complaints"),
+    [
+        ('backbone = "test_convnet"', ['recipe.backbone: timm has no "test_convnet"; did you mean "test_convnext']),
+        ('backbone = "test_vit"\nimage_size = 20', ['recipe.backbone: "test_vit" cannot work with image_size = 20']),
+        ('backbone = "test_vit"\nimage_size = 2', ["recipe.image_size: 2 is outside"]),
+        ("backbone = 5", ["recipe.backbone: 5 is not a text"]),
+        ('backbone = "test_vit"\nimage_size = 32\nloss = "x"', ['recipe.loss: "x" is not known']),
+    ],
+)
+def test_a_wrong_backbone_is_told_beside_other_mistakes(read, recipe, complaints):
+    """It is not left to the next attempt; of one that cannot be judged beside the other mistakes nothing is said."""
+    with pytest.raises(StudyFileError) as error:
+        read(f'[data]\npath = "a"\nvalid = 2\n[recipe]\n{recipe}')
+    first, *others = str(error.value).splitlines()
+    assert "data.valid: 2 is outside" in first
+    assert len(others) == len(complaints)
+    assert all(complaint in line for complaint, line in zip(complaints, others, strict=True))
+
+
 def test_files_of_trials_in_s3(read):
     """A URL of S3 is taken as it is; a folder is relative to the study file."""
     assert read('[study]\nartifacts = "s3://bucket/a"\n[data]\npath = "a"').artifacts == "s3://bucket/a"

@@ -15,14 +15,16 @@ from trainer.model.heads import use_cosine_head
 from trainer.model.pretrained import pretrained_backbone
 from trainer.model.timm_models import create_backbone, first_line, has_tag
 from trainer.recipe import recipe_from
+from trainer.space import Space
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from torch import nn
 
+    from trainer.extensions import Extensions
     from trainer.recipe import Recipe
-    from trainer.space import Space
 
 # Fields that not every model can follow.
 CHECKED_FIELDS = ("pooling", "dropout", "drop_path", "freeze", "layer_decay", "loss")
@@ -37,22 +39,53 @@ def check_backbones(space: Space, classes: int, weights: Path | None = None) -> 
         RecipeError: backbones that do not exist or do not fit, all of them.
         WeightsError: pretrained weights that cannot be had.
     """
-    pretrained = True in space.values("pretrained")
-    default = {name: space.values(name)[0] for name in ("image_size", *CHECKED_FIELDS)}
-    # One field at a time beside the first values of the others: a model is asked for each, not for all combinations.
-    asked = [default, *({**default, name: value} for name in default for value in space.values(name))]
-    problems, recipes = [], []
+    if problems := backbone_problems(space, classes):
+        raise RecipeError(problems)
+    if True in space.values("pretrained"):
+        for name in space.values("backbone"):
+            if name not in space.extensions.backbones:
+                pretrained_backbone(_variants(space, name)[0], classes, weights)
+
+
+def backbone_problems(space: Space, classes: int) -> list[str]:
+    """A line for each backbone that does not exist or cannot do what the space asks. Loads no weights."""
+    problems = []
     for name in space.values("backbone"):
-        own = space.extensions.backbones.get(name)
-        variants = [recipe_from({**values, "backbone": name, "pretrained": pretrained}) for values in asked]
+        own, variants = space.extensions.backbones.get(name), _variants(space, name)
         model = own(classes, variants[0].image_size) if own else None
         problems += [own_backbone_problem(model, recipe) if model else backbone_problem(recipe) for recipe in variants]
-        recipes += [] if own else [variants[0]]
-    if found := [problem for problem in problems if problem]:
-        raise RecipeError(list(dict.fromkeys(found)))
-    if pretrained:
-        for recipe in recipes:
-            pretrained_backbone(recipe, classes, weights)
+    return list(dict.fromkeys(problem for problem in problems if problem))
+
+
+def backbone_problems_beside(
+    problems: Sequence[str], fields: Mapping[str, Any], extensions: Extensions | None
+) -> list[str]:
+    """What is wrong with the backbones of a recipe whose other fields have mistakes.
+
+    Args:
+        problems: the lines on these mistakes; what they speak of is left out.
+        fields: of the recipe, as a study file has them.
+        extensions: functions of one's own.
+    """
+    sound = {
+        name: entry
+        for name, entry in fields.items()
+        if not any(problem.startswith((f"{name}:", f"{name}.")) for problem in problems)
+    }
+    if "backbone" not in sound or ("image_size" in fields and "image_size" not in sound):
+        return []  # nobody knows which models are meant, or at what size they are to work
+    return backbone_problems(Space(sound, extensions), 2)
+
+
+def _variants(space: Space, backbone: str) -> list[Recipe]:
+    """Recipes with this backbone that together have all values that a model may not be able to follow.
+
+    One field at a time beside the first values of the others: a model is asked for each, not for all combinations.
+    """
+    default = {name: space.values(name)[0] for name in ("image_size", *CHECKED_FIELDS)}
+    asked = [default, *({**default, name: value} for name in default for value in space.values(name))]
+    pretrained = True in space.values("pretrained")
+    return [recipe_from({**values, "backbone": backbone, "pretrained": pretrained}) for values in asked]
 
 
 def backbone_problem(recipe: Recipe) -> str | None:
