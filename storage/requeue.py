@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import Connection, Engine
 
 DEATH = "its worker died"
+AGAIN = "; run again as another trial"  # how the reason of a trial ends whose place goes on
 # A worker that was requeued before may have come back, taken a place, and died.
 NOT_REQUEUED = "(gone IS NULL OR EXISTS (SELECT FROM hpo.place WHERE place.worker = worker.id AND state = 'running'))"
 
@@ -56,7 +57,12 @@ def requeue_in(
 
 def again(reason: str) -> str:
     """The reason that the trial of such a run is given."""
-    return f"{reason}; run again as another trial"
+    return f"{reason}{AGAIN}"
+
+
+def without_again(reason: str) -> str:
+    """The reason of a run, from that of its trial; a reason of another kind as it is."""
+    return reason.removesuffix(AGAIN)
 
 
 def fail_trial(connection: Connection, worker: str, reason: str, *, only: str | None = None) -> None:

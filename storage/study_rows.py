@@ -154,6 +154,11 @@ class StudyRows:
                 halt=halt_in_force(connection, self.study_id),
             )
 
+    def halt(self) -> Halt | None:
+        """Whether the study is paused or stopped; None where it is neither."""
+        with self._engine.connect() as connection:
+            return halt_in_force(connection, self.study_id)
+
     def begin_halt(self, kind: Halt) -> None:
         """Have all workers hand their trials back and then wait (pause) or end (stop); it holds until `end_halt`."""
         with self._engine.begin() as connection:

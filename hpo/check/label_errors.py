@@ -12,6 +12,7 @@ from storage.errors import StorageError
 from trainer.device import choose_device
 from trainer.predict import Member, predict
 from trainer.quality.checks import Finding, wrong_labels
+from trainer.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container
@@ -63,6 +64,6 @@ def find_label_errors(
         if len(found) == MODELS:
             break
     if not found:
-        line = f"not looked for: the weights of the {len(complete):,} complete trials are not in this store"
+        line = f"not looked for: the weights of {counted(len(complete), 'complete trial')} are not in this store"
         return Finding("wrong labels", "ok", line, "check again where they were trained")
     return wrong_labels(data.index, images, np.mean(found, axis=0), len(found))

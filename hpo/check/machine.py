@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from hpo.hardware import cores
 from hpo.units import show_bytes
 from trainer.quality.checks import Case, Finding
+from trainer.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,10 +32,11 @@ def check_gpus(listed: Sequence[str]) -> Finding:
             return Finding(
                 "GPUs",
                 "warning",
-                f"torch {torch.__version__} cannot use the {len(listed)} GPUs of this machine; it trains on the CPU",
+                f"torch {torch.__version__} cannot use the {counted(len(listed), 'GPU')} of this machine; it trains on"
+                " the CPU",
                 "install a build of torch that fits the driver",
             )
-        line = f"no GPU; a search here trains on the CPU, with {cores()} cores"
+        line = f"no GPU; a search here trains on the CPU, with {counted(cores(), 'core')}"
         return Finding("GPUs", "warning", line, "small models and images, or a machine with a GPU")
     cases, held = [], []
     for number in range(torch.cuda.device_count()):
@@ -45,11 +47,11 @@ def check_gpus(listed: Sequence[str]) -> Finding:
             held.append(number)
     if held:
         which = ", ".join(map(str, held))
-        line = f"{len(cases)} GPUs; on {which} others hold more than {HELD:.0%} of the memory"
+        line = f"{counted(len(cases), 'GPU')}; on {which} others hold more than {HELD:.0%} of the memory"
         return Finding(
             "GPUs", "warning", line, "end what runs there, or choose with CUDA_VISIBLE_DEVICES", tuple(cases)
         )
-    return Finding("GPUs", "ok", f"{len(cases)} GPUs are free", cases=tuple(cases))
+    return Finding("GPUs", "ok", f"{counted(len(cases), 'GPU is', 'GPUs are')} free", cases=tuple(cases))
 
 
 def check_memory(pixels: int) -> Finding:

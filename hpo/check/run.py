@@ -11,6 +11,7 @@ from hpo.check.label_errors import find_label_errors
 from hpo.check.machine import check_disk, check_gpus, check_memory
 from hpo.errors import HpoError
 from hpo.search.search import pixel_kinds
+from hpo.study.interruptions import count_trials
 from hpo.study.open_study import find_study, probe_artifacts, storage_url
 from hpo.study.settings import check_settings
 from hpo.units import show_bytes
@@ -30,6 +31,7 @@ from trainer.quality.leaks import copy_sets, exact_copies, leaks, near_copies
 from trainer.quality.near_duplicates import find_pairs
 from trainer.quality.survey import look_at
 from trainer.space import Space
+from trainer.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -105,6 +107,7 @@ def run_checks(study_file: StudyFile, url: str | None, gpus: Sequence[str], prog
             with progress.counting("comparing images") as count:
                 pairs = find_pairs(survey.thumbnails, index.labels, count)
         findings += _check_images(study_file, index, data.split if data else None, survey, pairs)
+    findings.append(_check_fields(study_file.space))
     findings.append(_check_backbones(study_file, 2 if index is None else len(index.classes)))
     findings += _check_machine(study_file, data, gpus)
     findings += _check_artifacts(study_file)
@@ -151,6 +154,15 @@ def _check_images(
     return [*findings, *odd_sizes(index, survey, min(study_file.space.values("image_size")))]
 
 
+def _check_fields(space: Space) -> Finding:
+    if not (lines := space.useless_fields()):
+        return Finding("recipe", "ok", "every field that is given can be used")
+    given = counted(len(lines), "field is given that no trial can use", "fields are given that no trial can use")
+    return Finding(
+        "recipe", "warning", given, "take it out, or allow what it needs", tuple(Case((), line) for line in lines)
+    )
+
+
 def _check_backbones(study_file: StudyFile, classes: int) -> Finding:
     from trainer.model.feasibility import check_backbones
 
@@ -167,10 +179,11 @@ def _check_backbones(study_file: StudyFile, classes: int) -> Finding:
         except WeightsError as error:
             problems.append(str(error))
     if problems:
-        line = f"not all {len(names)} can be used"
+        line = "it cannot be used" if len(names) == 1 else f"not all {len(names)} can be used"
         return Finding("backbones", "error", line, cases=tuple(Case((), problem) for problem in problems))
     loaded = ", and their weights are here" if True in study_file.space.values("pretrained") else ""
-    return Finding("backbones", "ok", f"all {len(names)} exist and can do what the recipe asks{loaded}")
+    every = "it exists and can" if len(names) == 1 else f"all {len(names)} exist and can"
+    return Finding("backbones", "ok", f"{every} do what the recipe asks{loaded}")
 
 
 def _check_machine(study_file: StudyFile, data: Data | None, gpus: Sequence[str]) -> list[Finding]:
@@ -236,8 +249,8 @@ def _check_storage(
             return [*findings, Finding("study", "error", str(error))]
         if data is None:
             return findings
-        trials = len(opened.study.get_trials(deepcopy=False))
-        findings.append(Finding("study", "ok", f'"{study_file.name}" was begun with these settings; {trials:,} trials'))
+        trials = counted(count_trials(opened.study.get_trials(deepcopy=False)), "trial")
+        findings.append(Finding("study", "ok", f'"{study_file.name}" was begun with these settings; {trials}'))
         try:
             with progress.counting("asking the best models") as count:
                 findings.append(find_label_errors(opened, data, survey.broken if survey else {}, count) or not_yet)

@@ -6,10 +6,11 @@ import re
 from typing import TYPE_CHECKING, Any
 
 import tomli_w
-from optuna.trial import FixedTrial, TrialState
+from optuna.trial import FixedTrial
 
+from hpo.study.interruptions import beginning_of
 from hpo.units import duration
-from storage.keys import DEVICE_KEY, HOST_KEY, METRICS_KEY, REASON_KEY, REPEATS_KEY, RESUMED_KEY
+from storage.keys import DEVICE_KEY, HOST_KEY, METRICS_KEY
 from trainer.errors import TrainerError
 from trainer.recipe import used_fields
 from trainer.space import suggest
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
     from optuna.trial import FrozenTrial
 
+    from hpo.study.interruptions import FailedTrial
     from hpo.study.status import Snapshot
     from trainer.recipe import Recipe
     from trainer.space import Space
@@ -39,19 +41,23 @@ def without_ours(shown: str) -> str:
     return shown.partition(MARK)[0].rstrip()
 
 
-def trial_note(trial: FrozenTrial, space: Space) -> str:
-    """Where a trial ran and how it ended, its recipe, and F1 by class with the weakest first."""
+def trial_note(trial: FrozenTrial, space: Space, failed: FailedTrial | None = None) -> str:
+    """Where a trial ran and how it ended, its recipe, and F1 by class with the weakest first.
+
+    Args:
+        trial: in any state.
+        space: what its study searches.
+        failed: how it ended, where it has failed for Optuna.
+    """
     attributes = trial.user_attrs
     lines = []
     if host := attributes.get(HOST_KEY):
         lines.append(f"Ran on {_code(host)}, {_code(attributes.get(DEVICE_KEY, '?'))}.")
-    if isinstance(repeats := attributes.get(REPEATS_KEY), int):
-        epoch = attributes.get(RESUMED_KEY)
-        how = f"goes on after its epoch {epoch}" if isinstance(epoch, int) and epoch else "begins anew"
-        lines.append(f"Repeats trial {repeats}, and {how}.")
-    if trial.state is TrialState.FAIL:
-        why = attributes.get(REASON_KEY, "told so from outside, as in the dashboard")
-        lines.append(f"Failed: {_code(str(why)[:LONGEST_REASON])}")
+    if began := beginning_of(trial):
+        lines.append(f"{began.capitalize()}.")
+    if failed:
+        how, then = ("Interrupted", f"; {failed.continuation}") if failed.interrupted else ("Failed", "")
+        lines.append(f"{how}: {_code(failed.reason[:LONGEST_REASON])}{then}")
     if values := trial.intermediate_values:
         first = min(values)
         since = "" if first == 1 else f", from epoch {first}"
@@ -76,16 +82,11 @@ def study_note(snapshot: Snapshot, study_id: int) -> str:
     """How far a search has come, which workers are at work on it, and the best recipe so far."""
     counts = ", ".join(f"{count} {state}" for state, count in snapshot.counts.items() if count)
     lines = [f"Trials: {counts or 'none yet'}"]
-    limits, used = snapshot.limits, snapshot.used
-    for what, limit, spent in (
-        ("trials", limits.trials, f"{used.trials}"),
-        ("hours", limits.hours, f"{used.hours:.2f}"),
-        ("GPU hours", limits.gpu_hours, f"{used.gpu_hours:.2f}"),
-    ):
-        if limit is not None:
-            lines.append(f"Budget: {spent} of {limit} {what}")
+    lines += [f"Budget: {spent} {spent.name}" for spent in snapshot.spent]
     if snapshot.halt:
         lines.append(f"**{HALTS[snapshot.halt]}**: `hpo resume` lets it go on")
+    if interrupted := sum(each.interrupted for each in snapshot.failed.values()):
+        lines.append(f"Interrupted: {interrupted}; shown as Fail, but no failures: each is continued as another trial")
     if snapshot.from_outside:
         numbers = ", ".join(_link(study_id, number) for number in snapshot.from_outside[:5])
         more = ", …" if len(snapshot.from_outside) > 5 else ""

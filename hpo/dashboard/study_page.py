@@ -21,6 +21,7 @@ from storage.optuna_internals import trial_id_of
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
+    from hpo.study.interruptions import FailedTrial
     from hpo.study.open_study import OpenStudy
 
 IN_THE_NOTE = METRICS_KEY  # left out of a trial's attributes: its note shows them, in full they are a third of it all
@@ -29,20 +30,20 @@ TRIAL_ATTRIBUTE = re.compile(r"dashboard:(?:artifacts:)?(\d+):")  # how those of
 
 
 @dataclass(frozen=True)
-class _Known:
-    """A trial that has ended, as JSON, and what it was made from that may still change.
+class _Changing:
+    """What of a trial that has ended may still change.
 
     Attributes:
         files: ids of the files of the trial that are still there.
         attributes: those of the study that belong to the trial, such as its note.
         curve: whether the JSON has the values of its epochs.
-        text: the JSON.
+        failed: how it ended, where it has failed for Optuna.
     """
 
     files: frozenset[str]
     attributes: dict[str, Any]
     curve: bool
-    text: str
+    failed: FailedTrial | None
 
 
 class StudyPage:
@@ -61,7 +62,8 @@ class StudyPage:
     def __init__(self, opened: OpenStudy) -> None:
         self._opened = opened
         self._space = space_of(opened.study, opened.file.space.extensions)
-        self._known: dict[int, _Known] = {}  # by the id of the trial
+        # The JSON of trials that have ended, and what it was made from, by the id of the trial.
+        self._known: dict[int, tuple[_Changing, str]] = {}
         self._encoder = StudyEncoder()
         self._lock = threading.Lock()  # one at a time turns trials to JSON
 
@@ -87,7 +89,8 @@ class StudyPage:
         def text_of(trial: FrozenTrial) -> str:
             trial_id = trial_id_of(trial)
             curve = trial.number in with_curve or not trial.state.is_finished()
-            return self._text(trial, frozenset(files[trial_id]), attributes[trial_id], curve)
+            failed = snapshot.failed.get(trial.number)
+            return self._text(trial, _Changing(frozenset(files[trial_id]), attributes[trial_id], curve, failed))
 
         with self._lock:
             # The trials that the encoder was given and that had ended by then do not change any more.
@@ -101,27 +104,29 @@ class StudyPage:
 
     def shown_note(self, trial_id: int | None, theirs: str) -> str:
         """The note of a trial, or of the study, as it is shown."""
+        snapshot = take_snapshot(self._opened)
         if trial_id is None:
-            snapshot = take_snapshot(self._opened)
             return with_ours(theirs, study_note(snapshot, self._opened.study_id))
-        return with_ours(theirs, trial_note(self._opened.storage.get_trial(trial_id), self._space))
+        trial = self._opened.storage.get_trial(trial_id)
+        return with_ours(theirs, trial_note(trial, self._space, snapshot.failed.get(trial.number)))
 
-    def _text(self, trial: FrozenTrial, files: frozenset[str], attributes: dict[str, Any], curve: bool) -> str:
+    def _text(self, trial: FrozenTrial, changing: _Changing) -> str:
         trial_id = trial_id_of(trial)
         known = self._known.get(trial_id)
-        if known and (known.files, known.attributes, known.curve) == (files, attributes, curve):
-            return known.text
-        shown = trial_as_json(self._opened.study_id, trial, attributes)
+        if known and known[0] == changing:
+            return known[1]
+        shown = trial_as_json(self._opened.study_id, trial, changing.attributes)
         shown["user_attrs"] = [each for each in shown["user_attrs"] if each["key"] != IN_THE_NOTE]
         # A trial that has ended is remembered with the files that it named then, and some may be gone.
-        gone = {key.removeprefix(ARTIFACT_KEY) for key in trial.system_attrs if key.startswith(ARTIFACT_KEY)} - files
+        gone = {key.removeprefix(ARTIFACT_KEY) for key in trial.system_attrs if key.startswith(ARTIFACT_KEY)}
+        gone -= changing.files
         shown["artifacts"] = [each for each in shown["artifacts"] if each["artifact_id"] not in gone]
-        shown["note"]["body"] = with_ours(shown["note"]["body"], trial_note(trial, self._space))
-        if not curve:
+        shown["note"]["body"] = with_ours(shown["note"]["body"], trial_note(trial, self._space, changing.failed))
+        if not changing.curve:
             shown["intermediate_values"] = []
         text = _json(shown)
         if trial.state.is_finished():
-            self._known[trial_id] = _Known(files, attributes, curve, text)
+            self._known[trial_id] = changing, text
         return text
 
 

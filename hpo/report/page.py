@@ -31,6 +31,7 @@ from storage.errors import FileGoneError, StorageError
 from storage.keys import CONFUSION_MATRIX, LEARNING_CURVES, METRICS_KEY, MOST_WRONG
 from trainer.recipe import used_fields
 from trainer.uncertainty import standard_error
+from trainer.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -174,7 +175,7 @@ def _hash(script: str) -> str:
 def _headline(results: Results) -> list[str]:
     snapshot = results.snapshot
     counts = ", ".join(f"{count} {state}" for state, count in snapshot.counts.items() if count) or "none has begun"
-    lines = [f"{snapshot.used.trials} trials: {counts}"]
+    lines = [f"{counted(snapshot.used.trials, 'trial')}: {counts}"]
     if snapshot.best:
         line = f"best validation macro-F1 {snapshot.best.macro_f1:.4f} (trial {snapshot.best.number})"
         if results.default and results.default.number != snapshot.best.number:
@@ -291,7 +292,7 @@ def _data(results: Results) -> dict[str, Any]:
     notes = []
     if images and max(images) >= 2 * max(1, min(images)):
         notes.append(
-            f"The classes are imbalanced: the largest has {max(images):,} images to validate, the smallest"
+            f"The classes are imbalanced: the largest has {counted(max(images), 'image')} to validate, the smallest"
             f" {min(images):,}. Macro-F1 gives each class the same weight, so that the small ones decide."
         )
     if few:

@@ -50,8 +50,20 @@ def run_workers(options: argparse.Namespace) -> int:
     with storage_url(study_file, options.url, create=False) as url:
         opened = load_study(study_file, url)
         check_settings(opened.study, study_file, None)  # each worker compares the images, too
+        name = study_file.path.name
+        match opened.rows.halt():
+            case "stop":
+                raise HpoError(f"workers: the study is stopped; `hpo resume {name}` lets workers begin again")
+            case "pause":
+                progress.say(f"the study is paused, and the workers wait: `hpo resume {name}` lets it go on")
         done = supervise(opened, progress, plan, tell_starts=True)
     if done.snapshot:
+        if done.snapshot.halt == "stop":
+            progress.say(
+                f"the study was stopped: trials that ran are back in the queue; `hpo resume {name}` lets it go on"
+            )
+        elif not done.names:
+            progress.say("the budget is used up: no worker was started")
         states = ", ".join(f"{count} {state}" for state, count in done.snapshot.counts.items() if count)
         progress.say(f"all workers have ended: {states or 'no trials'}")
     return done.code

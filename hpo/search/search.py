@@ -14,8 +14,10 @@ from hpo.study.status import TIME_HEADINGS
 from hpo.units import duration, show_bytes
 from storage.keys import END_STATES, METRICS_KEY, ORIGIN_KEY
 from trainer.errors import DataError
+from trainer.quality.checks import tiny_classes
 from trainer.quality.classes import class_counts, similar_classes
 from trainer.recipe import show, used_fields
+from trainer.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from hpo.study.study_file import StudyFile
     from trainer.data import Data
 
+TINY = 5  # classes with few images that the beginning of a search shows
 WEAKEST = 5  # classes that the end of a search shows
 
 
@@ -34,25 +37,43 @@ def prepare(study_file: StudyFile, progress: Progress) -> Data:
     """Check what could fail later, before anything is begun, and prepare what all workers need; returns the images.
 
     Raises:
-        DataError, RecipeError, WeightsError: what was found.
+        DataError, RecipeError, WeightsError, HpoError: what was found.
     """
-    from trainer.model.feasibility import check_backbones
+    from trainer.model.feasibility import backbone_problems, check_backbones
 
-    data = study_file.data.load(study_file.folder / "pixels")
+    space = study_file.space
+    try:
+        data = study_file.data.load(study_file.folder / "pixels")
+    except DataError as error:
+        if "backbone" not in space.given or not (problems := backbone_problems(space, 2)):
+            raise
+        raise HpoError(
+            "\n".join([str(error), *(f"{study_file.path.name}: recipe.{each}" for each in problems)])
+        ) from None
+    for line in space.useless_fields():
+        progress.say(f"warning: recipe.{line}")
     progress.say(
         f"{len(data.index.paths)} images of {len(data.index.classes)} classes in {study_file.data.path}: "
         f"{len(data.split.train)} to train, {len(data.split.valid)} to validate, {len(data.split.test)} held out"
     )
     progress.say(class_counts(data.index).message)
-    for finding in (similar_classes(data.index),):
+    for finding in (similar_classes(data.index), tiny := tiny_classes(data.index, data.split)):
         if finding.level != "ok":
             progress.say(f"warning: {finding.message}")
+    for case in tiny.cases[:TINY]:
+        progress.say(f"  {case.note}")
+    if len(tiny.cases) > TINY:
+        progress.say(f"  and {len(tiny.cases) - TINY:,} more, all of them in `hpo check --json`")
     if copies := len(data.index.copies) - len(set(data.index.copies.tolist())):
-        progress.say(f"{copies:,} images are exact copies of others; copies stay on one side of the split")
+        many = counted(copies, "image is an exact copy of another one", "images are exact copies of others")
+        progress.say(f"{many}; copies stay on one side of the split")
     if data.index.ignored:
         examples = ", ".join(data.index.ignored[:3])
-        progress.say(f"{len(data.index.ignored)} files are passed over, being no images by their ending: {examples}")
-    check_backbones(study_file.space, len(data.index.classes), study_file.weights)
+        many = counted(
+            len(data.index.ignored), "file is passed over, being no image", "files are passed over, being no images"
+        )
+        progress.say(f"{many} by their ending: {examples}")
+    check_backbones(space, len(data.index.classes), study_file.weights)
     make_pixels(study_file, data, progress)
     return data
 
@@ -159,7 +180,7 @@ def _pauses(seconds: Sequence[dict[str, float]]) -> list[str]:
 def _weakest(per_class: dict[str, dict[str, Any]]) -> str:
     """A line with the classes that have the lowest F1."""
     worst = sorted(per_class.items(), key=lambda item: item[1]["f1"])[:WEAKEST]
-    listed = ", ".join(f"{name} {metrics['f1']:.4f} ({metrics['images']} images)" for name, metrics in worst)
+    listed = ", ".join(f"{name} {metrics['f1']:.4f} ({counted(metrics['images'], 'image')})" for name, metrics in worst)
     return f"its F1 by class{'' if len(worst) == len(per_class) else ', the weakest'}: {listed}"
 
 
@@ -168,8 +189,8 @@ def summary_lines(
 ) -> list[str]:
     """The winner, its recipe, the time spent, and the next command."""
     study_file = opened.file
-    counts = ", ".join(f"{snapshot.counts[state]} {state}" for state in END_STATES)
-    lines = ["", f"{snapshot.used.trials} trials: {counts}"]
+    counts = ", ".join(f"{count} {state}" for state, count in snapshot.counts.items() if count or state in END_STATES)
+    lines = ["", f"{counted(snapshot.used.trials, 'trial')}: {counts}"]
     if snapshot.best is None:
         return lines
     lines.append(f"winner: trial {snapshot.best.number}, validation macro-F1 {snapshot.best.macro_f1:.4f}")
@@ -193,7 +214,7 @@ def summary_lines(
             f"{TIME_HEADINGS[heading]} {100 * seconds / all_seconds:.1f} %" for heading, seconds in totals.items()
         )
         lines.append(
-            f"time: {duration(wall_seconds)} with {workers} workers ({totals['start_up'] / len(names):.1f} s"
+            f"time: {duration(wall_seconds)} with {counted(workers, 'worker')} ({totals['start_up'] / len(names):.1f} s"
             f" start-up a worker); of all workers' time: {shares}"
         )
         lines += _pauses([worker.seconds for worker in snapshot.workers if worker.id in names])

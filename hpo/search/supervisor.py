@@ -15,6 +15,7 @@ from hpo.hardware import cores
 from hpo.search.launcher import launch, reap_orphans, stop
 from hpo.search.monitor import OBSERVE_SECONDS, Monitor, Observation
 from hpo.search.restarts import HOPELESS_DEATHS, Death, Restarts, explain_death
+from trainer.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -263,7 +264,7 @@ class _Workers:
         often = f"workers: one died at once {HOPELESS_DEATHS} times in a row: " if death.may_pass else ""
         self.failures.append(f"{often}{death.cause}")
         if others := sum(not slot.closed for slot in self._slots):
-            self._progress.say(f"{shown} is given up, {others} go on: {self.failures[-1]}")
+            self._progress.say(f"{shown} is given up, {counted(others, 'goes on', 'go on')}: {self.failures[-1]}")
 
 
 def _shown(worker: Launched) -> str:
@@ -273,11 +274,8 @@ def _shown(worker: Launched) -> str:
 def _stopped(snapshot: Snapshot | None) -> str:
     if snapshot is None:
         return "stopped: the database does not say how the search stands; the same command resumes"
-    done = snapshot.counts
-    return (
-        f"stopped: {done['complete'] + done['pruned'] + done['failed']} trials are done, {done['waiting']} went"
-        " back to the queue; the same command resumes"
-    )
+    done = counted(snapshot.ended, "trial is done", "trials are done")
+    return f"stopped: {done}, {snapshot.counts['waiting']} went back to the queue; the same command resumes"
 
 
 @contextmanager

@@ -77,15 +77,17 @@ def run_stop(options: argparse.Namespace) -> int:
 
 def _halt(options: argparse.Namespace, kind: Halt) -> int:
     from hpo.study.status import take_snapshot
+    from trainer.wording import counted
 
     with open_study_from(options) as opened:
         opened.rows.begin_halt(kind)
         count = len(take_snapshot(opened).present)
     done, then = ("paused", "wait") if kind == "pause" else ("stopped", "end")
-    print(
-        f'the study "{opened.file.name}" is {done}: its {count} workers leave their trials in the queue within seconds,'
-        f" and {then}; `hpo resume {options.study}` lets it go on"
+    leave = counted(count, "worker leaves its trial", "workers leave their trials")
+    how = (
+        f"its {leave} in the queue within seconds, and {then}{'s' * (count == 1)}" if count else "no worker is at work"
     )
+    print(f'the study "{opened.file.name}" is {done}: {how}; `hpo resume {options.study}` lets it go on')
     return EXIT_DONE
 
 
@@ -130,14 +132,16 @@ def run_list(options: argparse.Namespace) -> int:
 
 def run_delete(options: argparse.Namespace) -> int:
     """`hpo delete`: a study with all that is its own."""
+    from hpo.study.interruptions import count_trials
     from hpo.study.open_study import delete_idle_study, find_study, refuse_if_at_work, storage_url
+    from trainer.wording import counted
 
     study_file = study_file_from(options)
     with storage_url(study_file, options.url, create=False) as url:
         opened = find_study(study_file, url)
         refuse_if_at_work(opened)
-        count = len(opened.study.get_trials(deepcopy=False))
-        question = f'delete the study "{study_file.name}" with its {count} trials and their files?'
+        count = count_trials(opened.study.get_trials(deepcopy=False))
+        question = f'delete the study "{study_file.name}" with its {counted(count, "trial")} and their files?'
         if not options.yes and not _agrees(question):
             print("nothing was deleted")
             return EXIT_FAILED
@@ -150,6 +154,7 @@ def run_prune_artifacts(options: argparse.Namespace) -> int:
     """`hpo prune-artifacts`: clears what is no longer needed."""
     from hpo.study.retention import prune_artifacts, take_inventory
     from hpo.units import show_bytes
+    from trainer.wording import counted
 
     with open_study_from(options) as opened:
         inventory = take_inventory(opened, opened.file.keep_weights)
@@ -159,7 +164,8 @@ def run_prune_artifacts(options: argparse.Namespace) -> int:
     for one in inventory.surplus:
         print(f"{one.file.artifact_id}, {show_bytes(one.file.size_bytes)}: {one.why}")
     done = "would be removed" if options.dry_run else "removed"
-    print(f"{done}: {len(removed)} files, {show_bytes(sum(removed))}; kept: {len(kept)}, {show_bytes(sum(kept))}")
+    files = counted(len(removed), "file")
+    print(f"{done}: {files}, {show_bytes(sum(removed))}; kept: {len(kept)}, {show_bytes(sum(kept))}")
     return EXIT_DONE
 
 

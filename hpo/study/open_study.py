@@ -35,6 +35,7 @@ from storage.keys import (
 from storage.study_rows import StudyRows
 from trainer.recipe import DEFAULTS
 from trainer.space import Space, suggest
+from trainer.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -228,7 +229,8 @@ def refuse_if_at_work(opened: OpenStudy) -> None:
     """Raise HpoError while a worker of the study beats."""
     there = [row for row in opened.rows.read().workers if not row.gone]
     if any(row.beat_seconds_ago < GRACE_SECONDS for row in there):
-        raise HpoError(f"study: {len(there)} workers are at work on it; stop them first (Ctrl-C in `hpo search`)")
+        many = counted(len(there), "worker is", "workers are")
+        raise HpoError(f"study: {many} at work on it; stop them first (Ctrl-C in `hpo search`)")
 
 
 def delete_study(opened: OpenStudy) -> None:

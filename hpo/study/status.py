@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from optuna.trial import FixedTrial
 
 from hpo.errors import HpoError
+from hpo.study.interruptions import failed_trials
 from hpo.study.open_study import space_of
 from hpo.study.ranking import find_best
 from storage.budget import Used
 from storage.database import public_url
-from storage.keys import PLACE_STATES
+from storage.keys import END_STATES, PLACE_STATES
 from trainer.space import suggest
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
+    from hpo.study.interruptions import FailedTrial
     from hpo.study.open_study import OpenStudy
     from storage.budget import Limits
     from storage.halts import Halt
@@ -38,6 +40,21 @@ TIME_HEADINGS = {  # what a worker measures its time by -> what people read
 
 
 @dataclass(frozen=True)
+class Spent:
+    """How much of one limit of the budget is spent: trials that have ended, or hours."""
+
+    name: str
+    amount: float
+    limit: float
+
+    def __str__(self) -> str:
+        amount, limit = f"{self.amount}", f"{self.limit}"
+        if self.name != "trials":
+            amount, limit = f"{self.amount:.2f}", f"{self.limit:g}"
+        return f"{amount} of {limit}" if self.amount <= self.limit else f"{amount}, above the limit of {limit}"
+
+
+@dataclass(frozen=True)
 class Best:
     """The best complete trial so far."""
 
@@ -48,7 +65,20 @@ class Best:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A search at one moment, as the storage tells it; `from_outside` are better trials that do not count."""
+    """A search at one moment, as the storage tells it.
+
+    Attributes:
+        study: its name.
+        storage: URL, without a password.
+        limits: of the budget.
+        used: of the budget.
+        places: of the budget.
+        workers: all that it has had.
+        best: None before the first complete trial.
+        halt: whether it is paused or stopped.
+        from_outside: numbers of better trials that do not count.
+        failed: how the trials ended that have failed for Optuna, by number.
+    """
 
     study: str
     storage: str
@@ -59,12 +89,29 @@ class Snapshot:
     best: Best | None
     halt: Halt | None = None
     from_outside: Sequence[int] = ()
+    failed: Mapping[int, FailedTrial] = field(default_factory=dict)
 
     @property
     def counts(self) -> dict[PlaceState, int]:
         """Trials by state; they add up to the places of the budget that are taken."""
         states = [place.state for place in self.places]
         return {state: states.count(state) for state in PLACE_STATES}
+
+    @property
+    def ended(self) -> int:
+        """How many trials have ended for good."""
+        return sum(self.counts[state] for state in END_STATES)
+
+    @property
+    def spent(self) -> list[Spent]:
+        """How much of each limit is spent."""
+        limits, used = self.limits, self.used
+        amounts = (
+            ("trials", self.ended, limits.trials),
+            ("hours", used.hours, limits.hours),
+            ("GPU hours", used.gpu_hours, limits.gpu_hours),
+        )
+        return [Spent(name, amount, limit) for name, amount, limit in amounts if limit is not None]
 
     @property
     def finished(self) -> bool:
@@ -142,4 +189,5 @@ def take_snapshot(opened: OpenStudy) -> Snapshot:
         best=best,
         halt=state.halt,
         from_outside=from_outside,
+        failed=failed_trials(trials, state.places),
     )

@@ -48,19 +48,14 @@ def render(snapshot: Snapshot) -> RenderableType:
     halted = [Text(halts[snapshot.halt])] if snapshot.halt else []
     outside = ", ".join(map(str, snapshot.from_outside[:5])) + (", …" if len(snapshot.from_outside) > 5 else "")
     told = [Text(f"told or added from outside, and without a part in this: trial {outside}")] if outside else []
-    return Group(table, _budget(snapshot), Text(f"{counts or 'no trials yet'}; {best}"), *told, *halted)
+    how_far = f"{counts or 'no trials yet'}; {best}" if counts or snapshot.best else "no trials yet"
+    return Group(table, _budget(snapshot), Text(how_far), *told, *halted)
 
 
 def _budget(snapshot: Snapshot) -> Table:
     """A bar for each limit of the budget."""
     table = Table.grid(padding=(0, 2, 0, 0))
-    limits, used = snapshot.limits, snapshot.used
-    for name, limit, spent in (
-        ("trials", limits.trials, used.trials),
-        ("hours", limits.hours, used.hours),
-        ("GPU hours", limits.gpu_hours, used.gpu_hours),
-    ):
-        if limit is not None:
-            amount = f"{spent} of {limit}" if name == "trials" else f"{spent:.2f} of {limit:g}"
-            table.add_row(name, ProgressBar(total=limit, completed=min(spent, limit), width=40), amount)
+    for spent in snapshot.spent:
+        bar = ProgressBar(total=spent.limit, completed=min(spent.amount, spent.limit), width=40)
+        table.add_row(spent.name, bar, str(spent))
     return table

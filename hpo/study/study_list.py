@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import optuna
 
+from hpo.study.interruptions import count_trials
 from hpo.study.open_study import space_of
 from hpo.study.ranking import find_best
 from storage.database import connect
 from storage.keys import SETTINGS_KEY
 from trainer.errors import RecipeError
+from trainer.wording import counted
 
 if TYPE_CHECKING:
     from trainer.extensions import Extensions
@@ -24,7 +26,7 @@ class ListedStudy:
 
     Attributes:
         name: of the study.
-        trials: how many it has, in any state.
+        trials: how many have begun; what continues an interrupted one counts with it.
         best_macro_f1: of its best trial; None where there is none, or it is unknown.
         unknown: why its best trial is unknown; None where it is known.
     """
@@ -37,7 +39,7 @@ class ListedStudy:
     def line(self) -> str:
         """The study as `hpo list` prints it."""
         best = "none complete" if self.best_macro_f1 is None else f"best macro-F1 {self.best_macro_f1:.4f}"
-        return f"{self.name}: {self.trials} trials, {self.unknown or best}"
+        return f"{self.name}: {counted(self.trials, 'trial')}, {self.unknown or best}"
 
     def as_json(self) -> dict[str, Any]:
         """The study as `hpo list --json` prints it."""
@@ -63,11 +65,12 @@ def list_studies(url: str, extensions: Extensions) -> list[ListedStudy]:
 
 def _listed(study: optuna.Study, extensions: Extensions) -> ListedStudy:
     name, trials = study.study_name, study.get_trials(deepcopy=False)
+    count = count_trials(trials)
     if SETTINGS_KEY not in study.user_attrs:
-        return ListedStudy(name, len(trials), unknown="not made by hpo, or not to the end")
+        return ListedStudy(name, count, unknown="not made by hpo, or not to the end")
     try:
         best, _ = find_best(trials, space_of(study, extensions))
     except RecipeError as error:
         unknown = f"best unknown: its recipes name functions that are not here: {error}"
-        return ListedStudy(name, len(trials), unknown=unknown)
-    return ListedStudy(name, len(trials), best.value if best else None)
+        return ListedStudy(name, count, unknown=unknown)
+    return ListedStudy(name, count, best.value if best else None)

@@ -31,6 +31,7 @@ from storage.keys import (
 from trainer.errors import RecipeError
 from trainer.recipe import nearest, used_fields
 from trainer.space import misfits, suggest
+from trainer.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -81,13 +82,15 @@ class TakenOver:
     def lines(self) -> list[str]:
         """The lines that `hpo init` prints."""
         finished, others = self.fit.finished, self.fit.finished - len(self.fit.fitting)
-        line = f'{finished - others} of {finished} finished trials of "{self.old}" still fit and were taken over'
+        fit = "still fits and was" if finished - others == 1 else "still fit and were"
+        line = f'{finished - others} of {counted(finished, "finished trial")} of "{self.old}" {fit} taken over'
         if others:
             line += "; " + ("1 does not: " if others == 1 else f"{others} do not: ")
             line += ", ".join(f"{name} ({count})" for name, count in self.fit.reasons.most_common())
         if not self.weightless:
             return [line]
-        return [line, f"{self.weightless} of them came without their weights, which this store does not hold"]
+        came = counted(self.weightless, "of them came without its weights", "of them came without their weights")
+        return [line, f"{came}, which this store does not hold"]
 
 
 def take_over(study_file: StudyFile, url: str, data: Data, old_name: str) -> TakenOver:

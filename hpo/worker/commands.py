@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from hpo.errors import EXIT_DONE, HpoError, exit_code
 from hpo.study.from_options import open_study_from, study_file_from
-from storage.keys import ORIGIN_KEY, REASON_KEY
+from storage.keys import ORIGIN_KEY
 
 if TYPE_CHECKING:
     import argparse
@@ -50,23 +50,31 @@ def run_worker(options: argparse.Namespace) -> int:
 
 def run_logs(options: argparse.Namespace) -> int:
     """`hpo logs`: what a trial printed, which run did which epochs, and how it ended."""
+    from hpo.study.interruptions import beginning_of, failed_trials
     from hpo.worker.runs import shares
+    from storage.heartbeat import INTERRUPTED
 
     with open_study_from(options) as opened:
         lines = opened.rows.log(options.trial)
         trials = opened.study.get_trials(deepcopy=False)
         if not 0 <= options.trial < len(trials):
-            raise HpoError(
-                f'logs: "{opened.file.name}" has no trial {options.trial}; it has {len(trials)}, the first is 0'
-            )
+            known = f"its trials are 0 to {len(trials) - 1}" if trials else "it has none yet"
+            raise HpoError(f'logs: "{opened.file.name}" has no trial {options.trial}; {known}')
+        failed = failed_trials(trials, opened.rows.read().places).get(options.trial)
     trial = trials[options.trial]
     for at, line in lines:
         print(f"{at:%Y-%m-%d %H:%M:%S}  {line}")
     runs = shares(trial, trials)
     for run in runs if len(runs) > 1 else ():
         print(f"epochs {run.first} to {run.last}: trial {run.trial} on {run.host} ({run.device})")
-    why = f": {trial.user_attrs[REASON_KEY]}" if REASON_KEY in trial.user_attrs else ""
+    if began := beginning_of(trial):
+        print(f"trial {trial.number} {began}")
+    if failed and failed.interrupted:
+        why = "" if failed.reason == INTERRUPTED else f": {failed.reason}"
+        print(f"trial {trial.number} was interrupted{why}; {failed.continuation}")
+        return EXIT_DONE
+    why = f": {failed.reason}" if failed else ""
     if origin := trial.user_attrs.get(ORIGIN_KEY):
         why = f'; it ran as trial {origin["trial"]} of "{origin["study"]}", where its log is'
-    print(f"trial {trial.number} is {trial.state.name.lower()}{why}")
+    print(f"trial {trial.number} {'failed' if failed else f'is {trial.state.name.lower()}'}{why}")
     return EXIT_DONE

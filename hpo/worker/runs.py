@@ -23,6 +23,7 @@ from storage.keys import (
 )
 from storage.optuna_internals import forget_cached_trials, trial_id_of
 from storage.places import LostPlaceError
+from trainer.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -184,7 +185,7 @@ class Runs:
         ):
             self._settle(place, named)
         elif place.failed_runs > self._file.retries:
-            reason = f"given up after {place.failed_runs} runs, the last: {place.reason}"
+            reason = f"given up after {counted(place.failed_runs, 'run')}, the last: {place.reason}"
             self._lease.finish(place, "failed", reason)
         elif named.state is TrialState.RUNNING:  # a run of ours that broke off
             self._lease.hand_back(place, "broken off", failed=True)

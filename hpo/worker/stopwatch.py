@@ -17,7 +17,8 @@ class Stopwatch:
 
     def __init__(self, started: float) -> None:
         self._started = started  # time.perf_counter() at the start of the process
-        self._training_ended: float | None = None  # time.perf_counter() at the end of the last training
+        # time.perf_counter() at the end of the last training, where the worker did not wait for a place since
+        self._training_ended: float | None = None
         self._notes: dict[str, float] = {}
         self._seconds = dict.fromkeys(("start_up", "preparing", "training", "data", "storage", "idle"), 0.0)
 
@@ -39,6 +40,13 @@ class Stopwatch:
         finally:
             self.add(heading, time.perf_counter() - begun)
 
+    @contextmanager
+    def waiting_for_a_place(self) -> Iterator[None]:
+        """Claim the time of the block as idle; the next training does not follow at once on the one before."""
+        with self.time("idle"):
+            yield
+        self._training_ended = None
+
     def seconds(self) -> dict[str, float]:
         """All headings, adding up to the age of the process, but for what runs at this moment; and the notes."""
         age = time.perf_counter() - self._started
@@ -49,7 +57,7 @@ class Stopwatch:
         self._seconds["start_up"] = time.perf_counter() - self._started
 
     def training_begins(self) -> None:
-        """Note the time since the end of the training before as turnover; the first training has none."""
+        """Note the time since the end of the training before as turnover; one before which nothing ran has none."""
         if self._training_ended is not None:
             self.note("turnover", time.perf_counter() - self._training_ended)
 

@@ -104,7 +104,7 @@ class Worker:
                 elif self._is_over():
                     return
                 else:
-                    with stopwatch.time("idle"):
+                    with stopwatch.waiting_for_a_place():
                         self._wait()
 
     @contextmanager

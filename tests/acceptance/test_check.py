@@ -170,7 +170,7 @@ def test_the_study_and_doubtful_labels_are_seen_after_a_search(hpo, tmp_path, ph
     assert findings(check())["study"][0]["message"] == "not begun: the storage has no tables yet"
     done = hpo("search", "study.toml", "--workers", 1, HPO_STORAGE=database)
     assert done.returncode == 0, done.stderr
-    assert "1 images are exact copies of others; copies stay on one side of the split" in done.stdout
+    assert "1 image is an exact copy of another one; copies stay on one side of the split" in done.stdout
     done = check()
     assert done.returncode == 0, done.stderr
     found = findings(done)
@@ -192,7 +192,7 @@ def test_an_embedded_storage_is_looked_at_without_leaving_it_running(hpo, tmp_pa
     write_study(tmp_path)
     assert hpo("init", "study.toml").returncode == 0
     found = findings(hpo("check", "study.toml", "--json"))
-    assert found["study"][0]["message"] == '"study" was begun with these settings; 1 trials'
+    assert found["study"][0]["message"] == '"study" was begun with these settings; 0 trials'
     assert "not looked for" in found["wrong labels"][0]["message"]
     (tmp_path / "study.toml").write_text(
         STUDY.format(path="photos", backbone='["test_resnet"]').replace("[study]", '[study]\nname = "other"')

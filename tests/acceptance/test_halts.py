@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
@@ -12,7 +13,7 @@ pytestmark = pytest.mark.acceptance
 
 
 def test_a_search_is_paused_resumed_and_stopped_from_another_terminal(faulty_study):
-    """A pause takes the workers' trials within seconds, and gives them back after it; a stop ends the search."""
+    """A pause or a stop takes the workers' trials within seconds; what continues them counts with them."""
     study = faulty_study(trials=3, epochs=60, step_seconds=0.1)
 
     def command(*words, **faults):
@@ -38,9 +39,20 @@ def test_a_search_is_paused_resumed_and_stopped_from_another_terminal(faulty_stu
     assert (search.end(), worker.end()) == (0, 0)
     assert "the study was stopped: trials that ran are back in the queue" in search.printed
     are("waiting", 2)
+    printed = command("logs", "0")
+    assert re.search(r"trial 0 was interrupted: the study was paused; continued as trial \d+\n$", printed)
+    refused = study.begin("workers", "--workers", "1")
+    assert refused.end() == 1
+    assert "hpo: workers: the study is stopped; `hpo resume faults.toml` lets workers begin again" in refused.printed
 
     command("search", "--workers", "2", step_seconds=0)
     tally = study.tally()
     assert tally.problems == ()
     assert tally.resumed
+    # In Optuna's tables there are more than these three: an interrupted trial and its continuation are two of them.
+    assert command("list").startswith("faults: 3 trials, best macro-F1")
+    assert '"faults" was begun with these settings; 3 trials' in command("check")
+    last = next(place.trial for place in study.places if place.number == 0)
+    assert last > 2
+    assert f"trial {last} continues trial " in command("logs", str(last))
     assert "3 of 3" in command("status", "--watch")

@@ -60,10 +60,10 @@ def loads(text):
 def test_list_and_status_agree_on_the_best(hpo, study, tmp_path, database):
     """A trial that was added from outside is the best for neither; the best trained one is for both."""
     study.add_trial(create_trial(value=0.99))
-    assert hpo("list", HPO_STORAGE=database).stdout == "colours: 2 trials, none complete\n"
-    assert "no trial is complete yet" in hpo("status", "study.toml", HPO_STORAGE=database).stdout
+    assert hpo("list", HPO_STORAGE=database).stdout == "colours: 1 trial, none complete\n"
+    assert "no trials yet" in hpo("status", "study.toml", HPO_STORAGE=database).stdout
     study.add_trial(trained(tmp_path, 0.5))
-    assert hpo("list", HPO_STORAGE=database).stdout == "colours: 3 trials, best macro-F1 0.5000\n"
+    assert hpo("list", HPO_STORAGE=database).stdout == "colours: 2 trials, best macro-F1 0.5000\n"
     assert "best macro-F1 0.5000 (trial 2)" in hpo("status", "study.toml", HPO_STORAGE=database).stdout
 
 
@@ -93,7 +93,7 @@ def test_the_best_of_a_study_that_hpo_has_not_made_is_unknown(hpo, database):
     theirs.add_trial(create_trial(value=3.0))
     optuna.create_study(study_name="two", storage=storage, directions=["minimize", "maximize"])
     storage.engine.dispose()
-    lines = "theirs: 1 trials, not made by hpo, or not to the end\ntwo: 0 trials, not made by hpo, or not to the end\n"
+    lines = "theirs: 1 trial, not made by hpo, or not to the end\ntwo: 0 trials, not made by hpo, or not to the end\n"
     assert hpo("list", HPO_STORAGE=database).stdout == lines
     assert [each["best_macro_f1"] for each in loads(hpo("list", "--json", HPO_STORAGE=database).stdout)] == [None] * 2
 
@@ -104,6 +104,6 @@ def test_the_best_is_unknown_where_functions_of_ones_own_are_missing(hpo, study,
     key = "hpo:settings"
     kept = study.user_attrs[key]
     study.set_user_attr(key, {**kept, "recipe": {**kept["recipe"], "loss": ["own", "focal"]}})
-    said = 'colours: 2 trials, best unknown: its recipes name functions that are not here: loss: "own" is not known'
+    said = 'colours: 1 trial, best unknown: its recipes name functions that are not here: loss: "own" is not known'
     assert hpo("list", HPO_STORAGE=database).stdout.startswith(said)
     assert loads(hpo("list", "--json", HPO_STORAGE=database).stdout)[0]["best_macro_f1"] is None

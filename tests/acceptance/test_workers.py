@@ -262,4 +262,4 @@ def test_a_finished_search_starts_no_worker(study, hpo, database):
     assert hpo("worker", "study.toml", HPO_STORAGE=database).returncode == 0
     done = hpo("workers", "study.toml", "--workers", 2, HPO_STORAGE=database)
     assert done.returncode == 0, done.stderr
-    assert done.stdout == "all workers have ended: 1 complete\n"
+    assert done.stdout == "the budget is used up: no worker was started\nall workers have ended: 1 complete\n"

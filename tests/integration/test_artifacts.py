@@ -520,8 +520,8 @@ def test_prune_artifacts(study, database, url, capsys, monkeypatch):
 
     line, summary = prune("--dry-run")
     assert line.endswith(f", 1.5 kB: weights of trial {beaten}, which is not among the best 2")
-    assert summary == "would be removed: 1 files, 1.5 kB; kept: 2, 3 kB"
-    assert prune() == [line, "removed: 1 files, 1.5 kB; kept: 2, 3 kB"]
+    assert summary == "would be removed: 1 file, 1.5 kB; kept: 2, 3 kB"
+    assert prune() == [line, "removed: 1 file, 1.5 kB; kept: 2, 3 kB"]
     assert prune() == ["removed: 0 files, 0 bytes; kept: 2, 3 kB"]
 
 

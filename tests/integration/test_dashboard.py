@@ -25,6 +25,7 @@ from storage.artifacts.artifacts import drop_file, kept_files
 from storage.database import parse_url
 from storage.heartbeat import WorkerPresence
 from storage.keys import BEST_EPOCH_KEY, WEIGHTS_NAME
+from storage.requeue import requeue
 from tests.integration.conftest import FIXED, ScriptedLoss
 from tests.support.waiting import limit, paced
 
@@ -339,7 +340,7 @@ def test_a_deleted_study_leaves_no_file_and_none_is_deleted_at_work(visit):
     worker = WorkerPresence(study.opened.storage.engine, visit.id, "at work")
     worker.join("host", 1, "cpu")
     refused = visit.send("DELETE", f"/api/studies/{visit.id}")
-    assert (refused.status_code, "1 workers are at work" in refused.json["reason"]) == (409, True)
+    assert (refused.status_code, "1 worker is at work" in refused.json["reason"]) == (409, True)
     assert len(visit.detail()["trials"]) == 2
     worker.leave({})
     assert visit.send("DELETE", f"/api/studies/{visit.id}", remove_associated_artifacts=False).status_code == 200
@@ -522,6 +523,27 @@ def test_failing_a_trial_in_the_browser_sends_its_worker_to_the_next(harness):
     notes = [trial["note"]["body"] for trial in visits[0].detail()["trials"]]
     assert "Failed: ` told so from outside" in notes[0]
     assert "Failed" not in notes[1]
+
+
+def test_the_note_of_an_interrupted_trial_says_what_continues_it(harness):
+    """It is no failure: it waits for a worker at first, and then names the trial that continues it."""
+    study = harness(recipe=FIXED, trials=1)
+    study.dead_worker()
+    requeue(study.opened.storage.engine, "dead")
+    visit = Visit(study)
+
+    def notes():
+        detail = visit.detail()
+        return detail["note"]["body"], *(trial["note"]["body"] for trial in detail["trials"])
+
+    _, waiting = notes()
+    assert "Interrupted: ` its worker died `; the next free worker continues it" in waiting
+    study.work()
+    of_study, interrupted, continuing = notes()
+    assert "Trials: 1 complete" in of_study
+    assert "Interrupted: 1; shown as Fail, but no failures" in of_study
+    assert "Interrupted: ` its worker died `; continued as trial 1" in interrupted
+    assert "Runs trial 0 again from its beginning." in continuing
 
 
 def test_a_role_that_may_only_read_is_told_so(visit, postgres):

@@ -158,6 +158,9 @@ def end(study, monkeypatch):
     return run
 
 
+PLACE = "INSERT INTO hpo.place (study_id, number, state, trial, busy_seconds) VALUES (:study, {}, '{}', {}, 7200)"
+
+
 def test_a_search_that_is_stopped_before_a_trial_is_complete_ends_well(end):
     """`hpo stop` is no failure, whatever there is by then."""
     code, lines = end(lambda connection, study_id: begin_halt(connection, study_id, "stop"))
@@ -166,7 +169,10 @@ def test_a_search_that_is_stopped_before_a_trial_is_complete_ends_well(end):
     assert "hpo logs" not in lines
 
 
-PLACE = "INSERT INTO hpo.place (study_id, number, state, trial, busy_seconds) VALUES (:study, {}, '{}', {}, 7200)"
+def test_the_end_of_a_search_counts_what_waits(end):
+    """After a stop the states in the summary add up to the trials."""
+    _, lines = end(PLACE.format(0, "complete", 3), PLACE.format(1, "waiting", 4))
+    assert "2 trials: 1 complete, 0 pruned, 0 failed, 1 waiting\n" in lines
 
 
 def test_a_budget_that_is_used_up_without_a_complete_trial_is_a_failure_with_what_to_do(end):

@@ -164,7 +164,7 @@ def test_classes_whose_names_are_alike(tmp_path, one, other):
     """Names that differ only in case, white space or the form of Unicode are an error, with the images of each."""
     finding = similar_classes(_classes(tmp_path, {one: 2, other: 3, "dog": 1}))
     assert finding.level == "error"
-    assert finding.message.startswith("1 classes have several names")
+    assert finding.message.startswith("1 class has several names")
     assert sorted(finding.cases[0].note.split(" and ")) == sorted([f"{one!r} 2", f"{other!r} 3"])
 
 
@@ -215,7 +215,7 @@ def test_a_near_copy_across_the_split_is_an_error_and_on_one_side_a_warning(fold
     assert leaks(index, pairs, _split(index, {"b/00.png": 1})).level == "ok"
     leak = leaks(index, pairs, _split(index, {"a/90.jpg": 1, "b/00.png": 2}))
     assert leak.level == "error"
-    assert leak.message.startswith("1 sets of nearly the same images lie on two sides of the split: 1 images to")
+    assert leak.message.startswith("1 set of nearly the same images lies on two sides of the split: 1 image to")
     assert (leak.cases[0].paths, leak.cases[0].note) == (("a/00.png", "a/90.jpg"), "to train, to validate")
 
 
@@ -298,7 +298,7 @@ def test_another_size_among_images_of_one_size_is_named(folder):
     picture(7, 44).save(folder / "a" / "other.png")
     index, survey = _seen(folder)
     [finding] = odd_sizes(index, survey, 32)
-    assert "1 of 25 images are not of 40 x 40 pixels like the rest" in finding.message
+    assert "1 of 25 images is not of 40 x 40 pixels like the rest" in finding.message
     assert finding.cases[0].paths == ("a/other.png",)
 
 
@@ -352,7 +352,7 @@ def test_wrong_labels_say_what_was_looked_at(folder):
     probabilities = np.array([[0.9, 0.1], [0.04, 0.96], [0.1, 0.9], [0.2, 0.8]], np.float32)
     finding = wrong_labels(index, images, probabilities, 3)
     assert finding.level == "warning"
-    assert finding.message.startswith("1 labels of the 4 images to validate, by the 3 best models, may be wrong; ")
+    assert finding.message.startswith("1 label of the 4 images to validate, by the 3 best models, may be wrong; ")
     assert finding.cases[0].paths == ("a/01.png",)
     assert finding.cases[0].note == "labelled 'a' (0.04), looks like 'b' (0.96)"
     assert wrong_labels(index, images[2:], probabilities[2:], 3).level == "ok"
@@ -364,7 +364,7 @@ def test_findings_are_json(folder):
     assert json.loads(json.dumps(passed_over(read_index(folder)).as_json())) == {
         "check": "other files",
         "level": "warning",
-        "message": "1 files are passed over: they are no images by their ending, or lie in no class folder",
+        "message": "1 file is passed over: it is no image by its ending, or lies in no class folder",
         "remedy": "move them if they should be images of a class",
         "cases": [{"paths": ["notes.txt"], "note": ""}],
     }

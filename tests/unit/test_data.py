@@ -122,7 +122,7 @@ def test_links_that_lead_nowhere(tmp_path):
     _images(tmp_path, "a/1.png", "b/1.png")
     (tmp_path / "a" / "gone.png").symlink_to(tmp_path / "nothing.png")
     message = _refusal(read_index, tmp_path)
-    assert "1 links that lead nowhere ('a/gone.png')" in message
+    assert "1 link that leads nowhere ('a/gone.png')" in message
 
 
 def test_empty_classes_are_named(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import optuna
@@ -11,7 +12,9 @@ import pytest
 from markdown_it import MarkdownIt
 from optuna.trial import FixedTrial, TrialState, create_trial
 
-from hpo.dashboard.notes import MARK, study_note, trial_note, with_ours, without_ours
+from hpo.dashboard.notes import MARK, study_note, with_ours, without_ours
+from hpo.dashboard.notes import trial_note as note_of
+from hpo.study.interruptions import FailedTrial, failed_trials
 from hpo.study.status import Best, Snapshot
 from storage.budget import Limits, Used
 from storage.study_rows import PlaceRow, WorkerRow
@@ -53,6 +56,11 @@ def trial_of(*, state=TrialState.COMPLETE, metrics=None, **attributes):
         distributions=asked.distributions,
         user_attrs={**attributes, **({"metrics": metrics} if metrics else {})},
     )
+
+
+def trial_note(trial, space):
+    """The note of the only trial of a study."""
+    return note_of(trial, space, failed_trials([trial], []).get(trial.number))
 
 
 def metrics_of(names):
@@ -102,14 +110,15 @@ def test_what_others_have_named_stays_text(name):
 
 
 def test_a_note_tells_why_a_trial_failed_and_what_it_repeats():
-    """A failed trial has its reason, that of one failed from outside too, and a repeated one names the first."""
+    """A failed trial has its reason, that of one failed from outside too, and one that goes on names the other."""
     note = trial_note(trial_of(state=TrialState.FAIL, reason="the loss is nan"), SPACE)
     assert "Failed: ` the loss is nan `" in note
     assert "told so from outside" in trial_note(trial_of(state=TrialState.FAIL), SPACE)
-    assert "Repeats trial 3, and goes on after its epoch 2." in trial_note(
-        trial_of(repeats=3, resumed_after_epoch=2), SPACE
-    )
-    assert "Repeats trial 3, and begins anew." in trial_note(trial_of(repeats=3), SPACE)
+    assert "Continues trial 3 after its epoch 2." in trial_note(trial_of(repeats=3, resumed_after_epoch=2), SPACE)
+    assert "Runs trial 3 again from its beginning." in trial_note(trial_of(repeats=3), SPACE)
+    interrupted = note_of(trial_of(state=TrialState.FAIL), SPACE, FailedTrial("its worker died", True, 9))
+    assert "Interrupted: ` its worker died `; continued as trial 9" in interrupted
+    assert "Fail" not in interrupted
 
 
 def test_a_note_has_the_curve_in_numbers():
@@ -164,7 +173,7 @@ def test_the_note_of_a_study_shows_what_hpo_status_does():
     )
     html = rendered(study_note(snapshot, 5))
     assert "Trials: 1 complete, 1 running" in html
-    assert "Budget: 3 of 10 trials" in html
+    assert "Budget: 1 of 10 trials" in html
     assert "Budget: 0.25 of 1.5 GPU hours" in html
     assert "<strong>Stopped</strong>: <code>hpo resume</code>" in html
     row = re.findall("<td>(.*?)</td>", html)
@@ -178,6 +187,9 @@ def test_the_note_of_a_study_shows_what_hpo_status_does():
     empty = study_note(Snapshot("a", "b", Limits(trials=1), Used(0, 0, 0), [], [], None), 5)
     assert "None is at work." in empty
     assert "Best" not in empty
+    assert "Interrupted" not in html
+    interrupted = replace(snapshot, failed={1: FailedTrial("interrupted", True, 4), 2: FailedTrial("the loss is nan")})
+    assert "Interrupted: 1; shown as Fail, but no failures" in study_note(interrupted, 5)
 
 
 @pytest.mark.parametrize("theirs", ["", "# Mine\n\nkeep *this*", "two\nlines\n"])

@@ -17,6 +17,7 @@ from hpo.worker.stopwatch import Stopwatch, TimedTrial
 from storage.budget import Limits, Used
 from storage.study_rows import PlaceRow, WorkerRow
 from trainer.recipe import Recipe
+from trainer.wording import counted
 
 pytestmark = pytest.mark.unit
 
@@ -48,8 +49,25 @@ def test_the_table_shows_each_worker_and_the_budget():
     running = place(1, "running", worker="w1", epoch=3, epochs=9, macro_f1=0.5, best=0.75)
     text = printed(render(snapshot(place(0, "complete", best=0.9), running)))
     assert "host:42" in text
-    for cell in ("3/9", "0.5000", "0.7500", "1 min 05 s", "2 of 10", "1 complete, 1 running", "0.9000 (trial 0)"):
+    for cell in ("3/9", "0.5000", "0.7500", "1 min 05 s", "1 of 10", "1 complete, 1 running", "0.9000 (trial 0)"):
         assert cell in text
+
+
+def test_the_budget_counts_what_has_ended_and_says_where_a_limit_was_passed():
+    """What runs or waits has not used up a trial yet; a limit that was lowered or passed is named."""
+    running = [place(number, "running") for number in range(2)]
+    assert "0 of 10\n" in printed(render(snapshot(*running)))
+    ended = snapshot(*[place(number, "complete") for number in range(4)])
+    assert "4, above the limit of 1\n" in printed(render(replace(ended, limits=Limits(trials=1))))
+    assert "0.50, above the limit of 0.25\n" in printed(render(replace(ended, limits=Limits(hours=0.25))))
+    assert "0.50 of 2\n" in printed(render(replace(ended, limits=Limits(hours=2))))
+
+
+def test_a_search_without_trials_says_so_once():
+    """Before the first trial nothing more is said; what was taken over is."""
+    assert printed(render(replace(snapshot(), best=None))).endswith("\nno trials yet\n")
+    assert printed(render(snapshot())).endswith("\nno trials yet; best macro-F1 0.9000 (trial 0)\n")
+    assert "1 running; no trial is complete yet" in printed(render(replace(snapshot(place(0, "running")), best=None)))
 
 
 def test_counting_is_for_terminals_alone():
@@ -120,6 +138,29 @@ def test_trials_from_outside_are_named():
 def test_durations_read_well(seconds, text):
     """A time span has two units at most."""
     assert duration(seconds) == text
+
+
+def test_a_wait_for_a_place_is_no_turnover():
+    """The time between two trainings that follow each other counts; a pause does not."""
+    stopwatch = Stopwatch(0.0)
+    for _ in range(2):
+        stopwatch.training_begins()
+        stopwatch.training_ended()
+    assert stopwatch.seconds()["turnover_count"] == 1
+    with stopwatch.waiting_for_a_place():
+        pass
+    stopwatch.training_begins()
+    assert stopwatch.seconds()["turnover_count"] == 1
+    assert stopwatch.seconds()["idle"] > 0
+
+
+@pytest.mark.parametrize(
+    ("count", "text"), [(0, "0 images"), (1, "1 image"), (2, "2 images"), (12_345, "12,345 images")]
+)
+def test_numbers_have_the_noun_that_belongs_to_them(count, text):
+    """One image is not called images."""
+    assert counted(count, "image") == text
+    assert counted(count, "image is", "images are") == f"{text} {'is' if count == 1 else 'are'}"
 
 
 def test_a_trials_calls_are_claimed_for_the_storage():

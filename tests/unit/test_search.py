@@ -8,6 +8,7 @@ import re
 import pytest
 from rich.console import Console
 
+from hpo.errors import HpoError
 from hpo.search.progress import Progress
 from hpo.search.search import make_pixels, prepare
 from hpo.study.study_file import read_study_file
@@ -34,7 +35,31 @@ def test_a_search_lists_the_classes_and_doubts_those_that_are_alike(tmp_path, ph
     prepare(file, Progress(console))
     lines = console.file.getvalue().splitlines()
     assert "3 classes with their images: 'Blue' 12, 'blue' 12, 'green' 12" in lines
-    assert any(line.startswith("warning: 1 classes have several names") and "'Blue' 12" in line for line in lines)
+    assert any(line.startswith("warning: 1 class has several names") and "'Blue' 12" in line for line in lines)
+
+
+def test_a_search_warns_of_what_check_warns_of(tmp_path, photos):
+    """Classes with few images are named before anything is trained, and so is a field that no trial can use."""
+    more = "pretrained = false\nfreeze = [0.0, 0.5]"
+    (tmp_path / "study.toml").write_text(STUDY.format(backbone=f'"test_resnet"\n{more}', size="32", data=""))
+    file, console = read_study_file(tmp_path / "study.toml"), Console(file=io.StringIO(), width=500)
+    prepare(file, Progress(console))
+    lines = console.file.getvalue().splitlines()
+    assert "warning: recipe.freeze: no trial can use it, which takes pretrained = true" in lines
+    tiny = next(number for number, line in enumerate(lines) if line.startswith("warning: 3 of 3 classes have fewer"))
+    assert lines[tiny + 1] == "  'blue': 8 to train, 2 to validate, 2 held out"
+
+
+@pytest.mark.parametrize("wrong", ["test_convnet", "test_vit"])
+def test_images_and_backbones_that_cannot_be_used_are_told_together(tmp_path, wrong):
+    """A backbone that does not exist or fit, which is named, is told beside images that are not there."""
+    (tmp_path / "study.toml").write_text(STUDY.format(backbone=f'"{wrong}"', size="20", data=""))
+    with pytest.raises(HpoError) as refused:
+        prepare(read_study_file(tmp_path / "study.toml"), Progress(Console(file=io.StringIO())))
+    of_images, of_backbones = str(refused.value).splitlines()
+    assert "photos' does not exist" in of_images
+    assert of_backbones.startswith("study.toml: recipe.backbone: ")
+    assert f'"{wrong}"' in of_backbones
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from trainer.errors import DataError
 from trainer.images.files import IMAGE_SUFFIXES, nfc, some, walk
 from trainer.images.listing import Listing
+from trainer.wording import counted
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,7 +31,7 @@ def read_folder(root: Path) -> Listing:
         ignored += [child.name for child in children if not child.is_dir()]
         if not folders:
             loose = sum(PurePath(name).suffix.lower() in IMAGE_SUFFIXES for name in ignored)
-            found = f"{loose} images and no class folders" if loose else "no images"
+            found = f"{counted(loose, 'image')} and no class folders" if loose else "no images"
             raise DataError(f"{str(root)!r} has {found}; {LAYOUT}")
         if len(folders) > 1 and {folder.name.lower() for folder in folders} <= SPLIT_NAMES:
             parts = some([folder.name for folder in folders])
@@ -52,7 +53,8 @@ def read_folder(root: Path) -> Listing:
     if empty:
         problems.append(f"no images in the class folders {some(empty)}: fill or remove them")
     if broken:
-        problems.append(f"{len(broken)} links that lead nowhere ({some(sorted(broken))}): mend or remove them")
+        lost = counted(len(broken), "link that leads nowhere", "links that lead nowhere")
+        problems.append(f"{lost} ({some(sorted(broken))}): mend or remove them")
     if problems:
         raise DataError(f"{str(root)!r}: {'; '.join(problems)}")
     return Listing(paths=names, labels=labels, groups=names, written=labels, ignored=ignored)

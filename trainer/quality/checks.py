@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from trainer.wording import counted
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -76,7 +78,8 @@ def several_pages(index: Index, survey: Survey) -> Finding:
     return Finding(
         "pages",
         "warning",
-        f"{len(several):,} of {len(index.paths):,} files have several pages or frames: the first of each is read",
+        f"{len(several):,} of {len(index.paths):,} files {'has' if len(several) == 1 else 'have'} several pages or"
+        " frames: the first of each is read",
         "save the others as files of their own if they should be images, too",
         tuple(Case((index.paths[image],), f"{survey.pages[image]} pages") for image in several),
     )
@@ -89,7 +92,11 @@ def passed_over(index: Index) -> Finding:
     return Finding(
         "other files",
         "warning",
-        f"{len(index.ignored):,} files are passed over: they are no images by their ending, or lie in no class folder",
+        counted(
+            len(index.ignored),
+            "file is passed over: it is no image by its ending, or lies in no class folder",
+            "files are passed over: they are no images by their ending, or lie in no class folder",
+        ),
         "move them if they should be images of a class",
         tuple(Case((name,)) for name in index.ignored),
     )
@@ -98,21 +105,19 @@ def passed_over(index: Index) -> Finding:
 def tiny_classes(index: Index, sides: Split) -> Finding:
     """Classes with few images to learn from or to be judged by, after the copies are counted as one."""
     cases = []
-    for label, name in enumerate(index.classes):
-        counts = [
-            len(set(index.copies[side[index.labels[side] == label]].tolist()))
-            for side in (sides.train, sides.valid, sides.test)
-        ]
-        judged = [count for side, count in zip((sides.valid, sides.test), counts[1:], strict=True) if len(side)]
-        if counts[0] < FEW_TO_TRAIN or min(judged) < FEW_TO_JUDGE:
-            cases.append(Case((), f"{name!r}: {counts[0]} to train, {counts[1]} to validate, {counts[2]} held out"))
+    different = (_different_images(index, side).tolist() for side in (sides.train, sides.valid, sides.test))
+    for name, train, valid, test in zip(index.classes, *different, strict=True):
+        judged = [count for side, count in ((sides.valid, valid), (sides.test, test)) if len(side)]
+        if train < FEW_TO_TRAIN or min(judged) < FEW_TO_JUDGE:
+            cases.append(Case((), f"{name!r}: {train} to train, {valid} to validate, {test} held out"))
     if not cases:
         return Finding("tiny classes", "ok", "every class has images enough to learn from and to be judged by")
     return Finding(
         "tiny classes",
         "warning",
-        f"{len(cases):,} of {len(index.classes):,} classes have fewer than {FEW_TO_TRAIN} different images to train or"
-        f" {FEW_TO_JUDGE} to validate or hold out: chance decides on their F1, and macro-F1 counts each class alike",
+        f"{len(cases):,} of {len(index.classes):,} classes {'has' if len(cases) == 1 else 'have'} fewer than"
+        f" {FEW_TO_TRAIN} different images to train or {FEW_TO_JUDGE} to validate or hold out:"
+        " chance decides on their F1, and macro-F1 counts each class alike",
         "add images, join classes, or leave them out",
         tuple(cases),
     )
@@ -129,22 +134,22 @@ def odd_sizes(index: Index, survey: Survey, image_size: int) -> list[Finding]:
     (modal, count), median = _most_common(survey.sizes[read]), float(np.median(side))
     if ONE_SIZE_SHARE * len(read) <= count < len(read):
         other = (survey.sizes[read] != modal).any(axis=1)
-        unlike = f"are not of {modal[0]} x {modal[1]} pixels like the rest"
+        unlike = f"not of {modal[0]} x {modal[1]} pixels like the rest"
     else:
         other = (side > OUTLYING * median) | (side * OUTLYING < median)
-        unlike = f"are over {OUTLYING} times larger or smaller than the median of {median:.0f} pixels a side"
+        unlike = f"over {OUTLYING} times larger or smaller than the median of {median:.0f} pixels a side"
     found = []
     for chosen, message, remedy in (
-        (short * UPSCALED <= image_size, f"are enlarged {UPSCALED} times or more to {image_size} pixels",
+        (short * UPSCALED <= image_size, f"enlarged {UPSCALED} times or more to {image_size} pixels",
          "take larger images, or a smaller image_size, which trains faster"),
-        (long >= LONG * short, f"are {LONG} times as long as wide or more, and are stretched to a square", "crop them"),
+        (long >= LONG * short, f"{LONG} times as long as wide or more, and stretched to a square", "crop them"),
         (other, unlike, "look whether they belong to the data"),
     ):  # fmt: skip
         if chosen.any():
             cases = tuple(
                 Case((index.paths[read[row]],), f"{width[row]} x {height[row]}") for row in np.flatnonzero(chosen)
             )
-            line = f"{len(cases):,} of {len(read):,} images {message}"
+            line = f"{len(cases):,} of {len(read):,} images {'is' if len(cases) == 1 else 'are'} {message}"
             found.append(Finding("odd sizes", "warning", line, remedy, cases))
     return found or [
         Finding("odd sizes", "ok", "no image is far from the others, or from the recipe's, in size or shape")
@@ -181,7 +186,9 @@ def suspects(probabilities: NDArray[np.float32], labels: NDArray[np.int64]) -> l
 def wrong_labels(index: Index, images: NDArray[np.int64], probabilities: NDArray[np.float32], models: int) -> Finding:
     """Labels that the best models of a search doubt, of these images (int64 [n]), which they have not learned."""
     found = suspects(probabilities, index.labels[images])
-    looked = f"of the {len(images):,} images to validate, by the {models} best models"
+    looked = (
+        f"of the {len(images):,} images to validate, by the {f'{models} best models' if models > 1 else 'best model'}"
+    )
     if not found:
         return Finding("wrong labels", "ok", f"no label {looked} is doubted; the others were not looked at")
     cases = []
@@ -195,10 +202,16 @@ def wrong_labels(index: Index, images: NDArray[np.int64], probabilities: NDArray
     return Finding(
         "wrong labels",
         "warning",
-        f"{len(cases):,} labels {looked}, may be wrong; the others were not looked at",
+        f"{counted(len(cases), 'label')} {looked}, may be wrong; the others were not looked at",
         "look at them, the first ones first",
         tuple(cases),
     )
+
+
+def _different_images(index: Index, side: NDArray[np.int64]) -> NDArray[np.int64]:
+    """How many images of each class these are, int64 [classes], copies of the same bytes counted as one."""
+    different = np.unique(index.labels[side] * len(index.paths) + index.copies[side])
+    return np.bincount(different // len(index.paths), minlength=len(index.classes))
 
 
 def _most_common(sizes: NDArray[np.int64]) -> tuple[NDArray[np.int64], int]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from trainer.quality.checks import Case, Finding
+from trainer.wording import counted
 
 if TYPE_CHECKING:
     from trainer.images.index import Index
@@ -36,7 +37,8 @@ def similar_classes(index: Index) -> Finding:
     return Finding(
         "similar classes",
         "error",
-        f"{len(cases):,} classes have several names, which differ only in case, white space or the form of Unicode"
+        f"{counted(len(cases), 'class has', 'classes have')} several names, which differ only in case, white space or"
+        " the form of Unicode"
         f" ({'; '.join(case.note for case in cases[:SHOWN])}), and are learned as several",
         "write each class in one way; where they are two classes, as letters are, leave them: a search takes them",
         cases,

@@ -9,6 +9,7 @@ import numpy as np
 from trainer.images.duplicates import Sets, members
 from trainer.quality.checks import Case, Finding
 from trainer.quality.near_duplicates import MAX_IMAGES
+from trainer.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,10 +32,11 @@ def exact_copies(index: Index, unaware: Split | None) -> list[Finding]:
     involved, sides = sum(map(len, sets)), None if unaware is None else _sides(index, unaware)
     torn = [] if sides is None else _crossing(sets, sides)
     torn_first = [*torn, *(one for one in sets if not any(one is other for other in torn))]
+    copies = counted(involved - len(sets), "image is an exact copy of another one", "images are exact copies of others")
     finding = Finding(
         "exact copies",
         "warning",
-        f"{involved - len(sets):,} images are exact copies of others ({involved:,} images in {len(sets):,} sets); each"
+        f"{copies} ({involved:,} images in {counted(len(sets), 'set')}); each"
         f" set is kept on one side of the split, which would tear {len(torn):,} of them if it did not know them",
         "remove copies that are not meant to count as often as they are there",
         tuple(_case(index, one, sides, "without regard to copies: ") for one in torn_first),
@@ -55,7 +57,7 @@ def near_copies(index: Index, pairs: Sequence[Pair] | None) -> list[Finding]:
     finding = Finding(
         "near copies",
         "warning",
-        f"{sum(map(len, sets)):,} images in {len(sets):,} sets are nearly the same: compressed again, resized,"
+        f"{sum(map(len, sets)):,} images in {counted(len(sets), 'set')} are nearly the same: compressed again, resized,"
         " brightened, greyed or mirrored",
         "remove those that are not meant to count as often as they are there",
         tuple(_case(index, one) for one in sets),
@@ -84,11 +86,12 @@ def leaks(index: Index, pairs: Sequence[Pair] | None, split: Split) -> Finding:
         exact = ", but only exact copies were looked for" if pairs is None else ""
         return Finding("leaks", "ok", f"no image has its like on another side of the split{exact}")
     judging = sum(int(np.isin(sides[one], (1, 2)).sum()) for one in crossing)
+    judged = counted(judging, "image to validate or held out has its", "images to validate or held out have their")
+    lie = counted(len(crossing), "set of nearly the same images lies", "sets of nearly the same images lie")
     return Finding(
         "leaks",
         "error",
-        f"{len(crossing):,} sets of nearly the same images lie on two sides of the split: {judging:,} images to"
-        " validate or held out have their like on another side",
+        f"{lie} on two sides of the split: {judged} like on another side",
         "remove all but one of each set, or give them one group, which keeps them on one side",
         tuple(_case(index, one, sides) for one in crossing),
     )
@@ -102,7 +105,8 @@ def _in_two_classes(index: Index, sets: Sequence[NDArray[np.int64]], what: str) 
         Case(_paths(index, one), " and ".join(repr(index.classes[label]) for label in np.unique(index.labels[one])))
         for one in torn
     )
-    line = f"{len(torn):,} sets of {what} lie in two classes or more: all labels but one of each set must be wrong"
+    lie = counted(len(torn), f"set of {what} lies", f"sets of {what} lie")
+    line = f"{lie} in two classes or more: all labels but one of each set must be wrong"
     return [Finding("labels of copies", "warning", line, "keep each image in the class where it belongs", cases)]
 
 
@@ -112,7 +116,8 @@ def _in_two_groups(index: Index, sets: Sequence[NDArray[np.int64]], what: str) -
     if not torn or len(np.unique(index.groups)) == len(index.groups):
         return []
     joined = "; such groups are kept together as one, so that nothing leaks" if what == "exact copies" else ""
-    line = f"{len(torn):,} sets of {what} lie in two groups or more{joined}"
+    lie = counted(len(torn), f"set of {what} lies", f"sets of {what} lie")
+    line = f"{lie} in two groups or more{joined}"
     remedy = "correct the groups: one of them names two persons, or two of them name one"
     return [Finding("groups of copies", "warning", line, remedy, tuple(_case(index, one) for one in torn))]
 
