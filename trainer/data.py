@@ -73,11 +73,12 @@ def load_data(
     """Read the index and split it, images of the same bytes on one side; no image is decoded yet.
 
     Args:
-        path: a folder with one folder a class, or a CSV with the columns path,label[,group].
-        valid: share of the images to validate on, in (0, 1).
-        test: share of the images that are held out, in [0, 1).
+        path: a folder with one folder a class, or with folders like train and test that hold the classes, or a CSV with
+            the columns path,label[,group][,split].
+        valid: share of the images to validate on, in (0, 1); not used where the data give this side.
+        test: share of the images that are held out, in [0, 1); likewise.
         seed: of the split.
-        grouping: which images belong together, and so on one side of the split.
+        grouping: which images belong together, and so on one side of the split; and how the data name its sides.
         cache: where the files of pixels are kept; None keeps the pixels in memory.
 
     Raises:

@@ -155,4 +155,5 @@ def _extended(index: Index, files: Sequence[Path]) -> Index:
         paths=(*index.paths, *(file.absolute().as_posix() for file in files)),
         labels=np.concatenate([index.labels, np.zeros(len(files), np.int64)]),
         groups=np.concatenate([index.groups, groups]),
+        sides=None,  # they have been read into the split
     )

@@ -23,11 +23,13 @@ from trainer.errors import DataError, RecipeError, TrainerError, WeightsError
 from trainer.images.cache import pixels_file
 from trainer.images.duplicates import Sets
 from trainer.images.index import read_index
+from trainer.images.sides import SIDES
 from trainer.images.split import split
 from trainer.images.spreadsheets import cell_of, write_rows
 from trainer.quality.checks import Case, Finding, broken_files, odd_sizes, passed_over, several_pages, tiny_classes
-from trainer.quality.classes import class_counts, similar_classes
-from trainer.quality.leaks import copy_sets, exact_copies, leaks, near_copies
+from trainer.quality.classes import class_counts, given_sides, similar_classes
+from trainer.quality.folders import odd_folders
+from trainer.quality.leaks import copy_sets, exact_copies, leaks, near_copies, torn_groups
 from trainer.quality.near_duplicates import find_pairs
 from trainer.quality.survey import look_at
 from trainer.space import Space
@@ -118,6 +120,8 @@ def run_checks(study_file: StudyFile, url: str | None, gpus: Sequence[str], prog
 def write_groups(index: Index, pairs: Sequence[Pair], file: Path) -> None:
     """Write the images as a CSV with path, label and group: what is nearly the same, or of one group, is one group.
 
+    Where the data give sides of the split the CSV has them, too.
+
     Raises:
         HpoError: the file exists, or cannot be written.
     """
@@ -126,10 +130,12 @@ def write_groups(index: Index, pairs: Sequence[Pair], file: Path) -> None:
     sets.join_equal(copy_sets(index, pairs))
     try:
         with file.open("x", encoding="utf-8", errors="surrogateescape", newline="") as opened:
-            write_rows(opened, [("path", "label", "group")])
-            for path, label, first in zip(index.paths, index.labels, sets.numbers(), strict=True):
-                relative = os.path.relpath(index.root.absolute() / path, file.parent.absolute())
-                write_rows(opened, [map(cell_of, (relative, index.classes[label], index.paths[first]))])
+            write_rows(opened, [("path", "label", "group", *(() if index.sides is None else ("split",)))])
+            for image, first in enumerate(sets.numbers()):
+                path = os.path.relpath(index.root.absolute() / index.paths[image], file.parent.absolute())
+                side = [] if index.sides is None else [SIDES[index.sides[image]]]
+                label = index.classes[index.labels[image]]
+                write_rows(opened, [[cell_of(path), cell_of(label), cell_of(index.paths[first]), *side]])
     except OSError as error:
         raise HpoError(f"check: {file} cannot be written: {error.strerror}; name another file") from error
 
@@ -142,7 +148,7 @@ def _check_images(
         settings = study_file.data
         with suppress(DataError):  # there is no such split, and so no copies across it
             unaware = split(index, valid=settings.valid, test=settings.test, seed=settings.seed)
-    findings = [class_counts(index), similar_classes(index), broken_files(index, survey)]
+    findings = [class_counts(index), similar_classes(index), *odd_folders(index), broken_files(index, survey)]
     findings += [several_pages(index, survey), passed_over(index)]
     findings += [*exact_copies(index, unaware), *near_copies(index, pairs)]
     if sides is not None:
@@ -150,7 +156,7 @@ def _check_images(
         if leak.level == "error":
             listed = f"`hpo check {study_file.path.name} --groups FILE.csv` writes a list that does so, for [data] path"
             leak = replace(leak, remedy=f"{leak.remedy}: {listed}")
-        findings += [leak, tiny_classes(index, sides)]
+        findings += [given_sides(index, sides), leak, *torn_groups(index, sides), tiny_classes(index, sides)]
     return [*findings, *odd_sizes(index, survey, min(study_file.space.values("image_size")))]
 
 

@@ -304,4 +304,22 @@ def _data(results: Results) -> dict[str, Any]:
     if never := [name for name, metrics in rows if metrics["images"] and not metrics["recall"]]:
         listed = ", ".join(never[:SHOWN_TRIALS]) + (", …" if len(never) > SHOWN_TRIALS else "")
         notes.append(f"Classes of which the winner recognises no image: {len(never)} ({listed}).")
-    return {"images": kept["images"]["count"], "split": kept["data"], "rows": rows, "notes": notes}
+    return {
+        "images": kept["images"]["count"],
+        "division": division(kept),
+        "split": kept["data"],
+        "rows": rows,
+        "notes": notes,
+    }
+
+
+def division(kept: Mapping[str, Any]) -> str:
+    """How the images of a study with these settings are divided, in words."""
+    given, shares = kept["images"].get("given_sides"), kept["data"]
+    valid, test = (f"{100 * shares[side]:g} %" for side in ("valid", "test"))
+    if not given:
+        return f"{valid} to validate, {test} held out, the rest to train; split by seed {shares['seed']}"
+    words = [f"the sides {', '.join(given)} as the data give them"]
+    words += [f"{valid} of train to validate"] if "valid" not in given else []
+    words += [f"{test} of train held out"] if "test" not in given else []
+    return ", ".join(words)

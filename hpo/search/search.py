@@ -14,8 +14,10 @@ from hpo.study.status import TIME_HEADINGS
 from hpo.units import duration, show_bytes
 from storage.keys import END_STATES, METRICS_KEY, ORIGIN_KEY
 from trainer.errors import DataError
-from trainer.quality.checks import tiny_classes
-from trainer.quality.classes import class_counts, similar_classes
+from trainer.quality.checks import PASSED_OVER, tiny_classes
+from trainer.quality.classes import class_counts, given_sides, similar_classes
+from trainer.quality.folders import odd_folders
+from trainer.quality.leaks import leaks, torn_groups
 from trainer.recipe import show, used_fields
 from trainer.wording import counted
 
@@ -56,26 +58,37 @@ def prepare(study_file: StudyFile, progress: Progress) -> Data:
         f"{len(data.index.paths)} images of {len(data.index.classes)} classes in {study_file.data.path}: "
         f"{len(data.split.train)} to train, {len(data.split.valid)} to validate, {len(data.split.test)} held out"
     )
-    progress.say(class_counts(data.index).message)
-    for finding in (similar_classes(data.index), tiny := tiny_classes(data.index, data.split)):
-        if finding.level != "ok":
-            progress.say(f"warning: {finding.message}")
-    for case in tiny.cases[:TINY]:
-        progress.say(f"  {case.note}")
-    if len(tiny.cases) > TINY:
-        progress.say(f"  and {len(tiny.cases) - TINY:,} more, all of them in `hpo check --json`")
-    if copies := len(data.index.copies) - len(set(data.index.copies.tolist())):
-        many = counted(copies, "image is an exact copy of another one", "images are exact copies of others")
-        progress.say(f"{many}; copies stay on one side of the split")
-    if data.index.ignored:
-        examples = ", ".join(data.index.ignored[:3])
-        many = counted(
-            len(data.index.ignored), "file is passed over, being no image", "files are passed over, being no images"
-        )
-        progress.say(f"{many} by their ending: {examples}")
+    for line in _lines_on(data, study_file):
+        progress.say(line)
     check_backbones(space, len(data.index.classes), study_file.weights)
     make_pixels(study_file, data, progress)
     return data
+
+
+def _lines_on(data: Data, study_file: StudyFile) -> list[str]:
+    """What there is to see or to doubt in the data without decoding an image."""
+    index = data.index
+    lines = [class_counts(index).message]
+    doubts = [similar_classes(index), *odd_folders(index)]
+    if index.sides is not None:
+        split = given_sides(index, data.split)
+        lines.append(f"{split.message}{f'; {split.remedy}' if split.remedy else ''}")
+        doubts += [leaks(index, (), data.split), *torn_groups(index, data.split)]
+    elif copies := len(index.copies) - len(set(index.copies.tolist())):
+        many = counted(copies, "image is an exact copy of another one", "images are exact copies of others")
+        lines.append(f"{many}; copies stay on one side of the split")
+    more = f"`hpo check {study_file.path.name}` shows more"
+    lines += [f"warning: {finding.message}; {more}" for finding in doubts if finding.level != "ok"]
+    tiny = tiny_classes(index, data.split)
+    if tiny.level != "ok":
+        lines += [f"warning: {tiny.message}", *(f"  {case.note}" for case in tiny.cases[:TINY])]
+    if len(tiny.cases) > TINY:
+        lines.append(f"  and {len(tiny.cases) - TINY:,} more, all of them in `hpo check --json`")
+    if index.ignored:
+        examples = ", ".join(index.ignored[:3])
+        many = counted(len(index.ignored), "file or folder is", "files or folders are")
+        lines.append(f"{many} passed over ({PASSED_OVER}): {examples}")
+    return lines
 
 
 def pixel_kinds(study_file: StudyFile) -> list[tuple[int, str]]:

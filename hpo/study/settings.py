@@ -24,7 +24,13 @@ PACKAGES = ("albumentations", "numpy", "optuna", "timm", "torch")  # whose major
 
 def settings(study_file: StudyFile, data: Data) -> dict[str, Any]:
     """What must stay as it is while a study lives, since its trials could not be compared otherwise."""
-    images = {"count": len(data.index.paths), "digest": data.index.digest, "split_digest": data.split.digest}
+    images: dict[str, Any] = {
+        "count": len(data.index.paths),
+        "digest": data.index.digest,
+        "split_digest": data.split.digest,
+    }
+    if data.index.given_sides:
+        images["given_sides"] = list(data.index.given_sides)
     return {**_settings_without_images(study_file), "images": images}
 
 
@@ -104,6 +110,12 @@ def listed(changed: Mapping[str, Sequence[str]]) -> str:
 
 def _difference_of_images(was: Mapping[str, Any], now: Mapping[str, Any], of_data: Sequence[str]) -> str | None:
     """The one line on the images; None where they are the same, or differ through what `of_data` says of [data]."""
+    if "given_sides" in now and "given_sides" not in was:
+        sides = ", ".join(now["given_sides"])
+        return (
+            f"images were divided by hpo, and are now on the sides that the data give ({sides}); "
+            "splits = false in [data] leaves these unread"
+        )
     if was["count"] != now["count"]:
         return f"images were {was['count']:,}, are now {now['count']:,}"
     regrouped = any(line.startswith("data.group") for line in of_data)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from hpo.errors import StudyFileError
+from hpo.study.given_splits import read_splits
 from storage.artifacts.store_url import bucket_of
 from storage.budget import Limits
 from storage.database import parse_url
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from trainer.data import Data
     from trainer.extensions import Extensions
     from trainer.images.index import Grouping
+    from trainer.images.sides import Splits
 
 PRUNERS = ("median", "hyperband", "none")
 SAMPLERS = ("tpe", "random")
@@ -47,6 +49,7 @@ class DataSettings:
         seed: of the split.
         group: column of the CSV whose images stay on one side of the split; "group" where there is one.
         group_pattern: regular expression whose one group does so, searched in an image's path.
+        splits: which folders, or which column of the CSV, are sides of a split that the data come with.
         pixels_gb: the most that the decoded images may take on the disk, in units of 10^9 bytes.
     """
 
@@ -56,6 +59,7 @@ class DataSettings:
     seed: int = 0
     group: str | None = None
     group_pattern: str | None = None
+    splits: Splits | None = None
     pixels_gb: float = 100.0
 
     def load(self, cache: Path) -> Data:
@@ -74,10 +78,11 @@ class DataSettings:
 
     @property
     def grouping(self) -> Grouping:
-        """Which images stay on one side of the split."""
+        """Which images stay on one side of the split, and which sides the data give."""
         from trainer.images.index import Grouping
+        from trainer.images.sides import Splits
 
-        return Grouping(self.group, self.group_pattern)
+        return Grouping(self.group, self.group_pattern, self.splits or Splits())
 
 
 @dataclass(frozen=True)
@@ -202,6 +207,7 @@ def read_study_file(path: Path, extensions: Extensions | None = None) -> StudyFi
         seed=int(data.number("seed", whole=True, low=0, high=2**31 - 1) or 0),
         group=data.text("group"),
         group_pattern=data.text("group_pattern"),
+        splits=read_splits(data.value("splits"), problems),
         pixels_gb=data.number("pixels_gb", low=1e-6, high=1e6) or DataSettings.pixels_gb,
     )
     if settings.valid + settings.test >= 1:
@@ -264,6 +270,10 @@ class _Table:
     def _get(self, key: str) -> Any:
         self._known.append(key)
         return self._values.get(key)
+
+    def value(self, key: str) -> Any:
+        """The value as it is; whoever asks says what is wrong with it."""
+        return self._get(key)
 
     def _problem(self, key: str, what: str) -> None:
         self._problems.append(f"{self._name}.{key}: {what}")

@@ -304,6 +304,24 @@ def persons(tmp_path_factory, postgres):
         yield folder, hpo, storage
 
 
+def test_a_split_that_the_data_come_with_is_searched_tested_and_predicted(hpo, tmp_path, photos, database):
+    """The images in test/ are the held-out ones, and all of them; the test of the bundle is on these."""
+    for name in ("red", "green", "blue"):
+        (photos / "test" / name).mkdir(parents=True)
+        for number in range(4):
+            (photos / name / f"{number}.png").rename(photos / "test" / name / f"{number}.png")
+        shutil.move(photos / name, photos / "train" / name)
+    write_study(tmp_path, trials=1, epochs=1)
+    done = hpo("search", "study.toml", HPO_STORAGE=database)
+    assert "18 to train, 6 to validate, 12 held out" in done.stdout + done.stderr
+    done = hpo("export-best", "study.toml", "-o", "bundle", HPO_STORAGE=database)
+    assert "on 12 images that the search never saw" in done.stdout
+    assert "retraining on 24 images" in done.stdout
+    with (tmp_path / "bundle" / "test.csv").open(newline="") as file:
+        held_out = {(tmp_path / "bundle" / row["path"]).resolve() for row in csv.DictReader(file)}
+    assert held_out == set((photos / "test").rglob("*.png"))
+
+
 def test_groups_example_keeps_each_person_on_one_side(persons):
     """No person is on both sides of the test split."""
     folder, _, _ = persons

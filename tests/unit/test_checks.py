@@ -7,6 +7,7 @@ import os
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from tests.unit.test_near_duplicates import compressed, picture
 from trainer.data import load_data
@@ -22,7 +23,8 @@ from trainer.quality.checks import (
     wrong_labels,
 )
 from trainer.quality.classes import class_counts, similar_classes
-from trainer.quality.leaks import exact_copies, leaks, near_copies
+from trainer.quality.folders import odd_folders
+from trainer.quality.leaks import exact_copies, leaks, near_copies, torn_groups
 from trainer.quality.near_duplicates import Pair, find_pairs
 from trainer.quality.survey import look_at
 
@@ -103,10 +105,15 @@ def test_all_broken_files_are_named_with_their_causes(folder):
 
 
 def test_files_that_are_passed_over_are_named(folder):
-    """A file that is no image by its ending is a warning."""
+    """A file that is no image by its ending is a warning, which says where it is one all the same."""
     (folder / "a" / "notes.txt").touch()
+    (folder / "a" / "picture").write_bytes((folder / "a" / "00.png").read_bytes())
     finding = passed_over(read_index(folder))
-    assert (finding.level, finding.cases[0].paths) == ("warning", ("a/notes.txt",))
+    assert finding.level == "warning"
+    assert [(case.paths, case.note) for case in finding.cases] == [
+        (("a/notes.txt",), ""),
+        (("a/picture",), "is an image without an ending"),
+    ]
 
 
 def test_files_of_several_pages_are_named(folder):
@@ -172,6 +179,83 @@ def test_classes_whose_names_are_different(tmp_path):
     """Other letters, marks and digits are other classes."""
     names = ("cat", "cats", "cät", "1", "01", "no-mask", "no_mask")
     assert similar_classes(_classes(tmp_path, dict.fromkeys(names, 1))).level == "ok"
+
+
+# Folders
+
+
+def _written(root, *names):
+    """Different images of these names."""
+    for number, name in enumerate(names):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (4, 4), number).save(root / name)
+    return read_index(root)
+
+
+def test_a_copy_of_the_whole_set_in_a_class_is_an_error(tmp_path):
+    """A folder that holds folders named as the other classes is told with its images."""
+    index = _written(tmp_path, "cat/1.png", "dog/1.png", "photos/cat/1.png", "photos/old/dog/1.png")
+    [finding] = odd_folders(index)
+    assert finding.level == "error"
+    assert "('photos' holds 'cat', 'dog', with 2 images)" in finding.message
+
+
+@pytest.mark.parametrize(
+    ("pictures", "others"), [("images", "masks"), ("image", "Mask"), ("rgb", "outlines"), (".", "annotations")]
+)
+def test_folders_in_each_class_that_hold_no_pictures(tmp_path, pictures, others):
+    """Folders like images and masks in the classes are told by their names, or by files of the same names in both."""
+    names = [f"{label}/{folder}/{number}.png" for label in "ab" for folder in (pictures, others) for number in range(3)]
+    [finding] = odd_folders(_written(tmp_path, *names))
+    assert finding.level == "warning"
+    assert f"'{others}' (6 images)" in finding.message
+
+
+def test_sides_of_a_split_in_each_class(tmp_path):
+    """Folders like train and test inside the classes are not used as sides, which is told with the remedy."""
+    names = [f"{label}/{side}/{number}.png" for label in "ab" for side in ("train", "test") for number in range(3)]
+    [finding] = odd_folders(_written(tmp_path, *names))
+    assert "'test' (6 images) and 'train' (6 images) that look like sides of a split" in finding.message
+
+
+def test_classes_that_are_called_images_and_masks(tmp_path):
+    """A folder of images and one of masks are hardly two classes."""
+    [finding] = odd_folders(_written(tmp_path, "images/1.png", "masks/1.png"))
+    assert "classes are called 'images', 'masks'" in finding.message
+
+
+def test_folders_of_persons_or_days_are_not_odd(tmp_path):
+    """Folders in a class that are no part of each other are nobody's fault, and neither is a CSV."""
+    names = [f"{label}/{person}/{number}.png" for label in "ab" for person in "pqrstu" for number in range(2)]
+    assert _levels(odd_folders(_written(tmp_path / "1", *names))) == [("odd folders", "ok")]
+    names = [f"{label}/201{year}/{year}{number}.png" for label in "ab" for year in (8, 9) for number in range(2)]
+    assert _levels(odd_folders(_written(tmp_path / "2", *names))) == [("odd folders", "ok")]
+    (tmp_path / "1" / "list.csv").write_text("path,label\na/p/0.png,x\nb/p/0.png,a\n")
+    assert _levels(odd_folders(read_index(tmp_path / "1" / "list.csv"))) == [("odd folders", "ok")]
+
+
+# Sides that the data give
+
+
+def test_copies_and_groups_across_given_sides_are_errors(folder, tmp_path):
+    """Copies and groups that the data themselves put on two sides stay there, and are errors."""
+    root = tmp_path / "given"
+    for label in "ab":
+        for number in range(12):
+            side = "train" if number < 8 else "test"
+            (root / side / label).mkdir(parents=True, exist_ok=True)
+            (folder / label / f"{number:02d}.png").rename(root / side / label / f"{number:02d}.png")
+    (root / "test" / "a" / "90.png").write_bytes((root / "train" / "a" / "00.png").read_bytes())
+    data = load_data(root, grouping=Grouping(pattern=r"(\w/\d+)"))
+    leak = leaks(data.index, (), data.split)
+    assert (leak.level, leak.cases[0].paths) == ("error", ("test/a/90.png", "train/a/00.png"))
+    assert "remove all but one of each set" in leak.remedy
+    [copies] = [one for one in exact_copies(data.index, data.split) if one.check == "exact copies"]
+    assert "unless the data themselves give it two" in copies.message
+    assert torn_groups(data.index, data.split) == []
+    data = load_data(root, grouping=Grouping(pattern=r"\d(\d)\.png"))
+    [finding] = torn_groups(data.index, data.split)
+    assert (finding.level, len(finding.cases)) == ("error", 2)  # 0 and 1 are in both
 
 
 # Copies and leaks
@@ -364,7 +448,7 @@ def test_findings_are_json(folder):
     assert json.loads(json.dumps(passed_over(read_index(folder)).as_json())) == {
         "check": "other files",
         "level": "warning",
-        "message": "1 file is passed over: it is no image by its ending, or lies in no class folder",
-        "remedy": "move them if they should be images of a class",
+        "message": "1 file or folder is passed over (no image by its ending, or in no class folder)",
+        "remedy": "move them if they should be images of a class, and give an image an ending such as .png",
         "cases": [{"paths": ["notes.txt"], "note": ""}],
     }

@@ -98,6 +98,22 @@ def test_what_is_no_image_is_ignored(tmp_path):
     assert index.ignored == ("README", "a/notes.txt", "stray.png")
 
 
+def test_images_without_an_ending(tmp_path):
+    """A class whose files have no ending is read by what they hold; beside images with one they are passed over."""
+    _images(tmp_path, "a/1", "a/2", "b/1.png", "b/2")
+    (tmp_path / "a" / "notes").write_text("no image")
+    index = read_index(tmp_path)
+    assert index.paths == ("a/1", "a/2", "b/1.png")
+    assert index.ignored == ("a/notes", "b/2")
+    assert "'c' (only such as 'c/x.dat')" in _refusal(read_index, _images(tmp_path, "c/x.dat"))
+
+
+def test_what_systems_leave_is_no_class(tmp_path):
+    """Folders that systems leave beside those of the classes are passed over and named."""
+    index = read_index(_images(tmp_path, "a/1.png", "b/1.png", "__MACOSX/a/._1.png", "@eaDir/thumb.jpg"))
+    assert (index.classes, index.ignored) == (("a", "b"), ("@eaDir/", "__MACOSX/"))
+
+
 def test_links_are_followed(tmp_path):
     """Links to images, to folders of images and to class folders count as what they lead to."""
     elsewhere = _images(tmp_path / "elsewhere", "x.png", "more/y.png")
@@ -142,11 +158,10 @@ def test_empty_classes_are_named(tmp_path):
         ([], "has no images; make one folder a class"),
         (["1.png", "2.png"], "has 2 images and no class folders; make one folder a class"),
         (["a/1.png"], "has the one class 'a' and needs two at least"),
-        (["train/a/1.png", "Val/a/1.png"], "holds the parts of a split ('Val', 'train'), not classes"),
     ],
 )
 def test_folders_of_the_wrong_kind(tmp_path, names, expected):
-    """A folder that is empty, flat, of one class or split already is refused with the layout that is needed."""
+    """A folder that is empty, flat or of one class is refused with the layout that is needed."""
     message = _refusal(read_index, _images(tmp_path, *names))
     assert expected in message
     assert "make one folder a class (cat/1.jpg, dog/2.jpg), or write a CSV with the columns path,label" in message

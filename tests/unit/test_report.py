@@ -12,7 +12,7 @@ import pytest
 
 from hpo.cli import parser
 from hpo.errors import HpoError
-from hpo.report.page import Report, embedded, refuse_bad_path, write_report
+from hpo.report.page import Report, division, embedded, refuse_bad_path, write_report
 from tests.support.small_disk import NoSmallDiskError, small_disk
 
 pytestmark = pytest.mark.unit
@@ -46,6 +46,20 @@ def test_a_report_that_is_broken_off_leaves_nothing(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         write_report(Report("page", ()), tmp_path / "report.html")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (None, "20 % to validate, 15 % held out, the rest to train; split by seed 3"),
+        (["train", "valid", "test"], "the sides train, valid, test as the data give them"),
+        (["train", "test"], "the sides train, test as the data give them, 20 % of train to validate"),
+    ],
+)
+def test_the_division_of_the_images_is_told_as_it_is(given, words):
+    """Sides that the data give are not told as shares, and of what is cut from train it is said so."""
+    images = {"count": 9} if given is None else {"count": 9, "given_sides": given}
+    assert division({"images": images, "data": {"valid": 0.2, "test": 0.15, "seed": 3}}) == words
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import shutil
 
 import pytest
 from rich.console import Console
@@ -60,6 +61,26 @@ def test_images_and_backbones_that_cannot_be_used_are_told_together(tmp_path, wr
     assert "photos' does not exist" in of_images
     assert of_backbones.startswith("study.toml: recipe.backbone: ")
     assert f'"{wrong}"' in of_backbones
+
+
+def test_a_search_says_which_sides_the_data_give_and_what_leaks_across_them(tmp_path, photos):
+    """Sides that the data give, what is cut and what can only be predicted stand in a line; leaks are warned of."""
+    for label in ("red", "green", "blue"):
+        (photos / "test" / label).mkdir(parents=True)
+        shutil.copy(photos / label / "0.png", photos / "test" / label / "copy.png")
+        shutil.move(photos / label, photos / "train" / label)
+    (photos / "unlabelled").mkdir()
+    shutil.copy(photos / "train" / "red" / "0.png", photos / "unlabelled" / "x.png")
+    (tmp_path / "study.toml").write_text(STUDY.format(backbone='"test_resnet"\npretrained = false', size="32", data=""))
+    file, console = read_study_file(tmp_path / "study.toml"), Console(file=io.StringIO(), width=500)
+    prepare(file, Progress(console))
+    lines = console.file.getvalue().splitlines()
+    assert lines[0].endswith("30 to train, 6 to validate, 3 held out")
+    assert lines[2].startswith(
+        "the data give the sides train, test; cut from train: valid 6; 1 images of the side test"
+    )
+    assert lines[2].endswith(f"hpo predict BUNDLE {photos / 'unlabelled'}")
+    assert lines[3].startswith("warning: 3 sets of nearly the same images lie on two sides of the split")
 
 
 @pytest.fixture

@@ -94,3 +94,36 @@ def test_changed_images_are_one_line_without_digests(begun):
     assert complaint(study, study_file)[1:] == [
         "  images were divided otherwise into those to train, to validate and to hold out"
     ]
+
+
+def test_a_study_that_began_before_sides_were_read_goes_on_without_them(begun):
+    """Sides that the data give, and a study does not know, are told with the setting that leaves them unread."""
+    study, study_file, photos = begun
+    for label in ("red", "green"):
+        for side in ("train", "test"):
+            (photos / side).mkdir(exist_ok=True)
+        shutil.copytree(photos / label, photos / "train" / label)
+        shutil.move(photos / label, photos / "test" / label)
+    [line] = complaint(study, study_file)[1:]
+    assert line.startswith("  images were divided by hpo, and are now on the sides that the data give (train, test); ")
+    assert line.endswith("splits = false in [data] leaves these unread")
+
+
+def test_a_given_split_may_not_change(write_colours, tmp_path):
+    """An image that moves to another side of a split that the data give is told."""
+    for side in ("train", "test"):
+        shutil.copytree(write_colours({"red": 12, "green": 12}), tmp_path / "photos" / side)
+    rows = [
+        f"photos/{side}/{label}/{number}.png,{label},{side}\n"
+        for side in ("train", "test") for label in ("red", "green") for number in range(12)
+    ]  # fmt: skip
+    (tmp_path / "list.csv").write_text("path,label,split\n" + "".join(rows))
+    (tmp_path / "study.toml").write_text('[data]\npath = "list.csv"\n')
+    study_file = read_study_file(tmp_path / "study.toml")
+    study = optuna.create_study(study_name=study_file.name)
+    study.set_user_attr(SETTINGS_KEY, settings(study_file, loaded(study_file)))
+    check_settings(study, study_file, loaded(study_file))
+    (tmp_path / "list.csv").write_text("path,label,split\n" + "".join(rows).replace("red,test", "red,train", 1))
+    assert complaint(study, study_file)[1:] == [
+        "  images were divided otherwise into those to train, to validate and to hold out"
+    ]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import unicodedata
 from typing import TYPE_CHECKING
 
+from trainer.images.formats import UnreadableError, opened
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
@@ -44,6 +46,22 @@ def walk(folder: Path, above: tuple[tuple[int, int], ...] = ()) -> Iterator[Path
             yield from walk(child, (*above, here))
         else:
             yield child
+
+
+def image_files(files: Iterable[Path]) -> list[Path]:
+    """Those that are images by their ending; where none is, those without an ending that turn out to be images."""
+    files = list(files)
+    by_ending = [file for file in files if file.suffix.lower() in IMAGE_SUFFIXES]
+    return by_ending or [file for file in files if not file.suffix and file.is_file() and is_image(file)]
+
+
+def is_image(file: Path) -> bool:
+    """Whether a file can be opened as an image, whatever its name says."""
+    try:
+        with opened(file):
+            return True
+    except UnreadableError:
+        return False
 
 
 def some(names: Iterable[str]) -> str:

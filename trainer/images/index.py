@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,7 @@ from trainer.images.duplicates import find_copies
 from trainer.images.files import nfc, path_bytes, some
 from trainer.images.folders import LAYOUT, read_folder
 from trainer.images.manifest import read_csv
+from trainer.images.sides import SIDES, Splits
 
 if TYPE_CHECKING:
     import os
@@ -36,6 +37,9 @@ class Index:
     groups: int64 [N]; images with the same number belong together; without groups each image has its own.
     classes: names in alphabetical order.
     ignored: files of a folder that are no images by their ending, or lie outside of the class folders.
+    sides: int64 [N], each a position in `trainer.images.sides.SIDES`, where the data themselves give the side of the
+        split; None where they do not.
+    unlabelled: paths of images to be held out that have no class, and so can only be predicted.
     written: the classes as their source writes them, "1.0" for "1", if it does so in one way; None for `classes`.
         Only the digest holds them, so that it is the one that earlier versions gave the same data.
     """
@@ -46,7 +50,14 @@ class Index:
     groups: NDArray[np.int64]
     classes: tuple[str, ...]
     ignored: tuple[str, ...] = ()
+    sides: NDArray[np.int64] | None = None
+    unlabelled: tuple[str, ...] = ()
     written: tuple[str, ...] | None = None
+
+    @property
+    def given_sides(self) -> tuple[str, ...]:
+        """The sides of the split that the data themselves give."""
+        return () if self.sides is None else tuple(SIDES[side] for side in np.unique(self.sides))
 
     @cached_property
     def digest(self) -> str:
@@ -94,23 +105,27 @@ class Index:
 
 @dataclass(frozen=True)
 class Grouping:
-    r"""Which images belong together, and so on one side of the split; at most one of the two is given.
+    r"""Which images belong together, and so on one side of the split; and which side the data themselves give.
 
     Attributes:
         column: of a CSV; names the group of each image (a person, a patient, a scene). Where neither is given, a column
             "group" is taken if there is one.
         pattern: a regular expression with one capture group, searched in the path; what it captures is the group:
-            r"person(\d+)" puts "cat/person7_a.jpg" and "dog/person7_b.jpg" into one.
+            r"person(\d+)" puts "cat/person7_a.jpg" and "dog/person7_b.jpg" into one. At most one of the two is given.
+        splits: which folders, or which column of a CSV, name the side of the split.
     """
 
     column: str | None = None
     pattern: str | None = None
+    splits: Splits = field(default_factory=Splits)
 
 
 def read_index(path: Path, grouping: Grouping | None = None) -> Index:
-    """List the images of a folder with one folder a class, or of a CSV with the columns path,label[,group].
+    """List the images of a folder with one folder a class, or of a CSV with the columns path,label[,group][,split].
 
-    grouping: which images belong together.
+    The folders of the classes may also lie in folders like train, val and test; their images are then on these sides.
+
+    grouping: which images belong together, and how sides of the split are named.
 
     Links are followed and hidden files and folders left out.
 
@@ -118,7 +133,8 @@ def read_index(path: Path, grouping: Grouping | None = None) -> Index:
         DataError: nothing there, fewer than two classes, a class without images, a manifest with mistakes, images
             that the pattern does not match.
     """
-    group, group_pattern = (grouping.column, grouping.pattern) if grouping else (None, None)
+    grouping = grouping or Grouping()
+    group, group_pattern, splits = grouping.column, grouping.pattern, grouping.splits
     pattern = None if group_pattern is None else _compile(group_pattern)
     if not path.exists():
         raise DataError(f"{str(path)!r} does not exist; give a folder of images or a CSV")
@@ -127,16 +143,22 @@ def read_index(path: Path, grouping: Grouping | None = None) -> Index:
             raise DataError(
                 f"group = {group!r} names a column of a CSV, but {str(path)!r} is a folder: use group_pattern"
             )
-        root, listing = path, read_folder(path)
+        if splits.column is not None:
+            raise DataError(
+                f"[data.splits] column = {splits.column!r} is for a CSV, but {str(path)!r} is a folder: "
+                "name those of its folders that are sides in train, valid and test"
+            )
+        root, listing = path, read_folder(path, splits)
     elif path.suffix.lower() == ".csv":
         if group is not None and pattern is not None:
             raise DataError(f"group = {group!r} and group_pattern = {group_pattern!r} exclude each other; give one")
-        root, listing = path.parent, read_csv(path, group)
+        root, listing = path.parent, read_csv(path, group, splits)
     else:
         raise DataError(f"{str(path)!r} is neither a folder nor a .csv file; {LAYOUT}")
     keys = listing.groups if pattern is None else _captured(listing.paths, pattern)
     # The order of the normalised names is the same on every system; macOS may hand out Korean letters in pieces.
-    rows = sorted(zip(listing.paths, listing.labels, keys, strict=True), key=lambda row: (nfc(row[0]), row[0]))
+    sides = listing.sides or ["" for _ in listing.paths]
+    rows = sorted(zip(listing.paths, listing.labels, keys, sides, strict=True), key=lambda row: (nfc(row[0]), row[0]))
     classes = tuple(sorted(set(listing.labels)))
     if len(classes) < 2:
         raise DataError(f"{str(path)!r} has the one class {classes[0]!r} and needs two at least; {LAYOUT}")
@@ -144,11 +166,13 @@ def read_index(path: Path, grouping: Grouping | None = None) -> Index:
     first_seen: dict[str, int] = {}
     return Index(
         root=root,
-        paths=tuple(name for name, _, _ in rows),
-        labels=np.array([number[label] for _, label, _ in rows], np.int64),
-        groups=np.array([first_seen.setdefault(key, len(first_seen)) for _, _, key in rows], np.int64),
+        paths=tuple(name for name, *_ in rows),
+        labels=np.array([number[label] for _, label, *_ in rows], np.int64),
+        sides=None if listing.sides is None else np.array([SIDES.index(side) for *_, side in rows], np.int64),
+        groups=np.array([first_seen.setdefault(key, len(first_seen)) for _, _, key, _ in rows], np.int64),
         classes=classes,
         ignored=tuple(sorted(listing.ignored)),
+        unlabelled=tuple(sorted(listing.unlabelled)),
         written=_written(listing, classes),
     )
 

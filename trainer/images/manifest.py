@@ -15,10 +15,13 @@ from typing import TYPE_CHECKING
 from trainer.errors import DataError
 from trainer.images.files import nfc, some
 from trainer.images.listing import Listing
+from trainer.images.sides import SIDES, refuse_unknown_classes, side_of_word
 from trainer.images.spreadsheets import text_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from trainer.images.sides import Splits
 
 # Labels that pandas, R and spreadsheets write where there is none; not "none", which is the name of many a class.
 MISSING = frozenset(
@@ -28,30 +31,46 @@ MOST_DIGITS = 19  # of a whole number that was written as a float
 _FLOAT = re.compile(r"[+-]?[0-9]+\.[0-9]*([eE][+-]?[0-9]+)?")  # as programs write them: with a point
 
 
-def read_csv(path: Path, group: str | None) -> Listing:
-    """List the images of a CSV with the columns path,label[,group].
+def read_csv(path: Path, group: str | None, splits: Splits) -> Listing:
+    """List the images of a CSV with the columns path,label[,group][,split].
+
+    Where no image of the side test has a label, they have no class and are only there to be predicted.
 
     group: column that names the group of each image; None takes a column "group" if there is one.
+    splits: which column names the side of the split of each image, and by which words.
 
     Raises:
         DataError: it cannot be read, lacks a column or has one twice, or has rows with mistakes; all are named.
     """
     header, rows = _read_rows(path)
-    if group is None and "group" in header:
-        group = "group"
-    columns = ["path", "label", *([] if group is None else [group])]
-    at = places(path, header, columns)
+    columns = {"path": "path", "label": "label"}
+    for what, column in (("group", group), ("split", splits.column or ("split" if splits.named else None))):
+        if column is not None or (what in header and (what == "group" or splits.known)):
+            columns[what] = column or what
+    at = dict(zip(columns, places(path, header, list(columns.values())), strict=True))
     if not rows:
         raise DataError(f"{str(path)!r} lists no images; add a row for each")
 
     uneven = [f"line {line}" for line, row in rows if len(row) > len(header)]
-    padded = [(line, row + [""] * (len(header) - len(row))) for line, row in rows]
-    holes = [f"line {line}" for line, row in padded if not all(row[place] for place in at)]
-    labels = [row[at[1]] for _, row in padded]
-    missing = [f"line {line}: {row[at[1]]}" for line, row in padded if row[at[1]] in MISSING]
-    written = [row[at[0]] for _, row in padded]
-    names = [on_disk(path.parent, name) for name in written]
-    unknown = [name for name, found in zip(written, names, strict=True) if name and found is None]
+    lines = [line for line, _ in rows]
+    cells = {what: [row[place] if place < len(row) else "" for _, row in rows] for what, place in at.items()}
+    sides, strange = _sides_of_rows(lines, cells["split"], splits) if "split" in cells else ([], [])
+    tested = [label for label, side in zip(cells["label"], sides, strict=False) if side == "test"]
+    nameless = bool(tested) and all(label == "" or label in MISSING for label in tested)
+    labelled = [not nameless or side != "test" for side in sides] or [True] * len(rows)
+    wanted = [what for what in cells if what != "label"]
+    holes = [
+        f"line {line}"
+        for row, line in enumerate(lines)
+        if not all(cells[what][row] for what in wanted) or (labelled[row] and not cells["label"][row])
+    ]
+    missing = [
+        f"line {line}: {label}"
+        for line, label, wants in zip(lines, cells["label"], labelled, strict=True)
+        if wants and label in MISSING
+    ]
+    names = [on_disk(path.parent, name) for name in cells["path"]]
+    unknown = [name for name, found in zip(cells["path"], names, strict=True) if name and found is None]
     found = [name or "" for name in names]
     twice = [name for name, times in Counter(found).items() if name and times > 1]
     problems = [
@@ -60,6 +79,7 @@ def read_csv(path: Path, group: str | None) -> Listing:
             (uneven, "rows with more cells than the header, where a comma may want quotes"),
             (holes, "rows with an empty cell"),
             (missing, "rows whose label says that it is missing"),
+            (strange, f"rows whose {columns.get('split')} names no side: {_known_words(splits)}"),
             (unknown, "files that do not exist"),
             (twice, "paths listed more than once"),
         )
@@ -67,11 +87,40 @@ def read_csv(path: Path, group: str | None) -> Listing:
     ]
     if problems:
         raise DataError(f"{str(path)!r}: {'; '.join(problems)}; correct these rows, or take them out")
-    return Listing(
-        paths=found,
+
+    def kept(values: Sequence[str]) -> list[str]:
+        return [value for value, wants in zip(values, labelled, strict=True) if wants]
+
+    labels = kept(cells["label"])
+    listing = Listing(
+        paths=kept(found),
         labels=[class_name(label) for label in labels],
-        groups=found if group is None else [nfc(row[at[2]]) for _, row in padded],
+        groups=[nfc(name) for name in kept(cells["group"])] if "group" in cells else kept(found),
         written=[nfc(label) for label in labels],
+        sides=kept(sides) if sides else None,
+        unlabelled=[name for name, wants in zip(found, labelled, strict=True) if not wants],
+    )
+    if listing.sides is not None:
+        refuse_unknown_classes(str(path), listing.labels, listing.sides)
+    return listing
+
+
+def _sides_of_rows(lines: Sequence[int], words: Sequence[str], splits: Splits) -> tuple[list[str], list[str]]:
+    """The side of each row, "" where its word names none; and those that do not, each with its line."""
+    named = splits.named
+    sides = [named.get(nfc(word), "") if named else side_of_word(word) or "" for word in words]
+    sides = [side if side in SIDES else "" for side in sides]
+    strange = [
+        f"line {line}: {word}" for line, word, side in zip(lines, words, sides, strict=True) if word and not side
+    ]
+    return sides, strange
+
+
+def _known_words(splits: Splits) -> str:
+    if splits.named:
+        return f"[data.splits] names {some(splits.named)}"
+    return (
+        "train, val and test are known, others are named in [data.splits], or write splits = false to leave it unread"
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,6 +12,7 @@ import numpy as np
 from trainer.errors import DataError
 from trainer.images.duplicates import keep_copies_together
 from trainer.images.files import nfc, path_bytes
+from trainer.images.sides import SIDES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -39,6 +40,9 @@ class Split:
 def split(index: Index, *, valid: float, test: float, seed: int, copies: NDArray[np.int64] | None = None) -> Split:
     """Divide the images by class, each group whole, so that each class has its fraction on each side.
 
+    Sides that the data themselves give (`Index.sides`) stay as they are, groups and copies on two of them included;
+    what they do not give is taken from the images to train, with its fraction of those.
+
     copies: int64 [N]; images with the same number are kept on one side, and groups that share them likewise: those of
         `Index.copies`, so that no image is judged by a model that has learned it.
 
@@ -53,6 +57,34 @@ def split(index: Index, *, valid: float, test: float, seed: int, copies: NDArray
         DataError: fractions out of range, classes with too few images or groups for the sides.
     """
     check_fractions(valid, test)
+    if index.sides is None:
+        sides = [np.arange(len(index.paths)), *(np.empty(0, np.int64) for _ in SIDES[1:])]
+    else:
+        sides = [np.flatnonzero(index.sides == side) for side in range(len(SIDES))]
+    wanted = {side: fraction for side, fraction in ((1, valid), (2, test)) if not len(sides[side]) and fraction > 0}
+    if wanted:
+        pool = sides[0]
+        part = index if index.sides is None else _part(index, pool)
+        cut = _cut(part, wanted, seed, copies if copies is None else copies[pool])
+        for number, side in enumerate((0, *wanted)):
+            sides[side] = pool[cut == number]
+
+    names = [nfc(path) for path in index.paths]
+    digest = hashlib.sha256()
+    for title, images_of_side in zip(SIDES, sides, strict=True):
+        digest.update(path_bytes("\0".join([title, *(names[image] for image in images_of_side)]) + "\n"))
+    train, validation, holdout = sides
+    return Split(train, validation, holdout, digest.hexdigest())
+
+
+def _part(index: Index, images: NDArray[np.int64]) -> Index:
+    """The index of these images alone."""
+    paths = tuple(index.paths[image] for image in images)
+    return replace(index, paths=paths, labels=index.labels[images], groups=index.groups[images], sides=None)
+
+
+def _cut(index: Index, fractions: dict[int, float], seed: int, copies: NDArray[np.int64] | None) -> NDArray[np.int64]:
+    """Where each image goes, int64 [N]: 0 leaves it, 1 and so on are the sides in the order of their fractions."""
     names = [nfc(path) for path in index.paths]
     members: dict[int, list[int]] = {}
     groups = index.groups if copies is None else keep_copies_together(index.groups, copies)
@@ -60,9 +92,8 @@ def split(index: Index, *, valid: float, test: float, seed: int, copies: NDArray
         members.setdefault(group, []).append(image)
     labels = index.labels.tolist()
     contents = {group: Counter(labels[image] for image in images) for group, images in members.items()}
-    fractions = (valid, test) if test > 0 else (valid,)
-    _check_enough(index, contents, 1 + len(fractions), joined=groups is not index.groups)
-    wanted = [_wanted(images, fractions) for images in np.bincount(index.labels).tolist()]
+    _check_enough(index, contents, fractions, joined=groups is not index.groups)
+    wanted = [_wanted(images, list(fractions.values())) for images in np.bincount(index.labels).tolist()]
 
     for attempt in range(ATTEMPTS):
         # A group is identified by its first path: unlike its number it does not depend on the order of reading.
@@ -79,19 +110,16 @@ def split(index: Index, *, valid: float, test: float, seed: int, copies: NDArray
         if side_of_group is not None:
             break
     else:
+        without = ", or set test = 0" if 2 in fractions else ""
         raise DataError(
             f"found no way to have each of the {len(index.classes)} classes in each part with whole groups; "
-            "add images of the rare classes, make the groups smaller, or set test = 0"
+            f"add images of the rare classes, or make the groups smaller{without}"
         )
 
     side_of_image = np.empty(len(names), np.int64)
     for group, side in side_of_group.items():
         side_of_image[members[group]] = side
-    train, validation, holdout = (np.flatnonzero(side_of_image == side) for side in range(3))
-    digest = hashlib.sha256()
-    for title, images_of_side in (("train", train), ("valid", validation), ("test", holdout)):
-        digest.update(path_bytes("\0".join([title, *(names[image] for image in images_of_side)]) + "\n"))
-    return Split(train, validation, holdout, digest.hexdigest())
+    return side_of_image
 
 
 def _assign(contents: dict[int, Counter[int]], wanted: list[list[int]]) -> dict[int, int] | None:
@@ -132,7 +160,10 @@ def check_fractions(valid: float, test: float) -> None:
         )
 
 
-def _check_enough(index: Index, contents: dict[int, Counter[int]], sides: int, *, joined: bool) -> None:
+def _check_enough(
+    index: Index, contents: dict[int, Counter[int]], fractions: dict[int, float], *, joined: bool
+) -> None:
+    sides = 1 + len(fractions)
     images = np.bincount(index.labels).tolist()
     groups = Counter(label for content in contents.values() for label in content)
     alone = len(contents) == len(index.paths)
@@ -145,7 +176,7 @@ def _check_enough(index: Index, contents: dict[int, Counter[int]], sides: int, *
         raise DataError(
             f"each class needs {sides} {'images' if alone else 'groups'}, one for each part"
             f"{', where files of the same bytes count as one group' if joined else ''}: {', '.join(short)}; "
-            f"add some, leave the class out{' or set test = 0' if sides > 2 else ''}"
+            f"add some, leave the class out{' or set test = 0' if 2 in fractions else ''}"
         )
 
 

@@ -7,9 +7,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from trainer.images.files import is_image
 from trainer.wording import counted
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from numpy.typing import NDArray
 
     from trainer.images.index import Index
@@ -24,6 +27,7 @@ UPSCALED = 2  # an image that is enlarged so many times or more has little detai
 LONG = 3  # an image so many times as long as wide is deformed by the stretching to a square
 OUTLYING = 5  # an image whose side is so many times the median, or so many times less, is an outlier
 ONE_SIZE_SHARE = 0.95  # where so large a share of the images has one size, each other size is named
+PASSED_OVER = "no image by its ending, or in no class folder"
 
 
 @dataclass(frozen=True)
@@ -86,20 +90,20 @@ def several_pages(index: Index, survey: Survey) -> Finding:
 
 
 def passed_over(index: Index) -> Finding:
-    """Files that are no images by their ending."""
+    """Files that are no images by their ending, and folders; those without an ending that are images are told."""
     if not index.ignored:
         return Finding("other files", "ok", "no file is passed over")
     return Finding(
         "other files",
         "warning",
-        counted(
-            len(index.ignored),
-            "file is passed over: it is no image by its ending, or lies in no class folder",
-            "files are passed over: they are no images by their ending, or lie in no class folder",
-        ),
-        "move them if they should be images of a class",
-        tuple(Case((name,)) for name in index.ignored),
+        f"{counted(len(index.ignored), 'file or folder is', 'files or folders are')} passed over ({PASSED_OVER})",
+        "move them if they should be images of a class, and give an image an ending such as .png",
+        tuple(Case((name,), _note(index.root / name)) for name in index.ignored),
     )
+
+
+def _note(file: Path) -> str:
+    return "is an image without an ending" if not file.suffix and file.is_file() and is_image(file) else ""
 
 
 def tiny_classes(index: Index, sides: Split) -> Finding:

@@ -1,8 +1,11 @@
-"""The classes of a data set: how many images each has, and which may be one class that was written in two ways."""
+"""What data say of their images: the classes, how many images each has, which are alike, and the sides they give."""
 
 from __future__ import annotations
 
+import os
+import shlex
 import unicodedata
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,6 +15,7 @@ from trainer.wording import counted
 
 if TYPE_CHECKING:
     from trainer.images.index import Index
+    from trainer.images.split import Split
 
 SHOWN = 30  # classes in a line
 
@@ -23,6 +27,24 @@ def class_counts(index: Index) -> Finding:
     more = ", …" if len(listed) > SHOWN else ""
     line = f"{len(listed):,} classes with their images: {', '.join(listed[:SHOWN])}{more}"
     return Finding("classes", "ok", line, cases=tuple(Case((), one) for one in listed[SHOWN:]))
+
+
+def given_sides(index: Index, sides: Split) -> Finding:
+    """Which sides of the split the data give, what is cut from the images to train, and what can only be predicted."""
+    if index.sides is None:
+        return Finding("split", "ok", "the data give no sides: they are divided by class")
+    given = index.given_sides
+    counts = {"train": len(sides.train), "valid": len(sides.valid), "test": len(sides.test)}
+    line = f"the data give the sides {', '.join(given)}"
+    if cut := [f"{side} {counts[side]:,}" for side in counts if side not in given and counts[side]]:
+        line += f"; cut from train: {', '.join(cut)}"
+    if not index.unlabelled:
+        return Finding("split", "ok", line)
+    line += f"; {len(index.unlabelled):,} images of the side test have no class and can only be predicted"
+    folder = Path(os.path.commonpath([index.root / Path(path).parent for path in index.unlabelled]))
+    apart = folder != index.root and not any((index.root / path).is_relative_to(folder) for path in index.paths)
+    images = shlex.quote(str(folder)) if apart else "IMAGES"
+    return Finding("split", "ok", line, f"after the search: hpo predict BUNDLE {images}")
 
 
 def similar_classes(index: Index) -> Finding:

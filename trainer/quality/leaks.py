@@ -33,11 +33,15 @@ def exact_copies(index: Index, unaware: Split | None) -> list[Finding]:
     torn = [] if sides is None else _crossing(sets, sides)
     torn_first = [*torn, *(one for one in sets if not any(one is other for other in torn))]
     copies = counted(involved - len(sets), "image is an exact copy of another one", "images are exact copies of others")
+    where = (
+        f"each set is kept on one side of the split, which would tear {len(torn):,} of them if it did not know them"
+        if index.sides is None
+        else "a set is kept on one side of the split, unless the data themselves give it two"
+    )
     finding = Finding(
         "exact copies",
         "warning",
-        f"{copies} ({involved:,} images in {counted(len(sets), 'set')}); each"
-        f" set is kept on one side of the split, which would tear {len(torn):,} of them if it did not know them",
+        f"{copies} ({involved:,} images in {counted(len(sets), 'set')}); {where}",
         "remove copies that are not meant to count as often as they are there",
         tuple(_case(index, one, sides, "without regard to copies: ") for one in torn_first),
     )
@@ -92,9 +96,21 @@ def leaks(index: Index, pairs: Sequence[Pair] | None, split: Split) -> Finding:
         "leaks",
         "error",
         f"{lie} on two sides of the split: {judged} like on another side",
-        "remove all but one of each set, or give them one group, which keeps them on one side",
+        "remove all but one of each set, or give them one group, which keeps them on one side"
+        f"{'' if index.sides is None else ' where the data do not give the sides'}",
         tuple(_case(index, one, sides) for one in crossing),
     )
+
+
+def torn_groups(index: Index, split: Split) -> list[Finding]:
+    """Groups on two sides of the split, which only sides that the data themselves give can bring about."""
+    sides = _sides(index, split)
+    torn = _crossing(members(index.groups), sides)
+    if not torn:
+        return []
+    line = f"{len(torn):,} groups lie on two sides of the split that the data give, and stay there"
+    remedy = "look whether the groups are right; scores are too good where a group makes its images alike"
+    return [Finding("torn groups", "error", line, remedy, tuple(_case(index, one, sides) for one in torn))]
 
 
 def _in_two_classes(index: Index, sets: Sequence[NDArray[np.int64]], what: str) -> list[Finding]:
