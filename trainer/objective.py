@@ -11,9 +11,11 @@ import optuna
 import torch
 
 from trainer.checkpoint import with_prefix, without_prefix
+from trainer.errors import RecipeError
 from trainer.fit import Subsets, fit
 from trainer.metrics import summary
 from trainer.model.backbones import weights_of, write_weights
+from trainer.model.feasibility import training_problem
 from trainer.observer import Result, SilentObserver
 from trainer.space import suggest
 from trainer.validation import Validation
@@ -64,6 +66,8 @@ def objective(
         TrainerError: the training failed for a reason that the message names.
     """
     recipe, split = suggest(trial, space), data.split
+    if not resume and recipe.backbone not in space.extensions.backbones and (problem := training_problem(recipe)):
+        raise RecipeError([problem])
     observer = observer or SilentObserver()
     progress = _Progress(resume)
     epochs = fit(

@@ -18,7 +18,7 @@ from torch import nn
 
 from trainer.checkpoint import decode, encode
 from trainer.data import Data
-from trainer.errors import CheckpointError, NonFiniteLossError
+from trainer.errors import CheckpointError, NonFiniteLossError, RecipeError
 from trainer.extensions import Extensions
 from trainer.metrics import confusion_matrix, macro_f1
 from trainer.model.backbones import build_model, load_weights
@@ -440,3 +440,20 @@ def test_test_side_is_never_looked_at(colours, space, tmp_path):
     assert results["test"] == results["same"]
     assert results["valid"][0] != results["same"][0]
     assert results["train"][2] != results["same"][2]
+
+
+def test_a_new_trial_does_not_learn_from_a_part_of_the_pixels(colours):
+    """A size of which the backbone would leave pixels out ends the trial with the sizes that do; nothing is trained."""
+    fields = {"backbone": "test_convnext", "pretrained": False, "image_size": 33, "epochs": 1, "batch_size": 8}
+    with pytest.raises(RecipeError, match="sees only 32 x 32 pixels where image_size = 33; take 32 or 64"):
+        objective(_study().ask(), Space(fields), colours, resources=ON_CPU)
+
+
+def test_a_trial_of_an_earlier_version_goes_on_at_any_size(colours, tmp_path, monkeypatch):
+    """One that began when pixels could be left out goes on from its checkpoint, to the same end."""
+    fields = {"backbone": "test_convnext", "pretrained": False, "image_size": 33, "epochs": 4, "batch_size": 18}
+    space = Space(fields | {"learning_rate": {"low": 1e-5, "high": 1e-3, "log": True}})
+    with monkeypatch.context() as earlier:
+        earlier.setattr("trainer.objective.training_problem", lambda _: None)
+        params, whole, checkpoints = _whole(space, colours, tmp_path / "whole")
+    assert _resumed(space, colours, params, checkpoints[1], tmp_path / "resumed")[0] == whole

@@ -12,6 +12,7 @@ import torch
 from trainer.errors import RecipeError
 from trainer.model.freezing import layer_problem, needs_layers
 from trainer.model.heads import use_cosine_head
+from trainer.model.image_sizes import FAILURES, dry_run, size_failure, unseen_problem
 from trainer.model.pretrained import pretrained_backbone
 from trainer.model.timm_models import create_backbone, first_line, has_tag
 from trainer.recipe import recipe_from
@@ -53,7 +54,7 @@ def backbone_problems(space: Space, classes: int) -> list[str]:
     for name in space.values("backbone"):
         own, variants = space.extensions.backbones.get(name), _variants(space, name)
         model = own(classes, variants[0].image_size) if own else None
-        problems += [own_backbone_problem(model, recipe) if model else backbone_problem(recipe) for recipe in variants]
+        problems += [own_backbone_problem(model, recipe) if model else training_problem(recipe) for recipe in variants]
     return list(dict.fromkeys(problem for problem in problems if problem))
 
 
@@ -88,6 +89,14 @@ def _variants(space: Space, backbone: str) -> list[Recipe]:
     return [recipe_from({**values, "backbone": backbone, "pretrained": pretrained}) for values in asked]
 
 
+def training_problem(recipe: Recipe) -> str | None:
+    """Say why a recipe's timm backbone is not to be trained as the recipe asks, or None.
+
+    Beside what `backbone_problem` finds: pixels that the backbone would not see. A model that has learned so works on.
+    """
+    return backbone_problem(recipe) or unseen_problem(recipe.backbone, recipe.image_size)
+
+
 def backbone_problem(recipe: Recipe) -> str | None:
     """Say why a recipe's timm backbone cannot do what the recipe asks, or None. Computes nothing: shapes only."""
     loss = "arcface" if recipe.loss == "arcface" else "cross_entropy"
@@ -105,8 +114,10 @@ def _timm_problem(name: str, size: int, pooling: str, drop_path: float, loss: st
     if not has_tag(name):
         tags = [tagged for tagged in timm.list_pretrained() if tagged.startswith(f"{architecture}.")]
         return f'backbone: timm has no weights "{name}"; it has {", ".join(tags) or "none for this model"}'
+    if problem := size_failure(name, size):
+        return problem
     # Each attempt adds one field to those before: the first that fails names the field that the model cannot follow.
-    attempts: list[tuple[str, dict[str, Any]]] = [(f'backbone: "{name}" cannot work with image_size = {size}', {})]
+    attempts: list[tuple[str, dict[str, Any]]] = []
     if drop_path:
         attempts.append((f'drop_path: "{name}" has none, write drop_path = 0.0', {"drop_path": drop_path}))
     if pooling != "default":
@@ -114,6 +125,7 @@ def _timm_problem(name: str, size: int, pooling: str, drop_path: float, loss: st
     if loss == "arcface":
         attempts.append((f'loss: "{name}" cannot have the head of "arcface", take another loss', {"loss": loss}))
     fields: dict[str, Any] = {"backbone": name, "image_size": size}
+    model = dry_run(name, size).model
     for complaint, field in attempts:
         fields |= field
         recipe = recipe_from(fields)
@@ -123,9 +135,8 @@ def _timm_problem(name: str, size: int, pooling: str, drop_path: float, loss: st
                 if recipe.loss == "arcface":
                     use_cosine_head(model, 2, recipe.arcface_scale)
                 model.eval()(torch.empty(1, 3, size, size))
-        # The models fail with many types of errors, also divisions by zero and assertions without a text.
-        except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as e:
-            return f"{complaint}: {first_line(e)}"
+        except FAILURES as error:
+            return f"{complaint}: {first_line(error)}"
     return layer_problem(name, model) if layered else None
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def create_backbone(recipe: Recipe, classes: int, **pretrained: Any) -> nn.Module:
     """The timm model of a recipe; raises what timm and the model raise where it cannot be built."""
-    arguments: dict[str, Any] = _size_argument(recipe.backbone, recipe.image_size)
+    arguments: dict[str, Any] = size_argument(recipe.backbone, recipe.image_size)
     if recipe.dropout:
         arguments["drop_rate"] = recipe.dropout
     if recipe.drop_path:
@@ -30,7 +30,7 @@ def create_backbone(recipe: Recipe, classes: int, **pretrained: Any) -> nn.Modul
     return model
 
 
-def _size_argument(name: str, size: int) -> dict[str, int]:
+def size_argument(name: str, size: int) -> dict[str, int]:
     """Models with a fixed input size are built for another one only when told so."""
     config = get_pretrained_cfg(name)
     return {"img_size": size} if config is not None and config.fixed_input_size else {}
