@@ -91,7 +91,8 @@ def epoch_orders(recipe: Recipe, labels: NDArray[np.int64], images: NDArray[np.i
     """The batches of an epoch, drawn by (seed, epoch) alone.
 
     As few batches as the recipe's size allows, of equal size but for one image: a small last batch would make batch
-    norm noisy, and without it some images would be left out.
+    norm noisy, and without it some images would be left out. Where batches of two leave one image over, with which
+    alone batch norm may not work, the last batch is of three.
 
     Args:
         recipe: its batch size, sampler and seed count.
@@ -105,8 +106,9 @@ def epoch_orders(recipe: Recipe, labels: NDArray[np.int64], images: NDArray[np.i
         drawn = random.choice(images, size=len(images), p=weights / weights.sum())
     else:
         drawn = random.permutation(images)
-    batches = batches_an_epoch(recipe, len(images))
-    split = zip(np.array_split(drawn, batches), np.array_split(_earlier(drawn), batches), strict=True)
+    ends = np.cumsum([len(part) for part in np.array_split(drawn, math.ceil(len(images) / recipe.batch_size))])
+    inner = ends[: batches_an_epoch(recipe, len(images)) - 1]
+    split = zip(np.split(drawn, inner), np.split(_earlier(drawn), inner), strict=True)
     return [Order(recipe, epoch, batch, draws) for batch, draws in split]
 
 
@@ -121,7 +123,17 @@ def _earlier(drawn: NDArray[np.int64]) -> NDArray[np.int64]:
 
 def batches_an_epoch(recipe: Recipe, images: int) -> int:
     """How many steps an epoch over this many images has."""
-    return math.ceil(images / recipe.batch_size)
+    return math.ceil(images / recipe.batch_size) - _leaves_one(recipe, images)
+
+
+def largest_batch(recipe: Recipe, images: int) -> int:
+    """The most images that a batch of an epoch over this many may have: the recipe's size, or 3 where one was left."""
+    return recipe.batch_size + _leaves_one(recipe, images)
+
+
+def _leaves_one(recipe: Recipe, images: int) -> bool:
+    """Whether batches of two would leave one image over, which joins the last of them."""
+    return recipe.batch_size == 2 and images > 1 and images % 2 == 1
 
 
 class Loaders:
@@ -181,7 +193,7 @@ class Loaders:
         first = next(orders, None)
         if first is None:
             return
-        executor = self._started(images, first.recipe.batch_size * images.pixels[0].nbytes)
+        executor = self._started(images, max(first.recipe.batch_size, 3) * images.pixels[0].nbytes)
         orders = chain([first], orders)
         coming: deque[tuple[Order, int, Future[None]]] = deque()
         being_copied: deque[tuple[int, torch.cuda.Event]] = deque()  # slots, and when the GPU has copied from them

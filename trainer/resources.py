@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from trainer.device import choose_device, device_name
-from trainer.loaders import Loaders
+from trainer.loaders import Loaders, largest_batch
 from trainer.step import MicroBatch
 
 if TYPE_CHECKING:
@@ -36,8 +36,14 @@ class Resources:
     weights: Path | None = None
     micro_batches: MutableMapping[str, int] = field(default_factory=dict)
 
-    def micro_batch(self, recipe: Recipe) -> MicroBatch:
-        """As many images at once as the recipe's batch has, or as many as are known to fit into memory."""
+    def micro_batch(self, recipe: Recipe, images: int) -> MicroBatch:
+        """As many images at once as a batch has, or as many as are known to fit into memory.
+
+        Args:
+            recipe: of the training.
+            images: how many it learns from.
+        """
         key = f"{recipe.backbone}, {recipe.image_size} px, {device_name(self.device)}"
-        size = min(recipe.batch_size, self.micro_batches.get(key, recipe.batch_size))
+        largest = largest_batch(recipe, images)
+        size = min(largest, self.micro_batches.get(key, largest))
         return MicroBatch(size, partial(self.micro_batches.__setitem__, key))

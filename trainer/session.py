@@ -207,7 +207,10 @@ class Session:
         values, tensors = checkpoint.values, checkpoint.tensors
         try:
             steps = values["steps"]
-            self.steps_taken, self.micro_batch.size = steps["taken"], steps["micro_batch"]
+            self.steps_taken = steps["taken"]
+            # Earlier versions had a batch of one where batches of two left one over, and none of three.
+            if not steps["micro_batch"] == self.recipe.batch_size < self.micro_batch.size:
+                self.micro_batch.size = steps["micro_batch"]
             self.model.load_state_dict(without_prefix("model", tensors))
             restore_optimizer(self.optimizer, steps, tensors)
             self._schedule.restore(values["schedule"])
@@ -224,7 +227,7 @@ class Session:
             ) from error
         self.history += checkpoint.history
         self.train_losses += checkpoint.train_losses
-        self.epochs_done, self.steps_done = checkpoint.epochs_done, checkpoint.steps_done
+        self.epochs_done, self.steps_done = checkpoint.epochs_done, min(checkpoint.steps_done, self._steps_an_epoch)
         self.learning_rate = values["learning_rate"]
         self._total_loss += tensors["loss"].to(self.device)
 
@@ -292,7 +295,7 @@ def begin(
             recipe,
             model,
             loss,
-            micro_batch=resources.micro_batch(recipe),
+            micro_batch=resources.micro_batch(recipe, len(train)),
             device=device,
             steps_an_epoch=batches_an_epoch(recipe, len(train)),
         )

@@ -336,6 +336,22 @@ def test_check_names_all_problems(hub_unreachable):
     assert hub_unreachable == []
 
 
+def test_check_names_backbones_that_cannot_learn_from_one_image():
+    """Batches of one are refused where batch norm would have a single value, and only there."""
+    fields = {
+        "backbone": ["test_resnet", "test_vit"],
+        "pretrained": False,
+        "image_size": [32, 96],
+        "batch_size": [8, 1],
+    }
+    with pytest.raises(RecipeError) as error:
+        check_backbones(Space(fields), 3)
+    [problem] = error.value.problems
+    assert problem.startswith('batch_size: "test_resnet" cannot learn from 1 image at a time where image_size = 32: ')
+    assert problem.endswith("; take 2")
+    check_backbones(Space(fields | {"batch_size": [8, 2]}), 3)
+
+
 def test_check_looks_for_the_weights(tmp_path, hub_unreachable):
     """The check wants the weights of each backbone if a trial may want them, and no others."""
     fields = {"backbone": ["test_resnet", "mine"], "image_size": 32}

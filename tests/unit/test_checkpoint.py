@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from contextlib import closing
+from functools import partial
 from itertools import count
 
 import pytest
@@ -223,6 +224,31 @@ def test_smaller_memory(start, make_recipe):
     _, checkpoint = _stopped(start, recipe, 2, micro_batches=_at_once(recipe, 4))
     *_, last = start(recipe, resume=checkpoint, micro_batches=_at_once(recipe, 8))
     assert last.capture().values["steps"]["micro_batch"] == 4
+
+
+@pytest.mark.parametrize("at", [1, 7, 8, 9, 26])
+@pytest.mark.parametrize("schedule", ["one_cycle", "cosine"])
+def test_batches_of_one_of_an_earlier_version(at, schedule, start, colours, make_recipe, monkeypatch):
+    """A training that had batches of one, as 15 images in batches of 2 gave, goes on to its end without."""
+    recipe = make_recipe(backbone="dropout", batch_size=2, schedule=schedule)
+    begin = partial(start, train=colours.split.train[:15])
+    with monkeypatch.context() as earlier:
+        earlier.setattr("trainer.loaders._leaves_one", lambda *_: False)
+        _, checkpoint = _stopped(begin, recipe, at)
+    *_, last = begin(recipe, resume=_after_file(checkpoint))
+    assert last.number == recipe.epochs
+    assert last.capture().values["steps"]["micro_batch"] == 3
+
+
+@pytest.mark.parametrize("at", [1, 7, 8, 13, 20])
+def test_a_batch_of_three_in_place_of_one(at, start, colours, make_recipe):
+    """Where batches of two leave one image over, a training also goes on to the same end, bit for bit."""
+    recipe = make_recipe(backbone="dropout", batch_size=2)
+    begin = partial(start, train=colours.split.train[:15])
+    *_, whole = map(_say, begin(recipe))
+    _, checkpoint = _stopped(begin, recipe, at)
+    *_, resumed = map(_say, begin(recipe, resume=_after_file(checkpoint)))
+    _assert_same(resumed, whole)
 
 
 @pytest.mark.parametrize("at", [3, STEPS + 1])

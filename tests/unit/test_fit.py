@@ -399,3 +399,10 @@ def test_larger_images(colours, start, make_recipe):
     list(start(make_recipe(backbone="watched", image_size=24), extensions=Extensions(backbones={"watched": watched})))
     assert sides == [24]
     assert colours.pixels(24).shape == (72, 24, 24, 3)
+
+
+def test_an_odd_number_of_images_in_batches_of_two(start, colours, make_recipe):
+    """Batch norm on a map of one pixel, which cannot take one image, is never given one."""
+    recipe = make_recipe(backbone="test_resnet", image_size=32, batch_size=2, epochs=1)
+    [epoch] = start(recipe, train=colours.split.train[:5])
+    assert epoch.validation.macro_f1 >= 0

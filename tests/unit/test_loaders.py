@@ -1,5 +1,6 @@
 """The batches of an epoch: which images, in which order, whoever prepares them."""
 
+import itertools
 import logging
 import multiprocessing
 import os
@@ -20,7 +21,7 @@ import torch
 from tests.support.waiting import limit, wait_until
 from trainer.augmentation.augment import image_seed
 from trainer.extensions import Extensions
-from trainer.loaders import AugmentedImages, Loaders, batches_an_epoch, epoch_orders
+from trainer.loaders import AugmentedImages, Loaders, batches_an_epoch, epoch_orders, largest_batch
 from trainer.recipe import Recipe
 
 pytestmark = pytest.mark.unit
@@ -49,6 +50,31 @@ def _epoch(recipe, epoch, count=24, images=None):
 
 def _order(batches):
     return [int(image[0, 0, 0]) for images, _ in batches for image in images]
+
+
+@pytest.mark.parametrize("sampler", ["shuffle", "balanced"])
+def test_no_batch_is_of_one_image_where_there_are_more(sampler):
+    """Whatever the number of images and the size of a batch, those of an epoch differ by one image at most."""
+    for size, count in itertools.product(range(1, 9), range(1, 30)):
+        recipe = _recipe(batch_size=size, sampler=sampler)
+        sizes = [len(truth) for _, truth in _epoch(recipe, 1, count)]
+        assert sum(sizes) == count
+        assert min(sizes) > 1 or size == 1 or count == 1
+        assert max(sizes) <= largest_batch(recipe, count)
+        assert max(sizes) <= size or (size, max(sizes), count % 2) == (2, 3, 1)
+        assert max(sizes) - min(sizes) <= 1
+
+
+def test_batches_of_two_stay_as_they_are_but_for_the_last():
+    """The order of the images is the same with any size, and only the image that was left over joins another batch."""
+    batches = _epoch(_recipe(batch_size=2), 3, 9)
+    assert [len(truth) for _, truth in batches] == [2, 2, 2, 3]
+    assert _order(batches) == _order(_epoch(_recipe(batch_size=4), 3, 9))
+    with closing(Loaders(2)) as loaders:
+        pixels, labels = _numbered(9)
+        orders = epoch_orders(_recipe(batch_size=2), labels, np.arange(9), 3)
+        made = list(loaders.batches(AugmentedImages(pixels, labels, Extensions()), iter(orders)))
+    assert [len(truth) for _, truth in made] == [2, 2, 2, 3]
 
 
 def test_shape():

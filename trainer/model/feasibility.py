@@ -84,6 +84,7 @@ def _variants(space: Space, backbone: str) -> list[Recipe]:
     One field at a time beside the first values of the others: a model is asked for each, not for all combinations.
     """
     default = {name: space.values(name)[0] for name in ("image_size", *CHECKED_FIELDS)}
+    default["batch_size"] = min(space.values("batch_size"))
     asked = [default, *({**default, name: value} for name in default for value in space.values(name))]
     pretrained = True in space.values("pretrained")
     return [recipe_from({**values, "backbone": backbone, "pretrained": pretrained}) for values in asked]
@@ -92,9 +93,29 @@ def _variants(space: Space, backbone: str) -> list[Recipe]:
 def training_problem(recipe: Recipe) -> str | None:
     """Say why a recipe's timm backbone is not to be trained as the recipe asks, or None.
 
-    Beside what `backbone_problem` finds: pixels that the backbone would not see. A model that has learned so works on.
+    Beside what `backbone_problem` finds: pixels that the backbone would not see, and batches from which it cannot
+    learn. A model that has learned so works on.
     """
-    return backbone_problem(recipe) or unseen_problem(recipe.backbone, recipe.image_size)
+    problem = backbone_problem(recipe) or unseen_problem(recipe.backbone, recipe.image_size)
+    if problem is None and recipe.batch_size == 1:
+        problem = _single_image_problem(recipe.backbone, recipe.image_size)
+    return problem
+
+
+@cache
+def _single_image_problem(name: str, size: int) -> str | None:
+    """Say why a backbone that works with this size cannot learn from one image at a time, as by batch norm, or None."""
+    model = dry_run(name, size).model
+    assert model, "it works with this size"
+    try:
+        with torch.device("meta"), torch.no_grad():
+            model.train()(torch.empty(1, 3, size, size))
+    except FAILURES as error:
+        reason = first_line(error)
+        return f'batch_size: "{name}" cannot learn from 1 image at a time where image_size = {size}: {reason}; take 2'
+    finally:
+        model.eval()
+    return None
 
 
 def backbone_problem(recipe: Recipe) -> str | None:
