@@ -35,7 +35,7 @@ def run_check(options: argparse.Namespace) -> int:
     if options.groups is not None:
         if report.index is None or report.pairs is None:
             raise HpoError(f"check: {options.groups} is not written: the images were not compared; see above")
-        write_groups(report.index, report.pairs, options.groups)
+        write_groups(report.index, report.pairs, options.groups, study_file.data.group or "group")
     if errors := report.count("error"):
         raise HpoError(f"check: {errors} of the checks failed; the lines marked `error` say why and what to do")
     return EXIT_DONE

@@ -117,10 +117,17 @@ def run_checks(study_file: StudyFile, url: str | None, gpus: Sequence[str], prog
     return Report(study_file.name, tuple(findings), index, pairs)
 
 
-def write_groups(index: Index, pairs: Sequence[Pair], file: Path) -> None:
+def write_groups(index: Index, pairs: Sequence[Pair], file: Path, column: str) -> None:
     """Write the images as a CSV with path, label and group: what is nearly the same, or of one group, is one group.
 
-    Where the data give sides of the split the CSV has them, too.
+    A group keeps its name; groups that become one have that of the first image. Where the data give sides of the split
+    the CSV has them, too.
+
+    Args:
+        index: of all images.
+        pairs: those that are nearly the same.
+        file: to be made.
+        column: heading of the groups.
 
     Raises:
         HpoError: the file exists, or cannot be written.
@@ -130,12 +137,13 @@ def write_groups(index: Index, pairs: Sequence[Pair], file: Path) -> None:
     sets.join_equal(copy_sets(index, pairs))
     try:
         with file.open("x", encoding="utf-8", errors="surrogateescape", newline="") as opened:
-            write_rows(opened, [("path", "label", "group", *(() if index.sides is None else ("split",)))])
+            headings = ("path", "label", column, *(() if index.sides is None else ("split",)))
+            write_rows(opened, [map(cell_of, headings)])
             for image, first in enumerate(sets.numbers()):
                 path = os.path.relpath(index.root.absolute() / index.paths[image], file.parent.absolute())
                 side = [] if index.sides is None else [SIDES[index.sides[image]]]
-                label = index.classes[index.labels[image]]
-                write_rows(opened, [[cell_of(path), cell_of(label), cell_of(index.paths[first]), *side]])
+                label, group = index.classes[index.labels[image]], index.group_names[index.groups[first]]
+                write_rows(opened, [[cell_of(path), cell_of(label), cell_of(group), *side]])
     except OSError as error:
         raise HpoError(f"check: {file} cannot be written: {error.strerror}; name another file") from error
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from hpo.errors import EXIT_DONE, EXIT_FAILED, HpoError
@@ -16,6 +17,7 @@ WATCH_SECONDS = 2.0  # between two snapshots of `status --watch`
 
 if TYPE_CHECKING:
     import argparse
+    from pathlib import Path
 
     from storage.halts import Halt
 
@@ -132,8 +134,12 @@ def run_list(options: argparse.Namespace) -> int:
 
 def run_delete(options: argparse.Namespace) -> int:
     """`hpo delete`: a study with all that is its own."""
+    import optuna
+
     from hpo.study.interruptions import count_trials
     from hpo.study.open_study import delete_idle_study, find_study, refuse_if_at_work, storage_url
+    from hpo.units import show_bytes
+    from storage.embedded.server import folders_of
     from trainer.wording import counted
 
     study_file = study_file_from(options)
@@ -146,7 +152,15 @@ def run_delete(options: argparse.Namespace) -> int:
             print("nothing was deleted")
             return EXIT_FAILED
         delete_idle_study(opened)
+        others = optuna.get_all_study_names(opened.storage)
     print(f'the study "{study_file.name}" is deleted')
+    left = [] if others else [folder for folder in folders_of(study_file.folder) if folder.exists()]
+    if left:
+        size, take = show_bytes(sum(map(_size_of, left))), "takes" if len(left) == 1 else "take"
+        print(
+            f"{' and '.join(map(str, left))} still {take} {size}, which no study in the storage needs any more;"
+            " delete that, too, where no other study file lies beside"
+        )
     return EXIT_DONE
 
 
@@ -167,6 +181,15 @@ def run_prune_artifacts(options: argparse.Namespace) -> int:
     files = counted(len(removed), "file")
     print(f"{done}: {files}, {show_bytes(sum(removed))}; kept: {len(kept)}, {show_bytes(sum(kept))}")
     return EXIT_DONE
+
+
+def _size_of(folder: Path) -> int:
+    """How many bytes the files below a folder have together; links are not followed."""
+    size = 0
+    for file in folder.rglob("*"):
+        with suppress(FileNotFoundError):  # a server that still runs removes some
+            size += file.lstat().st_size
+    return size
 
 
 def _agrees(question: str) -> bool:

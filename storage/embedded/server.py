@@ -109,6 +109,12 @@ def data_folder(folder: Path) -> Path:
     return folder / (state.place if state else "postgres")
 
 
+def folders_of(folder: Path) -> list[Path]:
+    """The folder of a private Postgres, and that of its data where it lies elsewhere, as it may where root uses it."""
+    data = data_folder(folder)
+    return [folder] if data.is_relative_to(folder.resolve()) else [folder, data]
+
+
 def _serve(folder: Path) -> str:
     """Attach to the server or start it, prove that it answers, and return its URL."""
     state = _load(folder)

@@ -204,7 +204,17 @@ def test_two_inits_at_once_make_one_study_which_list_shows_and_delete_deletes(hp
     unanswered = hpo("delete", "study.toml", HPO_STORAGE=database)
     assert unanswered.returncode == 1
     assert "nothing was deleted" in unanswered.stdout
-    assert hpo("delete", "study.toml", "--yes", HPO_STORAGE=database).returncode == 0
+    kept = tmp_path / ".hpo" / "pixels"
+    kept.mkdir(parents=True, exist_ok=True)
+    (kept / "red.npy").write_bytes(bytes(2_000_000))
+    for name, lines in (("another", 1), ("색깔 study", 2)):
+        write_study(tmp_path, name=name)
+        assert name == "색깔 study" or hpo("init", "study.toml", HPO_STORAGE=database).returncode == 0
+        deleted = hpo("delete", "study.toml", "--yes", HPO_STORAGE=database)
+        assert deleted.returncode == 0
+        assert len(deleted.stdout.splitlines()) == lines
+    assert f"{tmp_path / '.hpo'} still takes 2.0" in deleted.stdout
+    assert (kept / "red.npy").exists()
     assert json.loads(hpo("list", "--json", HPO_STORAGE=database).stdout) == []
 
 

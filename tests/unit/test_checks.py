@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from hpo.check.run import write_groups
 from tests.unit.test_near_duplicates import compressed, picture
 from trainer.data import load_data
 from trainer.images.index import Grouping, read_index
@@ -452,3 +453,15 @@ def test_findings_are_json(folder):
         "remedy": "move them if they should be images of a class, and give an image an ending such as .png",
         "cases": [{"paths": ["notes.txt"], "note": ""}],
     }
+
+
+def test_the_list_of_groups_keeps_the_names_that_groups_have(folder, tmp_path):
+    """Groups keep name and heading; two that share a picture become one by the first name, also one like a formula."""
+    rows = [f"{label}/{number:02d}.png,{label},={label}{number // 6}\n" for label in "ab" for number in range(12)]
+    (folder / "list.csv").write_text("path,label,person\n" + "".join(rows))
+    index = read_index(folder / "list.csv", Grouping(column="person"))
+    pair = Pair(index.paths.index("a/01.png"), index.paths.index("b/07.png"), mirrored=False)
+    write_groups(index, [pair], tmp_path / "joined.csv", "person")
+    again = read_index(tmp_path / "joined.csv", Grouping(column="person"))
+    names = [again.group_names[group] for group in again.groups]
+    assert names == ["=a0"] * 6 + ["=a1"] * 6 + ["=b0"] * 6 + ["=a0"] * 6

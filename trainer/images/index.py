@@ -42,6 +42,7 @@ class Index:
     unlabelled: paths of images to be held out that have no class, and so can only be predicted.
     written: the classes as their source writes them, "1.0" for "1", if it does so in one way; None for `classes`.
         Only the digest holds them, so that it is the one that earlier versions gave the same data.
+    group_names: of each number in `groups`, as the CSV or the pattern has it; without groups the paths.
     """
 
     root: Path
@@ -53,6 +54,7 @@ class Index:
     sides: NDArray[np.int64] | None = None
     unlabelled: tuple[str, ...] = ()
     written: tuple[str, ...] | None = None
+    group_names: tuple[str, ...] = ()
 
     @property
     def given_sides(self) -> tuple[str, ...]:
@@ -174,6 +176,7 @@ def read_index(path: Path, grouping: Grouping | None = None) -> Index:
         ignored=tuple(sorted(listing.ignored)),
         unlabelled=tuple(sorted(listing.unlabelled)),
         written=_written(listing, classes),
+        group_names=tuple(first_seen),  # complete by now: `groups` has filled it
     )
 
 
