@@ -37,6 +37,7 @@ from hpo.study.commands import (
     run_resume,
     run_status,
     run_stop,
+    run_try,
 )
 from hpo.worker.commands import run_logs, run_worker
 
@@ -136,6 +137,16 @@ def parser() -> argparse.ArgumentParser:
         dest="old",
         metavar="OLD",
         help="name of a study in the same storage, whose finished trials are taken over as far as they still fit",
+    )
+    added = add_for_study(
+        "try", run_try, "queue recipes of your own, which are tried before any that the search proposes"
+    )
+    added.add_argument(
+        "recipes",
+        metavar="RECIPE.toml",
+        type=Path,
+        nargs="+",
+        help="a file with the fields that differ from the default recipe, such as learning_rate = 3e-3",
     )
     added = add_for_study("check", run_check, "find what could fail or mislead later: images, backbones, storage, GPUs")
     added.add_argument("--json", action="store_true", help="as JSON, with every case")

@@ -47,6 +47,9 @@ REASON_KEY = "reason"
 ORIGIN_KEY = "taken_over_from"
 """The study and number of the trial that this one was taken over from. Written by `hpo init --from`; read by logs."""
 
+QUEUED_KEY = "queued_by"
+"""Who has queued the recipe of a trial: the study file, or `hpo try`. Written with it; read by logs and notes."""
+
 BEST_EPOCH_KEY = "best_epoch"
 """Number of the epoch with the best macro-F1. Written by the objective; without it, a trial was not trained by hpo."""
 

@@ -33,6 +33,11 @@ def forget_cached_trials(study: optuna.Study) -> None:
     study._thread_local.cached_all_trials = None
 
 
+def fixed_parameters(trial: FrozenTrial) -> dict[str, Any]:
+    """What `Study.enqueue_trial` was given for a trial that waits."""
+    return dict(trial.system_attrs.get("fixed_params", {}))
+
+
 def share_cached_trials(study: optuna.Study, copy: optuna.Study) -> None:
     """Let a copy of a study use the trials that the study has read in this thread."""
     copy._thread_local = study._thread_local

@@ -33,6 +33,7 @@ __all__ = [
     "recipe_from",
     "show",
     "toml_of",
+    "unmet_conditions",
     "used_fields",
     "value_problem",
 ]
@@ -279,6 +280,16 @@ def is_used(name: str, values: Mapping[str, Any]) -> bool:
     """Whether a field means something beside these values of the fields that its condition, and theirs, speak of."""
     condition = RULES[name].only_if
     return condition is None or (values[condition[0]] in condition[1] and is_used(condition[0], values))
+
+
+def unmet_conditions(name: str, values: Mapping[str, Any]) -> list[str]:
+    """Why a field means nothing beside these values: each field that its condition, and theirs, find otherwise."""
+    unmet = []
+    while condition := RULES[name].only_if:
+        name, needed = condition
+        if values[name] not in needed:
+            unmet.append(f"{name} is {show(values[name])} and not {' or '.join(map(show, needed))}")
+    return unmet
 
 
 def read_recipe(path: Path) -> Recipe:

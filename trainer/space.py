@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from trainer.errors import RecipeError
 from trainer.extensions import Extensions
-from trainer.recipe import DEFAULTS, RULES, Recipe, is_used, recipe_from, used_fields, value_problem
+from trainer.recipe import DEFAULTS, RULES, Recipe, is_used, recipe_from, unmet_conditions, used_fields, value_problem
 from trainer.rules import show, unknown_problem, whole_to_float
 
 if TYPE_CHECKING:
@@ -154,6 +154,10 @@ class Space:
                     written[name] = entry
         return written
 
+    def varying(self) -> set[str]:
+        """The fields that are searched; the others have one value."""
+        return {name for name, entry in self.fields.items() if isinstance(entry, Choice | Range)}
+
     def default_parameters(self) -> dict[str, Any]:
         """The searched fields at the recipe's defaults, or as near as the space allows: a search's first trial."""
         nearest: dict[str, Any] = {}
@@ -164,6 +168,37 @@ class Space:
                 case Range(low, high):
                     nearest[name] = min(max(DEFAULTS[name], low), high)
         return nearest
+
+
+def recipe_near_default(fields: Mapping[str, Any], space: Space) -> Recipe:
+    """The recipe with these values, which elsewhere is the default recipe, or the nearest that the space allows.
+
+    Raises:
+        RecipeError: fields that do not exist, that mean nothing in this recipe, or whose values cannot be used or are
+            not in the space; all of them.
+    """
+    defaults = {**space.fields, **space.default_parameters()}
+    recipe = recipe_from({**defaults, **fields})
+    used, searched = used_fields(recipe), space.as_dict()
+    problems = [
+        f"{name}: means nothing in this recipe, as {' and '.join(unmet_conditions(name, asdict(recipe)))}"
+        for name in fields
+        if name not in used and getattr(recipe, name) not in (defaults[name], DEFAULTS[name])
+    ]
+    problems += [
+        f"{name}: {show(used[name])} is not in the search space, which has {show(searched[name])}; give [recipe] {name}"
+        " room for it, or take a value that is there"
+        for name in misfits(recipe, space)
+    ]
+    if problems:
+        raise RecipeError(problems)
+    return replace(recipe, **{name: DEFAULTS[name] for name in space.varying() if name not in used})
+
+
+def parameters_of(recipe: Recipe, space: Space) -> dict[str, Any]:
+    """The fields of a recipe of the space that the space searches: a trial's parameters."""
+    varying = space.varying()
+    return {name: value for name, value in used_fields(recipe).items() if name in varying}
 
 
 def suggest(trial: BaseTrial, space: Space) -> Recipe:

@@ -1,4 +1,4 @@
-"""The commands about a study: init, status, pause, resume, stop, list, delete, prune-artifacts.
+"""The commands about a study: init, try, status, pause, resume, stop, list, delete, prune-artifacts.
 
 Their imports are in the functions, so that `hpo --help` is fast.
 """
@@ -33,10 +33,37 @@ def run_init(options: argparse.Namespace) -> int:
         data = study_file.data.load(study_file.folder / "pixels")
         with storage_url(study_file, options.url, create=options.old is None) as url:
             if options.old is None:
-                create_study(study_file, url, data)
+                if queued := create_study(study_file, url, data):
+                    print(f"recipes of the study file that are tried first: {queued}")
             else:
                 print("\n".join(take_over(study_file, url, data, options.old).lines()))
             print(f'the study "{study_file.name}" is ready in {public_url(url)}')
+    return EXIT_DONE
+
+
+def run_try(options: argparse.Namespace) -> int:
+    """`hpo try`: recipes of one's own, before any that the sampler proposes."""
+    from hpo.study.open_study import space_of
+    from hpo.study.queued import queue_recipe, read_own_recipe, show_own
+    from storage.database import one_at_a_time
+
+    with open_study_from(options) as opened:
+        space = space_of(opened.study, opened.file.space.extensions)
+        recipes = [(path, read_own_recipe(path, space)) for path in options.recipes]  # all, before one is queued
+        for path, recipe in recipes:
+            with one_at_a_time(opened.url):
+                trial, is_new = queue_recipe(opened.study, recipe, space, f"hpo try {path.name}")
+            if is_new:
+                print(f"{path}: queued as trial {trial.number}: {show_own(recipe, space)}")
+            else:
+                value = "" if trial.value is None else f", macro-F1 {trial.value:.4f}"
+                stands = f"{trial.state.name.lower()}{value}"
+                print(f"{path}: trial {trial.number} has this recipe ({stands}); it is not queued again")
+        used, limits = opened.rows.read().used, opened.file.limits
+    if used.within(limits):
+        print("workers that are free take the queued recipes next; each counts in the budget as any trial")
+    else:
+        print("the budget is used up: raise [budget], and `hpo search` tries what is queued")
     return EXIT_DONE
 
 

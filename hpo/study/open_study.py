@@ -15,6 +15,7 @@ import optuna
 from optuna.trial import FixedTrial, TrialState
 
 from hpo.errors import HpoError
+from hpo.study.queued import queue_tries
 from hpo.study.settings import check_settings, refuse_foreign, settings
 from storage.artifacts.artifact_store import probe
 from storage.artifacts.artifacts import fetch_file
@@ -34,7 +35,7 @@ from storage.keys import (
 )
 from storage.study_rows import StudyRows
 from trainer.recipe import DEFAULTS
-from trainer.space import Space, suggest
+from trainer.space import Space, recipe_near_default, suggest
 from trainer.wording import counted
 
 if TYPE_CHECKING:
@@ -144,10 +145,14 @@ def _refuse_changed(study_file: StudyFile, url: str) -> None:
         check_settings(study, study_file, None)
 
 
-def create_study(study_file: StudyFile, url: str, data: Data) -> None:
+def create_study(study_file: StudyFile, url: str, data: Data) -> int:
     """Make the tables and the study where they do not exist yet; safe to repeat, safe in parallel.
 
-    The first trial of a new study is the default recipe, so that the search can be compared with not searching.
+    The first trials of a new study are those of the recipes of its file, then that of the default recipe, so that the
+    search can be compared with not searching. A recipe that has come to the file since is queued.
+
+    Returns:
+        how many recipes of the study file were queued.
 
     Raises:
         StorageError: the database cannot be used.
@@ -162,10 +167,11 @@ def create_study(study_file: StudyFile, url: str, data: Data) -> None:
         # A study without settings and without a result was not made to its end, which is done now.
         if SETTINGS_KEY not in study.user_attrs:
             if TAKEN_OVER_KEY not in study.user_attrs and only_waits(study):
-                begin_study(study, study_file, data)
+                return begin_study(study, study_file, data)
         else:
             give_id(study)
-    check_settings(study, study_file, data)
+        check_settings(study, study_file, data)
+        return queue_tries(study, study_file.tries, study_file.space)
 
 
 def only_waits(study: optuna.Study) -> bool:
@@ -179,12 +185,18 @@ def give_id(study: optuna.Study) -> None:
         study.set_user_attr(ID_KEY, uuid.uuid4().hex)
 
 
-def begin_study(study: optuna.Study, study_file: StudyFile, data: Data) -> None:
-    """Let workers begin: the default recipe waits for one, unless it was tried already; the settings come last."""
+def begin_study(study: optuna.Study, study_file: StudyFile, data: Data) -> int:
+    """Let workers begin: the recipes of the file and then the default one wait, unless they were tried already.
+
+    The settings come last. Returns how many recipes of the file were queued.
+    """
+    own = [recipe for recipe in study_file.tries if recipe != recipe_near_default({}, study_file.space)]
+    queued = queue_tries(study, own, study_file.space)
     if not any(DEFAULT_KEY in trial.user_attrs for trial in study.get_trials(deepcopy=False)):
         study.enqueue_trial(study_file.space.default_parameters(), user_attrs={DEFAULT_KEY: True})
     give_id(study)
     study.set_user_attr(SETTINGS_KEY, settings(study_file, data))
+    return queued
 
 
 def load_study(study_file: StudyFile, url: str, outage_retry: OutageRetry | None = None) -> OpenStudy:

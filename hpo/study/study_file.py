@@ -16,6 +16,7 @@ from urllib.parse import quote
 
 from hpo.errors import StudyFileError
 from hpo.study.given_splits import read_splits
+from hpo.study.table import Table
 from storage.artifacts.store_url import bucket_of
 from storage.budget import Limits
 from storage.database import parse_url
@@ -23,13 +24,14 @@ from storage.errors import StorageError
 from storage.private_folder import make_private
 from trainer.errors import RecipeError
 from trainer.recipe import nearest, show
-from trainer.space import Space
+from trainer.space import Space, recipe_near_default
 
 if TYPE_CHECKING:
     from trainer.data import Data
     from trainer.extensions import Extensions
     from trainer.images.index import Grouping
     from trainer.images.sides import Splits
+    from trainer.recipe import Recipe
 
 PRUNERS = ("median", "hyperband", "none")
 SAMPLERS = ("tpe", "random")
@@ -104,6 +106,7 @@ class StudyFile:
         storage: URL of a Postgres; None for the embedded one.
         artifacts: URL or folder of the trials' files; None for the folder beside the file.
         keep_weights: how many complete trials keep their weights, the best ones.
+        tries: recipes of the user's own, the tables [[try]], which are tried first.
     """
 
     path: Path
@@ -120,6 +123,7 @@ class StudyFile:
     storage: str | None = None
     artifacts: str | None = None
     keep_weights: int = 20
+    tries: tuple[Recipe, ...] = ()
 
     @property
     def folder(self) -> Path:
@@ -162,15 +166,16 @@ def read_study_file(path: Path, extensions: Extensions | None = None) -> StudyFi
         raise StudyFileError(f"{path}: is nested too deeply; a study file has tables of values and lists") from None
 
     problems: list[str] = []
-    known = ("study", "data", "budget", "recipe")
+    single = ("study", "data", "budget", "recipe")
+    known = (*single, "try")
     problems += [f"[{key}]: there is no such table{nearest(key, known)}" for key in tables if key not in known]
-    for key in known:
+    for key in single:
         if not isinstance(tables.setdefault(key, {}), dict):
             problems.append(f"{key}: is not a table; write [{key}] on a line of its own")
             tables[key] = {}
-    study = _Table("study", tables["study"], problems)
-    data = _Table("data", tables["data"], problems)
-    budget = _Table("budget", tables["budget"], problems)
+    study = Table("study", tables["study"], problems)
+    data = Table("data", tables["data"], problems)
+    budget = Table("budget", tables["budget"], problems)
 
     name = study.text("name") or path.stem
     problems += _name_problems(name)
@@ -231,15 +236,20 @@ def read_study_file(path: Path, extensions: Extensions | None = None) -> StudyFi
     budget.no_more()
 
     wrong: list[str] = []
+    tries: tuple[Recipe, ...] = ()
     try:
         space = Space(tables["recipe"], extensions)
     except RecipeError as error:
         wrong = error.problems
+    else:
+        tries = _read_tries(tables.get("try", []), space, problems)
     if (problems or wrong) and "backbone" in tables["recipe"]:
         from trainer.model.feasibility import backbone_problems_beside  # models take seconds: only beside mistakes
 
         wrong += backbone_problems_beside(wrong, tables["recipe"], extensions)
     problems += [f"recipe.{problem}" for problem in wrong]
+    if limits.trials is not None and len(tries) > limits.trials:
+        problems.append(f"try: {len(tries)} recipes are more than [budget] trials = {limits.trials}; raise it")
     if problems:
         raise StudyFileError("\n".join(f"{path.name}: {problem}" for problem in problems))
     return StudyFile(
@@ -257,72 +267,26 @@ def read_study_file(path: Path, extensions: Extensions | None = None) -> StudyFi
         storage=storage,
         artifacts=artifacts,
         keep_weights=StudyFile.keep_weights if keep_weights is None else int(keep_weights),
+        tries=tries,
     )
 
 
-class _Table:
-    """A table of the study file that is read key by key; what is wrong with it goes to `problems`."""
-
-    def __init__(self, name: str, values: dict[str, Any], problems: list[str]) -> None:
-        self._name, self._values, self._problems = name, values, problems
-        self._known: list[str] = []
-
-    def _get(self, key: str) -> Any:
-        self._known.append(key)
-        return self._values.get(key)
-
-    def value(self, key: str) -> Any:
-        """The value as it is; whoever asks says what is wrong with it."""
-        return self._get(key)
-
-    def _problem(self, key: str, what: str) -> None:
-        self._problems.append(f"{self._name}.{key}: {what}")
-
-    def text(self, key: str, *, required: bool = False) -> str | None:
-        value = self._get(key)
-        if value is None:
-            if required:
-                self._problem(key, "is missing")
-            return None
-        if not isinstance(value, str) or not value.strip():
-            self._problem(key, f"{show(value)} is not a text")
-            return None
-        return value
-
-    def choice(self, key: str, choices: tuple[str, ...]) -> str | None:
-        value = self.text(key)
-        if value is not None and value not in choices:
-            listed = ", ".join(choices)
-            self._problem(key, f"{show(value)} is not known{nearest(value, choices) or f'; known: {listed}'}")
-            return None
-        return value
-
-    def switch(self, key: str) -> bool:
-        value = self._get(key)
-        if value is not None and not isinstance(value, bool):
-            self._problem(key, f"{show(value)} is not true or false")
-        return value is True
-
-    def number(self, key: str, *, low: float, high: float, whole: bool = False) -> float | None:
-        value = self._get(key)
-        if value is None:
-            return None
-        if type(value) is not int and (whole or type(value) is not float):
-            self._problem(key, f"{show(value)} is not a {'whole ' if whole else ''}number")
-            return None
-        if not low <= value <= high:
-            self._problem(key, f"{value} is outside {low:g} to {high:g}")
-            return None
-        return value
-
-    def share(self, key: str, default: float) -> float:
-        value = self.number(key, low=0, high=0.99)
-        return default if value is None else float(value)
-
-    def no_more(self) -> None:
-        for key in self._values:
-            if key not in self._known:
-                self._problem(key, f"there is no such key{nearest(key, self._known)}")
+def _read_tries(tables: Any, space: Space, problems: list[str]) -> tuple[Recipe, ...]:
+    """The recipes of the tables [[try]]; what is wrong with them goes to `problems`."""
+    if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
+        problems.append("try: is no list of tables; write [[try]] on a line of its own before each recipe")
+        return ()
+    numbers: dict[Recipe, int] = {}
+    for number, fields in enumerate(tables, start=1):
+        try:
+            recipe = recipe_near_default(fields, space)
+        except RecipeError as error:
+            problems += [f"try {number}: {problem}" for problem in error.problems]
+            continue
+        if recipe in numbers:
+            problems.append(f"try {number}: is the same recipe as try {numbers[recipe]}; remove one of them")
+        numbers.setdefault(recipe, number)
+    return tuple(numbers)
 
 
 def _name_problems(name: str) -> list[str]:

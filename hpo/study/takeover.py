@@ -22,6 +22,7 @@ from storage.keys import (
     FIRST_RUN_KEY,
     ORIGIN_KEY,
     PICTURES,
+    QUEUED_KEY,
     REPEATS_KEY,
     SETTINGS_KEY,
     TAKEN_OVER_KEY,
@@ -46,6 +47,7 @@ NOT_TAKEN_OVER = (
     REPEATS_KEY,
     FIRST_RUN_KEY,
     DEFAULT_KEY,
+    QUEUED_KEY,
 )  # user attributes that hold for the old study only
 UNKNOWN = "no known recipe"
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from hpo.errors import EXIT_DONE, HpoError, exit_code
 from hpo.study.from_options import open_study_from, study_file_from
-from storage.keys import ORIGIN_KEY
+from storage.keys import ORIGIN_KEY, QUEUED_KEY
 
 if TYPE_CHECKING:
     import argparse
@@ -67,6 +67,8 @@ def run_logs(options: argparse.Namespace) -> int:
     runs = shares(trial, trials)
     for run in runs if len(runs) > 1 else ():
         print(f"epochs {run.first} to {run.last}: trial {run.trial} on {run.host} ({run.device})")
+    if queued_by := trial.user_attrs.get(QUEUED_KEY):
+        print(f"its recipe was queued by {queued_by}")
     if began := beginning_of(trial):
         print(f"trial {trial.number} {began}")
     if failed and failed.interrupted:

@@ -17,6 +17,7 @@ from storage.keys import (
     DEVICE_KEY,
     FIRST_RUN_KEY,
     HOST_KEY,
+    QUEUED_KEY,
     REASON_KEY,
     REPEATS_KEY,
     RESUMED_KEY,
@@ -222,7 +223,7 @@ class Runs:
 
     def _repetition(self, earlier: FrozenTrial) -> FrozenTrial:
         """A trial with the parameters of an earlier one, and what the pruner has noted of it."""
-        marks = {key: value for key, value in earlier.user_attrs.items() if key == DEFAULT_KEY}
+        marks = {key: value for key, value in earlier.user_attrs.items() if key in (DEFAULT_KEY, QUEUED_KEY)}
         first = earlier.user_attrs.get(FIRST_RUN_KEY, earlier.number)
         return _waiting_trial(
             params=earlier.params,

@@ -96,7 +96,7 @@ def test_every_key_of_a_study_file_is_documented():
     page = (ROOT / "docs/study-file.md").read_text()
     rows = {match[1] for match in re.finditer(r"^\| `(\w+)` \|.*$", page, re.MULTILINE)}
     others = {*DataSettings.__dataclass_fields__, *Limits.__dataclass_fields__, *StudyFile.__dataclass_fields__}
-    assert others - {"path", "data", "limits", "space"} <= rows
+    assert others - {"path", "data", "limits", "space", "tries"} <= rows
 
 
 def test_the_notebook_in_the_readme_is_the_example():

@@ -32,6 +32,7 @@ STORED = {
     "CHECKPOINT_KEY": "checkpoint",
     "REASON_KEY": "reason",
     "ORIGIN_KEY": "taken_over_from",
+    "QUEUED_KEY": "queued_by",
     "BEST_EPOCH_KEY": "best_epoch",
     "METRICS_KEY": "metrics",
     "HOST_KEY": "host",

@@ -63,6 +63,13 @@ def trial_note(trial, space):
     return note_of(trial, space, failed_trials([trial], []).get(trial.number))
 
 
+def test_a_queued_recipe_says_who_has_queued_it():
+    """The note of a trial names the file by which its recipe was queued, as it is."""
+    assert "Its recipe was queued by <code>hpo try &lt;b&gt;.toml</code>" in rendered(
+        trial_note(trial_of(queued_by="hpo try <b>.toml"), SPACE)
+    )
+
+
 def metrics_of(names):
     """Metrics of classes, the first with the highest F1."""
     rows = {name: {"f1": 1 - n / 100, "precision": 0.5, "recall": 0.25, "images": 7} for n, name in enumerate(names)}

@@ -10,7 +10,7 @@ import pytest
 from trainer.errors import RecipeError
 from trainer.extensions import Extensions
 from trainer.recipe import DEFAULTS, RULES, Recipe, used_fields
-from trainer.space import DEFAULT_SPACE, Choice, Range, Space, misfits, suggest
+from trainer.space import DEFAULT_SPACE, Choice, Range, Space, misfits, parameters_of, recipe_near_default, suggest
 
 pytestmark = pytest.mark.unit
 
@@ -304,3 +304,38 @@ def test_beside_a_model_of_ones_own_nobody_asks_for_its_layers():
         assert "focal" in space.values("loss")
     assert "arcface" in Space({"backbone": "test_resnet"}, own).values("loss")
     assert Space({"backbone": "mine", "freeze": 0.5}, own).fields["freeze"] == 0.5
+
+
+def test_a_recipe_near_the_default_has_the_parameters_that_its_trial_would_be_asked():
+    """The given fields differ, the others are those of the search's first trial, unused ones have their defaults."""
+    space = Space({"epochs": 7, "batch_size": [8, 16], "focal_gamma": {"low": 3.0, "high": 4.0}})
+    for fields in ({}, {"learning_rate": 3e-3}, {"loss": "focal"}, {"loss": "focal", "focal_gamma": 4}):
+        recipe = recipe_near_default(fields, space)
+        fixed = optuna.trial.FixedTrial({**space.default_parameters(), **fields})
+        assert recipe == suggest(fixed, space)
+        assert parameters_of(recipe, space) == fixed.params
+    assert (recipe.epochs, recipe.batch_size, recipe.focal_gamma) == (7, 8, 4.0)
+    assert recipe_near_default(asdict(recipe), space) == recipe, "a complete recipe is one, too"
+
+
+@pytest.mark.parametrize(
+    ("fields", "problem"),
+    [
+        ({"learning_rat": 1e-3}, 'learning_rat: there is no such key; did you mean "learning_rate"?'),
+        ({"learning_rate": [1e-3]}, "learning_rate: [0.001] is not a number"),
+        ({"learning_rate": 0.5}, "learning_rate: 0.5 is not in the search space, which has { low = 1e-05, high ="),
+        ({"epochs": 3}, "epochs: 3 is not in the search space, which has 20; give [recipe] epochs room for it"),
+        ({"loss": "mine"}, 'loss: "mine" is not in the search space, which has ["cross_entropy", '),
+        ({"focal_gamma": 3}, 'focal_gamma: means nothing in this recipe, as loss is "cross_entropy" and not "focal"'),
+        (
+            {"loss": "bce", "effective_beta": 0.9},
+            'effective_beta: means nothing in this recipe, as class_weights is "none" and not "effective_number" and ',
+        ),
+    ],
+)
+def test_a_recipe_that_the_space_cannot_suggest_is_refused(fields, problem):
+    """What keeps a recipe from being tried is one line, with what the space holds in its place."""
+    with pytest.raises(RecipeError) as error:
+        recipe_near_default(fields, Space({}))
+    assert len(error.value.problems) == 1
+    assert error.value.problems[0].startswith(problem)

@@ -66,6 +66,11 @@ hours = 1.5
 gpu_hours = 9
 [recipe]
 epochs = 5
+[[try]]
+learning_rate = 3e-3
+[[try]]
+loss = "focal"
+focal_gamma = 1
 """
     )
     assert (file.name, file.storage, file.sampler, file.pruner, file.seed, file.retries) == (
@@ -81,6 +86,8 @@ epochs = 5
     assert (file.data.valid, file.data.test, file.data.seed, file.data.group) == (0.25, 0, 4, "person")
     assert file.limits == Limits(trials=7, hours=1.5, gpu_hours=9)
     assert file.space.values("epochs") == (5,)
+    tried = [(recipe.epochs, recipe.learning_rate, recipe.loss, recipe.focal_gamma) for recipe in file.tries]
+    assert tried == [(5, 3e-3, "cross_entropy", 2.0), (5, 1e-3, "focal", 1.0)]
 
 
 @pytest.mark.parametrize(
@@ -103,6 +110,11 @@ epochs = 5
         (f'[study]\nname = "{"x" * 513}"\n[data]\npath = "a"', "study.name: has 513 characters; the storage takes 512"),
         ('[study]\nname = "a\\u2028b"\n[data]\npath = "a"', "study.name: 'a\\u2028b' holds line breaks"),
         ('[study]\nname = "a\\u0000b"\n[data]\npath = "a"', "study.name: 'a\\x00b' holds line breaks"),
+        ('[data]\npath = "a"\n[try]\nepochs = 3', "try: is no list of tables; write [[try]] on a line"),
+        ('[data]\npath = "a"\n[[try]]\n[[try]]\nepochs = 3', "try 2: epochs: 3 is not in the search space"),
+        ('[data]\npath = "a"\n[[try]]\nema = 1', "try 1: ema: 1 is not true or false"),
+        ('[data]\npath = "a"\n[[try]]\n[[try]]\nema = false', "try 2: is the same recipe as try 1"),
+        ('[data]\npath = "a"\n[budget]\ntrials = 1\n[[try]]\n[[try]]\nema = true', "2 recipes are more than [budget]"),
         ('[data]\npath = "a"\n[recipe.loss]\nlow = 1', "recipe.loss: takes a value or a list, no range"),
     ],
 )

@@ -1,0 +1,84 @@
+"""Recipes of the user's own, which wait in a study's queue: they are tried before any that the sampler proposes."""
+
+from __future__ import annotations
+
+import tomllib
+from typing import TYPE_CHECKING
+
+from optuna.trial import TrialState
+
+from hpo.errors import HpoError
+from storage.keys import QUEUED_KEY
+from storage.optuna_internals import fixed_parameters
+from trainer.errors import RecipeError
+from trainer.recipe import used_fields
+from trainer.rules import show
+from trainer.space import parameters_of, recipe_near_default
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    import optuna
+    from optuna.trial import FrozenTrial
+
+    from trainer.recipe import Recipe
+    from trainer.space import Space
+
+STUDY_FILE = "the study file"
+
+
+def queue_tries(study: optuna.Study, recipes: Sequence[Recipe], space: Space) -> int:
+    """Queue the recipes of a study file that no trial of the study has, in their order; returns how many.
+
+    To be called by one process at a time.
+    """
+    new = [recipe for recipe in recipes if not trials_of(recipe, study, space)]
+    for recipe in new:
+        study.enqueue_trial(parameters_of(recipe, space), user_attrs={QUEUED_KEY: STUDY_FILE})
+    return len(new)
+
+
+def queue_recipe(study: optuna.Study, recipe: Recipe, space: Space, by: str) -> tuple[FrozenTrial, bool]:
+    """Queue a recipe, unless a trial has it that waits, runs or has a result; returns its trial, and whether it is new.
+
+    To be called by one process at a time; `by` says who has queued it.
+    """
+    for trial in trials_of(recipe, study, space):
+        if trial.state is not TrialState.FAIL:
+            return trial, False
+    study.enqueue_trial(parameters_of(recipe, space), user_attrs={QUEUED_KEY: by})
+    return trials_of(recipe, study, space)[-1], True
+
+
+def trials_of(recipe: Recipe, study: optuna.Study, space: Space) -> list[FrozenTrial]:
+    """The trials of a recipe, in any state, by number."""
+    wanted = parameters_of(recipe, space).items()
+    trials = study.get_trials(deepcopy=False)
+    return [trial for trial in trials if wanted <= {**fixed_parameters(trial), **trial.params}.items()]
+
+
+def read_own_recipe(path: Path, space: Space) -> Recipe:
+    """Read a TOML file with those fields of a recipe that differ from the default one; a complete recipe will do, too.
+
+    Raises:
+        HpoError: it cannot be read, or has mistakes; all of them are named.
+    """
+    try:
+        return recipe_near_default(tomllib.loads(path.read_text(encoding="utf-8")), space)
+    except (OSError, UnicodeDecodeError) as error:
+        why = (error.strerror or str(error)) if isinstance(error, OSError) else "it is not UTF-8"
+        raise HpoError(f"try: {path} cannot be read: {why}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise HpoError(f"try: {path} is no TOML: {error}") from None
+    except RecursionError:
+        raise HpoError(f"try: {path} is nested too deeply; a recipe has a line a field") from None
+    except RecipeError as error:
+        raise HpoError("\n".join(f"try: {path.name}: {problem}" for problem in error.problems)) from None
+
+
+def show_own(recipe: Recipe, space: Space) -> str:
+    """How a recipe differs from the default one, in one line."""
+    default = used_fields(recipe_near_default({}, space))
+    own = {name: value for name, value in used_fields(recipe).items() if default.get(name) != value}
+    return ", ".join(f"{name} = {show(value)}" for name, value in own.items()) or "the default recipe"

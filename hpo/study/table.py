@@ -1,0 +1,84 @@
+"""A table of a study file, read key by key; what is wrong with it is noted, a line a mistake."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from trainer.rules import nearest, show
+
+
+class Table:
+    """A table of a study file. Each method gives what a key holds, or None where that is missing or wrong.
+
+    Args:
+        name: of the table.
+        values: what it holds.
+        problems: takes a line for each mistake.
+    """
+
+    def __init__(self, name: str, values: dict[str, Any], problems: list[str]) -> None:
+        self._name, self._values, self._problems = name, values, problems
+        self._known: list[str] = []
+
+    def _get(self, key: str) -> Any:
+        self._known.append(key)
+        return self._values.get(key)
+
+    def value(self, key: str) -> Any:
+        """The value as it is; whoever asks says what is wrong with it."""
+        return self._get(key)
+
+    def _problem(self, key: str, what: str) -> None:
+        self._problems.append(f"{self._name}.{key}: {what}")
+
+    def text(self, key: str, *, required: bool = False) -> str | None:
+        """A text that is not empty."""
+        value = self._get(key)
+        if value is None:
+            if required:
+                self._problem(key, "is missing")
+            return None
+        if not isinstance(value, str) or not value.strip():
+            self._problem(key, f"{show(value)} is not a text")
+            return None
+        return value
+
+    def choice(self, key: str, choices: tuple[str, ...]) -> str | None:
+        """One of these texts."""
+        value = self.text(key)
+        if value is not None and value not in choices:
+            listed = ", ".join(choices)
+            self._problem(key, f"{show(value)} is not known{nearest(value, choices) or f'; known: {listed}'}")
+            return None
+        return value
+
+    def switch(self, key: str) -> bool:
+        """True or false; false where nothing is written."""
+        value = self._get(key)
+        if value is not None and not isinstance(value, bool):
+            self._problem(key, f"{show(value)} is not true or false")
+        return value is True
+
+    def number(self, key: str, *, low: float, high: float, whole: bool = False) -> float | None:
+        """A number from low to high."""
+        value = self._get(key)
+        if value is None:
+            return None
+        if type(value) is not int and (whole or type(value) is not float):
+            self._problem(key, f"{show(value)} is not a {'whole ' if whole else ''}number")
+            return None
+        if not low <= value <= high:
+            self._problem(key, f"{value} is outside {low:g} to {high:g}")
+            return None
+        return value
+
+    def share(self, key: str, default: float) -> float:
+        """A number from 0 to 0.99."""
+        value = self.number(key, low=0, high=0.99)
+        return default if value is None else float(value)
+
+    def no_more(self) -> None:
+        """Note each key that nobody has asked for."""
+        for key in self._values:
+            if key not in self._known:
+                self._problem(key, f"there is no such key{nearest(key, self._known)}")
