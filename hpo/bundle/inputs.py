@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from hpo.bundle.bundle import INFO, read_bundle
 from hpo.errors import HpoError
 from trainer.errors import DataError
-from trainer.images.files import IMAGE_SUFFIXES, nfc, some, walk
+from trainer.images.files import IMAGE_SUFFIXES, nfc, path_bytes, some, walk
 from trainer.images.manifest import MISSING, class_name, on_disk, places
 from trainer.images.spreadsheets import text_of
 
@@ -76,7 +76,8 @@ class Known:
 def known_of(rows: Iterable[Row]) -> Known:
     """Of how many of these rows the true class is known."""
     rest = [row.label for row in rows if row.true is None]
-    unknown = Counter(label for label in rest if label and label not in MISSING)
+    told = (path_bytes(label).decode(errors="backslashreplace") for label in rest if label and label not in MISSING)
+    unknown = Counter(told)  # of a CSV that is not UTF-8 as text that can be shown
     return Known(len(list(rows)) - len(rest), len(rest) - unknown.total(), dict(unknown.most_common()))
 
 

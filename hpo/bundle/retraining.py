@@ -52,7 +52,7 @@ class Training:
     def threads_for(self, trial: FrozenTrial, device: torch.device) -> int:
         """How many threads the model of this trial gets on this device."""
         on_cpus = device.type == "cpu" and trial.user_attrs.get(DEVICE_KEY) == "cpu"
-        return self.threads or int(trial.user_attrs[THREADS_KEY] if on_cpus else cores())
+        return self.threads or (on_cpus and trial.user_attrs.get(THREADS_KEY)) or cores()
 
 
 @dataclass(frozen=True)

@@ -124,7 +124,7 @@ def probabilities_in(predictions):
     """The class of each image and the probabilities of all classes in a CSV of predictions, by path."""
     with predictions.open() as file:
         rows = list(csv.reader(file))[1:]
-    return {path: (predicted, np.array(rest, float)) for path, predicted, *rest in rows}
+    return {path: (predicted, np.array(shares, float)) for path, _, predicted, _, *shares in rows}
 
 
 def test_a_search_with_two_workers_on_one_gpu_ends_with_a_bundle_that_predicts(tmp_path, device, record):

@@ -109,6 +109,12 @@ def test_mistakes_of_a_csv_are_named(photos, text, problem):
         find_images([str(photos / "list.csv")], CLASSES)
 
 
+def test_labels_that_are_not_utf_8_can_be_shown(photos):
+    """A label in another encoding is unknown, and named in text that every terminal and JSON can hold."""
+    (photos / "list.csv").write_bytes(b"path,label\nred/1.png,\xb0\xad\n")
+    assert known_of(find_images([str(photos / "list.csv")], CLASSES)).unknown == {"\\xb0\\xad": 1}
+
+
 def test_class_folders_written_by_macos_are_recognised(tmp_path):
     """A class name with accents is the same class in either way of writing it."""
     paint(tmp_path / unicodedata.normalize("NFD", "안경") / "1.png", (1, 2, 3), 0)
