@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 from optuna.trial import FrozenTrial, TrialState
 
 from hpo.errors import HpoError
+from hpo.study.interruptions import repeated_by
 from hpo.study.open_study import recipe_of, space_of
 from hpo.study.ranking import counts, ranked
-from storage.keys import REPEATS_KEY
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -56,7 +56,7 @@ def trial_of_number(opened: OpenStudy, number: int) -> FrozenTrial:
     if counts(trial, space):
         return trial
     if (last := _last_run(trials, number)) != number:
-        raise HpoError(f"export: trial {number} was broken off and went on as trial {last}; give --trial {last}")
+        raise HpoError(f"export: trial {number} was interrupted and continued as trial {last}; give --trial {last}")
     if trial.state is TrialState.COMPLETE:
         what = "was told or added from outside, so that there is no model of it"
     else:
@@ -67,8 +67,8 @@ def trial_of_number(opened: OpenStudy, number: int) -> FrozenTrial:
 
 
 def _last_run(trials: Sequence[FrozenTrial], number: int) -> int:
-    """The number of the last trial that went on from the one of this number; that number where none did."""
+    """The number of the last trial that continues the one of this number; that number where none did."""
     for trial in trials[number + 1 :]:
-        if trial.user_attrs.get(REPEATS_KEY) == number:
+        if repeated_by(trial) == number:
             number = trial.number
     return number

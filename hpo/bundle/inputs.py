@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from hpo.bundle.bundle import INFO, read_bundle
 from hpo.errors import HpoError
 from trainer.errors import DataError
-from trainer.images.files import IMAGE_SUFFIXES, nfc, path_bytes, some, walk
+from trainer.images.files import image_files, nfc, path_bytes, some, walk
 from trainer.images.manifest import MISSING, class_name, on_disk, places
 from trainer.images.spreadsheets import text_of
 
@@ -176,7 +176,7 @@ def _name_of(folder: Path) -> str:
 
 def _rows_below(folder: Path, same: Mapping[str, str], command: str) -> list[Row]:
     """The images of a folder, sorted."""
-    files = sorted(file for file in walk(folder) if file.suffix.lower() in IMAGE_SUFFIXES)
+    files = sorted(image_files(walk(folder)))
     if not files:
         raise HpoError(f"{command}: there is no image in {folder}")
     classes = []

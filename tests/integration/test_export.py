@@ -269,7 +269,7 @@ def test_trials_without_a_model_are_refused(tried, tmp_path):
         export_of(tried, "-o", tmp_path / "bundle", "--trial", 1)
     failed = create_trial(state=TrialState.FAIL)
     tried.study.add_trials([failed, create_trial(state=TrialState.FAIL, user_attrs={REPEATS_KEY: 5}), failed])
-    with pytest.raises(HpoError, match="trial 5 was broken off and went on as trial 6; give --trial 6"):
+    with pytest.raises(HpoError, match="trial 5 was interrupted and continued as trial 6; give --trial 6"):
         export_of(tried, "-o", tmp_path / "bundle", "--trial", 5)
     with pytest.raises(HpoError, match="--top 3 needs so many complete trials of different recipes, and there are 2"):
         export_of(tried, "-o", tmp_path / "bundle", "--top", 3)
