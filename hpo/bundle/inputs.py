@@ -176,7 +176,10 @@ def _name_of(folder: Path) -> str:
 
 def _rows_below(folder: Path, same: Mapping[str, str], command: str) -> list[Row]:
     """The images of a folder, sorted."""
-    files = sorted(image_files(walk(folder)))
+    by_folder: dict[Path, list[Path]] = {}
+    for file in walk(folder):
+        by_folder.setdefault(file.parent, []).append(file)
+    files = sorted(image for together in by_folder.values() for image in image_files(together))
     if not files:
         raise HpoError(f"{command}: there is no image in {folder}")
     classes = []

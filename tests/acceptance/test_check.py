@@ -100,7 +100,7 @@ def test_all_problems_are_there_as_json(unsound, tmp_path):
         "storage",
     }
     assert len(found["backbones"][0]["cases"]) == 2
-    assert found["exact copies"][0]["message"].startswith("2 images are exact copies of others (3 images in 1 sets)")
+    assert found["exact copies"][0]["message"].startswith("2 images are exact copies of others (3 images in 1 set)")
     assert found["labels of copies"][0]["cases"][0]["note"] == "'blue' and 'red'"
     assert found["other files"][0]["cases"][0]["paths"] == ["red/notes.txt"]
     assert "localhost:1/hpo cannot be used" in found["storage"][0]["message"]

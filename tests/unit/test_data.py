@@ -618,6 +618,13 @@ def test_broken_images_are_found_by_pixels(tmp_path):
     assert "a/1.png': the file is empty; remove or replace them" in message
 
 
+def test_groups_that_are_whole_numbers_are_one_however_they_are_written(tmp_path: Path) -> None:
+    """Group 7 and group 7.0 of a CSV are one group."""
+    rows = "a.png,x,7\nb.png,y,7.0\nc.png,x,8\n"
+    index = read_index(_csv(_images(tmp_path, "a.png", "b.png", "c.png"), f"path,label,group\n{rows}"))
+    assert index.groups.tolist() == [0, 0, 1]
+
+
 def test_a_column_called_group_is_the_group_by_itself(tmp_path: Path) -> None:
     """A CSV with a column `group` keeps its groups whole, without being told so."""
     rows = []

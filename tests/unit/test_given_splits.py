@@ -270,7 +270,7 @@ def test_a_column_split(listed):
 
 def test_a_column_and_words_of_ones_own(listed):
     """Another column, and other words in it, can be named; a word that is not is refused, and so is a lost column."""
-    file = _csv(listed, lambda number: number % 5, header="path,label,fold")
+    file = _csv(listed, lambda number: number % 5 + 0.0 if number > 4 else number, header="path,label,fold")
     folds = Splits("fold", train=("0", "1", "2"), valid=("3",), test=("4",))
     data = load_data(file, grouping=Grouping(splits=folds))
     assert [len(side) for side in (data.split.train, data.split.valid, data.split.test)] == [12, 4, 4]

@@ -25,6 +25,17 @@ def test_folders_named_as_classes_give_the_true_classes(photos):
     assert deep.true == "red"
 
 
+def test_images_without_an_ending_are_predicted_as_they_are_learned(photos):
+    """In a folder where no file has an ending those that turn out to be images are taken, the others never."""
+    for file in list((photos / "red").iterdir()):
+        file.rename(file.with_suffix(""))
+    (photos / "red" / "notes").write_text("no image")
+    (photos / "blue" / "notes").write_text("no image")
+    rows = find_images([str(photos)], CLASSES)
+    assert len(rows) == 36
+    assert {row.file.suffix for row in rows if row.true == "red"} == {""}
+
+
 def test_an_image_of_unknown_class_leaves_the_others_theirs(photos):
     """Loose images and those of a folder that is no class have none; the others keep theirs."""
     paint(photos / "loose.png", (1, 2, 3), 0)

@@ -95,7 +95,7 @@ def read_csv(path: Path, group: str | None, splits: Splits) -> Listing:
     listing = Listing(
         paths=kept(found),
         labels=[class_name(label) for label in labels],
-        groups=[nfc(name) for name in kept(cells["group"])] if "group" in cells else kept(found),
+        groups=[class_name(name) for name in kept(cells["group"])] if "group" in cells else kept(found),
         written=[nfc(label) for label in labels],
         sides=kept(sides) if sides else None,
         unlabelled=[name for name, wants in zip(found, labelled, strict=True) if not wants],
@@ -107,9 +107,11 @@ def read_csv(path: Path, group: str | None, splits: Splits) -> Listing:
 
 def _sides_of_rows(lines: Sequence[int], words: Sequence[str], splits: Splits) -> tuple[list[str], list[str]]:
     """The side of each row, "" where its word names none; and those that do not, each with its line."""
-    named = splits.named
-    sides = [named.get(nfc(word), "") if named else side_of_word(word) or "" for word in words]
-    sides = [side if side in SIDES else "" for side in sides]
+    if named := splits.named:
+        sides = [named.get(nfc(word)) or named.get(class_name(word), "") for word in words]
+    else:
+        known = [side_of_word(word) for word in words]
+        sides = [side if side in SIDES else "" for side in known]
     strange = [
         f"line {line}: {word}" for line, word, side in zip(lines, words, sides, strict=True) if word and not side
     ]
@@ -125,7 +127,7 @@ def _known_words(splits: Splits) -> str:
 
 
 def class_name(label: str) -> str:
-    """The class that a label names, its letters composed: of a whole number written as a float ("1.0") that number."""
+    """The class, or group, that a cell names, its letters composed; of a whole number as a float (1.0) that number."""
     if _FLOAT.fullmatch(label):
         number = Decimal(label)
         if number == number.to_integral_value() and number.adjusted() < MOST_DIGITS:

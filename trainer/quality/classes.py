@@ -40,7 +40,8 @@ def given_sides(index: Index, sides: Split) -> Finding:
         line += f"; cut from train: {', '.join(cut)}"
     if not index.unlabelled:
         return Finding("split", "ok", line)
-    line += f"; {len(index.unlabelled):,} images of the side test have no class and can only be predicted"
+    lone = counted(len(index.unlabelled), "image of the side test has", "images of the side test have")
+    line += f"; {lone} no class and can only be predicted"
     folder = Path(os.path.commonpath([index.root / Path(path).parent for path in index.unlabelled]))
     apart = folder != index.root and not any((index.root / path).is_relative_to(folder) for path in index.paths)
     images = shlex.quote(str(folder)) if apart else "IMAGES"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from trainer.images.files import nfc, some
 from trainer.images.sides import side_of_word
 from trainer.quality.checks import Case, Finding
+from trainer.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -48,12 +49,13 @@ def _nested(inside: Mapping[str, Sequence[PurePosixPath]]) -> list[Finding]:
     for name, paths in inside.items():
         others = [folder for path in paths for folder in set(path.parts[:-1]) if folder in inside and folder != name]
         if others:
-            note = f"{name!r} holds {some(sorted(set(others)))}, with {len(others):,} images"
+            note = f"{name!r} holds {some(sorted(set(others)))}, with {counted(len(others), 'image')}"
             cases.append(Case((), note))
     if not cases:
         return []
     line = (
-        f"{len(cases):,} class folders hold folders with the names of other classes, as a copy of the whole set does"
+        f"{counted(len(cases), 'class folder holds', 'class folders hold')} folders with the names of other classes,"
+        " as a copy of the whole set does"
         f" ({'; '.join(case.note for case in cases[:3])}): all of these images count for the outer class"
     )
     return [
@@ -82,7 +84,7 @@ def _parts(inside: Mapping[str, Sequence[PurePosixPath]]) -> list[Finding]:
          "put them outermost (train/cat/1.jpg), and the split is used as it is"),
     ):  # fmt: skip
         if parts:
-            listed = " and ".join(f"{part!r} ({images[part]:,} images)" for part in sorted(parts))
+            listed = " and ".join(f"{part!r} ({counted(images[part], 'image')})" for part in sorted(parts))
             line = f"in the class folders there are folders {listed} {what}"
             findings.append(Finding("odd folders", "warning", line, remedy))
     return findings

@@ -108,7 +108,7 @@ def torn_groups(index: Index, split: Split) -> list[Finding]:
     torn = _crossing(members(index.groups), sides)
     if not torn:
         return []
-    line = f"{len(torn):,} groups lie on two sides of the split that the data give, and stay there"
+    line = f"{counted(len(torn), 'group lies', 'groups lie')} on two sides that the data give, and stays so"
     remedy = "look whether the groups are right; scores are too good where a group makes its images alike"
     return [Finding("torn groups", "error", line, remedy, tuple(_case(index, one, sides) for one in torn))]
 
