@@ -318,7 +318,7 @@ def test_a_csv_whose_test_images_have_no_label(listed, nothing):
 def test_the_list_of_groups_keeps_the_sides(write, tmp_path):
     """The CSV that `hpo check --groups` writes has the sides that the data give."""
     data = load_data(write({**_classes_in("train"), **_classes_in("test", cat=2, dog=2)}))
-    write_groups(data.index, [], tmp_path / "groups.csv")
+    write_groups(data.index, [], tmp_path / "groups.csv", "group")
     again = load_data(tmp_path / "groups.csv")
     assert again.index.paths == data.index.paths
     assert again.split.digest == data.split.digest

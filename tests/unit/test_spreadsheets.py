@@ -61,7 +61,7 @@ def test_what_check_writes_is_read_back(tmp_path, monkeypatch):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         Image.fromarray(np.full((4, 4), number, np.uint8)).save(tmp_path / name)
     index = read_index(tmp_path)
-    write_groups(index, [], tmp_path / "groups.csv")
+    write_groups(index, [], tmp_path / "groups.csv", "group")
     with (tmp_path / "groups.csv").open(newline="") as file:
         cells = [cell for row in csv.reader(file) for cell in row]
     assert "'=cmd|x!A0" in cells
