@@ -12,6 +12,9 @@ from typing import Literal, get_args
 SETTINGS_KEY = "hpo:settings"
 """What must stay as it is while the study lives. Written last when a study is made; every command compares it."""
 
+VALUE_RANGES_KEY = "hpo:value_ranges"
+"""Which values of images of more than 8 bits are black and white. Written when a study begins; read with its images."""
+
 ID_KEY = "hpo:id"
 """What the ids of the study's files begin with, in a store that other studies may use, too. Written when it is made."""
 

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trainer.images.cache import PixelCache, pixels_file
 from trainer.images.index import Grouping, Index, read_index
-from trainer.images.pixels import build_pixels
+from trainer.images.pixels import Reading, build_pixels
 from trainer.images.split import Split, check_fractions, split
+from trainer.images.value_range import find_ranges
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     import numpy as np
     from numpy.typing import NDArray
+
+    from trainer.images.value_range import ValueRanges
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +36,30 @@ class Data:
     split: Split
     cache: PixelCache | None
     _pixels: dict[tuple[int, str], NDArray[np.uint8]] = field(default_factory=dict, init=False, repr=False)
+    _ranges: list[ValueRanges | None] = field(
+        default_factory=list, init=False, repr=False
+    )  # empty until they are known
+
+    @property
+    def files(self) -> list[Path]:
+        """The image files, in the order of the index."""
+        return [self.index.root / path for path in self.index.paths]
+
+    def ranges(self, on_progress: Callable[[int, int], None] | None = None) -> ValueRanges | None:
+        """Which values of pictures of more than 8 bits are black and white; None has each picture choose by itself.
+
+        Unless `with_ranges` has given them they are found at the first call, as `find_ranges` does, which looks at all
+        of these pictures.
+        """
+        if not self._ranges:
+            self._ranges.append(find_ranges(self.files, on_progress=on_progress))
+        return self._ranges[0]
+
+    def with_ranges(self, ranges: ValueRanges | None) -> Data:
+        """The same images by other ranges."""
+        other = replace(self)
+        other._ranges.append(ranges)  # noqa: SLF001 - of the same class
+        return other
 
     def pixels(
         self, size: int, interpolation: str = "bicubic", on_progress: Callable[[int, int], None] | None = None
@@ -46,18 +74,26 @@ class Data:
         """
         key = (size, interpolation)
         if key not in self._pixels:
-            file, limit_bytes = None, None
-            if self.cache:
-                file = pixels_file(self.cache.folder, self.index.fingerprint, size, interpolation)
-                limit_bytes = self.cache.limit_bytes
-            paths = [self.index.root / path for path in self.index.paths]
-            self._pixels[key] = build_pixels(paths, size, interpolation, file, on_progress, limit_bytes)
+            reading = Reading(size, interpolation, self.ranges())
+            limit_bytes = self.cache.limit_bytes if self.cache else None
+            file = self.pixels_file(size, interpolation)
+            self._pixels[key] = build_pixels(self.files, reading, file, on_progress, limit_bytes)
         return self._pixels[key]
+
+    def pixels_file(self, size: int, interpolation: str) -> Path | None:
+        """Where in the cache the pixels are kept at this size in pixels and by this interpolation; None without one."""
+        if self.cache is None:
+            return None
+        ranges, fingerprint = self.ranges(), self.index.fingerprint
+        if ranges and ranges.key:
+            fingerprint = hashlib.sha256(f"{fingerprint}:{ranges.key}".encode()).hexdigest()
+        return pixels_file(self.cache.folder, fingerprint, size, interpolation)
 
     def relabelled(self, labels: NDArray[np.int64]) -> Data:
         """The same images with other classes, int64 [N]; pixels that are decoded by now are not decoded again."""
         other = replace(self, index=replace(self.index, labels=labels))
         other._pixels.update(self._pixels)  # noqa: SLF001 - of the same class
+        other._ranges.extend(self._ranges)  # noqa: SLF001
         return other
 
 

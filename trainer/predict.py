@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from trainer.device import autocast
-from trainer.images.pixels import read_image
+from trainer.images.pixels import Reading, read_image
 from trainer.step import MicroBatch
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from trainer.images.value_range import ValueRanges
     from trainer.model.backbones import Classifier
 
 TTA = ("none", "flip", "crops")
@@ -27,11 +28,12 @@ TTA = ("none", "flip", "crops")
 
 @dataclass(frozen=True)
 class Member:
-    """A model that predicts, in eval mode; size (in pixels) and interpolation are those of its training."""
+    """A model that predicts, in eval mode; size (in pixels), interpolation and ranges are those of its training."""
 
     model: Classifier
     size: int
     interpolation: str
+    ranges: ValueRanges | None = None
 
 
 def predict(
@@ -64,12 +66,12 @@ def predict(
     with ThreadPoolExecutor(decoders) as pool:  # Pillow releases the interpreter's lock while it decodes
         for start in range(0, len(files), batch_size):
             batch = files[start : start + batch_size]
-            read: dict[tuple[int, str], torch.Tensor] = {}
+            read: dict[Reading, torch.Tensor] = {}
             probabilities = []
             for member in members:
-                key = side, interpolation = reading_size(member.size, tta), member.interpolation
+                key = Reading(reading_size(member.size, tta), member.interpolation, member.ranges)
                 if key not in read:
-                    images = np.stack(list(pool.map(read_image, batch, repeat(side), repeat(interpolation))))
+                    images = np.stack(list(pool.map(read_image, batch, repeat(key))))
                     read[key] = torch.from_numpy(images).to(device)
                 probabilities.append(_mean_probabilities(member, read[key], tta, device, micro_batch))
             yield torch.stack(probabilities).cpu().numpy()

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from hpo.errors import HpoError
 from trainer.errors import TrainerError
 from trainer.images.pixels import INTERPOLATIONS
+from trainer.images.value_range import ranges_from_json
 from trainer.recipe import read_recipe
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     import torch
 
     from trainer.extensions import Extensions
+    from trainer.images.value_range import ValueRanges
     from trainer.model.backbones import Classifier
     from trainer.recipe import Recipe
 
@@ -37,6 +39,7 @@ class Bundle:
         recipe: what the model was trained by.
         classes: their names, in the order of the model's outputs.
         interpolation: by which images are to be resized.
+        ranges: which values of images of more than 8 bits are black and white; None has each image choose by itself.
         info: its bundle.json.
     """
 
@@ -44,6 +47,7 @@ class Bundle:
     recipe: Recipe
     classes: tuple[str, ...]
     interpolation: str
+    ranges: ValueRanges | None
     info: dict[str, Any]
 
     def load_model(self, extensions: Extensions, device: torch.device) -> Classifier:
@@ -73,10 +77,12 @@ def read_bundle(folder: Path) -> Bundle:
     """
     try:
         info = json.loads((folder / INFO).read_text(encoding="utf-8"))
-        interpolation = info.get("preprocessing", {}).get("interpolation", "bicubic")
+        preprocessing = info.get("preprocessing", {})
+        interpolation, kept = preprocessing.get("interpolation", "bicubic"), preprocessing.get("value_ranges")
         if interpolation not in INTERPOLATIONS:
             raise ValueError(f'there is no interpolation "{interpolation}"')
-        return Bundle(folder, read_recipe(folder / RECIPE), tuple(info["classes"]), interpolation, info)
+        ranges = None if kept is None else ranges_from_json(kept)
+        return Bundle(folder, read_recipe(folder / RECIPE), tuple(info["classes"]), interpolation, ranges, info)
     except RecursionError:
         raise HpoError(
             f"bundle: {folder} is no bundle (its {INFO} or {RECIPE} is nested too deeply); `hpo export-best` makes one"

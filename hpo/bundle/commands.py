@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -65,7 +66,7 @@ def _predict_command(bundle: Path, images: Path) -> str:
 def run_predict(options: argparse.Namespace) -> int:
     """`hpo predict`: classes and probabilities to a CSV."""
     from hpo.bundle.inputs import find_bundles, find_images, known_of
-    from hpo.bundle.prediction import Ensemble, predict_to_csv
+    from hpo.bundle.prediction import Ensemble, fit_ranges, predict_to_csv
     from hpo.bundle.scores import details, headline
     from hpo.hardware import cores
     from trainer.device import torch_threads
@@ -73,6 +74,9 @@ def run_predict(options: argparse.Namespace) -> int:
 
     bundles, inputs = find_bundles([options.bundle, *options.images])
     rows = find_images(inputs, bundles[0].classes)
+    bundles, notes = fit_ranges(bundles, [row.file for row in rows])
+    for note in notes:
+        print(note, file=sys.stderr)
     ensemble = Ensemble(bundles, options.extensions or Extensions(), options.voting, options.tta)
     with torch_threads(options.threads or cores()):
         metrics = predict_to_csv(

@@ -18,6 +18,7 @@ from hpo.bundle.inputs import find_images
 from hpo.bundle.pseudo_labels import join
 from hpo.bundle.retraining import Chosen, Training
 from hpo.bundle.scores import scores
+from hpo.study.images import load_images
 from hpo.study.open_study import count_test_use, model_of, recipe_of
 from hpo.study.ranking import best_trial
 from hpo.study.settings import PACKAGES, check_settings
@@ -70,7 +71,7 @@ def export(
     for folder in folders:
         refuse_existing(folder)
     study_file.make_folder()
-    data, device = study_file.data.load(study_file.folder / "pixels"), choose_device()
+    data, device = load_images(study_file, opened.study), choose_device()
     check_settings(opened.study, study_file, data)
     given = training.unlabelled
     joined = join(data, [row.file for row in find_images(given, (), "export")]) if given else None
@@ -95,7 +96,11 @@ def export(
                 test = _test(chosen, model, used)
             info = {
                 "classes": list(data.index.classes),
-                "preprocessing": {"image_size": recipe.image_size, **model.preprocessing()},
+                "preprocessing": {
+                    "image_size": recipe.image_size,
+                    **model.preprocessing(),
+                    "value_ranges": ranges.as_json() if (ranges := used.ranges()) else None,
+                },
                 "study": study_file.name,
                 "trial": trial.number,
                 "retrained": training.retrain,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import TextIOWrapper
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ from hpo.errors import HpoError
 from hpo.whole_file import whole_file
 from trainer.images.files import some
 from trainer.images.spreadsheets import cell_of, text_of, write_rows
+from trainer.images.value_range import find_ranges
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
@@ -26,6 +27,21 @@ if TYPE_CHECKING:
 
 
 OUR_COLUMNS = ("path", "true", "predicted", "confidence")
+
+
+def fit_ranges(bundles: Sequence[Bundle], files: Sequence[Path]) -> tuple[list[Bundle], list[str]]:
+    """Let bundles know the ranges of all of these images, which decide what is black and white in more than 8 bits.
+
+    A bundle keeps the ranges of the images that it was trained on. Where these had none of the kind of an image here,
+    that kind's is found over the images here, and a line for people says so.
+    """
+    found = {ranges: find_ranges(files, ranges) for bundle in bundles if (ranges := bundle.ranges) is not None}
+    lines = [
+        f"a bundle was trained on other kinds of images; of these, which have more than 8 bits, {ranges.line()}"
+        for known, ranges in found.items()
+        if ranges != known
+    ]
+    return [replace(bundle, ranges=bundle.ranges and found[bundle.ranges]) for bundle in bundles], lines
 
 
 @dataclass(frozen=True)
@@ -87,7 +103,12 @@ def predict_to_csv(
     kept_headings = headings(kept, {*OUR_COLUMNS, *class_headings}, "input")
     device = choose_device()
     members = [
-        Member(bundle.load_model(ensemble.extensions, device), bundle.recipe.image_size, bundle.interpolation)
+        Member(
+            bundle.load_model(ensemble.extensions, device),
+            bundle.recipe.image_size,
+            bundle.interpolation,
+            bundle.ranges,
+        )
         for bundle in bundles
     ]
     files = [row.file for row in rows]

@@ -10,6 +10,7 @@ import numpy as np
 
 from hpo.errors import HpoError
 from trainer.data import Data
+from trainer.images.value_range import find_ranges
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -112,8 +113,9 @@ def join(data: Data, files: Sequence[Path]) -> Joined:
             f"({test_copies.sum()} of held-out test images); give others, or leave out --unlabelled"
         )
     index = _extended(data.index, [file for file, is_copy in zip(files, copied.tolist(), strict=True) if not is_copy])
+    both, ranges = Data(index, data.split, data.cache), data.ranges()
     return Joined(
-        data=Data(index, data.split, data.cache),
+        data=both.with_ranges(ranges and find_ranges(both.files, ranges)),
         unlabelled=np.arange(labelled, len(index.paths)),
         copies_of_test=int(test_copies.sum()),
         other_copies=int(copied.sum() - test_copies.sum()),

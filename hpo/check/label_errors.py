@@ -57,7 +57,7 @@ def find_label_errors(
             continue
         size = recipe_of(trial, opened.study, extensions).image_size
         batches = []
-        for batch in predict([Member(model, size, model.interpolation)], files, device):
+        for batch in predict([Member(model, size, model.interpolation, data.ranges())], files, device):
             batches.append(batch[0])
             on_progress(len(found) * len(files) + sum(map(len, batches)), MODELS * len(files))
         found.append(np.concatenate(batches))

@@ -11,6 +11,7 @@ from hpo.check.label_errors import find_label_errors
 from hpo.check.machine import check_disk, check_gpus, check_memory
 from hpo.errors import HpoError
 from hpo.search.search import pixel_kinds
+from hpo.study.images import with_kept_ranges
 from hpo.study.interruptions import count_trials
 from hpo.study.open_study import find_study, probe_artifacts, storage_url
 from hpo.study.settings import check_settings
@@ -20,18 +21,18 @@ from storage.embedded.server import has_postgres
 from storage.errors import StorageError
 from storage.outage_retry import DATABASE_ERRORS
 from trainer.errors import DataError, RecipeError, TrainerError, WeightsError
-from trainer.images.cache import pixels_file
 from trainer.images.duplicates import Sets
 from trainer.images.index import read_index
 from trainer.images.sides import SIDES
 from trainer.images.split import split
 from trainer.images.spreadsheets import cell_of, write_rows
-from trainer.quality.checks import Case, Finding, broken_files, odd_sizes, passed_over, several_pages, tiny_classes
+from trainer.quality.checks import Case, Finding, broken_files, odd_sizes, passed_over, tiny_classes
 from trainer.quality.classes import class_counts, given_sides, similar_classes
 from trainer.quality.folders import odd_folders
 from trainer.quality.leaks import copy_sets, exact_copies, leaks, near_copies, torn_groups
 from trainer.quality.near_duplicates import find_pairs
 from trainer.quality.survey import look_at
+from trainer.quality.values import little_contrast, several_pages, value_ranges
 from trainer.space import Space
 from trainer.wording import counted
 
@@ -104,7 +105,8 @@ def run_checks(study_file: StudyFile, url: str | None, gpus: Sequence[str], prog
     pairs: Sequence[Pair] | None = None
     if index is not None:
         with progress.counting("looking at images") as count:
-            survey = look_at(index, count)
+            survey = look_at(index, study_file.data.ranges, count)
+        data = data and data.with_ranges(survey.ranges)
         if survey.thumbnails is not None:
             with progress.counting("comparing images") as count:
                 pairs = find_pairs(survey.thumbnails, index.labels, count)
@@ -157,7 +159,8 @@ def _check_images(
         with suppress(DataError):  # there is no such split, and so no copies across it
             unaware = split(index, valid=settings.valid, test=settings.test, seed=settings.seed)
     findings = [class_counts(index), similar_classes(index), *odd_folders(index), broken_files(index, survey)]
-    findings += [several_pages(index, survey), passed_over(index)]
+    findings += [value_ranges(index, survey), little_contrast(index, survey), several_pages(index, survey)]
+    findings.append(passed_over(index))
     findings += [*exact_copies(index, unaware), *near_copies(index, pairs)]
     if sides is not None:
         leak = leaks(index, pairs, sides)
@@ -208,7 +211,7 @@ def _check_machine(study_file: StudyFile, data: Data | None, gpus: Sequence[str]
     missing = sum(
         needed
         for (size, way), needed in pixels.items()
-        if cache is None or not pixels_file(cache.folder, data.index.fingerprint, size, way).exists()
+        if (file := data.pixels_file(size, way)) is None or not file.exists()
     )
     findings += [check_memory(sum(pixels.values())), check_disk(study_file.folder, missing)]
     if cache and cache.limit_bytes and sum(pixels.values()) > cache.limit_bytes:
@@ -266,8 +269,9 @@ def _check_storage(
         trials = counted(count_trials(opened.study.get_trials(deepcopy=False)), "trial")
         findings.append(Finding("study", "ok", f'"{study_file.name}" was begun with these settings; {trials}'))
         try:
+            seen, broken = with_kept_ranges(data, opened.study), survey.broken if survey else {}
             with progress.counting("asking the best models") as count:
-                findings.append(find_label_errors(opened, data, survey.broken if survey else {}, count) or not_yet)
+                findings.append(find_label_errors(opened, seen, broken, count) or not_yet)
         except (StorageError, HpoError, TrainerError, *DATABASE_ERRORS) as error:
             findings.append(Finding("wrong labels", "warning", f"not looked for: {' '.join(str(error).split())}"))
     return findings

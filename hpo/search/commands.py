@@ -28,9 +28,9 @@ def run_search(options: argparse.Namespace) -> int:
     plan, progress = _plan(options, study_file), Progress(Console())
     if url := options.url or study_file.storage:
         ping(url)  # before the long checks; a new embedded one is made after them, where nothing is wrong
-    with refusing_changes(study_file, options.url):
+    with refusing_changes(study_file, options.url) as study:
         probe_artifacts(study_file)
-        data = prepare(study_file, progress)
+        data = prepare(study_file, progress, study)
         with storage_url(study_file, options.url) as url:
             return search(study_file, url, data, progress, plan)
 

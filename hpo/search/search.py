@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from hpo.errors import EXIT_DONE, HpoError
 from hpo.search.supervisor import supervise
+from hpo.study.images import load_images
 from hpo.study.open_study import create_study, load_study
 from hpo.study.ranking import best_trial, default_trial
 from hpo.study.status import TIME_HEADINGS
@@ -24,6 +25,8 @@ from trainer.wording import counted
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import optuna
+
     from hpo.search.progress import Progress
     from hpo.search.supervisor import WorkerPlan
     from hpo.study.open_study import OpenStudy
@@ -35,8 +38,13 @@ TINY = 5  # classes with few images that the beginning of a search shows
 WEAKEST = 5  # classes that the end of a search shows
 
 
-def prepare(study_file: StudyFile, progress: Progress) -> Data:
+def prepare(study_file: StudyFile, progress: Progress, study: optuna.Study | None = None) -> Data:
     """Check what could fail later, before anything is begun, and prepare what all workers need; returns the images.
+
+    Args:
+        study_file: what to search.
+        progress: takes what there is to show.
+        study: the one that has begun, if any.
 
     Raises:
         DataError, RecipeError, WeightsError, HpoError: what was found.
@@ -45,7 +53,7 @@ def prepare(study_file: StudyFile, progress: Progress) -> Data:
 
     space = study_file.space
     try:
-        data = study_file.data.load(study_file.folder / "pixels")
+        data = load_images(study_file, study)
     except DataError as error:
         if "backbone" not in space.given or not (problems := backbone_problems(space, 2)):
             raise
@@ -61,6 +69,10 @@ def prepare(study_file: StudyFile, progress: Progress) -> Data:
     for line in _lines_on(data, study_file):
         progress.say(line)
     check_backbones(space, len(data.index.classes), study_file.weights)
+    with progress.counting("looking for the range of values") as count:
+        ranges = data.ranges(count)
+    if ranges and ranges.key:
+        progress.say(f"of images of more than 8 bits {ranges.line()}; [data] value_range sets another range")
     make_pixels(study_file, data, progress)
     return data
 

@@ -24,13 +24,14 @@ if TYPE_CHECKING:
 
 def run_init(options: argparse.Namespace) -> int:
     """`hpo init`: tables and study, with the trials of an old one that still fit."""
+    from hpo.study.images import load_images
     from hpo.study.open_study import create_study, refusing_changes, storage_url
     from hpo.study.takeover import take_over
     from storage.database import public_url
 
     study_file = study_file_from(options)
-    with refusing_changes(study_file, options.url):
-        data = study_file.data.load(study_file.folder / "pixels")
+    with refusing_changes(study_file, options.url) as study:
+        data = load_images(study_file, study)
         with storage_url(study_file, options.url, create=options.old is None) as url:
             if options.old is None:
                 if queued := create_study(study_file, url, data):

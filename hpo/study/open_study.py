@@ -15,6 +15,7 @@ import optuna
 from optuna.trial import FixedTrial, TrialState
 
 from hpo.errors import HpoError
+from hpo.study.images import keep_ranges
 from hpo.study.queued import queue_tries
 from hpo.study.settings import check_settings, refuse_foreign, settings
 from storage.artifacts.artifact_store import probe
@@ -115,10 +116,11 @@ def storage_url(study_file: StudyFile, given: str | None, *, create: bool = True
 
 
 @contextmanager
-def refusing_changes(study_file: StudyFile, given: str | None) -> Iterator[None]:
+def refusing_changes(study_file: StudyFile, given: str | None) -> Iterator[optuna.Study | None]:
     """Refuse a study file that its study cannot go on with, as far as that is known without the images.
 
-    For the beginning of what takes long; a private Postgres that is there runs as long as the block.
+    For the beginning of what takes long; a private Postgres that is there runs as long as the block. Yields the study,
+    None where it has not begun.
 
     Args:
         study_file: whose study may not exist yet.
@@ -129,20 +131,21 @@ def refusing_changes(study_file: StudyFile, given: str | None) -> Iterator[None]
         StorageError: the private Postgres cannot be started.
     """
     if not (given or study_file.storage or has_postgres(study_file.folder)):
-        yield
+        yield None
         return
     with storage_url(study_file, given) as url:
-        _refuse_changed(study_file, url)
-        yield
+        yield _begun(study_file, url)
 
 
-def _refuse_changed(study_file: StudyFile, url: str) -> None:
+def _begun(study_file: StudyFile, url: str) -> optuna.Study | None:
     try:
         study = find_study(study_file, url).study
     except (HpoError, StorageError):
-        return  # there is none yet; what is wrong with the storage is said when it is used
-    if SETTINGS_KEY in study.user_attrs:
-        check_settings(study, study_file, None)
+        return None  # there is none yet; what is wrong with the storage is said when it is used
+    if SETTINGS_KEY not in study.user_attrs:
+        return None
+    check_settings(study, study_file, None)
+    return study
 
 
 def create_study(study_file: StudyFile, url: str, data: Data) -> int:
@@ -195,6 +198,7 @@ def begin_study(study: optuna.Study, study_file: StudyFile, data: Data) -> int:
     if not any(DEFAULT_KEY in trial.user_attrs for trial in study.get_trials(deepcopy=False)):
         study.enqueue_trial(study_file.space.default_parameters(), user_attrs={DEFAULT_KEY: True})
     give_id(study)
+    keep_ranges(study, data)
     study.set_user_attr(SETTINGS_KEY, settings(study_file, data))
     return queued
 

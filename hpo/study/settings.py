@@ -43,6 +43,7 @@ def _settings_without_images(study_file: StudyFile) -> dict[str, Any]:
             "seed": study_file.data.seed,
             "group": study_file.data.group,
             "group_pattern": study_file.data.group_pattern,
+            "value_range": study_file.data.value_range,
         },
         "major versions": {package: version(package).split(".")[0] for package in PACKAGES},
     }

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from trainer.extensions import Extensions
     from trainer.images.index import Grouping
     from trainer.images.sides import Splits
+    from trainer.images.value_range import ValueRanges
     from trainer.recipe import Recipe
 
 PRUNERS = ("median", "hyperband", "none")
@@ -52,6 +53,7 @@ class DataSettings:
         group: column of the CSV whose images stay on one side of the split; "group" where there is one.
         group_pattern: regular expression whose one group does so, searched in an image's path.
         splits: which folders, or which column of the CSV, are sides of a split that the data come with.
+        value_range: the values that are black and white in images of more than 8 bits; None finds them.
         pixels_gb: the most that the decoded images may take on the disk, in units of 10^9 bytes.
     """
 
@@ -62,6 +64,7 @@ class DataSettings:
     group: str | None = None
     group_pattern: str | None = None
     splits: Splits | None = None
+    value_range: tuple[float, float] | None = None
     pixels_gb: float = 100.0
 
     def load(self, cache: Path) -> Data:
@@ -69,7 +72,7 @@ class DataSettings:
         from trainer.data import load_data
         from trainer.images.cache import PixelCache
 
-        return load_data(
+        data = load_data(
             self.path,
             valid=self.valid,
             test=self.test,
@@ -77,6 +80,14 @@ class DataSettings:
             grouping=self.grouping,
             cache=PixelCache(cache, self.pixels_gb * 1e9),
         )
+        return data if self.ranges is None else data.with_ranges(self.ranges)
+
+    @property
+    def ranges(self) -> ValueRanges | None:
+        """Those that `value_range` gives."""
+        from trainer.images.value_range import ranges_set_to
+
+        return self.value_range and ranges_set_to(*self.value_range)
 
     @property
     def grouping(self) -> Grouping:
@@ -213,6 +224,7 @@ def read_study_file(path: Path, extensions: Extensions | None = None) -> StudyFi
         group=data.text("group"),
         group_pattern=data.text("group_pattern"),
         splits=read_splits(data.value("splits"), problems),
+        value_range=data.interval("value_range"),
         pixels_gb=data.number("pixels_gb", low=1e-6, high=1e6) or DataSettings.pixels_gb,
     )
     if settings.valid + settings.test >= 1:

@@ -6,6 +6,8 @@ from typing import Any
 
 from trainer.rules import nearest, show
 
+LARGEST = 1e38  # float of 32 bits, about
+
 
 class Table:
     """A table of a study file. Each method gives what a key holds, or None where that is missing or wrong.
@@ -71,6 +73,17 @@ class Table:
             self._problem(key, f"{value} is outside {low:g} to {high:g}")
             return None
         return value
+
+    def interval(self, key: str) -> tuple[float, float] | None:
+        """Two numbers, of which the first is smaller."""
+        value = self._get(key)
+        if value is None:
+            return None
+        numbers = isinstance(value, list) and all(type(each) in (int, float) for each in value)
+        if not numbers or len(value) != 2 or not -LARGEST < value[0] < value[1] < LARGEST:
+            self._problem(key, f"{show(value)} is not two numbers, of which the first is smaller: [low, high]")
+            return None
+        return float(value[0]), float(value[1])
 
     def share(self, key: str, default: float) -> float:
         """A number from 0 to 0.99."""

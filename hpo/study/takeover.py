@@ -12,6 +12,7 @@ import optuna
 from optuna.trial import FixedTrial, FrozenTrial, TrialState
 
 from hpo.errors import HpoError
+from hpo.study.images import with_kept_ranges
 from hpo.study.open_study import begin_study, find_study, give_id, only_waits, space_of
 from hpo.study.settings import check_settings, differences, listed
 from storage.artifacts.artifacts import copy_file
@@ -127,7 +128,7 @@ def take_over(study_file: StudyFile, url: str, data: Data, old_name: str) -> Tak
             if key.startswith(TEST_USE_KEY):
                 new.study.set_user_attr(key, used_at)
         if SETTINGS_KEY not in new.study.user_attrs:
-            begin_study(new.study, study_file, data)
+            begin_study(new.study, study_file, with_kept_ranges(data, old.study))  # whose scores it goes on with
     return TakenOver(old_name, fit, weightless)
 
 

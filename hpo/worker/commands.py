@@ -18,6 +18,7 @@ def run_worker(options: argparse.Namespace) -> int:
     study_file = study_file_from(options)
     import torch
 
+    from hpo.study.images import load_images
     from hpo.study.open_study import load_study, storage_url
     from hpo.study.settings import check_settings
     from hpo.worker.shutdown import Shutdown, asked_by_signals
@@ -33,7 +34,7 @@ def run_worker(options: argparse.Namespace) -> int:
         opened = load_study(study_file, url, OutageRetry(shutdown.given_up))
         check_settings(opened.study, study_file, None)  # what needs no image, before these are listed
         study_file.make_folder()
-        data = study_file.data.load(study_file.folder / "pixels")
+        data = load_images(study_file, opened.study)
         check_settings(opened.study, study_file, data)
         worker = Worker(
             opened,

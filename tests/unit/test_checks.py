@@ -14,11 +14,11 @@ from tests.unit.test_near_duplicates import compressed, picture
 from trainer.data import load_data
 from trainer.images.index import Grouping, read_index
 from trainer.images.split import Split, split
+from trainer.images.value_range import ValueRange, ValueRanges
 from trainer.quality.checks import (
     broken_files,
     odd_sizes,
     passed_over,
-    several_pages,
     suspects,
     tiny_classes,
     wrong_labels,
@@ -28,6 +28,7 @@ from trainer.quality.folders import odd_folders
 from trainer.quality.leaks import exact_copies, leaks, near_copies, torn_groups
 from trainer.quality.near_duplicates import Pair, find_pairs
 from trainer.quality.survey import look_at
+from trainer.quality.values import little_contrast, several_pages, value_ranges
 
 pytestmark = pytest.mark.unit
 
@@ -72,6 +73,8 @@ def test_good_data_has_nothing_but_ok(folder):
         broken_files(data.index, survey),
         passed_over(data.index),
         several_pages(data.index, survey),
+        value_ranges(data.index, survey),
+        little_contrast(data.index, survey),
         *exact_copies(data.index, data.split),
         *near_copies(data.index, _pairs(data.index)),
         leaks(data.index, _pairs(data.index), data.split),
@@ -90,7 +93,7 @@ def test_all_broken_files_are_named_with_their_causes(folder):
     (folder / "b" / "text.jpg").write_text("no image")
     counted = []
     index = read_index(folder)
-    survey = look_at(index, lambda done, of: counted.append((done, of)))
+    survey = look_at(index, on_progress=lambda done, of: counted.append((done, of)))
     finding = broken_files(index, survey)
     assert finding.level == "error"
     assert finding.message == "9 of 33 images cannot be read"
@@ -180,6 +183,70 @@ def test_classes_whose_names_are_different(tmp_path):
     """Other letters, marks and digits are other classes."""
     names = ("cat", "cats", "cät", "1", "01", "no-mask", "no_mask")
     assert similar_classes(_classes(tmp_path, dict.fromkeys(names, 1))).level == "ok"
+
+
+def _as_16_bits(folder, times):
+    """Replace the pictures of the folder by grey ones of 16 bits, their values taken so many times."""
+    for file in folder.rglob("*.png"):
+        grey = np.asarray(Image.open(file).convert("L"))
+        Image.fromarray(grey.astype(np.uint16) * times).save(file)
+
+
+def test_the_range_of_values_is_told_and_images_unlike_the_rest_are_named(folder):
+    """The range is one line; images whose values reach much less far than it, or farther, are named with theirs."""
+    _as_16_bits(folder, 16)
+    index, survey = _seen(folder)
+    finding = value_ranges(index, survey)
+    assert (finding.level, finding.cases) == ("ok", ())
+    assert finding.message == (
+        "24 of 24 images have more than 8 bits: integers from 0 to 4095 are black to white, measured over all of them"
+    )
+    for number in range(20):
+        Image.open(folder / "a" / "00.png").save(folder / "b" / f"more{number}.png")
+    dark = (np.asarray(Image.open(folder / "a" / "01.png")) // 16).astype(np.uint16)
+    Image.fromarray(dark).save(folder / "a" / "dark.png")
+    index, survey = _seen(folder)
+    finding = value_ranges(index, survey)
+    assert (finding.level, [case.paths for case in finding.cases]) == ("warning", [("a/dark.png",)])
+    assert finding.cases[0].note.endswith(f" to {survey.extents[index.paths.index('a/dark.png')].high:g}")
+    dark = little_contrast(index, survey)
+    assert [case.paths for case in dark.cases] == [("a/dark.png",)]
+    Image.fromarray(np.asarray(Image.open(folder / "a" / "01.png")) * np.uint16(16)).save(folder / "a" / "dark.png")
+    bright = value_ranges(*_seen(folder))
+    assert [case.paths for case in bright.cases] == [("a/dark.png",)]
+
+
+def test_near_copies_are_not_seen_among_pictures_of_a_small_part_of_16_bits(folder):
+    """Pictures of 8 bits kept in 16 are compared by what they show, and not as the black that they would be."""
+    _as_16_bits(folder, 1)
+    index, survey = _seen(folder)
+    assert survey.thumbnails.max() > 200
+    assert find_pairs(survey.thumbnails, index.labels) == []
+
+
+def test_a_range_that_is_set_and_changes_nothing_is_told(folder):
+    """Where no image has more than 8 bits, a range in the study file is a warning."""
+    given = ValueRange(0, 100, "set")
+    index = read_index(folder)
+    finding = value_ranges(index, look_at(index, ValueRanges(given, given)))
+    assert finding.level == "warning"
+    assert "[data] value_range changes nothing" in finding.message
+    assert value_ranges(index, look_at(index)).level == "ok"
+
+
+def test_images_of_one_colour_or_few_grey_levels_are_named(folder):
+    """An image of nearly one colour and one of few grey levels are named; black and white line art is neither."""
+    Image.new("RGB", (40, 40), (200, 30, 30)).save(folder / "a" / "plain.png")
+    grey = np.asarray(picture(1, 40).convert("L"))
+    Image.fromarray(grey // 16).save(folder / "a" / "sixteen.png")
+    Image.fromarray(grey // 32 * 4).save(folder / "a" / "eight.png")
+    picture(2, 40).convert("1").save(folder / "a" / "line art.png")
+    index, survey = _seen(folder)
+    finding = little_contrast(index, survey)
+    assert finding.level == "warning"
+    assert [case.paths[0] for case in finding.cases] == ["a/eight.png", "a/plain.png", "a/sixteen.png"]
+    assert finding.cases[1].note == "nearly one colour, a contrast of 0 of 255"
+    assert "grey levels, a contrast of" in finding.cases[0].note
 
 
 # Folders

@@ -21,6 +21,7 @@ pytestmark = pytest.mark.unit
 
 STORED = {
     "SETTINGS_KEY": "hpo:settings",
+    "VALUE_RANGES_KEY": "hpo:value_ranges",
     "ID_KEY": "hpo:id",
     "TAKEN_OVER_KEY": "hpo:taken_over_from",
     "TEST_USE_KEY": "hpo:test_use:",

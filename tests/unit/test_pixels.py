@@ -25,7 +25,7 @@ from PIL.PngImagePlugin import PngInfo
 from trainer.errors import DataError
 from trainer.images import formats
 from trainer.images import pixels as pixels_module
-from trainer.images.pixels import INTERPOLATIONS, build_pixels, read_image
+from trainer.images.pixels import INTERPOLATIONS, Reading, build_pixels, read_image
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -63,7 +63,7 @@ def _assert_quarters(pixels, expected) -> None:
 def test_rgb_is_returned_as_it_is(tmp_path):
     """A picture that has the wanted size already keeps every pixel, as uint8 RGB."""
     image = _noise((16, 16))
-    pixels = read_image(_save(tmp_path / "a.png", image), 16)
+    pixels = read_image(_save(tmp_path / "a.png", image), Reading(16))
     assert pixels.dtype == np.uint8
     np.testing.assert_array_equal(pixels, np.asarray(image))
 
@@ -72,7 +72,7 @@ def test_a_picture_is_stretched_to_the_square(tmp_path):
     """All of a wide picture is in the square: its left half stays left and its right half right."""
     image = Image.new("RGB", (100, 20), RED)
     image.paste(WHITE, (50, 0, 100, 20))
-    pixels = read_image(_save(tmp_path / "a.png", image), 10)
+    pixels = read_image(_save(tmp_path / "a.png", image), Reading(10))
     assert pixels.shape == (10, 10, 3)
     assert tuple(pixels[5, 1]) == RED
     assert tuple(pixels[5, 8]) == WHITE
@@ -82,7 +82,7 @@ def test_shrinking_is_antialiased(tmp_path):
     """Fine black and white stripes shrink to grey instead of one of the two."""
     stripes = np.zeros((64, 64), np.uint8)
     stripes[:, ::2] = 255
-    pixels = read_image(_save(tmp_path / "a.png", Image.fromarray(stripes)), 8)
+    pixels = read_image(_save(tmp_path / "a.png", Image.fromarray(stripes)), Reading(8))
     assert abs(pixels[2:-2, 2:-2].astype(int) - 127).max() <= 3
 
 
@@ -92,29 +92,29 @@ def test_interpolation(tmp_path, interpolation):
     image = _noise((50, 67))
     path = _save(tmp_path / "a.png", image)
     expected = np.asarray(image.resize((24, 24), Image.Resampling[interpolation.upper()]))
-    np.testing.assert_array_equal(read_image(path, 24, interpolation), expected)
-    np.testing.assert_array_equal(build_pixels([path], 24, interpolation, None)[0], expected)
+    np.testing.assert_array_equal(read_image(path, Reading(24, interpolation)), expected)
+    np.testing.assert_array_equal(build_pixels([path], Reading(24, interpolation), None)[0], expected)
 
 
 def test_big_jpeg_is_as_good_as_png(tmp_path):
     """A JPEG decoded at a reduced scale shows the same picture as the PNG that was decoded in full."""
     image = _noise((50, 67)).resize((757, 1003), Image.Resampling.BICUBIC)
-    jpeg = read_image(_save(tmp_path / "a.jpg", image, quality=95), 64)
-    png = read_image(_save(tmp_path / "a.png", image), 64)
+    jpeg = read_image(_save(tmp_path / "a.jpg", image, quality=95), Reading(64))
+    png = read_image(_save(tmp_path / "a.png", image), Reading(64))
     assert abs(jpeg.astype(int) - png.astype(int)).max() <= 6
 
 
 def test_cmyk_jpeg(tmp_path):
     """A CMYK JPEG becomes RGB."""
     path = _save(tmp_path / "a.jpg", Image.new("CMYK", (16, 16), (0, 255, 255, 0)))
-    np.testing.assert_allclose(read_image(path, 4).reshape(-1, 3).astype(int), [RED] * 16, atol=3)
+    np.testing.assert_allclose(read_image(path, Reading(4)).reshape(-1, 3).astype(int), [RED] * 16, atol=3)
 
 
 @pytest.mark.parametrize("ending", ["png", "tif", "pgm"])
 def test_16_bit_grey_is_scaled(tmp_path, ending):
     """16-bit grey is scaled from 0 … 65535 to 0 … 255 and not cut off at 255."""
     values = np.array([[0, 257 * 100], [257 * 200, 65535]], np.uint16)
-    pixels = read_image(_save(tmp_path / f"a.{ending}", Image.fromarray(values)), 2)
+    pixels = read_image(_save(tmp_path / f"a.{ending}", Image.fromarray(values)), Reading(2))
     np.testing.assert_array_equal(pixels[..., 0], [[0, 100], [200, 255]])
     np.testing.assert_array_equal(pixels[..., 0], pixels[..., 2])
 
@@ -123,14 +123,14 @@ def test_big_endian_16_bit_tiff(tmp_path):
     """A TIFF with the high byte first has the same grey values as one with the low byte first."""
     values = np.array([[0, 257 * 100], [257 * 200, 65535]], ">u2")
     path = _save(tmp_path / "a.tif", Image.frombytes("I;16B", (2, 2), values.tobytes()))
-    np.testing.assert_array_equal(read_image(path, 2)[..., 1], [[0, 100], [200, 255]])
+    np.testing.assert_array_equal(read_image(path, Reading(2))[..., 1], [[0, 100], [200, 255]])
 
 
 def test_transparent_16_bit_grey(tmp_path):
     """The grey value that a 16-bit PNG declares transparent becomes white."""
     values = np.array([[0, 1000], [1000, 65535]], np.uint16)
     path = _save(tmp_path / "a.png", Image.fromarray(values), transparency=1000)
-    np.testing.assert_array_equal(read_image(path, 2)[..., 0], [[0, 255], [255, 255]])
+    np.testing.assert_array_equal(read_image(path, Reading(2))[..., 0], [[0, 255], [255, 255]])
 
 
 @pytest.mark.parametrize(
@@ -148,20 +148,22 @@ def test_transparent_16_bit_grey(tmp_path):
 )
 def test_32_bit_grey(tmp_path, values, expected):
     """32-bit grey counts from 0 to the first usual limit that holds it, or else from its lowest to its highest."""
-    pixels = read_image(_save(tmp_path / "a.tif", Image.fromarray(values)), 2)
+    pixels = read_image(_save(tmp_path / "a.tif", Image.fromarray(values)), Reading(2))
     np.testing.assert_allclose(pixels[..., 0].astype(int), expected, atol=1)
 
 
 def test_palette(tmp_path):
     """A palette becomes its colours."""
-    _assert_quarters(read_image(_save(tmp_path / "a.png", _palette_image()), 2), [BLACK, RED, (0, 255, 0), RED])
+    _assert_quarters(
+        read_image(_save(tmp_path / "a.png", _palette_image()), Reading(2)), [BLACK, RED, (0, 255, 0), RED]
+    )
 
 
 @pytest.mark.parametrize(("ending", "transparency"), [("png", bytes([255, 0, 255])), ("png", 1), ("gif", 1)])
 def test_palette_with_transparency(tmp_path, ending, transparency):
     """What a palette declares transparent becomes white, without a warning."""
     path = _save(tmp_path / f"a.{ending}", _palette_image(), transparency=transparency)
-    _assert_quarters(read_image(path, 2), [BLACK, WHITE, (0, 255, 0), WHITE])
+    _assert_quarters(read_image(path, Reading(2)), [BLACK, WHITE, (0, 255, 0), WHITE])
 
 
 @pytest.mark.parametrize(
@@ -179,7 +181,7 @@ def test_palette_with_transparency(tmp_path, ending, transparency):
 )
 def test_modes(tmp_path, image, options, expected):
     """Grey and 1-bit pictures become RGB, and transparency is laid on white."""
-    pixels = read_image(_save(tmp_path / "a.png", image, **options), 4)
+    pixels = read_image(_save(tmp_path / "a.png", image, **options), Reading(4))
     np.testing.assert_allclose(pixels.reshape(-1, 3).astype(int), [expected] * 16, atol=1)
 
 
@@ -187,7 +189,7 @@ def test_hidden_colours_do_not_bleed(tmp_path):
     """The colour of fully transparent pixels leaves no trace when the picture shrinks."""
     image = Image.new("RGBA", (64, 64), (0, 0, 0, 0))
     image.paste((*RED, 255), (0, 0, 32, 64))
-    pixels = read_image(_save(tmp_path / "a.png", image), 9)
+    pixels = read_image(_save(tmp_path / "a.png", image), Reading(9))
     assert (pixels[..., 0] >= 253).all()
 
 
@@ -212,7 +214,7 @@ def test_exif_orientation(tmp_path, orientation, ending):
     exif[0x112] = orientation
     options = {"lossless": True} if ending == "webp" else {"quality": 100} if ending in ("jpg", "avif") else {}
     path = _save(tmp_path / f"a.{ending}", Image.fromarray(np.ascontiguousarray(undo(upright))), exif=exif, **options)
-    np.testing.assert_allclose(read_image(path, 40).astype(int)[5::30, 5::30], upright[5::30, 5::30], atol=12)
+    np.testing.assert_allclose(read_image(path, Reading(40)).astype(int)[5::30, 5::30], upright[5::30, 5::30], atol=12)
 
 
 @pytest.mark.parametrize(
@@ -221,14 +223,14 @@ def test_exif_orientation(tmp_path, orientation, ending):
 def test_broken_exif_is_forgiven(tmp_path, exif):
     """A picture with broken EXIF data is read as it stands, without a warning."""
     path = _save(tmp_path / "a.jpg", Image.new("RGB", (8, 8), RED), exif=exif)
-    assert read_image(path, 4)[0, 0, 0] > 250
+    assert read_image(path, Reading(4))[0, 0, 0] > 250
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 5000), (5000, 1)])
 @pytest.mark.parametrize("ending", ["png", "jpg"])
 def test_tiny_and_long_pictures(tmp_path, size, ending):
     """A picture of one pixel, or 5,000 times as long as wide, fills the square."""
-    pixels = read_image(_save(tmp_path / f"a.{ending}", Image.new("RGB", size, (10, 200, 30))), 6)
+    pixels = read_image(_save(tmp_path / f"a.{ending}", Image.new("RGB", size, (10, 200, 30))), Reading(6))
     np.testing.assert_allclose(pixels.reshape(-1, 3).astype(int), [(10, 200, 30)] * 36, atol=3)
 
 
@@ -240,7 +242,7 @@ def test_first_frame_of_an_animation(tmp_path, ending):
     path = _save(tmp_path / f"a.{ending}", frames[0], save_all=True, append_images=frames[1:], **options)
     with Image.open(path) as image:
         assert image.n_frames == 2
-    np.testing.assert_array_equal(read_image(path, 2).reshape(-1, 3), [RED] * 4)
+    np.testing.assert_array_equal(read_image(path, Reading(2)).reshape(-1, 3), [RED] * 4)
 
 
 def test_the_name_does_not_decide_the_format(tmp_path):
@@ -249,7 +251,7 @@ def test_the_name_does_not_decide_the_format(tmp_path):
     folder.mkdir()
     path = folder / "홍길동 1.JPG"
     Image.new("RGB", (4, 4), RED).save(path, format="PNG")
-    assert tuple(read_image(path, 2)[0, 0]) == RED
+    assert tuple(read_image(path, Reading(2))[0, 0]) == RED
 
 
 @pytest.mark.parametrize("name", ["a.avif", "a.jp2", "a.j2k", "avif.jpg", "jpeg2000.jpg"])
@@ -258,14 +260,14 @@ def test_avif_and_jpeg_2000(tmp_path, name):
     image = _noise((40, 30)).resize((16, 16), Image.Resampling.BICUBIC)
     kind = {"avif.jpg": "AVIF", "jpeg2000.jpg": "JPEG2000"}.get(name)
     options = {"quality": 100, "subsampling": "4:4:4"} if "avif" in name else {"irreversible": False}
-    pixels = read_image(_save(tmp_path / name, image, format=kind, **options), 16)
+    pixels = read_image(_save(tmp_path / name, image, format=kind, **options), Reading(16))
     np.testing.assert_allclose(pixels.astype(int), np.asarray(image).astype(int), atol=4)
 
 
 def test_jpeg_2000_of_12_bits(tmp_path):
     """A JPEG 2000 of more than 8 bits becomes grey levels from 0 to 255."""
     values = np.linspace(0, 65535, 64 * 64).reshape(64, 64).astype(np.uint16)
-    pixels = read_image(_save(tmp_path / "a.jp2", Image.fromarray(values), irreversible=False), 64)
+    pixels = read_image(_save(tmp_path / "a.jp2", Image.fromarray(values), irreversible=False), Reading(64))
     np.testing.assert_allclose(pixels[..., 0].astype(int), np.rint(values / 257), atol=1)
 
 
@@ -279,7 +281,7 @@ def test_heic_names_its_format_and_the_package_that_reads_it(tmp_path, monkeypat
     path = tmp_path / "a.jpg"
     path.write_bytes(HEIC)
     with pytest.raises(DataError, match=r"it is HEIC, which wants the package pillow-heif: `pip install pillow-heif`"):
-        read_image(path, 8)
+        read_image(path, Reading(8))
 
 
 def test_heic_is_read_where_its_package_is_installed(tmp_path):
@@ -288,7 +290,7 @@ def test_heic_is_read_where_its_package_is_installed(tmp_path):
     image = Image.new("RGB", (64, 64), RED)
     image.paste((0, 0, 255), (0, 0, 32, 32))
     heif.from_pillow(image).save(tmp_path / "a.heic", quality=90)
-    pixels = read_image(tmp_path / "a.heic", 64)
+    pixels = read_image(tmp_path / "a.heic", Reading(64))
     np.testing.assert_allclose(pixels[[8, 8, 56], [8, 56, 8]].astype(int), [(0, 0, 255), RED, RED], atol=8)
 
 
@@ -304,7 +306,7 @@ def test_a_png_with_long_texts(tmp_path, kind):
         for number in range(30 if kind == "tEXt" else 1):  # of several texts the sum has a limit, too
             info.add_text(f"notes{number}", "a" * 3_000_000, zip=kind == "zTXt")
     path = _save(tmp_path / "a.png", image, pnginfo=info, icc_profile=profile)
-    np.testing.assert_array_equal(read_image(path, 16), np.asarray(image))
+    np.testing.assert_array_equal(read_image(path, Reading(16)), np.asarray(image))
     assert PngImagePlugin.MAX_TEXT_CHUNK == 2**20
 
 
@@ -314,13 +316,13 @@ def test_a_bomb_of_text(tmp_path):
     info.add_text("notes", "a" * (formats.MAX_TEXT_BYTES + 1), zip=True)
     path = _save(tmp_path / "a.png", _noise((4, 4)), pnginfo=info)
     with pytest.raises(DataError, match="its texts or its colour profile have more than 64 MiB"):
-        read_image(path, 4)
+        read_image(path, Reading(4))
 
 
 def test_a_link_is_followed(tmp_path):
     """A symbolic link is read as the file that it leads to."""
     (tmp_path / "link.png").symlink_to(_save(tmp_path / "a.png", Image.new("RGB", (4, 4), RED)))
-    assert tuple(read_image(tmp_path / "link.png", 2)[0, 0]) == RED
+    assert tuple(read_image(tmp_path / "link.png", Reading(2))[0, 0]) == RED
 
 
 def test_a_picture_that_pillow_would_refuse(tmp_path):
@@ -328,7 +330,7 @@ def test_a_picture_that_pillow_would_refuse(tmp_path):
     path = _save(tmp_path / "a.png", Image.new("1", (14_000, 13_000), 1))
     limit, filters = Image.MAX_IMAGE_PIXELS, list(warnings.filters)
     assert 2 * limit < 14_000 * 13_000
-    assert (read_image(path, 8) == 255).all()
+    assert (read_image(path, Reading(8)) == 255).all()
     assert limit == Image.MAX_IMAGE_PIXELS
     assert warnings.filters == filters
 
@@ -339,9 +341,9 @@ def test_strips_do_not_change_a_bit(tmp_path, monkeypatch, mode):
     kind = {"I;16": np.uint16, "I": np.int32, "F": np.float32}[mode]
     values = (np.random.default_rng(0).random((50, 40)) * 60_000 - (30_000 if mode == "I" else 0)).astype(kind)
     path = _save(tmp_path / "a.tif", Image.fromarray(values))
-    whole = read_image(path, 30)
-    monkeypatch.setattr("trainer.images.pixels.STRIP_PIXELS", 130)
-    np.testing.assert_array_equal(read_image(path, 30), whole)
+    whole = read_image(path, Reading(30))
+    monkeypatch.setattr("trainer.images.samples.STRIP_SAMPLES", 130)
+    np.testing.assert_array_equal(read_image(path, Reading(30)), whole)
     exact = values.astype(np.float32)
     low, high = (exact.min(), exact.max()) if mode == "I" else (np.float32(0), np.float32(65535))
     grey = np.rint((exact - low) * (255 / float(high - low))).astype(np.uint8)
@@ -354,7 +356,7 @@ def test_a_large_16_bit_picture_takes_little_memory(tmp_path):
     path = _save(tmp_path / "a.png", Image.fromarray(np.zeros((6_000, 6_000), np.uint16)))
     tracemalloc.start()
     try:
-        assert (read_image(path, 8) == 0).all()
+        assert (read_image(path, Reading(8)) == 0).all()
         _, peak_bytes = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -403,7 +405,7 @@ def test_bad_files(tmp_path, content, cause):
     path = tmp_path / "bad one.jpg"
     path.write_bytes(content)
     with pytest.raises(DataError) as failure:
-        read_image(path, 8)
+        read_image(path, Reading(8))
     message = str(failure.value)
     assert "bad one.jpg" in message
     assert cause in message
@@ -417,25 +419,27 @@ def test_truncated_files(tmp_path, ending):
     content = _encoded(ending)
     path = tmp_path / f"a.{ending}"
     path.write_bytes(content)
-    read_image(path, 8)
+    read_image(path, Reading(8))
     path.write_bytes(content[: len(content) // 2])
     with pytest.raises(DataError, match="cannot be read"):
-        read_image(path, 8)
+        read_image(path, Reading(8))
 
 
 def test_missing_file_and_folder(tmp_path):
     """A path without a file, or of a folder, is refused with the system's reason."""
     with pytest.raises(DataError, match="No such file"):
-        read_image(tmp_path / "gone.png", 8)
+        read_image(tmp_path / "gone.png", Reading(8))
     with pytest.raises(DataError, match="Is a directory"):
-        read_image(tmp_path, 8)
+        read_image(tmp_path, Reading(8))
 
 
 def test_threads_leave_warnings_and_limits_alone(tmp_path):
     """Many threads that decode at once leave Python's warnings and Pillow's limit as they found them."""
     paths = _noisy_files(tmp_path, 8)
     limit, filters = Image.MAX_IMAGE_PIXELS, list(warnings.filters)
-    threads = [threading.Thread(target=lambda path=path: [read_image(path, 8) for _ in range(20)]) for path in paths]
+    threads = [
+        threading.Thread(target=lambda path=path: [read_image(path, Reading(8)) for _ in range(20)]) for path in paths
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -450,9 +454,9 @@ def test_build_pixels_keeps_the_order(tmp_path, name):
     paths = _noisy_files(tmp_path, 20)
     file = None if name is None else tmp_path / name
     progress = []
-    pixels = build_pixels(paths, 8, "bicubic", file, lambda done, total: progress.append((done, total)))
+    pixels = build_pixels(paths, Reading(8), file, lambda done, total: progress.append((done, total)))
     assert pixels.dtype == np.uint8
-    np.testing.assert_array_equal(pixels, np.stack([read_image(path, 8) for path in paths]))
+    np.testing.assert_array_equal(pixels, np.stack([read_image(path, Reading(8)) for path in paths]))
     assert progress == [(done, 20) for done in range(1, 21)]
     with pytest.raises(ValueError, match="read-only"):
         pixels[0] = 0
@@ -462,10 +466,10 @@ def test_build_pixels_keeps_the_order(tmp_path, name):
 def test_a_finished_file_is_used_again(tmp_path):
     """A second call reads the file and decodes nothing, even where the images are gone."""
     paths = _noisy_files(tmp_path, 3)
-    first = np.array(build_pixels(paths, 8, "bicubic", tmp_path / "pixels.npy"))
+    first = np.array(build_pixels(paths, Reading(8), tmp_path / "pixels.npy"))
     for path in paths:
         path.unlink()
-    np.testing.assert_array_equal(build_pixels(paths, 8, "bicubic", tmp_path / "pixels.npy"), first)
+    np.testing.assert_array_equal(build_pixels(paths, Reading(8), tmp_path / "pixels.npy"), first)
 
 
 @pytest.mark.parametrize("content", [b"", b"no numbers", b"\x93NUMPY\x01\x00"])
@@ -474,15 +478,15 @@ def test_a_file_that_is_not_ours_is_replaced(tmp_path, content):
     file = tmp_path / "pixels.npy"
     file.write_bytes(content)
     paths = _noisy_files(tmp_path, 3)
-    np.testing.assert_array_equal(build_pixels(paths, 8, "bicubic", file), build_pixels(paths, 8, "bicubic", None))
+    np.testing.assert_array_equal(build_pixels(paths, Reading(8), file), build_pixels(paths, Reading(8), None))
 
 
 def test_a_cut_file_is_replaced(tmp_path):
     """A file of pixels that lost its end is built anew."""
     paths, file = _noisy_files(tmp_path, 3), tmp_path / "pixels.npy"
-    build_pixels(paths, 8, "bicubic", file)
+    build_pixels(paths, Reading(8), file)
     os.truncate(file, file.stat().st_size - 1)
-    np.testing.assert_array_equal(build_pixels(paths, 8, "bicubic", file), build_pixels(paths, 8, "bicubic", None))
+    np.testing.assert_array_equal(build_pixels(paths, Reading(8), file), build_pixels(paths, Reading(8), None))
 
 
 @pytest.mark.parametrize("name", [None, "pixels.npy"])
@@ -493,7 +497,7 @@ def test_all_broken_images_are_counted(tmp_path, name):
         path.write_bytes(b"")
     cache = tmp_path / "cache"
     with pytest.raises(DataError) as failure:
-        build_pixels(paths, 8, "bicubic", None if name is None else cache / name)
+        build_pixels(paths, Reading(8), None if name is None else cache / name)
     message = str(failure.value)
     assert message.startswith("7 of 10 images cannot be read")
     assert message.endswith("remove or replace them")
@@ -509,7 +513,7 @@ def test_full_disk_is_seen_before_the_work(tmp_path, monkeypatch):
     usage = namedtuple("usage", "total used free")(10, 10, 2_000_000_000)  # noqa: PYI024 (as shutil's own)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
     with pytest.raises(DataError, match=r"needs 3\.1 GB and 2\.0 GB are free; free some space"):
-        build_pixels([tmp_path / "gone.png"] * 1000, 1024, "bicubic", tmp_path / "pixels.npy")
+        build_pixels([tmp_path / "gone.png"] * 1000, Reading(1024), tmp_path / "pixels.npy")
 
 
 def test_disk_that_fills_up_meanwhile(tmp_path, monkeypatch):
@@ -521,7 +525,7 @@ def test_disk_that_fills_up_meanwhile(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "pwrite", full)
     paths, cache = _noisy_files(tmp_path, 3), tmp_path / "cache"
     with pytest.raises(DataError, match=r"pixels\.npy' cannot be written: No space left on device; free some space"):
-        build_pixels(paths, 8, "bicubic", cache / "pixels.npy")
+        build_pixels(paths, Reading(8), cache / "pixels.npy")
     assert [path.name for path in cache.iterdir()] == ["building.lock"]
 
 
@@ -530,15 +534,15 @@ def test_writes_that_are_cut_short_go_on(tmp_path, monkeypatch):
     write = os.pwrite
     monkeypatch.setattr(os, "pwrite", lambda file, data, offset: write(file, data[:7], offset))
     paths = _noisy_files(tmp_path, 3)
-    pixels = build_pixels(paths, 8, "bicubic", tmp_path / "pixels.npy")
-    np.testing.assert_array_equal(pixels, build_pixels(paths, 8, "bicubic", None))
+    pixels = build_pixels(paths, Reading(8), tmp_path / "pixels.npy")
+    np.testing.assert_array_equal(pixels, build_pixels(paths, Reading(8), None))
 
 
 def test_folder_that_cannot_be_written(tmp_path):
     """A cache in a place where no folder can be is one line that says what to do."""
     (tmp_path / "taken").write_text("a file")
     with pytest.raises(DataError, match=r"cannot be written: .*; .* choose a cache that you may write to"):
-        build_pixels(_noisy_files(tmp_path, 1), 8, "bicubic", tmp_path / "taken" / "pixels.npy")
+        build_pixels(_noisy_files(tmp_path, 1), Reading(8), tmp_path / "taken" / "pixels.npy")
 
 
 def test_an_interrupt_stops_early(tmp_path, monkeypatch):
@@ -553,7 +557,7 @@ def test_an_interrupt_stops_early(tmp_path, monkeypatch):
     original = pixels_module._decode
     monkeypatch.setattr(pixels_module, "_decode", lambda *a: decoded.append(1) or time.sleep(0.001) or original(*a))
     with pytest.raises(KeyboardInterrupt):
-        build_pixels(paths, 8, "bicubic", cache / "pixels.npy", interrupt)
+        build_pixels(paths, Reading(8), cache / "pixels.npy", interrupt)
     assert len(decoded) < 1000
     assert [path.name for path in cache.iterdir()] == ["building.lock"]
 
@@ -561,7 +565,7 @@ def test_an_interrupt_stops_early(tmp_path, monkeypatch):
 BUILDER = """
 import os, sys, time
 from pathlib import Path
-from trainer.images.pixels import build_pixels
+from trainer.images.pixels import Reading, build_pixels
 folder, crash = Path(sys.argv[1]), sys.argv[2] == "crash"
 paths = sorted(folder.glob("*.png"))
 decoded = 0
@@ -573,7 +577,7 @@ def progress(done, total):
         os._exit(9)
 print("ready", flush=True)
 sys.stdin.readline()
-pixels = build_pixels(paths, 8, "bicubic", folder / "cache" / "pixels.npy", progress)
+pixels = build_pixels(paths, Reading(8), folder / "cache" / "pixels.npy", progress)
 print(decoded, int(pixels.astype(int).sum()))
 """
 
@@ -595,7 +599,7 @@ def test_of_processes_at_once_one_builds(tmp_path):
         process.stdin.flush()
     answers = [process.communicate()[0].split() for process in processes]
     assert sorted(int(decoded) for decoded, _ in answers) == [0, 0, 10]
-    assert {int(total) for _, total in answers} == {int(build_pixels(paths, 8, "bicubic", None).astype(int).sum())}
+    assert {int(total) for _, total in answers} == {int(build_pixels(paths, Reading(8), None).astype(int).sum())}
 
 
 def test_a_crash_half_way_leaves_nothing_that_looks_complete(tmp_path):
@@ -605,8 +609,8 @@ def test_a_crash_half_way_leaves_nothing_that_looks_complete(tmp_path):
     process.communicate("\n")
     assert process.returncode == 9
     assert sorted(path.name for path in cache.iterdir()) == ["building.lock", "pixels.npy.tmp"]
-    pixels = build_pixels(paths, 8, "bicubic", cache / "pixels.npy")
-    np.testing.assert_array_equal(pixels, build_pixels(paths, 8, "bicubic", None))
+    pixels = build_pixels(paths, Reading(8), cache / "pixels.npy")
+    np.testing.assert_array_equal(pixels, build_pixels(paths, Reading(8), None))
     assert sorted(path.name for path in cache.iterdir()) == ["building.lock", "pixels.npy"]
 
 
@@ -615,12 +619,12 @@ def test_pixels_beyond_the_memory(tmp_path):
     paths = _noisy_files(tmp_path, 5) * 100
     tracemalloc.start()
     try:
-        pixels = build_pixels(paths, 128, "bicubic", tmp_path / "pixels.npy")
+        pixels = build_pixels(paths, Reading(128), tmp_path / "pixels.npy")
         total = sum(int(pixels[np.arange(start, start + 20)].sum(dtype=np.int64)) for start in range(0, 500, 20))
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert total == 100 * int(build_pixels(paths[:5], 128, "bicubic", None).sum(dtype=np.int64))
+    assert total == 100 * int(build_pixels(paths[:5], Reading(128), None).sum(dtype=np.int64))
     assert pixels.nbytes == 24_576_000
     assert peak < pixels.nbytes / 4
 
@@ -629,8 +633,8 @@ def test_more_images_than_wait_at_a_time(tmp_path, monkeypatch):
     """Images go to the threads in portions, and all of them arrive, counted to the end."""
     monkeypatch.setattr(pixels_module, "CHUNK", 3)
     paths, progress = _noisy_files(tmp_path, 8), []
-    pixels = build_pixels(paths, 8, "bicubic", None, lambda done, total: progress.append((done, total)))
-    np.testing.assert_array_equal(pixels, np.stack([read_image(path, 8) for path in paths]))
+    pixels = build_pixels(paths, Reading(8), None, lambda done, total: progress.append((done, total)))
+    np.testing.assert_array_equal(pixels, np.stack([read_image(path, Reading(8)) for path in paths]))
     assert progress == [(done, 8) for done in range(1, 9)]
 
 

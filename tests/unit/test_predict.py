@@ -154,6 +154,7 @@ def test_members_see_their_own_pixels(files, monkeypatch):
     wants = [(16, "bicubic"), (8, "bicubic"), (16, "bilinear"), (8, "bicubic")]
     members = [Member(_Recorder(_brightness), *want) for want in wants]
     found = _whole(members, files, batch_size=11)
+    decoded = [(reading.size, reading.interpolation) for (reading,) in decoded]
     assert sorted(decoded) == sorted([(16, "bicubic"), (8, "bicubic"), (16, "bilinear")] * 11)
     assert found.shape == (4, 11, 2)
     for number, member in enumerate(members):

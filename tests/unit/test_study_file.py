@@ -60,6 +60,7 @@ valid = 0.25
 test = 0
 seed = 4
 group = "person"
+value_range = [-1, 2.5]
 [budget]
 trials = 7
 hours = 1.5
@@ -84,10 +85,20 @@ focal_gamma = 1
     assert file.weights == tmp_path / "weights"
     assert (file.artifacts, file.keep_weights) == (f"{tmp_path}/../shared files", 5)
     assert (file.data.valid, file.data.test, file.data.seed, file.data.group) == (0.25, 0, 4, "person")
+    assert file.data.value_range == (-1, 2.5)
     assert file.limits == Limits(trials=7, hours=1.5, gpu_hours=9)
     assert file.space.values("epochs") == (5,)
     tried = [(recipe.epochs, recipe.learning_rate, recipe.loss, recipe.focal_gamma) for recipe in file.tries]
     assert tried == [(5, 3e-3, "cross_entropy", 2.0), (5, 1e-3, "focal", 1.0)]
+
+
+@pytest.mark.parametrize(
+    "wrong", ["255", "[0]", "[0, 1, 2]", "[1, 0]", "[0, nan]", "[0, inf]", '["0", 1]', "[false, true]", "[0, 1e39]"]
+)
+def test_a_range_of_values_is_two_numbers(read, wrong):
+    """What are not two finite numbers, of which the first is smaller, is no range of values."""
+    with pytest.raises(StudyFileError, match=r"data\.value_range: .* is not two numbers, of which"):
+        read(f'[data]\npath = "a"\nvalue_range = {wrong}')
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import warnings
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING
@@ -13,11 +13,13 @@ from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
 # Formats that a file may have, whatever its name says. By default Pillow also tries some that start other programs.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "PPM", "AVIF", "JPEG2000", "HEIF")
 MAX_PIXELS = 500_000_000  # of one picture: 2 GB once decoded
+HEAVY_PIXELS = 50_000_000  # from here on one picture at a time, so that memory does not grow with the cores
 MAX_TEXT_BYTES = 64 * 2**20  # of a text or colour profile of a PNG; all of them together may have four times as many
 
 HEAD_BYTES = 132  # of a file: what tells its format
@@ -69,6 +71,14 @@ def opened(path: Path) -> Iterator[Image.Image]:
         raise
     except Exception as error:  # decoders meet broken bytes with all kinds of exceptions
         raise UnreadableError(_cause(error, path)) from error
+
+
+_HEAVY = threading.Lock()
+
+
+def taking_turns(image: Image.Image) -> AbstractContextManager[object]:
+    """While a picture is decoded: those that take much memory are decoded one after the other."""
+    return _HEAVY if image.width * image.height > HEAVY_PIXELS else nullcontext()
 
 
 class _Tolerance:

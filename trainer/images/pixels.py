@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-import threading
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,7 +12,8 @@ from PIL import ExifTags, Image
 
 from trainer.errors import DataError
 from trainer.images.cache import memory_mapped
-from trainer.images.formats import TOLERANCE, UnreadableError, opened
+from trainer.images.formats import TOLERANCE, UnreadableError, opened, taking_turns
+from trainer.images.samples import FULL, eight_bits_by_itself, is_grey, kind_of, load_samples
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from trainer.images.value_range import ValueRanges
+
     Progress = Callable[[int, int], None]  # (images done, images in all)
 
-HEAVY_PIXELS = 50_000_000  # from here on one picture at a time, so that memory does not grow with the cores
-STRIP_PIXELS = 4_000_000  # of a 16-bit, 32-bit or float picture that become 8 bits at a time
 SHOWN_FAILURES = 5
 CHUNK = 4096  # images that wait for a thread at a time: a million waiting ones would take gigabytes by themselves
 
@@ -48,24 +48,36 @@ UPRIGHT = {
 }  # EXIF orientation -> what undoes it
 
 
-def read_image(path: Path, size: int, interpolation: str = "bicubic") -> NDArray[np.uint8]:
-    """Decode one file into uint8 [size, size, 3], RGB in 0 … 255, stretched to the square.
+@dataclass(frozen=True)
+class Reading:
+    """How files become pixels.
 
-    `interpolation` is a name in INTERPOLATIONS.
+    Attributes:
+        size: side in pixels.
+        interpolation: a name in INTERPOLATIONS.
+        ranges: which values of pictures of more than 8 bits are black and white. Where they are None, or do not have
+            the kind of a picture's samples, each grey picture has its own: of integers 0 to 65535, of floats 0 to the
+            first of 1, 255 and 65535 that holds them all, of other values from the lowest to the highest.
+    """
+
+    size: int
+    interpolation: str = "bicubic"
+    ranges: ValueRanges | None = None
+
+
+def read_image(path: Path, reading: Reading) -> NDArray[np.uint8]:
+    """Decode one file into uint8 [size, size, 3], RGB in 0 … 255, stretched to the square.
 
     EXIF orientation is applied, transparency is laid on white, of several pages or frames the first is taken.
 
-    16-bit grey 0 … 65535 becomes 0 … 255; 32-bit integers likewise, if they fit; floats count from 0 to the first of 1,
-    255 and 65535 that holds them all; other values are stretched from their lowest to their highest.
-
-    While it is decoded a picture takes about 4 bytes of memory a pixel, 12 with transparency; of those with more than
-    50 million pixels there is one at a time.
+    While it is decoded a picture takes about 4 bytes of memory a pixel, 12 with transparency or in 16-bit colours; of
+    those with more than 50 million pixels there is one at a time.
 
     Raises:
         DataError: the file is missing, empty, truncated, no image, or has more than 500 million pixels.
     """
     try:
-        return _decode(path, size, interpolation)
+        return _decode(path, reading)
     except UnreadableError as failure:
         raise DataError(f"{str(path)!r} cannot be read: {failure}; remove or replace it") from failure
 
@@ -87,8 +99,7 @@ def read_head(path: Path) -> tuple[tuple[int, int], int]:
 
 def build_pixels(
     paths: Sequence[Path],
-    size: int,
-    interpolation: str,
+    reading: Reading,
     file: Path | None,
     on_progress: Progress | None = None,
     limit_bytes: float | None = None,
@@ -100,8 +111,7 @@ def build_pixels(
 
     Args:
         paths: image files.
-        size: side in pixels.
-        interpolation: a name in INTERPOLATIONS.
+        reading: how they become pixels.
         file: where the pixels are kept.
         on_progress: called with the images done and the images in all, after each, and only where they are decoded.
         limit_bytes: the most that the files of pixels in the folder of `file` may have together.
@@ -109,28 +119,24 @@ def build_pixels(
     Raises:
         DataError: images that cannot be read (all are named, or the first five), or a file that cannot be written.
     """
-    shape = (len(paths), size, size, 3)
+    shape = (len(paths), reading.size, reading.size, 3)
     if file is not None:
-        return memory_mapped(
-            file, shape, lambda put: _decode_all(paths, size, interpolation, put, on_progress), limit_bytes
-        )
+        return memory_mapped(file, shape, lambda put: _decode_all(paths, reading, put, on_progress), limit_bytes)
     pixels = np.empty(shape, np.uint8)
-    _decode_all(paths, size, interpolation, pixels.__setitem__, on_progress)
+    _decode_all(paths, reading, pixels.__setitem__, on_progress)
     pixels.flags.writeable = False  # as if memory-mapped, so that a caller who writes fails in both cases
     return pixels
 
 
-_HEAVY = threading.Lock()
-
-
-def _decode(path: Path, size: int, interpolation: str) -> NDArray[np.uint8]:
+def _decode(path: Path, reading: Reading) -> NDArray[np.uint8]:
     """Decode one file, uint8 [size, size, 3]; UnreadableError names the cause."""
+    size = reading.size
     with opened(path) as image:
         # A JPEG decodes straight into 1/2, 1/4 or 1/8. Twice the target leaves the rest to the better filter.
         draft = image.draft(None, (2 * size, 2 * size))
-        with _HEAVY if image.width * image.height > HEAVY_PIXELS else nullcontext():
-            image.load()
-            small = _interpolable(image).resize((size, size), INTERPOLATIONS[interpolation], draft and draft[1])
+        with taking_turns(image):
+            whole = _interpolable(_loaded(image, path, reading.ranges))
+            small = whole.resize((size, size), INTERPOLATIONS[reading.interpolation], draft and draft[1])
         if small.mode == "RGBA":
             small = Image.alpha_composite(Image.new("RGBA", small.size, "white"), small)
         turn = _turn(image)  # once loaded: a PNG may have its EXIF behind the pixels, a TIFF is upright by then
@@ -139,40 +145,23 @@ def _decode(path: Path, size: int, interpolation: str) -> NDArray[np.uint8]:
         return np.array(small.convert("RGB"))
 
 
+def _loaded(image: Image.Image, path: Path, ranges: ValueRanges | None) -> Image.Image:
+    """The picture in 8 bits or fewer."""
+    kind = kind_of(image)
+    known = ranges.of(kind) if ranges and kind else None
+    if known and (is_grey(image) or (known.low, known.high) != (0, FULL)):
+        return load_samples(image, path).eight_bits(known.low, known.high)
+    image.load()  # of 16-bit colours the high bytes, as the range of all 16 bits has it
+    return Image.fromarray(eight_bits_by_itself(image)) if is_grey(image) else image
+
+
 def _interpolable(image: Image.Image) -> Image.Image:
     """The picture in a mode whose values can be averaged: L, RGB or RGBA, 8 bits."""
-    if image.mode == "F" or image.mode.startswith("I"):
-        return Image.fromarray(_eight_bits(image))
     if image.has_transparency_data:
         return image.convert("RGBA")
     if image.mode in {"L", "RGB"}:
         return image
     return image.convert("L" if image.mode == "1" else "RGB")
-
-
-def _eight_bits(image: Image.Image) -> NDArray[np.uint8]:
-    """Grey values in 8 bits; STRIP_PIXELS at a time, so that the numbers on the way there take no more memory."""
-    rows = max(1, STRIP_PIXELS // image.width)
-    boxes = [(0, top, image.width, min(top + rows, image.height)) for top in range(0, image.height, rows)]
-    ranges = [(float(values.min()), float(values.max())) for values in (_grey_values(image, box) for box in boxes)]
-    low, high = min(lowest for lowest, _ in ranges), max(highest for _, highest in ranges)
-    limits = (1.0, 255.0, 65535.0) if image.mode == "F" else (65535.0,)
-    fitting = next((limit for limit in limits if low >= 0 and high <= limit), None)
-    if fitting is not None:
-        low, high = 0.0, fitting
-    found = np.empty((image.height, image.width), np.uint8)
-    for box in boxes:
-        scaled: NDArray[np.float32] = (_grey_values(image, box) - low) * (255 / max(high - low, 1e-30))
-        found[box[1] : box[3]] = np.rint(scaled)
-    return found
-
-
-def _grey_values(image: Image.Image, box: tuple[int, int, int, int]) -> NDArray[np.float32]:
-    """The values of a part of the picture as float32 [height, width], what is transparent white."""
-    strip = image.crop(box)
-    values = np.nan_to_num(np.asarray(strip, np.float32), posinf=0, neginf=0)
-    key = image.info.get("transparency")
-    return np.where(values == key, np.float32(65535), values) if isinstance(key, int) else values
 
 
 def _turn(image: Image.Image) -> Image.Transpose | None:
@@ -184,8 +173,7 @@ def _turn(image: Image.Image) -> Image.Transpose | None:
 
 def _decode_all(
     paths: Sequence[Path],
-    size: int,
-    interpolation: str,
+    reading: Reading,
     put: Callable[[int, NDArray[np.uint8]], None],
     on_progress: Progress | None,
 ) -> None:
@@ -193,7 +181,7 @@ def _decode_all(
 
     def decode(number: int) -> str | None:
         try:
-            pixels = _decode(paths[number], size, interpolation)
+            pixels = _decode(paths[number], reading)
         except UnreadableError as failure:
             return f"{str(paths[number])!r}: {failure}"
         put(number, pixels)

@@ -74,21 +74,6 @@ def broken_files(index: Index, survey: Survey) -> Finding:
     )
 
 
-def several_pages(index: Index, survey: Survey) -> Finding:
-    """Files of several pages or frames, of which the first is read."""
-    several = np.flatnonzero(survey.pages > 1)
-    if not len(several):
-        return Finding("pages", "ok", "every file holds one picture")
-    return Finding(
-        "pages",
-        "warning",
-        f"{len(several):,} of {len(index.paths):,} files {'has' if len(several) == 1 else 'have'} several pages or"
-        " frames: the first of each is read",
-        "save the others as files of their own if they should be images, too",
-        tuple(Case((index.paths[image],), f"{survey.pages[image]} pages") for image in several),
-    )
-
-
 def passed_over(index: Index) -> Finding:
     """Files that are no images by their ending, and folders; those without an ending that are images are told."""
     if not index.ignored:

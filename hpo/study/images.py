@@ -1,0 +1,44 @@
+"""The images of a study, by the value ranges that it was begun with."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hpo.errors import HpoError
+from storage.keys import SETTINGS_KEY, VALUE_RANGES_KEY
+from trainer.images.value_range import ranges_from_json
+
+if TYPE_CHECKING:
+    import optuna
+
+    from hpo.study.study_file import StudyFile
+    from trainer.data import Data
+
+
+def load_images(study_file: StudyFile, study: optuna.Study | None) -> Data:
+    """List and split the images of a study file; what its study has kept holds where that has begun.
+
+    Raises:
+        DataError: as `load_data` does.
+    """
+    data = study_file.data.load(study_file.folder / "pixels")
+    return data if study is None or SETTINGS_KEY not in study.user_attrs else with_kept_ranges(data, study)
+
+
+def with_kept_ranges(data: Data, study: optuna.Study) -> Data:
+    """The same images by the ranges of a study that has begun; one of before ranges were kept has none.
+
+    Raises:
+        HpoError: what is kept are no ranges.
+    """
+    kept = study.user_attrs.get(VALUE_RANGES_KEY)
+    try:
+        return data.with_ranges(None if kept is None else ranges_from_json(kept))
+    except ValueError as error:
+        raise HpoError(f'study: "{study.study_name}" cannot be read: {error}; begin another study') from error
+
+
+def keep_ranges(study: optuna.Study, data: Data) -> None:
+    """Keep the value ranges of the images with a study that begins."""
+    if (ranges := data.ranges()) is not None:
+        study.set_user_attr(VALUE_RANGES_KEY, ranges.as_json())
