@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.trial import FixedTrial
 
 from hpo.study.open_study import give_id, load_study, read_micro_batches
 from hpo.study.retention import drop_surplus_weights
@@ -22,21 +22,46 @@ from storage.heartbeat import WorkerPresence
 from storage.keys import SETTINGS_KEY, WEIGHTS_NAME
 from storage.outage_retry import OutageRetry
 from storage.places import Lease, Progress
-from trainer.space import Space
+from trainer.recipe import DEFAULTS
+from trainer.space import Space, suggest
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from optuna.distributions import BaseDistribution
+
     from hpo.worker.runs import Run
 
 EPOCHS = 10
-FIELDS: dict[str, BaseDistribution] = {
-    **{f"choice_{n}": CategoricalDistribution([f"{n}-{option}" for option in range(2 + n)]) for n in range(6)},
-    **{f"rate_{n}": FloatDistribution(1e-5, 1e-1, log=True) for n in range(3)},
-    **{f"share_{n}": FloatDistribution(0, 1) for n in range(3)},
-    **{f"count_{n}": IntDistribution(1, 64, log=n == 0) for n in range(3)},
-}
+SPACE = Space(
+    {
+        **DEFAULTS,
+        "epochs": EPOCHS,
+        "augment": "randaugment",
+        "batch_size": [8, 16, 32, 64],
+        "optimizer": ["adamw", "sgd"],
+        "layer_decay": [0.65, 0.75, 0.9, 1.0],
+        "freeze": [0.0, 0.25, 0.5, 0.75],
+        "loss": ["cross_entropy", "soft_f1"],
+        "ema": [False, True],
+        **{name: {"low": 1e-5, "high": 1e-1, "log": True} for name in ("learning_rate", "weight_decay", "clip_norm")},
+        **{name: {"low": 0.0, "high": 0.5} for name in ("dropout", "drop_path", "warmup")},
+        "randaugment_ops": {"low": 1, "high": 8},
+        "randaugment_magnitude": {"low": 1, "high": 30},
+        "seed": {"low": 1, "high": 64, "log": True},
+    }
+)
+"""15 fields vary: six choices, six ranges of fractions and three of whole numbers."""
+
+
+def _distributions() -> dict[str, BaseDistribution]:
+    trial = FixedTrial(SPACE.default_parameters())
+    suggest(trial, SPACE)
+    return trial.distributions
+
+
+FIELDS = _distributions()
 METRICS = {
     "per_class": {
         f"class {n}": {"precision": 0.9123 + n / 1e4, "recall": 0.8876, "f1": 0.8998, "images": 36} for n in range(24)
@@ -54,7 +79,7 @@ def study_file(
         name,
         DataSettings(folder),
         Limits(trials=trials),
-        Space({"epochs": EPOCHS}),
+        SPACE,
         sampler=sampler,
         pruner=pruner,
     )
@@ -130,12 +155,6 @@ class BareWorker:
         self.storage.engine.dispose()
 
 
-def suggest(trial: optuna.Trial) -> None:
-    """Ask for all fields."""
-    for field, distribution in FIELDS.items():
-        trial._suggest(field, distribution)  # noqa: SLF001 - what suggest_float and its like call
-
-
 def work(worker: BareWorker, called: Callable[[float], object]) -> int:
     """Run trials with scores that are drawn until the budget is used up; returns how many.
 
@@ -153,7 +172,7 @@ def work(worker: BareWorker, called: Callable[[float], object]) -> int:
     trials = 0
     while trial := timed(worker.ask):
         random = np.random.default_rng(trial.number)
-        suggest(trial)
+        suggest(trial, SPACE)
         value: float | None = None
         for epoch in range(1, EPOCHS + 1):
             value = random.random()

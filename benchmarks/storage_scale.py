@@ -32,10 +32,10 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import optuna
-from bare_worker import EPOCHS, FIELDS, METRICS, BareWorker, create_study, study_file, suggest, work
+from bare_worker import EPOCHS, FIELDS, METRICS, SPACE, BareWorker, create_study, study_file, work
 from optuna.distributions import (
     BaseDistribution,
     CategoricalDistribution,
@@ -46,9 +46,11 @@ from optuna.distributions import (
 from optuna.trial import TrialState
 from sqlalchemy import event, text
 
+from hpo.worker.recipes import Recipes
 from storage.database import connect, initialize, parse_url
 from storage.embedded.server import embedded_postgres
 from storage.study_rows import places
+from trainer.space import suggest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -278,6 +280,21 @@ class _Process:
     way: Way
     counted: Counter[str]
     join: float
+    drawing = 0.0  # seconds that the service has drawn recipes for, which it does as it asks
+
+
+def _time_drawing() -> None:
+    """Have `_Process.drawing` count from now on."""
+    draw = Recipes.draw
+
+    def timed(*given: Any) -> optuna.Trial:
+        before = time.perf_counter()
+        try:
+            return draw(*given)
+        finally:
+            _Process.drawing += time.perf_counter() - before
+
+    Recipes.draw = timed  # type: ignore[method-assign]
 
 
 def _open(label: str, pruner: str, url: str, file: StudyFile) -> None:
@@ -288,6 +305,7 @@ def _open(label: str, pruner: str, url: str, file: StudyFile) -> None:
         if label == "stock"
         else BareWorker(file, url, f"{file.name}, {pruner}")
     )
+    _time_drawing()
     first = way.ask()
     _Process.join = time.perf_counter() - before
     assert first
@@ -306,11 +324,14 @@ def _turn() -> Turn:
         yield
         seconds[call] += time.perf_counter() - before
 
+    drawn_before = _Process.drawing
     with timed("ask"):
         trial = way.ask()
     assert trial
     with timed("suggest"):
-        suggest(trial)
+        suggest(trial, SPACE)
+    for call, sign in (("ask", -1), ("suggest", 1)):
+        seconds[call] += sign * (_Process.drawing - drawn_before)
     # Good enough to be pruned by none of the pruners, so that every trial makes the same calls.
     for epoch in range(1, EPOCHS + 1):
         with timed("report"):

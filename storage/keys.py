@@ -38,6 +38,9 @@ REPEATS_KEY = "repeats"
 FIRST_RUN_KEY = "first_run"
 """Number of the very first trial of that recipe. Written by workers; read by the pruners."""
 
+SAME_RECIPE_KEY = "same_recipe_as"
+"""Number of the trial whose result this one was given. Written by workers; read by ranking, takeover, logs, report."""
+
 RESUMED_KEY = "resumed_after_epoch"
 """The last epoch that an earlier run has done. Written by the worker that goes on; read by logs and report."""
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     import optuna
+    from optuna.storages import BaseStorage
     from optuna.trial import FrozenTrial
 
 
@@ -36,6 +37,11 @@ def forget_cached_trials(study: optuna.Study) -> None:
 def fixed_parameters(trial: FrozenTrial) -> dict[str, Any]:
     """What `Study.enqueue_trial` was given for a trial that waits."""
     return dict(trial.system_attrs.get("fixed_params", {}))
+
+
+def cache_of(study: optuna.Study) -> BaseStorage:
+    """The storage of a study with Optuna's cache around it, which knows the distributions that were written last."""
+    return study._storage
 
 
 def share_cached_trials(study: optuna.Study, copy: optuna.Study) -> None:

@@ -11,15 +11,15 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from storage import logs
+from storage import place_statements as sql
 from storage.budget import Used, used
 from storage.halts import halt_in_force
-from storage.keys import REASON_KEY, REPEATS_KEY
 from storage.optuna_internals import trial_id_of
 from storage.requeue import again, fail_trial
-from storage.worker_transactions import UNSYNCED, WorkerTransactions
+from storage.worker_transactions import WorkerTransactions
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     import optuna
     from sqlalchemy.engine import Connection, CursorResult, Engine
@@ -93,10 +93,15 @@ class Lease:
 
     def study_exists(self) -> bool:
         """Whether the study was not deleted."""
-        return self._statement_is_true(_STUDY_EXISTS)
+        return self._statement_is_true(sql.STUDY_EXISTS)
 
-    def take(self, limits: Limits) -> Place | None:
+    def take(self, limits: Limits, choose: Callable[[set[str]], str | None] | None = None) -> Place | None:
         """Take a place that waits, or a new one; None where nothing is left to take at the moment.
+
+        Args:
+            limits: of the budget.
+            choose: given the recipes of all places, returns another one for a new place; None where there is no other,
+                and so no new place. Without it a new place has no recipe yet.
 
         Raises:
             StudyGoneError: the study was deleted.
@@ -104,16 +109,10 @@ class Lease:
 
         def take(connection: Connection) -> Place | None:
             self._lock_study(connection)
-            if not self._execute(connection, _STUDY_EXISTS).scalar_one():
+            if not self._execute(connection, sql.STUDY_EXISTS).scalar_one():
                 raise StudyGoneError
             self._used_up = False
-            # One that this worker holds already comes first: it was taken, and the answer was lost.
-            found = self._execute(
-                connection,
-                "SELECT number, trial, failed_runs, reason, state FROM hpo.place WHERE study_id = :study"
-                " AND (state = 'waiting' OR (state = 'running' AND worker = :worker))"
-                " ORDER BY state = 'waiting', number LIMIT 1",
-            ).one_or_none()
+            found = self._execute(connection, sql.FREE_PLACE).one_or_none()
             if found and found.state == "running":
                 return Place(found.number, found.trial, found.failed_runs, found.reason)
             if halt_in_force(connection, self._study):
@@ -122,62 +121,66 @@ class Lease:
             if found and not Used(0, spent.hours, spent.gpu_hours).within(limits):
                 # It counts among the trials already, but no hours are left to run it. A place whose trial was ended
                 # from outside needs none, and is only to be closed.
-                found = self._execute(connection, _WAITING_WITH_ENDED_TRIAL).one_or_none()
+                found = self._execute(connection, sql.WAITING_WITH_ENDED_TRIAL).one_or_none()
                 if found is None:
                     return None
             if found:
-                self._execute(
-                    connection,
-                    f"{_PRESENT} UPDATE hpo.place SET state = 'running', worker = :worker, taken = now(),"  # noqa: S608 - ours
-                    " epoch = 0, epochs = NULL, macro_f1 = NULL, best = NULL"
-                    " WHERE study_id = :study AND number = :number",
-                    number=found.number,
-                )
+                self._execute(connection, sql.TAKE, number=found.number)
                 return Place(found.number, found.trial, found.failed_runs, found.reason)
             if not spent.within(limits):
                 self._used_up = True
                 return None
-            self._execute(
-                connection,
-                f"{_PRESENT} INSERT INTO hpo.place (study_id, number, state, worker)"  # noqa: S608 - ours
-                " VALUES (:study, :number, 'running', :worker)",
-                number=spent.trials,
-            )
+            recipe = choose(self._tried(connection) | self._failed(connection)) if choose else None
+            if choose and recipe is None:
+                return None
+            self._execute(connection, sql.MAKE, number=spent.trials, recipe=recipe)
             return Place(spent.trials, None, 0, None)
 
-        if self._used_up and not self._statement_is_true(_ANY_WAITING):
+        if self._used_up and not self._statement_is_true(sql.ANY_WAITING):
             return None  # only such a place can still come: a thousand idle workers need not queue up for the lock
         return self._transactions.run(take)
 
-    def name_trial(self, place: Place, *, repeats: int | None = None) -> int | None:
+    def tried_recipes(self, place: Place) -> set[str]:
+        """The recipes that other places than this one have tried, or try now; one that has failed may run again."""
+        return self._transactions.run_statement(lambda connection: self._tried(connection, place.number))
+
+    def claim(self, place: Place, recipe: str) -> bool:
+        """Give a place a recipe, in exchange for the one that it has; False where another place has tried it.
+
+        Raises:
+            LostPlaceError: the place is no longer this worker's.
+        """
+
+        def exchange(connection: Connection) -> bool:
+            self._lock_study(connection)
+            tried = f"SELECT EXISTS (SELECT {sql.TRIED} AND recipe = :recipe)"
+            if self._execute(connection, tried, recipe=recipe, number=place.number).scalar_one():
+                return False
+            self._update(connection, place, "recipe = :recipe", recipe=recipe)
+            return True
+
+        return self._transactions.run(exchange)
+
+    def name_trial(self, place: Place, *, repeats: int | None = None, passing: Sequence[int] = ()) -> int | None:
         """Name the first of Optuna's waiting trials in a place, unless another place has; None where there is none.
 
         Args:
             place: that of this worker.
             repeats: number of a trial whose recipe the waiting one is to repeat; without it one that repeats none.
+            passing: numbers of waiting trials that are not to be named.
 
         Returns:
             the trial's id.
         """
-        repeating = "SELECT FROM trial_user_attributes AS mark WHERE mark.trial_id = trials.trial_id"
-        wanted = (
-            f"NOT EXISTS ({repeating} AND key = '{REPEATS_KEY}')"
-            if repeats is None
-            else f"EXISTS ({repeating} AND key = '{REPEATS_KEY}' AND value_json = :repeats)"
-        )
 
         def name(connection: Connection) -> int | None:
             self._lock_study(connection)
             waiting = self._execute(
                 connection,
-                "SELECT trial_id, number FROM trials WHERE study_id = :study AND state = 'WAITING'"  # noqa: S608 - ours
-                # One that this very place has named already is what a lost answer was about.
-                " AND NOT EXISTS (SELECT FROM hpo.place WHERE place.study_id = :study AND trial = trials.number"
-                " AND place.number <> :number)"
-                f" AND {wanted} ORDER BY number IS DISTINCT FROM"
-                " (SELECT trial FROM hpo.place WHERE study_id = :study AND number = :number), number LIMIT 1",
+                sql.FIRST_WAITING_TRIAL,
                 repeats=str(repeats),
                 number=place.number,
+                passing=list(passing),
             ).one_or_none()
             if waiting is None:
                 return None
@@ -196,11 +199,7 @@ class Lease:
         def update(connection: Connection) -> bool:
             updated = self._execute(
                 connection,
-                "WITH held AS (UPDATE hpo.place SET epoch = :epoch, epochs = :epochs, macro_f1 = :macro_f1,"  # noqa: S608 - ours
-                f" best = :best WHERE {_HELD}"
-                " AND EXISTS (SELECT FROM trials WHERE trial_id = :trial_id AND state = 'RUNNING') RETURNING number),"
-                f" kept AS ({logs.APPEND} WHERE EXISTS (SELECT FROM held) ORDER BY place)"
-                f" SELECT EXISTS (SELECT FROM held), {UNSYNCED}",
+                sql.KEEP_PROGRESS,
                 number=place.number,
                 trial_id=trial_id_of(trial),
                 trial=trial.number,
@@ -219,12 +218,18 @@ class Lease:
 
     def hold(self, place: Place) -> None:
         """Raise LostPlaceError unless a place is still this worker's."""
-        held = f"SELECT EXISTS (SELECT FROM hpo.place WHERE {_HELD})"  # noqa: S608 - ours
+        held = f"SELECT EXISTS (SELECT FROM hpo.place WHERE {sql.HELD})"  # noqa: S608 - ours
         if not self._statement_is_true(held, number=place.number):
             raise LostPlaceError(_lost(place))
 
-    def finish(self, place: Place, state: EndState, reason: str | None = None) -> None:
+    def finish(self, place: Place, state: EndState, reason: str | None = None, *, from_outside: bool = False) -> None:
         """Say how the trial in a place ended: complete, pruned or failed; a failed one fails in Optuna's tables, too.
+
+        Args:
+            place: that of this worker.
+            state: of its trial.
+            reason: why it failed.
+            from_outside: somebody else has told a result, so that the recipe counts as not tried.
 
         Raises:
             LostPlaceError: the place is no longer this worker's.
@@ -236,7 +241,9 @@ class Lease:
                 return  # the answer to the first attempt was lost
             if state == "failed":
                 fail_trial(connection, self.worker, reason or "")
-            self._update(connection, place, f"state = :state, reason = :reason, {_ENDED}", state=state, reason=kept)
+            recipe = "recipe = CASE WHEN :from_outside THEN NULL ELSE recipe END"
+            ended = f"state = :state, reason = :reason, {recipe}, {sql.ENDED}"
+            self._update(connection, place, ended, state=state, reason=kept, from_outside=from_outside)
 
         self._transactions.run(close)
 
@@ -253,8 +260,7 @@ class Lease:
             fail_trial(connection, self.worker, again(reason), only="RUNNING")
             self._execute(
                 connection,
-                "UPDATE hpo.place SET state = 'waiting', worker = NULL, reason = :reason,"  # noqa: S608 - ours
-                f" failed_runs = failed_runs + :failed, {_ENDED} WHERE {_HELD}",
+                sql.HAND_BACK,
                 number=place.number,
                 reason=logs.storable(reason),
                 failed=int(failed),
@@ -290,13 +296,7 @@ class Lease:
         """State and reason of the first places that came to an end since this worker joined."""
 
         def look(connection: Connection) -> list[tuple[str, str | None]]:
-            rows = self._execute(
-                connection,
-                "SELECT state, reason FROM hpo.place WHERE study_id = :study"
-                " AND state IN ('complete', 'pruned', 'failed')"
-                " AND ended >= (SELECT started FROM hpo.worker WHERE id = :worker) ORDER BY ended LIMIT :count",
-                count=count,
-            )
+            rows = self._execute(connection, sql.FIRST_ENDS, count=count)
             return [(row.state, row.reason) for row in rows]
 
         return self._transactions.run(look)
@@ -311,8 +311,14 @@ class Lease:
             )
         )
 
+    def _tried(self, connection: Connection, but: int = -1) -> set[str]:
+        return set(self._execute(connection, f"SELECT recipe {sql.TRIED}", number=but).scalars())
+
+    def _failed(self, connection: Connection) -> set[str]:
+        return set(self._execute(connection, sql.FAILED_MEANWHILE).scalars())
+
     def _update(self, connection: Connection, place: Place, assignments: str, **values: Any) -> None:
-        statement = f"UPDATE hpo.place SET {assignments} WHERE {_HELD}"  # noqa: S608 - written above
+        statement = f"UPDATE hpo.place SET {assignments} WHERE {sql.HELD}"  # noqa: S608 - written above
         if not self._execute(connection, statement, number=place.number, **values).rowcount:
             raise LostPlaceError(_lost(place))
 
@@ -326,23 +332,6 @@ class Lease:
     def _lock_study(self, connection: Connection) -> None:
         """Let no other worker take or name until the end of the transaction: the budget is exact because of it."""
         self._execute(connection, "SELECT pg_advisory_xact_lock(hashtext('hpo.place'), :study)")
-
-
-_ANY_WAITING = "SELECT EXISTS (SELECT FROM hpo.place WHERE study_id = :study AND state = 'waiting')"
-_STUDY_EXISTS = "SELECT EXISTS (SELECT FROM studies WHERE study_id = :study)"
-_HELD = "study_id = :study AND number = :number AND worker = :worker AND state = 'running'"
-_ENDED = "ended = now(), busy_seconds = busy_seconds + greatest(0, extract(epoch FROM now() - taken))"
-# A waiting place whose trial was ended from outside: a trial that we failed ourselves has a reason.
-_WAITING_WITH_ENDED_TRIAL = (
-    "SELECT place.number, trial, failed_runs, reason FROM hpo.place JOIN trials"  # noqa: S608 - ours
-    " ON trials.study_id = place.study_id AND trials.number = trial"
-    " WHERE place.study_id = :study AND place.state = 'waiting'"
-    " AND (trials.state IN ('COMPLETE', 'PRUNED') OR (trials.state = 'FAIL' AND NOT EXISTS"
-    " (SELECT FROM trial_user_attributes AS mark WHERE mark.trial_id = trials.trial_id"
-    f" AND key = '{REASON_KEY}'))) LIMIT 1"
-)
-# A worker that takes a place is alive, also where another one has counted it as dead.
-_PRESENT = "WITH present AS (UPDATE hpo.worker SET gone = NULL, died = false WHERE id = :worker AND gone IS NOT NULL)"
 
 
 def _lost(place: Place) -> str:

@@ -72,7 +72,13 @@ CREATE INDEX place_trial ON hpo.place (study_id, trial);
 CREATE INDEX place_ended ON hpo.place (study_id, ended);
 """
 
-STEPS = (_FIRST, _HALTS)
+# The recipe that the trial of a place is trained by, as a digest: no two places of a study may have the same one.
+_RECIPES = """
+ALTER TABLE hpo.place ADD COLUMN recipe text;
+CREATE INDEX place_recipe ON hpo.place (study_id, recipe);
+"""
+
+STEPS = (_FIRST, _HALTS, _RECIPES)
 
 
 def version(connection: Connection) -> int:

@@ -14,7 +14,7 @@ from hpo.report.outcomes import Outcome
 from hpo.study.open_study import space_of
 from hpo.study.ranking import counts, find_default
 from hpo.study.status import take_snapshot
-from storage.keys import END_STATES, REPEATS_KEY, SETTINGS_KEY, TEST_USE_KEY
+from storage.keys import END_STATES, REPEATS_KEY, SAME_RECIPE_KEY, SETTINGS_KEY, TEST_USE_KEY
 from trainer.space import suggest
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def read_results(opened: OpenStudy, now: datetime) -> Results:
         for (place, trial), ended, by_then in zip(placed, ends, gpu_hours, strict=True)
     }
     for trial in trials:
-        if trial.number not in found and trial.state in FINISHED:
+        if trial.number not in found and trial.state in FINISHED and SAME_RECIPE_KEY not in trial.user_attrs:
             found[trial.number] = _outcome(trial, space)
     return Results(
         snapshot=snapshot,

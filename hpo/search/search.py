@@ -173,20 +173,35 @@ def search(study_file: StudyFile, url: str, data: Data, progress: Progress, plan
         return done.code
     if done.snapshot.halt == "stop":
         progress.say("the study was stopped: trials that ran are back in the queue; the same command resumes")
+    used_up = _used_up_space(done.snapshot)
+    if used_up:
+        progress.say(used_up)
     for line in summary_lines(opened, done.snapshot, done.names, plan.workers, time.monotonic() - begun):
         progress.say(line)
-    if done.snapshot.best is None and done.snapshot.finished:
-        raise HpoError(_fruitless(study_file, done.snapshot))
+    if done.snapshot.best is None and (done.snapshot.finished or used_up):
+        raise HpoError(_fruitless(study_file, done.snapshot, "search space" if used_up else "budget"))
     return EXIT_DONE
 
 
-def _fruitless(study_file: StudyFile, snapshot: Snapshot) -> str:
+def _fruitless(study_file: StudyFile, snapshot: Snapshot, what: str) -> str:
     """Why a search has no winner, and what to do."""
     if failed := next((place for place in snapshot.places if place.state == "failed"), None):
         why = f"`hpo logs {study_file.path.name} {failed.trial}` shows what the first that failed has printed"
+    elif what == "search space":
+        why = "give the study another name and its [recipe] more values"
     else:
         why = "raise the limit in [budget] that it has reached, and give the same command again"
-    return f"search: the budget is used up, and no trial is complete; {why}"
+    return f"search: the {what} is used up, and no trial is complete; {why}"
+
+
+def _used_up_space(snapshot: Snapshot) -> str | None:
+    """That no recipe is left to train, where the workers have ended because of that: the budget allowed more."""
+    limits, used = snapshot.limits, snapshot.used
+    if snapshot.halt or not used.within(limits) or snapshot.counts["running"] or snapshot.counts["waiting"]:
+        return None
+    done = "has been trained" if snapshot.space_used_up else "has been trained or has failed"
+    unspent = "" if limits.trials is None else f"; {limits.trials - used.trials} of {limits.trials} trials are unspent"
+    return f"the search space is used up: every recipe of it {done}{unspent}"
 
 
 def _pauses(seconds: Sequence[dict[str, float]]) -> list[str]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from optuna.trial import FixedTrial, TrialState
 
 from hpo.study.open_study import space_of
-from storage.keys import BEST_EPOCH_KEY, DEFAULT_KEY
+from storage.keys import BEST_EPOCH_KEY, DEFAULT_KEY, SAME_RECIPE_KEY
 from trainer.space import suggest
 
 if TYPE_CHECKING:
@@ -91,7 +91,12 @@ def _space(opened: OpenStudy) -> Space:
 
 def _by_value(trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
     """The complete trials, whether they count or not, the highest value first, of equals the earlier."""
-    return sorted(filter(_is_complete, trials), key=lambda trial: (-_value(trial), trial.number))
+    return sorted(filter(_has_own_value, trials), key=lambda trial: (-_value(trial), trial.number))
+
+
+def _has_own_value(trial: FrozenTrial) -> bool:
+    """Whether a trial is complete, and was not given the result of another one with its recipe."""
+    return _is_complete(trial) and SAME_RECIPE_KEY not in trial.user_attrs
 
 
 def _is_complete(trial: FrozenTrial) -> bool:

@@ -11,6 +11,7 @@ from hpo.errors import HpoError
 from hpo.study.interruptions import failed_trials
 from hpo.study.open_study import space_of
 from hpo.study.ranking import find_best
+from hpo.study.trained import is_used_up
 from storage.budget import Used
 from storage.database import public_url
 from storage.keys import END_STATES, PLACE_STATES
@@ -78,6 +79,7 @@ class Snapshot:
         halt: whether it is paused or stopped.
         from_outside: numbers of better trials that do not count.
         failed: how the trials ended that have failed for Optuna, by number.
+        space_used_up: whether every recipe of the search space has been trained.
     """
 
     study: str
@@ -90,6 +92,7 @@ class Snapshot:
     halt: Halt | None = None
     from_outside: Sequence[int] = ()
     failed: Mapping[int, FailedTrial] = field(default_factory=dict)
+    space_used_up: bool = False
 
     @property
     def counts(self) -> dict[PlaceState, int]:
@@ -115,10 +118,11 @@ class Snapshot:
 
     @property
     def finished(self) -> bool:
-        """Whether the budget is used up and nothing runs, or waits and may still run."""
+        """Whether the budget or the search space is used up and nothing runs, or waits and may still run."""
         hours_left = Used(0, self.used.hours, self.used.gpu_hours).within(self.limits)
         waiting = self.counts["waiting"] if hours_left else 0
-        return not self.used.within(self.limits) and not self.counts["running"] and not waiting
+        used_up = self.space_used_up or not self.used.within(self.limits)
+        return used_up and not self.counts["running"] and not waiting
 
     @property
     def present(self) -> list[WorkerRow]:
@@ -190,4 +194,5 @@ def take_snapshot(opened: OpenStudy) -> Snapshot:
         halt=state.halt,
         from_outside=from_outside,
         failed=failed_trials(trials, state.places),
+        space_used_up=is_used_up(space, trials),
     )

@@ -49,7 +49,8 @@ def render(snapshot: Snapshot) -> RenderableType:
     outside = ", ".join(map(str, snapshot.from_outside[:5])) + (", …" if len(snapshot.from_outside) > 5 else "")
     told = [Text(f"told or added from outside, and without a part in this: trial {outside}")] if outside else []
     how_far = f"{counts or 'no trials yet'}; {best}" if counts or snapshot.best else "no trials yet"
-    return Group(table, _budget(snapshot), Text(how_far), *told, *halted)
+    used_up = [Text("every recipe of the search space has been trained")] if snapshot.space_used_up else []
+    return Group(table, _budget(snapshot), Text(how_far), *told, *used_up, *halted)
 
 
 def _budget(snapshot: Snapshot) -> Table:

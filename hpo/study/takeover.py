@@ -25,6 +25,7 @@ from storage.keys import (
     PICTURES,
     QUEUED_KEY,
     REPEATS_KEY,
+    SAME_RECIPE_KEY,
     SETTINGS_KEY,
     TAKEN_OVER_KEY,
     TEST_USE_KEY,
@@ -188,6 +189,8 @@ def _fit(old: OpenStudy, study_file: StudyFile) -> Fit:
     for trial in old.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED)):
         if trial.state is TrialState.PRUNED and not trial.intermediate_values:
             continue  # nothing to learn from
+        if SAME_RECIPE_KEY in trial.user_attrs:
+            continue  # the trial whose result it was given comes along
         finished += 1
         try:
             recipe = suggest(FixedTrial(trial.params), space)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from hpo.errors import EXIT_DONE, HpoError, exit_code
 from hpo.study.from_options import open_study_from, study_file_from
-from storage.keys import ORIGIN_KEY, QUEUED_KEY
+from storage.keys import ORIGIN_KEY, QUEUED_KEY, SAME_RECIPE_KEY
 
 if TYPE_CHECKING:
     import argparse
@@ -79,5 +79,7 @@ def run_logs(options: argparse.Namespace) -> int:
     why = f": {failed.reason}" if failed else ""
     if origin := trial.user_attrs.get(ORIGIN_KEY):
         why = f'; it ran as trial {origin["trial"]} of "{origin["study"]}", where its log is'
+    if (same := trial.user_attrs.get(SAME_RECIPE_KEY)) is not None:
+        why = f": its recipe is that of trial {same}, whose result it was given"
     print(f"trial {trial.number} {'failed' if failed else f'is {trial.state.name.lower()}'}{why}")
     return EXIT_DONE

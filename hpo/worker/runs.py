@@ -6,13 +6,14 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import optuna
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState, create_trial
 
 from hpo.study.samplers import make_pruner, make_sampler
+from hpo.worker.recipes import Recipes
 from storage.keys import (
     ARTIFACT_KEY,
+    BEST_EPOCH_KEY,
     DEFAULT_KEY,
     DEVICE_KEY,
     FIRST_RUN_KEY,
@@ -29,6 +30,7 @@ from trainer.wording import counted
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    import optuna
     from optuna.trial import FrozenTrial
 
     from hpo.study.open_study import OpenStudy
@@ -112,6 +114,7 @@ class Runs:
         self._opened, self._lease, self._about = opened, lease, dict(about)
         self._file, self._study = opened.file, opened.study
         self._study.pruner = make_pruner(self._file)
+        self._recipes = Recipes(opened, lease)
 
     def begin(self) -> Run | None:
         """Begin the next run; None where no place is left to take at the moment.
@@ -119,13 +122,19 @@ class Runs:
         Raises:
             StudyGoneError: the study was deleted.
         """
-        while place := self._lease.take(self._file.limits):
+        self._recipes.read()
+        while place := self._lease.take(self._file.limits, self._recipes.choose):
             try:
                 if run := self._begin_in(place):
                     return run
             except (LostPlaceError, UpdateFinishedTrialError):
                 continue  # it was ended elsewhere just now; the next attempt sees how
         return None
+
+    @property
+    def space_is_used_up(self) -> bool:
+        """Whether the last `begin` has found no recipe for a new place, since all were tried or are in training."""
+        return self._recipes.used_up
 
     def complete(self, run: Run, value: float) -> None:
         """Tell the value of a run.
@@ -195,11 +204,11 @@ class Runs:
         return True
 
     def _ask(self, trial_id: int, place: Place) -> optuna.Trial:
-        """The running trial of this id, as `Study.ask` gives one, which would choose a trial by itself."""
+        """The running trial of this id with its recipe, as `Study.ask` gives one, which would choose a trial itself."""
         self._study.sampler = make_sampler(self._file, place.number)
         forget_cached_trials(self._study)
         self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-        trial = optuna.Trial(self._study, trial_id)
+        trial = self._recipes.draw(trial_id, place)
         for key, value in self._about.items():
             if trial.user_attrs.get(key) != value:
                 trial.set_user_attr(key, value)
@@ -217,9 +226,16 @@ class Runs:
     def _name_waiting_trial(self, place: Place, repeats: FrozenTrial | None = None) -> int:
         """The id of the waiting trial that the place now names, made where there is none."""
         number = None if repeats is None else repeats.number
-        while (trial_id := self._lease.name_trial(place, repeats=number)) is None:
-            self._study.add_trial(self._repetition(repeats) if repeats else _waiting_trial(user_attrs=self._about))
-        return trial_id
+        passing: list[int] = []  # those whose recipe is tried elsewhere: they wait for its result
+        while True:
+            trial_id = self._lease.name_trial(place, repeats=number, passing=passing)
+            if trial_id is None:
+                self._study.add_trial(self._repetition(repeats) if repeats else _waiting_trial(user_attrs=self._about))
+                continue
+            trial = self._opened.storage.get_trial(trial_id)
+            if self._recipes.reserve(place, trial):
+                return trial_id
+            passing.append(trial.number)
 
     def _repetition(self, earlier: FrozenTrial) -> FrozenTrial:
         """A trial with the parameters of an earlier one, and what the pruner has noted of it."""
@@ -241,8 +257,11 @@ class Runs:
 
     def _settle(self, place: Place, trial: FrozenTrial) -> None:
         """Close a place as its trial ended, whoever told it."""
-        failed = trial.state is TrialState.FAIL
-        self._lease.finish(place, PLACE_STATE_AT_END[trial.state], "told failed from outside" if failed else None)
+        state = PLACE_STATE_AT_END[trial.state]
+        if state == "failed":
+            self._lease.finish(place, state, "told failed from outside")
+        else:
+            self._lease.finish(place, state, from_outside=BEST_EPOCH_KEY not in trial.user_attrs)
 
     def _get_trial(self, number: int) -> FrozenTrial:
         return self._opened.storage.get_trial(

@@ -184,7 +184,10 @@ class Worker:
         halt = lease.halt()
         if halt == "stop":
             logger.warning("the study was stopped: the worker ends; `hpo resume` lets workers begin again")
-        return halt == "stop" or not (halt == "pause" or lease.may_get_a_place(self._context.opened.file.limits))
+        over = halt == "stop" or not (halt == "pause" or lease.may_get_a_place(self._context.opened.file.limits))
+        if over and self._runs.space_is_used_up:
+            logger.warning("every recipe of the search space was tried: the worker ends")
+        return over
 
     def _wait(self) -> None:
         """Wait a moment for a place, without the GPU memory that is kept for the next trial: others may need it."""

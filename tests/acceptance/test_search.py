@@ -10,15 +10,18 @@ import shutil
 import signal
 import subprocess
 import sys
+import tomllib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import optuna
 import pytest
+import tomli_w
 
 from storage.database import connect, initialize
 from tests.conftest import ROOT, empty_database, hpo_in, opened, paint
 from tests.support.waiting import limit, wait_until
+from trainer.recipe import DEFAULTS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -179,6 +182,24 @@ def test_a_search_that_cannot_succeed_stops_with_the_reason(hpo, tmp_path, photo
     logs = hpo("logs", "study.toml", 0, program=("own.py",), HPO_STORAGE=database)
     assert "Traceback" in logs.stdout
     assert logs.stdout.endswith("trial 0 failed: RuntimeError: no loss for 8 labels\n")
+
+
+def test_a_search_space_that_is_used_up_ends_the_search_with_that_line(hpo, tmp_path, photos, database):
+    """A recipe that is fixed is trained once: the search ends, says so, and keeps the rest of its budget."""
+    study = tomllib.loads(STUDY.format(name="fixed", trials=3, epochs=1, more=""))
+    study["recipe"] = DEFAULTS | study["recipe"] | {"backbone": "test_resnet", "learning_rate": 1e-3, "augment": "none"}
+    (tmp_path / "study.toml").write_text(tomli_w.dumps(study))
+    line = "the search space is used up: every recipe of it has been trained; 2 of 3 trials are unspent\n"
+    for _ in range(2):  # the second time it trains nothing, and says it again
+        done = hpo("search", "study.toml", "--workers", 1, HPO_STORAGE=database)
+        assert done.returncode == 0
+        assert line in done.stdout
+        assert "winner: trial 0," in done.stdout
+    now = hpo("status", "study.toml", HPO_STORAGE=database).stdout
+    assert "every recipe of the search space has been trained" in now
+    assert (
+        json.loads(hpo("status", "study.toml", "--json", HPO_STORAGE=database).stdout)["budget"]["used"]["trials"] == 1
+    )
 
 
 def test_two_inits_at_once_make_one_study_which_list_shows_and_delete_deletes(hpo, tmp_path, photos, database):

@@ -89,6 +89,7 @@ def test_an_old_study_has_the_numbers_that_it_had(old):
 
 def test_an_old_study_goes_on_to_the_end_of_its_budget(old):
     """A worker goes on with the interrupted trial from its checkpoint, runs the waiting one, and ends at the budget."""
+    old.hpo("init")
     old.hpo("worker", "--threads", "1")
     opened = load_study(old.file, old.url)
     trials = opened.study.trials

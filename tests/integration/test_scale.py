@@ -8,9 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from sqlalchemy import event
 
-from benchmarks.bare_worker import EPOCHS, BareWorker, create_study, study_file, suggest, work
+from benchmarks.bare_worker import EPOCHS, SPACE, BareWorker, create_study, study_file, work
 from storage.database import initialize
 from tests.support.tally import count
+from trainer.space import suggest
 
 pytestmark = pytest.mark.integration
 
@@ -50,11 +51,11 @@ def test_a_trial_of_a_worker_takes_few_statements(shared, database, pruner, stat
     for number in range(8):  # the median begins to prune when five are complete
         counted.clear()
         trial = worker.ask()
-        suggest(trial)
+        suggest(trial, SPACE)
         for epoch in range(1, EPOCHS + 1):
             worker.report(trial, number + epoch / 100, epoch)
             assert not trial.should_prune()
         worker.tell(trial, number + 1)
     worker.leave()
-    assert 80 < counted["statements"] <= statements
+    assert 80 < counted["statements"] <= statements, counted
     assert 50 < counted["transactions"] <= transactions

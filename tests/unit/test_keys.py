@@ -29,6 +29,7 @@ STORED = {
     "DEFAULT_KEY": "hpo:default_recipe",
     "REPEATS_KEY": "repeats",
     "FIRST_RUN_KEY": "first_run",
+    "SAME_RECIPE_KEY": "same_recipe_as",
     "RESUMED_KEY": "resumed_after_epoch",
     "CHECKPOINT_KEY": "checkpoint",
     "REASON_KEY": "reason",

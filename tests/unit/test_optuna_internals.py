@@ -14,6 +14,8 @@ from optuna.trial import TrialState, create_trial
 from hpo.study.pruners import BracketPruner
 from storage.optuna_internals import (
     StudyView,
+    cache_of,
+    fixed_parameters,
     forget_cached_trials,
     latest_trials,
     set_trial_id,
@@ -149,6 +151,32 @@ def test_the_latest_trials_are_those_of_optunas_cache(study):
     assert sorted(seen) == [0, 1]
     assert seen[0].user_attrs == {"note": 1}
     assert seen[1] is latest_trials(study)[1]
+
+
+def test_what_a_trial_was_enqueued_with_is_known_while_it_waits(study):
+    """`fixed_parameters` gives what `Study.enqueue_trial` was given, and nothing for other trials."""
+    study.enqueue_trial({"rate": 0.5})
+    study.add_trial(create_trial(state=TrialState.WAITING))
+    assert [fixed_parameters(trial) for trial in study.trials] == [{"rate": 0.5}, {}]
+
+
+def test_a_trial_asks_one_storage_whose_place_another_may_take(study):
+    """A trial writes its parameters by `trial.storage`, at first its study's cache, and remembers them itself."""
+    trial, written = study.ask(), []
+    assert trial.storage is cache_of(study)
+
+    class Unwritten:
+        def __getattr__(self, name):
+            return getattr(cache_of(study), name)
+
+        def set_trial_param(self, *given):
+            written.append(given)
+
+    trial.storage = Unwritten()
+    value = trial.suggest_float("rate", 0, 1)
+    assert trial.suggest_float("rate", 0, 1) == value == trial.params["rate"]
+    assert written == [(trial_id_of(trial), "rate", value, trial.distributions["rate"])]
+    assert study.trials[0].params == {}
 
 
 def test_a_pruner_decides_by_the_trials_that_a_view_shows(study):
