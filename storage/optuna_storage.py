@@ -163,11 +163,17 @@ class StudyStorage(RDBStorage):
         distribution: BaseDistribution,
         previous_distribution: BaseDistribution | None,
     ) -> None:
-        if previous_distribution is None:
+        try:
+            if previous_distribution is None:
+                with autocommit(self.engine) as connection:
+                    _refuse_incompatible(connection, trial_id, {param_name: distribution})
+            else:
+                check_distribution_compatibility(previous_distribution, distribution)
+        except ValueError:
             with autocommit(self.engine) as connection:
-                _refuse_incompatible(connection, trial_id, {param_name: distribution})
-        else:
-            check_distribution_compatibility(previous_distribution, distribution)
+                found = connection.execute(sql.STATE, {"trial": trial_id}).scalar_one_or_none()
+            self._refuse(trial_id, found)  # a trial that has finished takes no value, whatever its distribution is
+            raise
         self._write(
             trial_id,
             sql.SET_PARAMS,

@@ -70,6 +70,10 @@ class OutageRetry:
         self._told: set[str] = set()  # causes that were logged since then
         self._lock = threading.Lock()
 
+    def __reduce__(self) -> tuple[type[OutageRetry], tuple[()]]:
+        """A copy for another process waits for ever: what ends the waiting here is not known there."""
+        return OutageRetry, ()
+
     def run(self, function: Callable[[], T]) -> T:
         """Call a function again and again until the database answers; returns or raises what that call does."""
         pause = FIRST_PAUSE

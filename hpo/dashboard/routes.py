@@ -162,7 +162,8 @@ class Dashboard:
         elif self._is_ours(study_id):
             raise HpoError("only `hpo delete` with the study file of that study finds all its files")
         else:
-            delete_study(replace(self._opened, study_id=study_id, owner=""))
+            asked = (request.json or {}).get("remove_associated_artifacts", True)
+            delete_study(replace(self._opened, study_id=study_id, owner=""), with_files=bool(asked))
         return _done()
 
     def _save_study_note(self, study_id: int) -> Any:

@@ -249,15 +249,16 @@ def refuse_if_at_work(opened: OpenStudy) -> None:
         raise HpoError(f"study: {many} at work on it; stop them first (Ctrl-C in `hpo search`)")
 
 
-def delete_study(opened: OpenStudy) -> None:
-    """Delete a study with its trials, our own rows and its files, for good, whoever has made it.
+def delete_study(opened: OpenStudy, *, with_files: bool = True) -> None:
+    """Delete a study with its trials, our own rows and, if so wished, its files, for good, whoever has made it.
 
     Raises:
         HpoError: the role may not delete it, and nothing was.
     """
     if not opened.rows.may_delete():  # asked before the files are gone
         raise HpoError("study: the role may not delete it; use the role that owns the tables")
-    opened.rows.remove_files(opened.artifacts, opened.owner)
+    if with_files:
+        opened.rows.remove_files(opened.artifacts, opened.owner)
     opened.storage.delete_study(opened.study_id)
 
 

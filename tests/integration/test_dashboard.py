@@ -11,6 +11,7 @@ import time
 import optuna
 import optuna_dashboard
 import pytest
+from optuna.artifacts import upload_artifact
 from optuna.trial import TrialState, create_trial
 from sqlalchemy import create_engine, text
 from werkzeug.test import Client
@@ -349,6 +350,24 @@ def test_a_deleted_study_leaves_no_file_and_none_is_deleted_at_work(visit):
     assert (gone.status_code, gone.json["reason"]) == (404, "there is no such study or trial any more")
     with pytest.raises(HpoError):
         load_study(study.file, study.url)
+
+
+@pytest.mark.parametrize("ticked", [True, False, None])
+def test_files_of_another_programs_study_go_where_the_box_is_ticked(visit, ticked):
+    """Deleting a study of another program removes its files unless the box for that is not ticked."""
+    opened = visit.study.opened
+    other = optuna.create_study(study_name="other", storage=opened.storage)
+    before = set(opened.artifacts.files(""))
+    file = visit.study.file.folder / "theirs.png"
+    file.write_bytes(PIXEL)
+    upload_artifact(artifact_store=opened.artifacts, file_path=str(file), study_or_trial=other)
+    [theirs] = set(opened.artifacts.files("")) - before
+    path = f"/api/studies/{opened.storage.get_study_id_from_name('other')}"
+    asked = {} if ticked is None else {"remove_associated_artifacts": ticked}
+    assert visit.send("DELETE", path, **asked).status_code == 200
+    assert (theirs in set(opened.artifacts.files(""))) == (ticked is False)
+    assert before <= set(opened.artifacts.files(""))
+    assert "other" not in optuna.get_all_study_names(opened.storage)
 
 
 def test_another_study_of_hpo_is_deleted_with_its_own_file_alone(visit, harness):
