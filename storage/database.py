@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import secrets
 import shlex
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING
 import optuna
 from sqlalchemy import create_engine, text
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, OperationalError, ProgrammingError
+from sqlalchemy.exc import ArgumentError, DataError, OperationalError, ProgrammingError
 
 from storage import schema
 from storage.errors import StorageError
@@ -33,6 +34,8 @@ KEEPALIVES = {
     "keepalives_count": 3,
     "tcp_user_timeout": 30_000,  # milliseconds
 }
+# Encodings of databases that hold all letters. SQL_ASCII holds what it is given, which we make UTF-8.
+ALL_LETTERS = ("UTF8", "SQL_ASCII")
 INIT_LOCK = 4_761_001  # for pg_advisory_xact_lock: any number that other programs are unlikely to use
 
 
@@ -72,11 +75,13 @@ def initialize(url: str) -> None:
     """Make the tables of Optuna and our own where they do not exist yet. Safe to repeat, and safe in parallel.
 
     Raises:
-        StorageError: the database cannot be reached, or refuses.
+        StorageError: the database cannot be reached, or refuses; or its encoding has not all letters.
     """
     with _foreseen(url), one_at_a_time(url) as connection:
         if schema.version(connection) == len(schema.STEPS):
             return  # so that a role that may not make tables can use them
+        if schema.version(connection) == 0:
+            _refuse_few_letters(connection, url)
         with _silent_optuna():
             # Tables that another version of Optuna made are refused by `connect`.
             optuna.storages.RDBStorage(
@@ -99,6 +104,24 @@ def ping(url: str) -> None:
         engine.dispose()
 
 
+def try_to_initialize(url: str) -> None:
+    """Find out whether `initialize` may make its tables in a database; changes nothing.
+
+    Raises:
+        StorageError: as `initialize` does.
+    """
+    engine = create_engine(parse_url(url), **_engine_settings())
+    name = f"hpo_check_{secrets.token_hex(8)}"
+    try:
+        with _foreseen(url), engine.connect() as connection:
+            _refuse_few_letters(connection, url)
+            connection.execute(text(f"CREATE TABLE {name} (number integer)"))
+            connection.execute(text(f"CREATE SCHEMA {name}"))
+            connection.rollback()
+    finally:
+        engine.dispose()
+
+
 def is_initialized(url: str) -> bool:
     """Whether `initialize` has prepared a database; changes nothing.
 
@@ -111,6 +134,15 @@ def is_initialized(url: str) -> bool:
             return schema.version(connection) > 0
     finally:
         engine.dispose()
+
+
+def refuse_letters(storage: StudyStorage, name: str, url: str) -> None:
+    """Raise StorageError where a database cannot hold the name of a study: one of an older hpo with few letters."""
+    try:
+        with _foreseen(url), storage.engine.connect() as connection:
+            connection.execute(text("SELECT CAST(:name AS text)"), {"name": name})
+    except DataError:
+        raise StorageError(_few_letters(url, f'the letters of the study name "{name}"')) from None
 
 
 def connect(url: str, outage_retry: OutageRetry | None = None) -> StudyStorage:
@@ -168,6 +200,18 @@ def _foreseen(url: str) -> Iterator[None]:
         ) from None
 
 
+def _refuse_few_letters(connection: Connection, url: str) -> None:
+    if connection.execute(text("SHOW server_encoding")).scalar_one() not in ALL_LETTERS:
+        raise StorageError(_few_letters(url, "all letters"))
+
+
+def _few_letters(url: str, what: str) -> str:
+    return (
+        f"storage: the encoding of {public_url(url)} has not {what}; make a database that has:"
+        " CREATE DATABASE name ENCODING 'UTF8' TEMPLATE template0"
+    )
+
+
 def _refuse_other_optuna(storage: StudyStorage, url: str) -> None:
     """Raise StorageError where another version of Optuna made the tables; the text says what to do."""
     made_for = storage.get_current_version()
@@ -206,5 +250,10 @@ def _engine_settings() -> dict[str, object]:
         "pool_size": 1,
         "max_overflow": 1,
         "pool_pre_ping": True,
-        "connect_args": {"connect_timeout": CONNECT_TIMEOUT, "application_name": "hpo", **KEEPALIVES},
+        "connect_args": {
+            "connect_timeout": CONNECT_TIMEOUT,
+            "application_name": "hpo",
+            "client_encoding": "utf8",
+            **KEEPALIVES,
+        },
     }

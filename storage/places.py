@@ -144,8 +144,8 @@ class Lease:
         """The recipes that other places than this one have tried, or try now; one that has failed may run again."""
         return self._transactions.run_statement(lambda connection: self._tried(connection, place.number))
 
-    def claim(self, place: Place, recipe: str) -> bool:
-        """Give a place a recipe, in exchange for the one that it has; False where another place has tried it.
+    def claim(self, place: Place, recipe: str | None) -> bool:
+        """Give a place a recipe, or none, in exchange for the one that it has; False where another place has tried it.
 
         Raises:
             LostPlaceError: the place is no longer this worker's.

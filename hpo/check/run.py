@@ -16,7 +16,7 @@ from hpo.study.interruptions import count_trials
 from hpo.study.open_study import find_study, probe_artifacts, storage_url
 from hpo.study.settings import check_settings
 from hpo.units import show_bytes
-from storage.database import is_initialized, public_url
+from storage.database import is_initialized, public_url, try_to_initialize
 from storage.embedded.server import has_postgres
 from storage.errors import StorageError
 from storage.outage_retry import DATABASE_ERRORS
@@ -249,6 +249,10 @@ def _check_storage(
             return [Finding("storage", "error", " ".join(str(error).split()))]
         findings.append(Finding("storage", "ok", f"{public_url(url)} answers"))
         if not initialized:
+            try:
+                try_to_initialize(url)
+            except StorageError as error:
+                return [Finding("storage", "error", str(error))]
             return [*findings, Finding("study", "ok", "not begun: the storage has no tables yet"), not_yet]
         try:
             opened = find_study(study_file, url)

@@ -21,7 +21,7 @@ from hpo.study.settings import check_settings, refuse_foreign, settings
 from storage.artifacts.artifact_store import probe
 from storage.artifacts.artifacts import fetch_file
 from storage.artifacts.store_url import open_store
-from storage.database import connect, initialize, one_at_a_time
+from storage.database import connect, initialize, one_at_a_time, refuse_letters
 from storage.embedded.server import embedded_postgres, has_postgres
 from storage.errors import StorageError
 from storage.heartbeat import GRACE_SECONDS
@@ -163,6 +163,7 @@ def create_study(study_file: StudyFile, url: str, data: Data) -> int:
     """
     initialize(url)
     storage = connect(url)
+    refuse_letters(storage, study_file.name, url)
     with one_at_a_time(url):
         study = optuna.create_study(
             study_name=study_file.name, storage=storage, direction="maximize", load_if_exists=True
@@ -218,6 +219,7 @@ def load_study(study_file: StudyFile, url: str, outage_retry: OutageRetry | None
 def find_study(study_file: StudyFile, url: str, outage_retry: OutageRetry | None = None) -> OpenStudy:
     """Load the study of that name, whoever has made it; raises as `load_study` does where there is none."""
     storage = connect(url, outage_retry)
+    refuse_letters(storage, study_file.name, url)
     try:
         study = optuna.load_study(study_name=study_file.name, storage=storage)
     except KeyError:

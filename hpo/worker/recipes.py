@@ -86,6 +86,7 @@ class Recipes:
                 suggest(trial, self._space)
                 recipe = digest_of(trial.params, self._space)
             except UNUSABLE:
+                self._lease.claim(place, None)
                 return optuna.Trial(self._study, trial_id)
             trial.storage = storage
             if recipe not in self._trained and self._lease.claim(place, recipe):

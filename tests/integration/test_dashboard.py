@@ -356,17 +356,20 @@ def test_a_deleted_study_leaves_no_file_and_none_is_deleted_at_work(visit):
 def test_files_of_another_programs_study_go_where_the_box_is_ticked(visit, ticked):
     """Deleting a study of another program removes its files unless the box for that is not ticked."""
     opened = visit.study.opened
+
+    def kept():
+        return {file.artifact_id for file in opened.artifacts.files("")}
+
     other = optuna.create_study(study_name="other", storage=opened.storage)
-    before = set(opened.artifacts.files(""))
+    before = kept()
     file = visit.study.file.folder / "theirs.png"
     file.write_bytes(PIXEL)
-    upload_artifact(artifact_store=opened.artifacts, file_path=str(file), study_or_trial=other)
-    [theirs] = set(opened.artifacts.files("")) - before
+    theirs = upload_artifact(artifact_store=opened.artifacts, file_path=str(file), study_or_trial=other)
     path = f"/api/studies/{opened.storage.get_study_id_from_name('other')}"
     asked = {} if ticked is None else {"remove_associated_artifacts": ticked}
     assert visit.send("DELETE", path, **asked).status_code == 200
-    assert (theirs in set(opened.artifacts.files(""))) == (ticked is False)
-    assert before <= set(opened.artifacts.files(""))
+    assert kept() - before == ({theirs} if ticked is False else set())
+    assert before <= kept()
     assert "other" not in optuna.get_all_study_names(opened.storage)
 
 

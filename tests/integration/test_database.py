@@ -6,13 +6,23 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 
 import optuna
 import pytest
 from sqlalchemy import create_engine, text
 
-from storage.database import connect, initialize, one_at_a_time, parse_url, public_url
+from storage import database as database_module
+from storage.database import (
+    connect,
+    initialize,
+    is_initialized,
+    one_at_a_time,
+    parse_url,
+    public_url,
+    refuse_letters,
+    try_to_initialize,
+)
 from storage.embedded import server
 from storage.embedded.server import embedded_postgres
 from storage.errors import StorageError
@@ -219,3 +229,75 @@ def test_200_clients_hold_two_connections_each_at_work_and_one_at_rest(tmp_path,
             wait_until(lambda: held() == 200)  # a server process takes a moment to leave
         for storage in storages:
             storage.engine.dispose()
+
+
+@contextmanager
+def encoded(database, encoding):
+    """The URL of another database on the same server, with this encoding."""
+    name = parse_url(database).database + "_encoded"
+    engine = create_engine(database, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.execute(text(f"CREATE DATABASE {name} ENCODING '{encoding}' LOCALE 'C' TEMPLATE template0"))
+        try:
+            yield parse_url(database).set(database=name).render_as_string(hide_password=False)
+        finally:
+            connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
+    engine.dispose()
+
+
+def test_a_database_without_all_letters_is_refused_before_it_has_tables(database):
+    """A new database whose encoding has not all letters is refused in one line that makes a better one."""
+    with encoded(database, "LATIN1") as url:
+        for refusing in (initialize, try_to_initialize):
+            with pytest.raises(StorageError, match=r"has not all letters; make .* ENCODING 'UTF8' TEMPLATE template0"):
+                refusing(url)
+        assert not is_initialized(url)
+
+
+def test_a_database_of_bytes_holds_any_letters(database):
+    """In a database with the encoding SQL_ASCII, as some clusters have it, a study may have any name and any texts."""
+    with encoded(database, "SQL_ASCII") as url:
+        initialize(url)
+        storage = connect(url)
+        refuse_letters(storage, "표정 연구 ß", url)
+        study = optuna.create_study(study_name="표정 연구 ß", storage=storage)
+        trial = study.ask()
+        trial.suggest_categorical("종류", ["가", "나"])
+        trial.set_user_attr("메모", "좋다")
+        again = optuna.load_study(study_name="표정 연구 ß", storage=connect(url)).trials[0]
+        assert (again.params, again.user_attrs) == (trial.params, {"메모": "좋다"})
+        storage.engine.dispose()
+
+
+def test_a_name_that_an_old_database_cannot_hold_is_refused(database, monkeypatch):
+    """In a database with few letters that an earlier hpo has made, a name that it cannot hold is refused."""
+    monkeypatch.setattr(database_module, "ALL_LETTERS", ("UTF8", "LATIN1"))
+    with encoded(database, "LATIN1") as url:
+        initialize(url)
+        storage = connect(url)
+        refuse_letters(storage, "Gesichter für Ärzte", url)
+        with pytest.raises(StorageError, match='has not the letters of the study name "표정"; make a database'):
+            refuse_letters(storage, "표정", url)
+        storage.engine.dispose()
+
+
+def test_a_role_that_may_make_no_tables_is_found_before_the_search(database):
+    """Whether the tables may be made is tried, and nothing stays of it: since Postgres 15 `public` is closed."""
+    engine = create_engine(database)
+    role = parse_url(database).database + "_role"
+    with engine.begin() as connection:
+        connection.execute(text("REVOKE CREATE ON SCHEMA public FROM PUBLIC"))
+        connection.execute(text(f"CREATE ROLE {role} LOGIN PASSWORD 'x'"))
+        connection.execute(text(f"GRANT CREATE ON DATABASE {parse_url(database).database} TO {role}"))
+    url = parse_url(database).set(username=role, password="x").render_as_string(hide_password=False)
+    with pytest.raises(StorageError, match="permission denied for schema public"):
+        try_to_initialize(url)
+    with engine.begin() as connection:
+        connection.execute(text(f"GRANT CREATE ON SCHEMA public TO {role}"))
+    try_to_initialize(url)
+    with engine.begin() as connection:
+        left = "SELECT count(*) FROM pg_class WHERE relname LIKE 'hpo_check%'"
+        assert connection.execute(text(left)).scalar_one() == 0
+        connection.execute(text(f"DROP OWNED BY {role}"))
+        connection.execute(text(f"DROP ROLE {role}"))
+    engine.dispose()

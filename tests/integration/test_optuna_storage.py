@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import pickle
 import re
 import threading
 import time
@@ -26,7 +27,7 @@ from hpo.study.pruners import BracketPruner
 from storage.database import connect
 from storage.optuna_storage import CALLS
 from storage.outage_retry import OutageRetry
-from tests.support.waiting import limit
+from tests.support.waiting import limit, paced
 
 pytestmark = pytest.mark.integration
 
@@ -153,6 +154,9 @@ def run_of_calls(storage, study_id):
         lambda: storage.set_trial_intermediate_value(trial_id, 2, 0.5),
         lambda: storage.set_trial_user_attr(trial_id, "late", 1),
         lambda: storage.set_trial_param(trial_id, "late", 0.5, rate),
+        lambda: storage.set_trial_param(trial_id, "rate", 1, IntDistribution(0, 1)),
+        lambda: storage._set_trial_param(trial_id, "rate", 1, IntDistribution(0, 1), rate),
+        lambda: storage._set_trial_param(10**9, "rate", 1, IntDistribution(0, 1), rate),
         lambda: storage.get_trial(10**9),
         lambda: storage.get_trial_system_attrs(10**9),
         lambda: storage.set_trial_user_attr(10**9, "key", 1),
@@ -181,6 +185,22 @@ def test_every_call_ends_as_optunas(stock, storage):
     ends = [run_of_calls(each, each.create_new_study(MAXIMIZE)) for each in (stock, storage)]
     assert ends[0] == ends[1]
     assert {KeyError, TypeError, ValueError, UpdateFinishedTrialError, True, False} <= set(ends[1][:-3])
+
+
+def test_a_storage_that_waits_goes_to_other_processes(database, storage, study_id):
+    """A storage that waits for its database can be pickled, as spawned processes need it; the copy waits, too."""
+    patient = connect(database, OutageRetry(threading.Event()))
+    copy = pickle.loads(pickle.dumps(patient))  # noqa: S301 - it was just made
+    trial_id = copy.create_new_trial(study_id)
+    with ThreadPoolExecutor(1) as pool:
+        with closed_to_all(database):
+            written = pool.submit(copy.set_trial_user_attr, trial_id, "key", 1)
+            with pytest.raises(TimeoutError):
+                written.result(paced(0.3))
+        written.result(limit(30))
+    assert patient.get_trial(trial_id).user_attrs == {"key": 1}
+    for each in (patient, copy):
+        each.engine.dispose()
 
 
 def test_trials_made_at_once_have_numbers_without_gaps(stock, storage, study_id):
