@@ -265,6 +265,15 @@ def test_16_bit_alpha(tmp_path, colours, opaque):
     np.testing.assert_allclose(pixels[5:], np.broadcast_to(_colours(colours)[5:], (27, SIDE, 3)), atol=1)
 
 
+def test_alpha_counts_from_0(tmp_path):
+    """Half transparency is half also where the range of the colours begins above 0."""
+    values = np.full((SIDE, SIDE, 4), 1000, np.uint16)
+    values[..., -1] = 2048
+    (tmp_path / "a.png").write_bytes(_png(6, values))
+    pixels = read_image(tmp_path / "a.png", Reading(SIDE, ranges=ValueRanges(ValueRange(1000, 4095, "set"))))
+    np.testing.assert_allclose(pixels.astype(int), 127, atol=1)
+
+
 def test_16_bit_colours_of_all_16_bits_are_as_ever(tmp_path):
     """Colours that fill 16 bits give the same pixels, to the bit, with their range as without."""
     file = tmp_path / "a.png"
