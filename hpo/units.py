@@ -19,8 +19,3 @@ def show_bytes(count: float) -> str:
         if count >= size:
             return f"{count / size:.3g} {unit}" if count < 100 * size else f"{count / size:,.0f} {unit}"
     return f"{count:.0f} bytes"
-
-
-def number_of(count: int, thing: str) -> str:
-    """A number of things whose plural ends with s: 1 image, 2 images."""
-    return f"{count} {thing}" if count == 1 else f"{count} {thing}s"

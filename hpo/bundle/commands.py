@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from hpo.errors import EXIT_DONE, HpoError
 from hpo.study.from_options import open_study_from
-from hpo.units import number_of
+from trainer.wording import counted
 
 if TYPE_CHECKING:
     import argparse
@@ -47,7 +47,7 @@ def run_export_best(options: argparse.Namespace) -> int:
             if test := info["metrics"]["test"]:
                 print(
                     f"test {headline(test)} (± one standard error),"
-                    f" on {number_of(test['images'], 'image')} that the search never saw"
+                    f" on {counted(test['images'], 'image')} that the search never saw"
                     f" (use {info['test_uses']} of the test split)"
                 )
                 if options.top is None:
@@ -89,9 +89,9 @@ def run_predict(options: argparse.Namespace) -> int:
         print(json.dumps(shown, indent=2, ensure_ascii=False, allow_nan=False))
         return EXIT_DONE
     voted = f", {len(bundles)} bundles by {options.voting} voting" if len(bundles) > 1 else ""
-    print(f"{number_of(len(rows), 'image')} -> {options.output}{voted}")
+    print(f"{counted(len(rows), 'image')} -> {options.output}{voted}")
     if metrics:
-        of = "" if known.known == len(rows) else f", of {known.known} of {number_of(len(rows), 'image')}"
+        of = "" if known.known == len(rows) else f", of {known.known} of {counted(len(rows), 'image')}"
         print(f"{headline(metrics)} (± one standard error), by the classes that are known{of}")
         print(*details(metrics), sep="\n")
     if line := known.line():

@@ -17,6 +17,7 @@ from trainer.errors import DataError
 from trainer.images.files import image_files, nfc, path_bytes, some, walk
 from trainer.images.manifest import MISSING, class_name, on_disk, places
 from trainer.images.spreadsheets import text_of
+from trainer.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -208,15 +209,21 @@ def _rows_listed(path: Path, same: Mapping[str, str], command: str) -> Iterator[
     written = [text_of(row[at[0]].strip()) for _, row in rows]
     files = [on_disk(path.parent, name) for name in written]
     problems = [
-        f"{len(cases)} {problem} ({some(cases)})"
-        for cases, problem in (
-            ([f"line {line}" for line, row in rows if len(row) > len(header)], "rows with more cells than the header"),
+        f"{counted(len(cases), one, many)} ({some(cases)})"
+        for cases, one, many in (
+            (
+                [f"line {line}" for line, row in rows if len(row) > len(header)],
+                "row with more cells than the header",
+                "rows with more cells than the header",
+            ),
             (
                 [f"line {line}" for (line, _), name in zip(rows, written, strict=True) if not name],
+                "row without a path",
                 "rows without a path",
             ),
             (
                 [name for name, file in zip(written, files, strict=True) if name and file is None],
+                "file that does not exist",
                 "files that do not exist",
             ),
         )

@@ -10,13 +10,13 @@ import numpy as np
 
 from hpo.bundle.pseudo_labels import CONFIDENCE, choose
 from hpo.hardware import cores
-from hpo.units import number_of
 from storage.keys import BEST_EPOCH_KEY, DEVICE_KEY, THREADS_KEY
 from trainer.fit import Subsets, fit
 from trainer.loaders import loaders_for
 from trainer.resources import Resources
 from trainer.step import MicroBatch
 from trainer.validation import probabilities_of
+from trainer.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -112,7 +112,8 @@ class Chosen:
             extensions=self.study_file.space.extensions,
             resources=Resources(device=self.device, loaders=loaders, weights=self.study_file.weights),
         )
-        self.say(f"retraining on {len(images)} images, {source}, for {last} of {self.recipe.epochs} epochs{self._on()}")
+        length = f"for {last} of {counted(self.recipe.epochs, 'epoch')}"
+        self.say(f"retraining on {counted(len(images), 'image')}, {source}, {length}{self._on()}")
         with closing(loaders), closing(epochs):
             for epoch in epochs:
                 self.say(f"epoch {epoch.number}: train loss {epoch.train_loss:.4f}, {epoch.seconds:.1f} s")
@@ -126,7 +127,7 @@ class Chosen:
             return ""
         here = cores()
         more = f"; --threads {here} may be faster on this machine, and gives slightly other weights"
-        return f" with {number_of(self.threads, 'thread')}{more if self.threads > here else ''}"
+        return f" with {counted(self.threads, 'thread')}{more if self.threads > here else ''}"
 
 
 def _labelled(data: Data) -> NDArray[np.int64]:

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from rich.cells import cell_len, set_cell_size
 
-from hpo.units import number_of
 from trainer.metrics import confusion_matrix, summary
 from trainer.uncertainty import standard_error
+from trainer.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -59,7 +59,7 @@ def details(found: Mapping[str, Any]) -> list[str]:
     predicted = set(chain.from_iterable(confusions.values()))
     occurring = [name for name in confusions if confusions[name] or name in predicted]
     lines = [
-        f"  {name}: F1 {found['per_class'][name]['f1']:.4f}, {number_of(found['per_class'][name]['images'], 'image')}"
+        f"  {name}: F1 {found['per_class'][name]['f1']:.4f}, {counted(found['per_class'][name]['images'], 'image')}"
         for name in occurring
     ]
     if alone := [name for name in occurring if not confusions[name]]:

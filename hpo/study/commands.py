@@ -175,7 +175,9 @@ def run_delete(options: argparse.Namespace) -> int:
         opened = find_study(study_file, url)
         refuse_if_at_work(opened)
         count = count_trials(opened.study.get_trials(deepcopy=False))
-        question = f'delete the study "{study_file.name}" with its {counted(count, "trial")} and their files?'
+        question = (
+            f'delete the study "{study_file.name}" with {counted(count, "trial and its", "trials and their")} files?'
+        )
         if not options.yes and not _agrees(question):
             print("nothing was deleted")
             return EXIT_FAILED

@@ -53,7 +53,8 @@ def test_a_changed_study_file_goes_on_or_is_shown_the_way(tmp_path, photos, hpo,
     change(file, ('name = "colours"', 'name = "colours anew"'), ("trials = 3", "trials = 1"))
     done = hpo(*command[1:], **storage)
     assert done.returncode == 0, done.stderr
-    assert 'of 3 finished trials of "colours" still fit and were taken over' in done.stdout
+    assert 'of 3 finished trials of "colours" still fit' in done.stdout
+    assert "taken over" in done.stdout
     fitting = int(done.stdout.split()[0])
     listed = json.loads(hpo("list", "study.toml", "--json", **storage).stdout)
     assert [study["name"] for study in listed] == ["colours", "colours anew"]

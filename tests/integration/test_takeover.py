@@ -215,7 +215,7 @@ def test_a_field_that_neither_recipe_uses_keeps_no_trial_out(studies):
     old_file = studies.file("old")
     finish(studies.begin(old_file), old_file, PLAIN, [0.3])
     lines, new = studies.take_over(studies.file("new", OLD.replace("{ low = 0.5, high = 5.0 }", "1.5")), "old")
-    assert lines == ['1 of 1 finished trials of "old" still fit and were taken over']
+    assert lines == ['1 of 1 finished trial of "old" still fits and was taken over']
     assert [trial.params for trial in taken(new).values()] == [PLAIN]
 
 
@@ -370,7 +370,7 @@ def test_weights_that_are_elsewhere_stay_there(studies):
     old = studies.begin(old_file)
     finish(old, old_file, FOCAL, [0.3])
     lines, new = studies.take_over(studies.file("new", study='artifacts = "elsewhere"'), "old")
-    assert lines[1:] == ["1 of them came without their weights, which this store does not hold"]
+    assert lines[1:] == ["1 of them came without its weights, which this store does not hold"]
     assert len(taken(new)) == 1
 
 
@@ -387,7 +387,7 @@ def test_a_trial_without_a_recipe_does_not_fit(studies):
     old = studies.begin(studies.file("old"))
     old.study.tell(old.study.ask(), 0.9)
     lines, new = studies.take_over(studies.file("new"), "old")
-    assert lines == ['0 of 1 finished trials of "old" still fit and were taken over; 1 does not: no known recipe (1)']
+    assert lines == ['0 of 1 finished trial of "old" still fit and were taken over; 1 does not: no known recipe (1)']
     assert not taken(new)
 
 
@@ -400,7 +400,7 @@ def test_a_field_that_came_after_the_old_study_has_its_default_there(studies):
     del kept["recipe"]["clip_norm"]  # which is searched where a study file says nothing
     old.study.set_user_attr("hpo:settings", kept)
     lines, new = studies.take_over(studies.file("new", f"{OLD}\nclip_norm = [1.0, 0.0]"), "old")
-    assert lines == ['1 of 1 finished trials of "old" still fit and were taken over']
+    assert lines == ['1 of 1 finished trial of "old" still fits and was taken over']
     assert [trial.params["clip_norm"] for trial in taken(new).values()] == [0.0]
 
 

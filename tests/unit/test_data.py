@@ -268,7 +268,7 @@ def test_all_mistakes_of_a_csv_at_once(tmp_path):
     text = f"path,label\na.png,x\nsub/../a.png,y\nb.png,\n,x\nb.png,x,z\n{unknown}{'n' * 300}.png,x\nb\n"
     message = _refusal(read_index, _csv(tmp_path, text))
     assert "images.csv'" in message
-    assert "1 rows with more cells than the header, where a comma may want quotes ('line 6')" in message
+    assert "1 row with more cells than the header, where a comma may want quotes ('line 6')" in message
     assert "3 rows with an empty cell ('line 4', 'line 5', 'line 15')" in message
     assert "9 files that do not exist ('gone0.png', 'gone1.png', 'gone2.png', 'gone3.png', 'gone4.png', …)" in message
     assert "2 paths listed more than once ('a.png', 'b.png')" in message
@@ -320,7 +320,7 @@ def test_labels_that_say_that_they_are_missing(tmp_path, label):
     """What programs write for a missing label is no class: it is refused with its line."""
     text = f"path,label\na.png,x\nb.png,{label}\nc.png,y\n"
     message = _refusal(read_index, _csv(_images(tmp_path, "a.png", "b.png", "c.png"), text))
-    assert f"1 rows whose label says that it is missing ('line 3: {label}'); correct these rows" in message
+    assert f"1 row whose label says that it is missing ('line 3: {label}'); correct these rows" in message
 
 
 def test_none_is_a_class(tmp_path):

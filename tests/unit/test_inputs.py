@@ -109,8 +109,8 @@ def test_labels_that_are_whole_numbers_are_known_however_they_are_written(photos
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("path,label\nred/1.png,red\nred/1.png,red,1\n", r"1 rows with more cells than the header \('line 3'\)"),
-        ("path,label\n,red\n", r"1 rows without a path \('line 2'\)"),
+        ("path,label\nred/1.png,red\nred/1.png,red,1\n", r"1 row with more cells than the header \('line 3'\)"),
+        ("path,label\n,red\n", r"1 row without a path \('line 2'\)"),
         ("path\nred/1.png\nnowhere.png\nred\n", r"2 files that do not exist \('nowhere.png', 'red'\)"),
         ("path\n", "lists no images"),
         ("", "has no column 'path'"),

@@ -17,6 +17,7 @@ from trainer.images.files import nfc, some
 from trainer.images.listing import Listing
 from trainer.images.sides import SIDES, refuse_unknown_classes, side_of_word
 from trainer.images.spreadsheets import text_of
+from trainer.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -74,14 +75,19 @@ def read_csv(path: Path, group: str | None, splits: Splits) -> Listing:
     found = [name or "" for name in names]
     twice = [name for name, times in Counter(found).items() if name and times > 1]
     problems = [
-        f"{len(cases)} {problem} ({some(cases)})"
-        for cases, problem in (
-            (uneven, "rows with more cells than the header, where a comma may want quotes"),
-            (holes, "rows with an empty cell"),
-            (missing, "rows whose label says that it is missing"),
-            (strange, f"rows whose {columns.get('split')} names no side: {_known_words(splits)}"),
-            (unknown, "files that do not exist"),
-            (twice, "paths listed more than once"),
+        f"{counted(len(cases), one, many)} ({some(cases)})"
+        for cases, one, many in (
+            *(
+                (cases, f"row {problem}", f"rows {problem}")
+                for cases, problem in (
+                    (uneven, "with more cells than the header, where a comma may want quotes"),
+                    (holes, "with an empty cell"),
+                    (missing, "whose label says that it is missing"),
+                    (strange, f"whose {columns.get('split')} names no side: {_known_words(splits)}"),
+                )
+            ),
+            (unknown, "file that does not exist", "files that do not exist"),
+            (twice, "path listed more than once", "paths listed more than once"),
         )
         if cases
     ]
