@@ -1,4 +1,4 @@
-"""Time spans, and numbers of things and of bytes, as people read them."""
+"""Time spans and numbers of bytes as people read them."""
 
 from __future__ import annotations
 

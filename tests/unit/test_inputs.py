@@ -46,13 +46,6 @@ def test_an_image_of_unknown_class_leaves_the_others_theirs(photos):
     assert [row.path for row in rows if row.true is None] == [str(photos / "loose.png"), str(photos / "new/1.png")]
 
 
-def test_images_without_an_ending_are_found_as_the_search_finds_them(photos):
-    """A folder whose images have no ending holds images, too."""
-    for file in (photos / "red").iterdir():
-        file.rename(file.with_suffix(""))
-    assert {row.true for row in find_images([str(photos / "red")], CLASSES)} == {"red"}
-
-
 def test_a_class_folder_given_alone_tells_its_class(photos, monkeypatch):
     """A folder named as a class tells it, however it is given; so does the folder of a single file or pattern."""
     paint(photos / "red" / "more" / "1.png", (1, 2, 3), 0)
