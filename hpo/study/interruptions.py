@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from optuna.trial import TrialState
 
-from storage.keys import REASON_KEY, REPEATS_KEY, RESUMED_KEY
+from storage.keys import REASON_KEY, REPEATS_KEY, RESUMED_KEY, SAME_RECIPE_KEY
 from storage.requeue import without_again
 
 if TYPE_CHECKING:
@@ -68,8 +68,14 @@ def failed_trials(trials: Sequence[FrozenTrial], places: Sequence[PlaceRow]) -> 
 
 
 def count_trials(trials: Sequence[FrozenTrial]) -> int:
-    """How many trials of a study have begun, counted as the budget does: with what continues it each one is one."""
-    return sum(repeated_by(trial) is None and trial.state is not TrialState.WAITING for trial in trials)
+    """How many trials of a study have begun, counted as the budget does: with what continues it each one is one.
+
+    One that was given the result of another trial has not begun.
+    """
+    return sum(
+        repeated_by(trial) is None and trial.state is not TrialState.WAITING and SAME_RECIPE_KEY not in trial.user_attrs
+        for trial in trials
+    )
 
 
 def repeated_by(trial: FrozenTrial) -> int | None:

@@ -77,9 +77,10 @@ def test_a_trial_that_was_given_up_has_failed():
 
 
 def test_a_trial_with_all_its_runs_counts_once():
-    """Interrupted trials count with what continues them, and what waits for its first run does not count."""
+    """Interrupted trials count with what continues them, and what waits or was given a result does not."""
     trials = trials_of(
         ("FAIL", DIED), ("WAITING", {}), ("COMPLETE", {}), ("FAIL", {**DIED, "repeats": 0}), ("WAITING", {"repeats": 3})
     )
     assert count_trials(trials) == 2
     assert count_trials(trials_of(("FAIL", {"repeats": "x"}))) == 1
+    assert count_trials(trials_of(("COMPLETE", {}), ("COMPLETE", {"same_recipe_as": 0}))) == 1
