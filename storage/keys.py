@@ -24,6 +24,9 @@ TAKEN_OVER_KEY = "hpo:taken_over_from"
 TEST_USE_KEY = "hpo:test_use:"
 """Followed by anything unique: when the test images were looked at. Written and counted by `hpo export-best`."""
 
+TEST_SCORE_KEY = "hpo:test_score:"
+"""Followed by what the use of the test images is called: the score that it gave. Written by `hpo export-best`."""
+
 MICRO_BATCH_KEY = "hpo:micro_batch: "
 """Followed by backbone, image size and device: how many images fit into memory. Written and read by workers."""
 

@@ -19,7 +19,7 @@ from hpo.bundle.pseudo_labels import join
 from hpo.bundle.retraining import Chosen, Training
 from hpo.bundle.scores import scores
 from hpo.study.images import load_images
-from hpo.study.open_study import count_test_use, model_of, recipe_of
+from hpo.study.open_study import count_test_use, keep_test_score, model_of, recipe_of
 from hpo.study.ranking import best_trial
 from hpo.study.settings import PACKAGES, check_settings
 from storage.keys import BEST_EPOCH_KEY
@@ -92,8 +92,10 @@ def export(
             test, uses = None, 0
             if len(data.split.test):
                 now = datetime.now(UTC).isoformat(timespec="seconds")
-                uses = count_test_use(opened.study, str(uuid.uuid4()), now)
+                use = str(uuid.uuid4())
+                uses = count_test_use(opened.study, use, now)
                 test = _test(chosen, model, used)
+                keep_test_score(opened.study, use, trial.number, test)
             info = {
                 "classes": list(data.index.classes),
                 "preprocessing": {

@@ -14,7 +14,7 @@ from hpo.report.outcomes import Outcome
 from hpo.study.open_study import space_of
 from hpo.study.ranking import counts, find_default
 from hpo.study.status import take_snapshot
-from storage.keys import END_STATES, REPEATS_KEY, SAME_RECIPE_KEY, SETTINGS_KEY, TEST_USE_KEY
+from storage.keys import END_STATES, REPEATS_KEY, SAME_RECIPE_KEY, SETTINGS_KEY, TEST_SCORE_KEY, TEST_USE_KEY
 from trainer.space import suggest
 
 if TYPE_CHECKING:
@@ -47,6 +47,8 @@ class Results:
         from_outside: numbers of trials that were told or added from outside, which are no outcomes.
         repeats: how many runs were broken off and gone on with.
         test_uses: how often the held-out images were looked at.
+        test_scores: what these looks gave, the earliest first: `trial`, `macro_f1`, its `standard_error`, `images`.
+            Those of earlier versions are not kept.
         begun: start of the first trial, in UTC; None before that.
     """
 
@@ -59,6 +61,7 @@ class Results:
     from_outside: Sequence[int]
     repeats: int
     test_uses: int
+    test_scores: Sequence[Mapping[str, Any]]
     begun: datetime | None
 
     @property
@@ -81,6 +84,8 @@ def read_results(opened: OpenStudy, now: datetime) -> Results:
     snapshot = take_snapshot(opened)
     trials = opened.study.get_trials(deepcopy=False)
     attributes, space = opened.study.user_attrs, space_of(opened.study, opened.file.space.extensions)
+    times = {key.removeprefix(TEST_USE_KEY): at for key, at in attributes.items() if key.startswith(TEST_USE_KEY)}
+    uses = sorted(times, key=lambda use: times[use])
     placed = [(place, trials[place.trial]) for place in snapshot.places if place.trial is not None]
     begun = min((trial.datetime_start.astimezone(UTC) for _, trial in placed if trial.datetime_start), default=None)
     ends = [_hours_between(begun, _end_of(place, trial, now)) for place, trial in placed]
@@ -101,7 +106,8 @@ def read_results(opened: OpenStudy, now: datetime) -> Results:
         default=find_default(trials, space),
         from_outside=[number for number, outcome in sorted(found.items()) if outcome is None],
         repeats=sum(REPEATS_KEY in trial.user_attrs for trial in trials),
-        test_uses=sum(key.startswith(TEST_USE_KEY) for key in attributes),
+        test_uses=len(uses),
+        test_scores=[attributes[score] for use in uses if (score := TEST_SCORE_KEY + use) in attributes],
         begun=begun,
     )
 

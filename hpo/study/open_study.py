@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import optuna
 from optuna.trial import FixedTrial, TrialState
@@ -31,6 +31,7 @@ from storage.keys import (
     MICRO_BATCH_KEY,
     SETTINGS_KEY,
     TAKEN_OVER_KEY,
+    TEST_SCORE_KEY,
     TEST_USE_KEY,
     WEIGHTS_NAME,
 )
@@ -328,3 +329,16 @@ def count_test_use(study: optuna.Study, key: str, time: str) -> int:
     """Note in the study that the test split is used once more; returns how often it was used, this time included."""
     study.set_user_attr(TEST_USE_KEY + key, time)
     return sum(name.startswith(TEST_USE_KEY) for name in study.user_attrs)
+
+
+def keep_test_score(study: optuna.Study, key: str, trial: int, metrics: Mapping[str, Any]) -> None:
+    """Keep what a use of the test split, which was counted before by this key, has given.
+
+    Args:
+        study: that was searched.
+        key: of the use.
+        trial: number of the trial whose recipe or weights were tested.
+        metrics: as `hpo.bundle.scores.scores` has them.
+    """
+    kept = {"trial": trial, "macro_f1": metrics["macro_f1"], "standard_error": metrics["standard_error"]["macro_f1"]}
+    study.set_user_attr(TEST_SCORE_KEY + key, {**kept, "images": metrics["images"]})

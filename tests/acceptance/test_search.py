@@ -411,7 +411,20 @@ def test_own_loss_example_searches_with_a_function_of_ones_own(hpo, tmp_path, ph
 
 
 def test_notebook_example_runs_without_the_service(hpo, tmp_path, photos):
-    """The objective runs in a plain Optuna study."""
-    done = hpo(program=(str(ROOT / "examples/notebook.py"),))
+    """The objective runs in a plain Optuna study, which begins with the default recipe."""
+    code = (ROOT / "examples/notebook.py").read_text()
+    # A small model without published weights, which a test could not fetch, and two quick trials.
+    for line, shorter in (
+        (
+            '{"backbone": "resnet18.a1_in1k", "image_size": 160, "epochs": 10}',
+            '{"backbone": "test_resnet", "pretrained": False, "image_size": 32, "epochs": 2, "batch_size": 8}',
+        ),
+        ("n_trials=20", "n_trials=2"),
+    ):
+        assert code.count(line) == 1
+        code = code.replace(line, shorter)
+    code += "first = study.trials[0].params\nassert first.items() <= space.default_parameters().items(), first\n"
+    (tmp_path / "notebook.py").write_text(code)
+    done = hpo(program=("notebook.py",))
     assert done.returncode == 0, done.stderr
     assert 0 <= float(done.stdout.split()[0]) <= 1

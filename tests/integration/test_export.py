@@ -24,7 +24,7 @@ from hpo.study.study_file import read_study_file
 from hpo.worker.shutdown import Shutdown
 from hpo.worker.stopwatch import Stopwatch
 from hpo.worker.worker import Worker
-from storage.keys import BEST_EPOCH_KEY, DEVICE_KEY, REPEATS_KEY, THREADS_KEY
+from storage.keys import BEST_EPOCH_KEY, DEVICE_KEY, REPEATS_KEY, TEST_SCORE_KEY, THREADS_KEY
 from tests.conftest import paint
 from trainer.device import torch_threads
 from trainer.errors import DataError
@@ -92,7 +92,7 @@ def export(tmp_path, photos, database, capsys):
     return run
 
 
-def test_sure_images_are_learned_by_a_second_model(export, tmp_path):
+def test_sure_images_are_learned_by_a_second_model(export, tmp_path, database):
     """Images that the retrained winner is sure of are trained on with its classes; copies of test images are not."""
     plain, said = export("plain")
     assert plain["pseudo_labels"] is None
@@ -133,6 +133,12 @@ def test_sure_images_are_learned_by_a_second_model(export, tmp_path):
         assert info[name] == plain[name]
     assert info["metrics"]["test"]["images"] == len(held_out)
     assert [plain["test_uses"], info["test_uses"]] == [1, 2]
+    own = Extensions(backbones={"linear": linear})
+    study = load_study(read_study_file(tmp_path / "study.toml", own), database).study
+    kept = [value for key, value in study.user_attrs.items() if key.startswith(TEST_SCORE_KEY)]
+    tests = [each["metrics"]["test"] for each in (plain, info)]
+    expected = [(test["macro_f1"], test["standard_error"]["macro_f1"], test["images"]) for test in tests]
+    assert sorted((one["macro_f1"], one["standard_error"], one["images"]) for one in kept) == sorted(expected)
     assert info["metrics"]["test"]["macro_f1"] > 0.8
 
 

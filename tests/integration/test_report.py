@@ -19,7 +19,7 @@ from optuna.trial import FixedTrial, TrialState, create_trial
 
 from hpo.errors import HpoError
 from hpo.report.page import make_report
-from hpo.study.open_study import count_test_use, delete_study, recipe_of
+from hpo.study.open_study import count_test_use, delete_study, keep_test_score, recipe_of
 from hpo.study.study_file import read_study_file
 from hpo.study.takeover import take_over
 from storage.artifacts.artifacts import keep_file
@@ -119,6 +119,20 @@ def test_the_page_tells_what_was_found(found):
     assert "ZeroDivisionError: division by zero" in page.text
 
 
+def test_measured_scores_stand_beside_the_best(found):
+    """Each score on the held-out images has its standard error, in the order of the tests."""
+    study, page, *_ = found
+    assert "Measured so" not in page.text
+    metrics = {"macro_f1": 0.75, "standard_error": {"macro_f1": 0.125}, "images": 18}
+    for use, at, trial, score in (("b", "2030-01-01", 4, 0.5), ("a", "2030-01-02", 3, 0.75)):
+        count_test_use(study.opened.study, use, at)
+        keep_test_score(study.opened.study, use, trial, {**metrics, "macro_f1": score})
+    text = page_of(study).text
+    measured = "0.5000 ± 0.1250 macro-F1 of trial 4 on 18 images; 0.7500 ± 0.1250 macro-F1 of trial 3 on 18 images."
+    assert measured in text
+    assert "looked at 3 times so far" in text
+
+
 def test_the_charts_show_each_trial_at_its_end(found):
     """The best so far never falls and ends at the best trial; the GPU hours add up to those that were used."""
     study, page, complete, best = found
@@ -189,7 +203,11 @@ def test_the_pictures_of_the_winner_are_in_the_page(harness, tmp_path, monkeypat
         (tmp_path / name).write_bytes(b"PNG of " + name.encode())
         keep_file(study.opened.artifacts, run.trial, tmp_path / name, study.opened.owner)
     runs.complete(run, 0.5)
-    sources = [value for name, value in page_of(study).attributes if name == "src"]
+    page = page_of(study)
+    assert re.search(
+        r'<div class="pair">\s*<div class="recipe">.*?</div>\s*<figure>', page.html, re.DOTALL
+    )  # beside it
+    sources = [value for name, value in page.attributes if name == "src"]
     assert [base64.b64decode(source.removeprefix("data:image/png;base64,")) for source in sources] == [
         b"PNG of confusion_matrix.png",
         b"PNG of most_wrong.png",

@@ -100,7 +100,7 @@ def test_every_key_of_a_study_file_is_documented():
 
 
 def test_the_notebook_in_the_readme_is_the_example():
-    """The ten lines in the README are those of examples/notebook.py, which a test runs."""
+    """The lines in the README are those of examples/notebook.py, which a test runs."""
     code = re.search(r"```python\n(.*?)```", README, re.DOTALL)[1]
     assert code in (ROOT / "examples/notebook.py").read_text()
 

@@ -25,6 +25,7 @@ STORED = {
     "ID_KEY": "hpo:id",
     "TAKEN_OVER_KEY": "hpo:taken_over_from",
     "TEST_USE_KEY": "hpo:test_use:",
+    "TEST_SCORE_KEY": "hpo:test_score:",
     "MICRO_BATCH_KEY": "hpo:micro_batch: ",
     "DEFAULT_KEY": "hpo:default_recipe",
     "REPEATS_KEY": "repeats",
