@@ -21,6 +21,19 @@ class Limits:
 
 
 @dataclass(frozen=True)
+class StopRules:
+    """What ends a search before its budget is used up; None ends none.
+
+    Attributes:
+        target: validation macro-F1, in [0, 1], that one complete trial is to reach.
+        patience: how many full trainings in a row may bring no gain beyond the noise.
+    """
+
+    target: float | None = None
+    patience: int | None = None
+
+
+@dataclass(frozen=True)
 class Used:
     """What a search has used so far.
 
@@ -36,10 +49,12 @@ class Used:
 
     def within(self, limits: Limits) -> bool:
         """Whether another trial may begin."""
-        return (
-            (limits.trials is None or self.trials < limits.trials)
-            and (limits.hours is None or self.hours < limits.hours)
-            and (limits.gpu_hours is None or self.gpu_hours < limits.gpu_hours)
+        return (limits.trials is None or self.trials < limits.trials) and self.hours_within(limits)
+
+    def hours_within(self, limits: Limits) -> bool:
+        """Whether a trial that has its place already may run."""
+        return (limits.hours is None or self.hours < limits.hours) and (
+            limits.gpu_hours is None or self.gpu_hours < limits.gpu_hours
         )
 
 

@@ -60,7 +60,7 @@ QUEUED_KEY = "queued_by"
 """Who has queued the recipe of a trial: the study file, or `hpo try`. Written with it; read by logs and notes."""
 
 BEST_EPOCH_KEY = "best_epoch"
-"""Number of the epoch with the best macro-F1. Written by the objective; without it, a trial was not trained by hpo."""
+"""Number of the epoch with the best macro-F1, 0 where time was over before one; without it, hpo did not train it."""
 
 METRICS_KEY = "metrics"
 """All metrics of that epoch. Written by the objective; read by notes, report and the end of a search."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from storage import logs
 from storage import place_statements as sql
-from storage.budget import Used, used
+from storage.budget import used
 from storage.halts import halt_in_force
 from storage.optuna_internals import trial_id_of
 from storage.requeue import again, fail_trial
@@ -118,7 +118,7 @@ class Lease:
             if halt_in_force(connection, self._study):
                 return None
             spent = used(connection, self._study)
-            if found and not Used(0, spent.hours, spent.gpu_hours).within(limits):
+            if found and not spent.hours_within(limits):
                 # It counts among the trials already, but no hours are left to run it. A place whose trial was ended
                 # from outside needs none, and is only to be closed.
                 found = self._execute(connection, sql.WAITING_WITH_ENDED_TRIAL).one_or_none()
@@ -272,8 +272,8 @@ class Lease:
         """Whether the study is paused or stopped."""
         return self._transactions.run_statement(lambda connection: halt_in_force(connection, self._study))
 
-    def may_get_a_place(self, limits: Limits) -> bool:
-        """Whether a worker that has found no place may find one later: one that waits now, or that of a worker."""
+    def may_get_a_place(self, limits: Limits | None) -> bool:
+        """Whether a worker without a place may find one: one that waits, which needs limits, or that of a worker."""
 
         def look(connection: Connection) -> bool:
             # In one statement: a place can go from one state to the other between two.
@@ -285,10 +285,9 @@ class Lease:
                 .scalars()
                 .all()
             )
-            if "running" in states or not states:
-                return bool(states)
-            spent = used(connection, self._study)
-            return Used(0, spent.hours, spent.gpu_hours).within(limits)
+            if "running" in states or not states or limits is None:
+                return "running" in states
+            return used(connection, self._study).hours_within(limits)
 
         return self._transactions.run(look)
 

@@ -85,6 +85,8 @@ def study_note(snapshot: Snapshot, study_id: int) -> str:
     counts = ", ".join(f"{count} {state}" for state, count in snapshot.counts.items() if count)
     lines = [f"Trials: {counts or 'none yet'}"]
     lines += [f"Budget: {spent} {spent.name}" for spent in snapshot.spent]
+    if snapshot.reason_to_end:
+        lines.append(f"**No further trial begins**: {snapshot.reason_to_end}")
     if snapshot.halt:
         lines.append(f"**{HALTS[snapshot.halt]}**: `hpo resume` lets it go on")
     if interrupted := sum(each.interrupted for each in snapshot.failed.values()):

@@ -232,6 +232,8 @@ def summary_lines(
     study_file = opened.file
     counts = ", ".join(f"{count} {state}" for state, count in snapshot.counts.items() if count or state in END_STATES)
     lines = ["", f"{counted(snapshot.used.trials, 'trial')}: {counts}"]
+    if snapshot.reason_to_end:
+        lines.append(f"no further trial began: {snapshot.reason_to_end}")
     if snapshot.best is None:
         return lines
     lines.append(f"winner: trial {snapshot.best.number}, validation macro-F1 {snapshot.best.macro_f1:.4f}")

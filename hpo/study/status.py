@@ -11,8 +11,9 @@ from hpo.errors import HpoError
 from hpo.study.interruptions import failed_trials
 from hpo.study.open_study import space_of
 from hpo.study.ranking import find_best
+from hpo.study.stop_rules import last_gain, reason_to_end
 from hpo.study.trained import is_used_up
-from storage.budget import Used
+from storage.budget import StopRules
 from storage.database import public_url
 from storage.keys import END_STATES, PLACE_STATES
 from trainer.space import suggest
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
 
     from hpo.study.interruptions import FailedTrial
     from hpo.study.open_study import OpenStudy
-    from storage.budget import Limits
+    from hpo.study.stop_rules import LastGain
+    from storage.budget import Limits, Used
     from storage.halts import Halt
     from storage.keys import PlaceState
     from storage.study_rows import PlaceRow, WorkerRow
@@ -42,7 +44,7 @@ TIME_HEADINGS = {  # what a worker measures its time by -> what people read
 
 @dataclass(frozen=True)
 class Spent:
-    """How much of one limit of the budget is spent: trials that have ended, or hours."""
+    """How much of one limit of the budget is spent: trials that have ended, trainings, or hours."""
 
     name: str
     amount: float
@@ -50,7 +52,7 @@ class Spent:
 
     def __str__(self) -> str:
         amount, limit = f"{self.amount}", f"{self.limit}"
-        if self.name != "trials":
+        if not isinstance(self.amount, int):  # hours
             amount, limit = f"{self.amount:.2f}", f"{self.limit:g}"
         return f"{amount} of {limit}" if self.amount <= self.limit else f"{amount}, above the limit of {limit}"
 
@@ -80,6 +82,9 @@ class Snapshot:
         from_outside: numbers of better trials that do not count.
         failed: how the trials ended that have failed for Optuna, by number.
         space_used_up: whether every recipe of the search space has been trained.
+        stop_rules: what ends it before its budget is used up.
+        reason_to_end: why these let no further trial begin; None where they do not.
+        gain: the last one beyond the noise; only where the rules ask for patience.
     """
 
     study: str
@@ -93,6 +98,9 @@ class Snapshot:
     from_outside: Sequence[int] = ()
     failed: Mapping[int, FailedTrial] = field(default_factory=dict)
     space_used_up: bool = False
+    stop_rules: StopRules = field(default_factory=StopRules)
+    reason_to_end: str | None = None
+    gain: LastGain | None = None
 
     @property
     def counts(self) -> dict[PlaceState, int]:
@@ -113,14 +121,16 @@ class Snapshot:
             ("trials", self.ended, limits.trials),
             ("hours", used.hours, limits.hours),
             ("GPU hours", used.gpu_hours, limits.gpu_hours),
+            ("without a gain", self.gain.trainings if self.gain else 0, self.stop_rules.patience),
         )
         return [Spent(name, amount, limit) for name, amount, limit in amounts if limit is not None]
 
     @property
     def finished(self) -> bool:
-        """Whether the budget or the search space is used up and nothing runs, or waits and may still run."""
-        hours_left = Used(0, self.used.hours, self.used.gpu_hours).within(self.limits)
-        waiting = self.counts["waiting"] if hours_left else 0
+        """Whether enough is found, or budget or space are used up, and nothing runs, or waits and may still run."""
+        if self.reason_to_end:
+            return not self.counts["running"]
+        waiting = self.counts["waiting"] if self.used.hours_within(self.limits) else 0
         used_up = self.space_used_up or not self.used.within(self.limits)
         return used_up and not self.counts["running"] and not waiting
 
@@ -157,7 +167,9 @@ class Snapshot:
             "study": self.study,
             "storage": self.storage,
             "trials": self.counts,
-            "budget": {**asdict(self.limits), "used": asdict(self.used)},
+            "budget": {**asdict(self.limits), **asdict(self.stop_rules), "used": asdict(self.used)},
+            "reason_to_end": self.reason_to_end,
+            "last_gain": self.gain and asdict(self.gain),
             "best": self.best and asdict(self.best),
             "workers": workers,
             "dead_workers": [
@@ -195,4 +207,7 @@ def take_snapshot(opened: OpenStudy) -> Snapshot:
         from_outside=from_outside,
         failed=failed_trials(trials, state.places),
         space_used_up=is_used_up(space, trials),
+        stop_rules=study_file.stop_rules,
+        reason_to_end=reason_to_end(trials, space, study_file.stop_rules),
+        gain=None if study_file.stop_rules.patience is None else last_gain(trials, space),
     )

@@ -50,7 +50,8 @@ def render(snapshot: Snapshot) -> RenderableType:
     told = [Text(f"told or added from outside, and without a part in this: trial {outside}")] if outside else []
     how_far = f"{counts or 'no trials yet'}; {best}" if counts or snapshot.best else "no trials yet"
     used_up = [Text("every recipe of the search space has been trained")] if snapshot.space_used_up else []
-    return Group(table, _budget(snapshot), Text(how_far), *told, *used_up, *halted)
+    ends = [Text(f"no further trial begins: {snapshot.reason_to_end}")] if snapshot.reason_to_end else []
+    return Group(table, _budget(snapshot), Text(how_far), *told, *used_up, *ends, *halted)
 
 
 def _budget(snapshot: Snapshot) -> Table:
@@ -59,4 +60,8 @@ def _budget(snapshot: Snapshot) -> Table:
     for spent in snapshot.spent:
         bar = ProgressBar(total=spent.limit, completed=min(spent.amount, spent.limit), width=40)
         table.add_row(spent.name, bar, str(spent))
+    if (target := snapshot.stop_rules.target) is not None:
+        best = snapshot.best.macro_f1 if snapshot.best else 0.0
+        bar = ProgressBar(total=target, completed=min(best, target), width=40)
+        table.add_row("macro-F1", bar, f"{best:.4f}, the target is {target:g}")
     return table

@@ -8,7 +8,7 @@ import re
 import tomllib
 import unicodedata
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ from hpo.errors import StudyFileError
 from hpo.study.given_splits import read_splits
 from hpo.study.table import Table
 from storage.artifacts.store_url import bucket_of
-from storage.budget import Limits
+from storage.budget import Limits, StopRules
 from storage.database import parse_url
 from storage.errors import StorageError
 from storage.private_folder import make_private
@@ -117,6 +117,8 @@ class StudyFile:
         storage: URL of a Postgres; None for the embedded one.
         artifacts: URL or folder of the trials' files; None for the folder beside the file.
         keep_weights: how many complete trials keep their weights, the best ones.
+        stop_rules: of the table [budget], what ends the search when it has found enough.
+        trial_minutes: that a trial may take, however often it is started; None for any time.
         tries: recipes of the user's own, the tables [[try]], which are tried first.
     """
 
@@ -134,6 +136,8 @@ class StudyFile:
     storage: str | None = None
     artifacts: str | None = None
     keep_weights: int = 20
+    stop_rules: StopRules = field(default_factory=StopRules)
+    trial_minutes: float | None = None
     tries: tuple[Recipe, ...] = ()
 
     @property
@@ -245,6 +249,11 @@ def read_study_file(path: Path, extensions: Extensions | None = None) -> StudyFi
     )
     if limits == Limits():
         limits = Limits(trials=DEFAULT_TRIALS)
+    patience = budget.number("patience", whole=True, low=1, high=10_000_000)
+    stop_rules = StopRules(
+        target=budget.number("target", low=1e-6, high=1), patience=None if patience is None else int(patience)
+    )
+    trial_minutes = budget.number("trial_minutes", low=1e-3, high=1e6)
     budget.no_more()
 
     wrong: list[str] = []
@@ -279,6 +288,8 @@ def read_study_file(path: Path, extensions: Extensions | None = None) -> StudyFi
         storage=storage,
         artifacts=artifacts,
         keep_weights=StudyFile.keep_weights if keep_weights is None else int(keep_weights),
+        stop_rules=stop_rules,
+        trial_minutes=trial_minutes,
         tries=tries,
     )
 

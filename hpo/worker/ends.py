@@ -29,13 +29,15 @@ class Complete:
 
 @dataclass(frozen=True)
 class Pruned:
-    """The pruner ended the training.
+    """The pruner or the time limit of a trial ended the training.
 
     Attributes:
         pictures: PNGs by name.
+        reason: one line, where that was not the pruner.
     """
 
     pictures: Mapping[str, bytes]
+    reason: str | None = None
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+import optuna
+
 from hpo.worker.ends import one_line
 from hpo.worker.pictures import draw_pictures
 from hpo.worker.tensorboard import TensorBoardLog
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from hpo.worker.context import WorkerContext
     from hpo.worker.runs import Run
     from hpo.worker.stopwatch import TrainingTime
+    from hpo.worker.time_limit import TimeLimit
     from hpo.worker.trial_log import TrialLog
     from trainer.checkpoint import Capture
     from trainer.fit import Epoch
@@ -36,18 +39,27 @@ class RunObserver:
         checkpoints: of the run.
         log: takes what the trial prints.
         time: of the training.
+        limit: of the trial's time.
 
     Attributes:
         best: the highest validation macro-F1 so far, in [0, 1]; to be set where the trial has epochs already.
+        best_epoch: which one had it; 0 before the first; likewise.
         pictures: of the trial, PNGs by name, once it has ended.
     """
 
     def __init__(
-        self, context: WorkerContext, run: Run, checkpoints: Checkpoints, log: TrialLog, time: TrainingTime
+        self,
+        context: WorkerContext,
+        run: Run,
+        checkpoints: Checkpoints,
+        log: TrialLog,
+        time: TrainingTime,
+        limit: TimeLimit,
     ) -> None:
+        self._limit = limit
         self._context, self._run, self._checkpoints, self._log, self._time = context, run, checkpoints, log, time
         self._tensorboard: TensorBoardLog | None = None
-        self.best = 0.0
+        self.best, self.best_epoch = 0.0, 0
         self.pictures: dict[str, bytes] = {}
 
     @contextmanager
@@ -66,6 +78,7 @@ class RunObserver:
         Raises:
             InterruptedTrialError: another worker is to go on with the trial, whose checkpoint is kept.
             LostPlaceError: the run no longer counts.
+            optuna.TrialPruned: the time of the trial is over.
         """
         reason = self._context.heartbeat.reason_to_leave(self._run)
         if reason or self._checkpoints.is_due(epoch_ended=False):
@@ -73,6 +86,8 @@ class RunObserver:
                 self._checkpoints.write(capture)
         if reason:
             raise InterruptedTrialError(reason)
+        if self._limit.is_over():
+            raise optuna.TrialPruned
 
     def on_epoch(self, epoch: Epoch) -> None:
         """Log the epoch, keep a checkpoint where one is due, and then the progress.
@@ -84,8 +99,10 @@ class RunObserver:
         if self._tensorboard:
             self._tensorboard.write(epoch)
         self._time.epoch_ended(epoch.seconds, epoch.data_seconds)
+        self._limit.epoch_ended(epoch.number, epoch.seconds)
         macro_f1, accuracy = epoch.validation.macro_f1, epoch.validation.accuracy
-        self.best = max(self.best, macro_f1)
+        if macro_f1 > self.best or not self.best_epoch:
+            self.best, self.best_epoch = macro_f1, epoch.number
         self._log.write(
             f"epoch {epoch.number} of {epoch.epochs}: macro-F1 {macro_f1:.4f}, accuracy {accuracy:.4f},"
             f" train loss {epoch.train_loss:.4f}, learning rate {epoch.learning_rate:.2e}, {epoch.seconds:.1f} s\n"

@@ -10,7 +10,9 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState, create_trial
 
 from hpo.study.samplers import make_pruner, make_sampler
+from hpo.study.stop_rules import reason_to_end
 from hpo.worker.recipes import Recipes
+from storage.budget import StopRules
 from storage.keys import (
     ARTIFACT_KEY,
     BEST_EPOCH_KEY,
@@ -123,7 +125,7 @@ class Runs:
             StudyGoneError: the study was deleted.
         """
         self._recipes.read()
-        while place := self._lease.take(self._file.limits, self._recipes.choose):
+        while self.reason_to_end() is None and (place := self._lease.take(self._file.limits, self._recipes.choose)):
             try:
                 if run := self._begin_in(place):
                     return run
@@ -136,6 +138,13 @@ class Runs:
         """Whether the last `begin` has found no recipe for a new place, since all were tried or are in training."""
         return self._recipes.used_up
 
+    def reason_to_end(self) -> str | None:
+        """Why the study file's rules let no further run begin; None where they do not."""
+        rules = self._file.stop_rules
+        if rules == StopRules():
+            return None
+        return reason_to_end(self._study.get_trials(deepcopy=False), self._file.space, rules)
+
     def complete(self, run: Run, value: float) -> None:
         """Tell the value of a run.
 
@@ -144,9 +153,9 @@ class Runs:
         """
         self._tell(run, TrialState.COMPLETE, value)
 
-    def prune(self, run: Run) -> None:
-        """Tell that a run was pruned; raises LostPlaceError likewise."""
-        self._tell(run, TrialState.PRUNED)
+    def prune(self, run: Run, reason: str | None = None) -> None:
+        """Tell that a run was pruned, and why where that was not the pruner; raises LostPlaceError likewise."""
+        self._tell(run, TrialState.PRUNED, reason=reason)
 
     def fail(self, run: Run, reason: str) -> None:
         """End a run as failed, for good; raises LostPlaceError likewise."""
@@ -250,18 +259,18 @@ class Runs:
             },
         )
 
-    def _tell(self, run: Run, state: TrialState, value: float | None = None) -> None:
+    def _tell(self, run: Run, state: TrialState, value: float | None = None, reason: str | None = None) -> None:
         self._lease.hold(run.place)
         self._study.tell(run.trial, value, state=state, skip_if_finished=True)
-        self._settle(run.place, self._opened.storage.get_trial(trial_id_of(run.trial)))
+        self._settle(run.place, self._opened.storage.get_trial(trial_id_of(run.trial)), reason)
 
-    def _settle(self, place: Place, trial: FrozenTrial) -> None:
+    def _settle(self, place: Place, trial: FrozenTrial, reason: str | None = None) -> None:
         """Close a place as its trial ended, whoever told it."""
         state = PLACE_STATE_AT_END[trial.state]
         if state == "failed":
             self._lease.finish(place, state, "told failed from outside")
         else:
-            self._lease.finish(place, state, from_outside=BEST_EPOCH_KEY not in trial.user_attrs)
+            self._lease.finish(place, state, reason, from_outside=BEST_EPOCH_KEY not in trial.user_attrs)
 
     def _get_trial(self, number: int) -> FrozenTrial:
         return self._opened.storage.get_trial(

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 
     import optuna
 
+    from hpo.worker.time_limit import TimeLimit
+
 
 class Stopwatch:
     """Where the time of a worker goes, in seconds by heading; what no heading claims is "between"."""
@@ -104,10 +106,17 @@ class TrainingTime:
 
 
 class TimedTrial:
-    """A trial whose calls are claimed for the storage."""
+    """A trial whose calls are claimed for the storage, and that ends before its time limit."""
 
-    def __init__(self, trial: optuna.Trial, stopwatch: Stopwatch) -> None:
-        self._trial, self._stopwatch = trial, stopwatch
+    def __init__(self, trial: optuna.Trial, stopwatch: Stopwatch, limit: TimeLimit) -> None:
+        self._trial, self._stopwatch, self._limit = trial, stopwatch, limit
+
+    def should_prune(self) -> bool:
+        """Whether the time limit or the pruner ends the trial."""
+        if self._limit.is_too_short():
+            return True
+        with self._stopwatch.time("storage"):
+            return self._trial.should_prune()
 
     def __getattr__(self, name: str) -> Any:
         attribute = getattr(self._trial, name)

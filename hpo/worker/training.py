@@ -14,10 +14,11 @@ from hpo.worker.checkpoints import Checkpoints, wait_for_store
 from hpo.worker.ends import Complete, Pruned, Requeued, end_after, one_line
 from hpo.worker.observer import InterruptedTrialError, RunObserver
 from hpo.worker.stopwatch import TimedTrial, TrainingTime
+from hpo.worker.time_limit import TimeLimit
 from hpo.worker.trial_log import TrialLog
 from storage.artifacts.artifacts import keep_file
 from storage.errors import StorageError
-from storage.keys import RESUMED_KEY, THREADS_KEY, WEIGHTS_NAME
+from storage.keys import BEST_EPOCH_KEY, RESUMED_KEY, THREADS_KEY, WEIGHTS_NAME
 from storage.outage_retry import is_outage
 from storage.places import LostPlaceError
 from trainer.device import torch_threads
@@ -59,7 +60,8 @@ class Training:
         """
         opened, stopwatch = self._context.opened, self._context.stopwatch
         time = TrainingTime(stopwatch)
-        observer = RunObserver(self._context, self._run, self.checkpoints, self._log, time)
+        limit = TimeLimit(opened.file.trial_minutes, self._run.earlier)
+        observer = RunObserver(self._context, self._run, self.checkpoints, self._log, time, limit)
         with stopwatch.time("storage"):
             try:
                 checkpoint = wait_for_store(self.checkpoints.resume, self._reason_to_leave)
@@ -68,14 +70,15 @@ class Training:
             known = read_micro_batches(opened.study)
             if checkpoint:
                 self._report_earlier_epochs(checkpoint)
-                observer.best = max(checkpoint.history, default=0.0)
+                if history := checkpoint.history:
+                    observer.best, observer.best_epoch = max(history), history.index(max(history)) + 1
         resources = replace(self._context.resources, micro_batches=dict(known))
         end: RunEnd
         threads = checkpoint.threads if checkpoint and resources.device.type == "cpu" else None  # as the run has begun
         with observer.writing_tensorboard(), self._log.capturing(), torch_threads(threads):
             try:
                 value = objective(
-                    cast("optuna.Trial", TimedTrial(self._run.trial, stopwatch)),
+                    cast("optuna.Trial", TimedTrial(self._run.trial, stopwatch, limit)),
                     opened.file.space,
                     self._context.data,
                     resources=resources,
@@ -85,7 +88,10 @@ class Training:
                 )
                 end = Complete(value, observer.pictures)
             except optuna.TrialPruned:
-                end = Pruned(observer.pictures)
+                end = Pruned(observer.pictures, limit.reason)
+                if limit.reason:
+                    self._log.write(f"{limit.reason}\n")
+                    self._run.trial.set_user_attr(BEST_EPOCH_KEY, observer.best_epoch)  # hpo has trained it
             except InterruptedTrialError as why:
                 end = Requeued(str(why), failed=False)
             except (LostPlaceError, UpdateFinishedTrialError):

@@ -156,7 +156,7 @@ class Worker:
             case Complete():
                 self._runs.complete(run, end.macro_f1)
             case Pruned():
-                self._runs.prune(run)
+                self._runs.prune(run, end.reason)
             case Failed():
                 self._runs.fail(run, end.reason)
         checkpoints.discard()
@@ -184,8 +184,12 @@ class Worker:
         halt = lease.halt()
         if halt == "stop":
             logger.warning("the study was stopped: the worker ends; `hpo resume` lets workers begin again")
-        over = halt == "stop" or not (halt == "pause" or lease.may_get_a_place(self._context.opened.file.limits))
-        if over and self._runs.space_is_used_up:
+        reason = self._runs.reason_to_end()
+        limits = None if reason else self._context.opened.file.limits
+        over = halt == "stop" or not (halt == "pause" or lease.may_get_a_place(limits))
+        if over and reason:
+            logger.warning("no further trial begins: %s", reason)
+        elif over and self._runs.space_is_used_up:
             logger.warning("every recipe of the search space was tried: the worker ends")
         return over
 

@@ -11,7 +11,7 @@ import pytest
 
 from hpo.cli import parser
 from hpo.study.study_file import DataSettings, StudyFile, read_study_file
-from storage.budget import Limits
+from storage.budget import Limits, StopRules
 from tests.conftest import ROOT
 from trainer.model.feasibility import backbone_problem
 from trainer.recipe import RULES, Recipe
@@ -95,8 +95,13 @@ def test_every_key_of_a_study_file_is_documented():
     """docs/study-file.md has a line for each key of the other tables."""
     page = (ROOT / "docs/study-file.md").read_text()
     rows = {match[1] for match in re.finditer(r"^\| `(\w+)` \|.*$", page, re.MULTILINE)}
-    others = {*DataSettings.__dataclass_fields__, *Limits.__dataclass_fields__, *StudyFile.__dataclass_fields__}
-    assert others - {"path", "data", "limits", "space", "tries"} <= rows
+    others = {
+        *DataSettings.__dataclass_fields__,
+        *Limits.__dataclass_fields__,
+        *StopRules.__dataclass_fields__,
+        *StudyFile.__dataclass_fields__,
+    }
+    assert others - {"path", "data", "limits", "stop_rules", "space", "tries"} <= rows
 
 
 def test_the_notebook_in_the_readme_is_the_example():

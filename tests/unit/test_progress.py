@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import io
+import re
 from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
 from rich.console import Console
 
+from hpo.dashboard.notes import study_note
 from hpo.search.progress import Progress
 from hpo.study.status import Best, Snapshot
 from hpo.study.status_table import render
+from hpo.study.stop_rules import LastGain
 from hpo.units import duration
 from hpo.worker.stopwatch import Stopwatch, TimedTrial
-from storage.budget import Limits, Used
+from hpo.worker.time_limit import TimeLimit
+from storage.budget import Limits, StopRules, Used
 from storage.study_rows import PlaceRow, WorkerRow
 from trainer.recipe import Recipe
 from trainer.wording import counted
@@ -94,11 +98,32 @@ def test_without_a_terminal_each_end_is_told_once():
     assert console.file.getvalue() == "trial 1 failed, 1 min 05 s; best 0.9000 (trial 0): OSError: no\n"
 
 
+def test_what_ends_a_search_before_its_budget_is_shown():
+    """The table has how far target and patience are, and why no further trial begins; so have note and JSON."""
+    rules = StopRules(target=0.95, patience=4)
+    stands = replace(
+        snapshot(place(0, "complete")),
+        stop_rules=rules,
+        gain=LastGain(0, 0.9, 0.01, 3),
+        reason_to_end="enough is found",
+    )
+    table = printed(render(stands))
+    assert "0.9000, the target is 0.95\n" in table
+    assert re.search(r"without a gain .* 3 of 4 *\n", table)
+    assert "no further trial begins: enough is found\n" in table
+    assert "**No further trial begins**: enough is found" in study_note(stands, 1)
+    assert "Budget: 3 of 4 without a gain" in study_note(stands, 1)
+    assert stands.as_json()["last_gain"] == {"trial": 0, "macro_f1": 0.9, "noise": 0.01, "trainings": 3}
+    assert stands.finished
+    assert not replace(stands, places=[place(0, "running")]).finished
+
+
 def test_json_has_the_documented_form():
     """`hpo status --json` has study, storage, trials by state, budget, best, and workers that live or died."""
     running = place(1, "running", worker="w1", epoch=3)
     shown = snapshot(place(0, "complete"), running).as_json()
-    assert set(shown) == {"study", "storage", "trials", "budget", "best", "workers", "dead_workers", "halt"}
+    keys = {"study", "storage", "trials", "budget", "best", "workers", "dead_workers", "halt"}
+    assert set(shown) == keys | {"reason_to_end", "last_gain"}
     assert shown["trials"] == {"complete": 1, "pruned": 0, "failed": 0, "running": 1, "waiting": 0}
     assert shown["budget"]["used"] == {"trials": 2, "hours": 0.5, "gpu_hours": 1.0}
     assert shown["best"]["recipe"]["loss"] == "cross_entropy"
@@ -179,7 +204,7 @@ def test_a_trials_calls_are_claimed_for_the_storage():
     import time
 
     stopwatch = Stopwatch(time.perf_counter())
-    trial = TimedTrial(SlowTrial(), stopwatch)
+    trial = TimedTrial(SlowTrial(), stopwatch, TimeLimit(None, []))
     assert trial.number == 3
     assert trial.report(1, step=2) == (1, 2)
     time.sleep(0.02)

@@ -6,7 +6,7 @@ import pytest
 
 from hpo.errors import StudyFileError
 from hpo.study.study_file import read_study_file
-from storage.budget import Limits
+from storage.budget import Limits, StopRules
 from trainer.space import DEFAULT_SPACE
 
 pytestmark = pytest.mark.unit
@@ -65,6 +65,9 @@ value_range = [-1, 2.5]
 trials = 7
 hours = 1.5
 gpu_hours = 9
+target = 0.9
+patience = 6
+trial_minutes = 2.5
 [recipe]
 epochs = 5
 [[try]]
@@ -87,6 +90,7 @@ focal_gamma = 1
     assert (file.data.valid, file.data.test, file.data.seed, file.data.group) == (0.25, 0, 4, "person")
     assert file.data.value_range == (-1, 2.5)
     assert file.limits == Limits(trials=7, hours=1.5, gpu_hours=9)
+    assert (file.stop_rules, file.trial_minutes) == (StopRules(target=0.9, patience=6), 2.5)
     assert file.space.values("epochs") == (5,)
     tried = [(recipe.epochs, recipe.learning_rate, recipe.loss, recipe.focal_gamma) for recipe in file.tries]
     assert tried == [(5, 3e-3, "cross_entropy", 2.0), (5, 1e-3, "focal", 1.0)]
@@ -121,6 +125,9 @@ def test_a_range_of_values_is_two_numbers(read, wrong):
         (f'[study]\nname = "{"x" * 513}"\n[data]\npath = "a"', "study.name: has 513 characters; the storage takes 512"),
         ('[study]\nname = "a\\u2028b"\n[data]\npath = "a"', "study.name: 'a\\u2028b' holds line breaks"),
         ('[study]\nname = "a\\u0000b"\n[data]\npath = "a"', "study.name: 'a\\x00b' holds line breaks"),
+        ('[data]\npath = "a"\n[budget]\ntarget = 98', "budget.target: 98 is outside 1e-06 to 1"),
+        ('[data]\npath = "a"\n[budget]\npatience = 0', "budget.patience: 0 is outside 1 to"),
+        ('[data]\npath = "a"\n[budget]\ntrial_minutes = 0', "budget.trial_minutes: 0 is outside 0.001 to"),
         ('[data]\npath = "a"\n[try]\nepochs = 3', "try: is no list of tables; write [[try]] on a line"),
         ('[data]\npath = "a"\n[[try]]\n[[try]]\nepochs = 3', "try 2: epochs: 3 is not in the search space"),
         ('[data]\npath = "a"\n[[try]]\nema = 1', "try 1: ema: 1 is not true or false"),

@@ -1,0 +1,101 @@
+"""What ends a search before its budget is used up, and a trial before its last epoch."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from types import SimpleNamespace
+
+import pytest
+from optuna.trial import FixedTrial, TrialState, create_trial
+
+import hpo.worker.time_limit
+from hpo.study.stop_rules import last_gain, reason_to_end
+from hpo.worker.time_limit import TimeLimit
+from storage.budget import StopRules
+from storage.keys import BEST_EPOCH_KEY, METRICS_KEY, ORIGIN_KEY
+from trainer.space import Space, suggest
+from trainer.uncertainty import standard_error
+
+pytestmark = pytest.mark.unit
+
+SPACE = Space({"loss": ["cross_entropy", "focal"]})
+BEGUN = datetime(2026, 1, 1)  # noqa: DTZ001 - Optuna's times have no zone
+PER_CLASS = {"a": {"recall": 0.5, "images": 50}, "b": {"recall": 0.5, "images": 50}}
+NOISE = standard_error(PER_CLASS)
+
+
+def trials_of(values, *, origin=0):
+    """Complete trials with these values, each ended before the next; the first ones were taken over."""
+    fixed = FixedTrial(SPACE.default_parameters())
+    suggest(fixed, SPACE)
+    trials = []
+    for number, value in enumerate(values):
+        origins = {ORIGIN_KEY: {"study": "old", "trial": number}} if number < origin else {}
+        trial = create_trial(
+            value=value,
+            params=fixed.params,
+            distributions=fixed.distributions,
+            user_attrs={BEST_EPOCH_KEY: 1, METRICS_KEY: {"per_class": PER_CLASS}} | origins,
+        )
+        trial.number, trial.datetime_complete = number, BEGUN + timedelta(seconds=number)
+        trials.append(trial)
+    return trials
+
+
+def test_a_search_ends_at_its_target():
+    """The first complete trial that counts and reaches the target ends the search; one told from outside does not."""
+    trials = trials_of([0.5, 0.8, 0.99])
+    trials[2].user_attrs = {}
+    assert reason_to_end(trials, SPACE, StopRules(target=0.81)) is None
+    reason = reason_to_end(trials, SPACE, StopRules(target=0.8))
+    assert reason == "trial 1 has reached 0.8000, and [budget] target is 0.8"
+
+
+def test_a_search_ends_where_its_patience_does():
+    """Full trainings count from the last one that was better by more than the noise, in the order of their ends."""
+    values = [0.5, 0.5 + 0.9 * NOISE, 0.5 - NOISE, 0.5 + 1.1 * NOISE, 0.5 + 1.9 * NOISE]
+    trials = trials_of(values)
+    assert reason_to_end(trials[:2], SPACE, StopRules(patience=2)) is None
+    assert reason_to_end(trials[:3], SPACE, StopRules(patience=2)) == (
+        "2 full trainings since trial 0 (0.5000) have brought no gain beyond the noise of 0.0500, and [budget] patience"
+        " is 2"
+    )
+    assert reason_to_end(trials, SPACE, StopRules(patience=2)) is None, "trial 3 is a gain"
+    assert (last_gain(trials, SPACE).trial, last_gain(trials, SPACE).trainings) == (3, 1)
+    trials[3].datetime_complete = BEGUN + timedelta(minutes=1)
+    assert (last_gain(trials, SPACE).trial, last_gain(trials, SPACE).trainings) == (4, 1)
+    trials[3].state = TrialState.PRUNED
+    assert (last_gain(trials, SPACE).trial, last_gain(trials, SPACE).trainings) == (4, 0)
+
+
+def test_what_was_taken_over_is_no_training_of_the_study():
+    """The best of an old study is what a new one has to exceed, and uses up no patience."""
+    trials = trials_of([0.6, 0.9, 0.5, 0.5], origin=2)
+    assert (last_gain(trials, SPACE).trial, last_gain(trials, SPACE).trainings) == (1, 2)
+    assert last_gain([], SPACE) is None
+
+
+def test_rules_that_are_not_given_end_nothing():
+    """Without a target and patience a search ends with its budget alone."""
+    assert reason_to_end(trials_of([1.0] * 50), SPACE, StopRules()) is None
+
+
+def test_the_time_of_a_trial(monkeypatch):
+    """A trial ends where its time is over, or before an epoch that its time is too short for; earlier runs count."""
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr(hpo.worker.time_limit, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    earlier = create_trial(state=TrialState.FAIL)
+    earlier.datetime_start, earlier.datetime_complete = BEGUN, BEGUN + timedelta(seconds=30)
+    limit = TimeLimit(1, [earlier])
+    clock.now = 10.0
+    limit.epoch_ended(1, 10.0)
+    assert (limit.is_over(), limit.is_too_short(), limit.reason) == (False, False, None)
+    clock.now = 25.0
+    assert (limit.is_over(), limit.is_too_short()) == (False, True)
+    assert limit.reason == "ended after epoch 1, as another one would pass [budget] trial_minutes = 1"
+    clock.now = 31.0
+    assert limit.is_over()
+    assert limit.reason == "ended in epoch 2, as [budget] trial_minutes = 1 are over"
+    unlimited = TimeLimit(None, [])
+    clock.now = 1e9
+    assert (unlimited.is_over(), unlimited.is_too_short()) == (False, False)
