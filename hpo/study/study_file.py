@@ -117,6 +117,7 @@ class StudyFile:
         storage: URL of a Postgres; None for the embedded one.
         artifacts: URL or folder of the trials' files; None for the folder beside the file.
         keep_weights: how many complete trials keep their weights, the best ones.
+        hang_minutes: after which a step may count as hung.
         stop_rules: of the table [budget], what ends the search when it has found enough.
         trial_minutes: that a trial may take, however often it is started; None for any time.
         tries: recipes of the user's own, the tables [[try]], which are tried first.
@@ -136,6 +137,7 @@ class StudyFile:
     storage: str | None = None
     artifacts: str | None = None
     keep_weights: int = 20
+    hang_minutes: float = 10.0
     stop_rules: StopRules = field(default_factory=StopRules)
     trial_minutes: float | None = None
     tries: tuple[Recipe, ...] = ()
@@ -218,6 +220,7 @@ def read_study_file(path: Path, extensions: Extensions | None = None) -> StudyFi
     pruner = study.choice("pruner", PRUNERS) or StudyFile.pruner
     seed = study.number("seed", whole=True, low=0, high=2**31 - 1)
     retries = study.number("retries", whole=True, low=0, high=100)
+    hang_minutes = study.number("hang_minutes", low=1e-3, high=1e6) or StudyFile.hang_minutes
     study.no_more()
 
     settings = DataSettings(
@@ -288,6 +291,7 @@ def read_study_file(path: Path, extensions: Extensions | None = None) -> StudyFi
         storage=storage,
         artifacts=artifacts,
         keep_weights=StudyFile.keep_weights if keep_weights is None else int(keep_weights),
+        hang_minutes=hang_minutes,
         stop_rules=stop_rules,
         trial_minutes=trial_minutes,
         tries=tries,

@@ -56,7 +56,7 @@ class RunObserver:
         time: TrainingTime,
         limit: TimeLimit,
     ) -> None:
-        self._limit = limit
+        self._limit, self._steps = limit, context.steps
         self._context, self._run, self._checkpoints, self._log, self._time = context, run, checkpoints, log, time
         self._tensorboard: TensorBoardLog | None = None
         self.best, self.best_epoch = 0.0, 0
@@ -80,6 +80,7 @@ class RunObserver:
             LostPlaceError: the run no longer counts.
             optuna.TrialPruned: the time of the trial is over.
         """
+        self._steps.step_ended()
         reason = self._context.heartbeat.reason_to_leave(self._run)
         if reason or self._checkpoints.is_due(epoch_ended=False):
             with self._context.stopwatch.time("storage"):
@@ -88,6 +89,7 @@ class RunObserver:
             raise InterruptedTrialError(reason)
         if self._limit.is_over():
             raise optuna.TrialPruned
+        self._steps.step_begins()
 
     def on_epoch(self, epoch: Epoch) -> None:
         """Log the epoch, keep a checkpoint where one is due, and then the progress.
@@ -99,6 +101,7 @@ class RunObserver:
         if self._tensorboard:
             self._tensorboard.write(epoch)
         self._time.epoch_ended(epoch.seconds, epoch.data_seconds)
+        self._steps.epoch_ended()
         self._limit.epoch_ended(epoch.number, epoch.seconds)
         macro_f1, accuracy = epoch.validation.macro_f1, epoch.validation.accuracy
         if macro_f1 > self.best or not self.best_epoch:

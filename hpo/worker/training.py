@@ -103,6 +103,7 @@ class Training:
                     self.checkpoints.forget_earlier()
                 self._log.write(traceback.format_exc())
                 end = end_after(error, resources.device)
+        self._context.steps.begin()
         time.claim()
         with stopwatch.time("storage"):
             keep_micro_batches(opened.study, dict(resources.micro_batches.items() - known.items()))

@@ -20,6 +20,7 @@ from hpo.worker.context import WorkerContext
 from hpo.worker.ends import Complete, Failed, Pruned, Requeued
 from hpo.worker.heartbeat import Heartbeat
 from hpo.worker.runs import Runs
+from hpo.worker.step_watch import StepWatch
 from hpo.worker.training import Training
 from storage.errors import StorageError
 from storage.keys import DEVICE_KEY, HOST_KEY, THREADS_KEY
@@ -67,8 +68,9 @@ class Worker:
         opened.artifacts  # noqa: B018 - opened here, so that a worker that cannot use the store begins no trial
         resources = Resources(choose_device(), loaders, opened.file.weights)
         lease, self._presence = opened.rows.for_worker(name)
-        heartbeat = Heartbeat(self._presence, stopwatch, shutdown)
-        self._context = WorkerContext(opened, data, lease, heartbeat, resources, stopwatch)
+        steps = StepWatch(opened.file.hang_minutes)
+        heartbeat = Heartbeat(self._presence, stopwatch, shutdown, steps, self._give_up)
+        self._context = WorkerContext(opened, data, lease, steps, heartbeat, resources, stopwatch)
         self._shutdown = shutdown
         self._device_name = device_name(resources.device)
         about = {
@@ -139,6 +141,11 @@ class Worker:
             yield
         except (LostPlaceError, UpdateFinishedTrialError):
             logger.warning("trial %d %s; this worker drops it", run.trial.number, self._runs.drop(run))
+
+    def _give_up(self, run: Run, reason: str) -> None:
+        """Leave a run that hangs to another worker, or to this one once it has started again."""
+        self._context.lease.log(run.trial.number, [reason])
+        self._runs.hand_back(run, reason, failed=True)
 
     def _tell(self, run: Run, end: RunEnd, checkpoints: Checkpoints) -> None:
         """Tell how a run ended, whose files are kept.

@@ -301,3 +301,18 @@ def test_a_kill_at_any_boundary_loses_nothing(case, boundaries):
     else:
         assert tally.states == {"complete": tally.budget}
     assert changed(ends, boundaries[""][2]) == []
+
+
+def test_a_trial_that_hangs_goes_on_in_another_process(faulty_study):
+    """A step that does not end costs its worker; the trial goes on from its checkpoint, and its log says why."""
+    study = faulty_study(trials=1, epochs=3)
+    study.file.path.write_text(study.file.path.read_text().replace("[study]", "[study]\nhang_minutes = 0.1"))
+    hanging = study.worker(hang_at_step=8)
+    assert hanging.end() == 1
+    assert "trial 0 hung: a step has taken" in hanging.printed
+    assert "hung: a step has taken" in study.log(0)
+    place = study.places[0]
+    assert (place.state, place.reason.partition(":")[0]) == ("waiting", "hung")
+    assert study.worker().end() == 0
+    assert study.tally().problems == ()
+    assert study.places[0].state == "complete"

@@ -32,6 +32,7 @@ class Faults:
         kill: a function as "module:name", "before" or "after", and at which of its calls the process kills itself.
         terminate_at_step: the step of a training at which the process gets SIGTERM.
         raise_at_step: the step of a training that raises.
+        hang_at_step: the step of a training that does not end.
         clock_seconds: by which the clock of the process is ahead.
     """
 
@@ -40,6 +41,7 @@ class Faults:
     kill: tuple[str, str, int] | None = None
     terminate_at_step: int | None = None
     raise_at_step: int | None = None
+    hang_at_step: int | None = None
     clock_seconds: float = 0.0
 
     def as_text(self):
@@ -69,6 +71,8 @@ def main(arguments, faults):
             os.kill(os.getpid(), signal.SIGTERM)
         if step == faults.raise_at_step:
             raise ValueError("the loss had enough")
+        if step == faults.hang_at_step:
+            time.sleep(3600)
         return torch.nn.functional.cross_entropy(logits, labels)
 
     hpo.cli.main(arguments, extensions=Extensions(losses={"slow": slow}, backbones={"linear": linear}))

@@ -54,6 +54,7 @@ retries = 0
 weights = "weights"
 artifacts = "../shared files"
 keep_weights = 5
+hang_minutes = 30
 [data]
 path = "images.csv"
 valid = 0.25
@@ -90,6 +91,7 @@ focal_gamma = 1
     assert (file.data.valid, file.data.test, file.data.seed, file.data.group) == (0.25, 0, 4, "person")
     assert file.data.value_range == (-1, 2.5)
     assert file.limits == Limits(trials=7, hours=1.5, gpu_hours=9)
+    assert file.hang_minutes == 30
     assert (file.stop_rules, file.trial_minutes) == (StopRules(target=0.9, patience=6), 2.5)
     assert file.space.values("epochs") == (5,)
     tried = [(recipe.epochs, recipe.learning_rate, recipe.loss, recipe.focal_gamma) for recipe in file.tries]
