@@ -72,7 +72,8 @@ def prepare(study_file: StudyFile, progress: Progress, study: optuna.Study | Non
     with progress.counting("looking for the range of values") as count:
         ranges = data.ranges(count)
     if ranges and ranges.key:
-        progress.say(f"of images of more than 8 bits {ranges.line()}; [data] value_range sets another range")
+        way_on = "" if study_file.data.ranges else "; [data] value_range sets another range"
+        progress.say(f"of images of more than 8 bits {ranges.line()}{way_on}")
     make_pixels(study_file, data, progress)
     return data
 

@@ -315,6 +315,19 @@ def test_a_csv_whose_test_images_have_no_label(listed, nothing):
     assert re.search(r"2 rows .*'line 11", _refusal(file))
 
 
+def test_images_that_can_only_be_predicted_need_no_group(tmp_path):
+    """Where test has no labels its rows may have no group, either; a row to train without one is a mistake."""
+    rows = [f"{number}.png,{'cat' if number % 2 else 'dog'},p{number},train" for number in range(20)]
+    rows += ["20.png,,,test", "21.png,,p3,test"]
+    for number in range(len(rows)):
+        Image.new("RGB", (4, 4), (number, 0, 0)).save(tmp_path / f"{number}.png")
+    file = tmp_path / "list.csv"
+    file.write_text("\n".join(["path,label,group,split", *rows]))
+    assert read_index(file).unlabelled == ("20.png", "21.png")
+    file.write_text(file.read_text().replace(",p4,", ",,"))
+    assert "1 row with an empty cell ('line 6')" in _refusal(file)
+
+
 def test_the_list_of_groups_keeps_the_sides(write, tmp_path):
     """The CSV that `hpo check --groups` writes has the sides that the data give."""
     data = load_data(write({**_classes_in("train"), **_classes_in("test", cat=2, dog=2)}))

@@ -6,7 +6,9 @@ import io
 import re
 import shutil
 
+import numpy as np
 import pytest
+from PIL import Image
 from rich.console import Console
 
 from hpo.errors import HpoError
@@ -49,6 +51,25 @@ def test_a_search_warns_of_what_check_warns_of(tmp_path, photos):
     assert "warning: recipe.freeze: no trial can use it, which takes pretrained = true" in lines
     tiny = next(number for number, line in enumerate(lines) if line.startswith("warning: 3 of 3 classes have fewer"))
     assert lines[tiny + 1] == "  'blue': 8 to train, 2 to validate, 2 held out"
+
+
+@pytest.mark.parametrize(
+    ("setting", "values", "source"),
+    [
+        ("", "integers from 0 to 4095", "measured over all of them; [data] value_range sets another range"),
+        ("value_range = [0, 4000]", "values from 0 to 4000", "as [data] value_range says"),
+    ],
+)
+def test_a_search_says_which_values_are_black_and_white(tmp_path, photos, setting, values, source):
+    """The range of values stands in one line, and how another one is set where none is."""
+    for number, file in enumerate(sorted(photos.rglob("*.png"))):
+        Image.fromarray(np.linspace(number, 4095, 256).reshape(16, 16).astype(np.uint16)).save(file)
+    backbone = '"test_resnet"\npretrained = false'
+    (tmp_path / "study.toml").write_text(STUDY.format(backbone=backbone, size="32", data=setting))
+    console = Console(file=io.StringIO(), width=500)
+    prepare(read_study_file(tmp_path / "study.toml"), Progress(console))
+    line = f"of images of more than 8 bits {values} are black to white, {source}"
+    assert line in console.file.getvalue().splitlines()
 
 
 @pytest.mark.parametrize("wrong", ["test_convnet", "test_vit"])

@@ -35,7 +35,7 @@ _FLOAT = re.compile(r"[+-]?[0-9]+\.[0-9]*([eE][+-]?[0-9]+)?")  # as programs wri
 def read_csv(path: Path, group: str | None, splits: Splits) -> Listing:
     """List the images of a CSV with the columns path,label[,group][,split].
 
-    Where no image of the side test has a label, they have no class and are only there to be predicted.
+    Where no image of the side test has a label, they have no class, need no group, and are only there to be predicted.
 
     group: column that names the group of each image; None takes a column "group" if there is one.
     splits: which column names the side of the split of each image, and by which words.
@@ -59,11 +59,10 @@ def read_csv(path: Path, group: str | None, splits: Splits) -> Listing:
     tested = [label for label, side in zip(cells["label"], sides, strict=False) if side == "test"]
     nameless = bool(tested) and all(label == "" or label in MISSING for label in tested)
     labelled = [not nameless or side != "test" for side in sides] or [True] * len(rows)
-    wanted = [what for what in cells if what != "label"]
     holes = [
         f"line {line}"
         for row, line in enumerate(lines)
-        if not all(cells[what][row] for what in wanted) or (labelled[row] and not cells["label"][row])
+        if not all(cells[what][row] for what in (cells if labelled[row] else ("path",)))
     ]
     missing = [
         f"line {line}: {label}"

@@ -74,9 +74,12 @@ class ValueRanges:
 
     def line(self) -> str:
         """The same for people; empty where there is none."""
+        known: list[tuple[str, ValueRange]] = [*self._known()]
+        if self.integers is not None and self.integers == self.floats:
+            known = [("values", self.integers)]
         return "; ".join(
-            f"{kind} from {each.low:g} to {each.high:g} are black to white, {SOURCES[each.source]}"
-            for kind, each in self._known()
+            f"{what} from {each.low:g} to {each.high:g} are black to white, {SOURCES[each.source]}"
+            for what, each in known
         )
 
     def _known(self) -> list[tuple[Kind, ValueRange]]:
