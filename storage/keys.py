@@ -87,8 +87,8 @@ PICTURES = (LEARNING_CURVES, CONFUSION_MATRIX, MOST_WRONG)
 
 # States ---------------------------------------------------------------------------------------------------------------
 
-PlaceState = Literal["complete", "pruned", "failed", "running", "waiting"]
-"""State of a place in the budget, in `hpo.place`: waiting and running ones have not ended."""
+PlaceState = Literal["complete", "pruned", "failed", "paused", "running", "waiting"]
+"""State of a place in the budget, in `hpo.place`: paused, running and waiting ones have not ended."""
 
 PLACE_STATES: tuple[PlaceState, ...] = get_args(PlaceState)
 """All of them, in the order in which people are shown their numbers."""

@@ -9,18 +9,27 @@ from storage.worker_transactions import UNSYNCED
 STUDY_EXISTS = "SELECT EXISTS (SELECT FROM studies WHERE study_id = :study)"
 ANY_WAITING = "SELECT EXISTS (SELECT FROM hpo.place WHERE study_id = :study AND state = 'waiting')"
 HELD = "study_id = :study AND number = :number AND worker = :worker AND state = 'running'"
+PLACE_OF_TRIAL = (
+    "SELECT number FROM hpo.place WHERE study_id = :study AND worker = :worker AND state = 'running' AND trial = :trial"
+)
+# A pruned trial that has not gone on from a rung is paused.
+END_STATE = (
+    "state = CASE WHEN :state = 'pruned' AND paused_after IS NOT NULL THEN 'paused' ELSE :state END,"
+    " paused_after = CASE WHEN :state = 'pruned' THEN paused_after END"
+)
 ENDED = "ended = now(), busy_seconds = busy_seconds + greatest(0, extract(epoch FROM now() - taken))"
 
+COLUMNS = "number, trial, failed_runs, reason, promoted"
 # One that this worker holds already comes first: it was taken, and the answer was lost.
 FREE_PLACE = (
-    "SELECT number, trial, failed_runs, reason, state FROM hpo.place WHERE study_id = :study"
+    f"SELECT {COLUMNS}, state FROM hpo.place WHERE study_id = :study"  # noqa: S608 - ours
     " AND (state = 'waiting' OR (state = 'running' AND worker = :worker)) ORDER BY state = 'waiting', number LIMIT 1"
 )
 # A waiting place whose trial was ended from outside: a trial that we failed ourselves has a reason.
 WAITING_WITH_ENDED_TRIAL = (
-    "SELECT place.number, trial, failed_runs, reason FROM hpo.place JOIN trials"  # noqa: S608 - ours
+    "SELECT place.number, trial, failed_runs, reason, promoted FROM hpo.place JOIN trials"  # noqa: S608 - ours
     " ON trials.study_id = place.study_id AND trials.number = trial"
-    " WHERE place.study_id = :study AND place.state = 'waiting'"
+    " WHERE place.study_id = :study AND place.state = 'waiting' AND NOT promoted"
     " AND (trials.state IN ('COMPLETE', 'PRUNED') OR (trials.state = 'FAIL' AND NOT EXISTS"
     " (SELECT FROM trial_user_attributes AS mark WHERE mark.trial_id = trials.trial_id"
     f" AND key = '{REASON_KEY}'))) LIMIT 1"
@@ -29,11 +38,15 @@ WAITING_WITH_ENDED_TRIAL = (
 _PRESENT = "WITH present AS (UPDATE hpo.worker SET gone = NULL, died = false WHERE id = :worker AND gone IS NOT NULL)"
 TAKE = (
     f"{_PRESENT} UPDATE hpo.place SET state = 'running', worker = :worker, taken = now(), epoch = 0, epochs = NULL,"  # noqa: S608 - ours
-    " macro_f1 = NULL, best = NULL WHERE study_id = :study AND number = :number"
+    f" macro_f1 = NULL, best = NULL WHERE study_id = :study AND number = :number RETURNING {COLUMNS}"
+)
+TAKE_PAUSED = (
+    f"{_PRESENT} UPDATE hpo.place SET state = 'running', worker = :worker, taken = now(), promoted = true,"  # noqa: S608 - ours
+    f" paused_after = NULL WHERE study_id = :study AND number = :number RETURNING {COLUMNS}"
 )
 MAKE = (
     f"{_PRESENT} INSERT INTO hpo.place (study_id, number, state, worker, recipe)"  # noqa: S608 - ours
-    " VALUES (:study, :number, 'running', :worker, :recipe)"
+    f" VALUES (:study, :number, 'running', :worker, :recipe) RETURNING {COLUMNS}"
 )
 
 # The recipes that another place than that with this number has tried, or tries now; one that has failed may run again.
@@ -68,6 +81,7 @@ HAND_BACK = (
     f" failed_runs = failed_runs + :failed, {ENDED} WHERE {HELD}"
 )
 FIRST_ENDS = (
-    "SELECT state, reason FROM hpo.place WHERE study_id = :study AND state IN ('complete', 'pruned', 'failed')"
+    "SELECT state, reason FROM hpo.place WHERE study_id = :study"
+    " AND state IN ('complete', 'pruned', 'failed', 'paused')"
     " AND ended >= (SELECT started FROM hpo.worker WHERE id = :worker) ORDER BY ended LIMIT :count"
 )

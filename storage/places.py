@@ -16,6 +16,8 @@ from storage.budget import used
 from storage.halts import halt_in_force
 from storage.optuna_internals import trial_id_of
 from storage.requeue import again, fail_trial
+from storage.rungs import reach_rung
+from storage.taking import may_promote, may_take_old_place, take_place
 from storage.worker_transactions import WorkerTransactions
 
 if TYPE_CHECKING:
@@ -28,23 +30,7 @@ if TYPE_CHECKING:
     from storage.halts import Halt
     from storage.keys import EndState
     from storage.outage_retry import OutageRetry
-
-
-@dataclass(frozen=True)
-class Place:
-    """A place in the budget that this worker holds.
-
-    Attributes:
-        number: 0 for the first of the study.
-        earlier_trial: number of the trial that it names: one that was run in it before, or was about to be.
-        failed_runs: how many runs in it have ended by the death of their worker or another trouble.
-        reason: of the last of them.
-    """
-
-    number: int
-    earlier_trial: int | None
-    failed_runs: int
-    reason: str | None
+    from storage.taking import Place
 
 
 @dataclass(frozen=True)
@@ -83,10 +69,14 @@ class Lease:
         study_id: Optuna's number of the study.
         worker: name of the worker, which has joined (`storage.heartbeat`).
         outage_retry: repeats what fails while the database is away; None to raise at once.
+
+    Attributes:
+        worker: its name.
+        promotion: whether it takes paused trials that may go on; to be set before the first place is taken.
     """
 
     def __init__(self, engine: Engine, study_id: int, worker: str, outage_retry: OutageRetry | None = None) -> None:
-        self.worker = worker
+        self.worker, self.promotion = worker, False
         self._study = study_id
         self._transactions = WorkerTransactions(engine, study_id, worker, outage_retry)
         self._used_up = False  # whether no new place is left in the budget; one that waits may be
@@ -96,7 +86,7 @@ class Lease:
         return self._statement_is_true(sql.STUDY_EXISTS)
 
     def take(self, limits: Limits, choose: Callable[[set[str]], str | None] | None = None) -> Place | None:
-        """Take a place that waits, or a new one; None where nothing is left to take at the moment.
+        """Take the next place, as `take_place` chooses it; None where nothing is left to take at the moment.
 
         Args:
             limits: of the budget.
@@ -112,31 +102,19 @@ class Lease:
             if not self._execute(connection, sql.STUDY_EXISTS).scalar_one():
                 raise StudyGoneError
             self._used_up = False
-            found = self._execute(connection, sql.FREE_PLACE).one_or_none()
-            if found and found.state == "running":
-                return Place(found.number, found.trial, found.failed_runs, found.reason)
-            if halt_in_force(connection, self._study):
-                return None
-            spent = used(connection, self._study)
-            if found and not spent.hours_within(limits):
-                # It counts among the trials already, but no hours are left to run it. A place whose trial was ended
-                # from outside needs none, and is only to be closed.
-                found = self._execute(connection, sql.WAITING_WITH_ENDED_TRIAL).one_or_none()
-                if found is None:
-                    return None
-            if found:
-                self._execute(connection, sql.TAKE, number=found.number)
-                return Place(found.number, found.trial, found.failed_runs, found.reason)
-            if not spent.within(limits):
-                self._used_up = True
-                return None
-            recipe = choose(self._tried(connection) | self._failed(connection)) if choose else None
-            if choose and recipe is None:
-                return None
-            self._execute(connection, sql.MAKE, number=spent.trials, recipe=recipe)
-            return Place(spent.trials, None, 0, None)
 
-        if self._used_up and not self._statement_is_true(sql.ANY_WAITING):
+            def choose_untried() -> str | None:
+                return choose(self._tried(connection) | self._failed(connection)) if choose else None
+
+            untried = choose_untried if choose else None
+            place = take_place(connection, self._study, self.worker, limits, untried, promotion=self.promotion)
+            self._used_up = place is None and not used(connection, self._study).within(limits)
+            return place
+
+        def look(connection: Connection) -> bool:
+            return may_take_old_place(connection, self._study, limits, promotion=self.promotion)
+
+        if self._used_up and not self._transactions.run_statement(look):
             return None  # only such a place can still come: a thousand idle workers need not queue up for the lock
         return self._transactions.run(take)
 
@@ -184,7 +162,7 @@ class Lease:
             ).one_or_none()
             if waiting is None:
                 return None
-            self._update(connection, place, "trial = :trial", trial=waiting.number)
+            self._update(connection, place, "trial = :trial, promoted = false", trial=waiting.number)
             return int(waiting.trial_id)
 
         return self._transactions.run(name)
@@ -222,6 +200,29 @@ class Lease:
         if not self._statement_is_true(held, number=place.number):
             raise LostPlaceError(_lost(place))
 
+    def reach_rung(self, trial: int, epoch: int, macro_f1: float) -> bool:
+        """Note in the log and the place of a running trial that it has come to a rung; returns whether it goes on.
+
+        Args:
+            trial: its number.
+            epoch: of the rung.
+            macro_f1: the highest of its epochs so far, in [0, 1].
+
+        Raises:
+            LostPlaceError: it no longer runs in a place of this worker.
+        """
+
+        def reach(connection: Connection) -> bool:
+            self._lock_study(connection)
+            number = self._execute(connection, sql.PLACE_OF_TRIAL, trial=trial).scalar_one_or_none()
+            if number is None:
+                raise LostPlaceError(f"trial {trial} no longer runs in a place of this worker")
+            decision = reach_rung(connection, self._study, number, epoch, macro_f1)
+            logs.append(connection, self._study, trial, [decision.line(epoch)])
+            return decision.goes_on
+
+        return self._transactions.run(reach)
+
     def finish(self, place: Place, state: EndState, reason: str | None = None, *, from_outside: bool = False) -> None:
         """Say how the trial in a place ended: complete, pruned or failed; a failed one fails in Optuna's tables, too.
 
@@ -242,7 +243,7 @@ class Lease:
             if state == "failed":
                 fail_trial(connection, self.worker, reason or "")
             recipe = "recipe = CASE WHEN :from_outside THEN NULL ELSE recipe END"
-            ended = f"state = :state, reason = :reason, {recipe}, {sql.ENDED}"
+            ended = f"{sql.END_STATE}, reason = :reason, {recipe}, {sql.ENDED}"
             self._update(connection, place, ended, state=state, reason=kept, from_outside=from_outside)
 
         self._transactions.run(close)
@@ -273,7 +274,7 @@ class Lease:
         return self._transactions.run_statement(lambda connection: halt_in_force(connection, self._study))
 
     def may_get_a_place(self, limits: Limits | None) -> bool:
-        """Whether a worker without a place may find one: one that waits, which needs limits, or that of a worker."""
+        """Whether a worker without a place may find one: one that waits or is paused, within limits, or a worker's."""
 
         def look(connection: Connection) -> bool:
             # In one statement: a place can go from one state to the other between two.
@@ -285,8 +286,10 @@ class Lease:
                 .scalars()
                 .all()
             )
-            if "running" in states or not states or limits is None:
+            if "running" in states or limits is None:
                 return "running" in states
+            if not states:
+                return self.promotion and may_promote(connection, self._study, limits)
             return used(connection, self._study).hours_within(limits)
 
         return self._transactions.run(look)
@@ -324,7 +327,7 @@ class Lease:
     def _is_closed(self, connection: Connection, place: Place, state: str) -> bool:
         closed = (
             "SELECT EXISTS (SELECT FROM hpo.place WHERE study_id = :study AND number = :number AND worker = :worker"
-            " AND state = :state)"
+            " AND (state = :state OR (state = 'paused' AND :state = 'pruned')))"
         )
         return bool(self._execute(connection, closed, number=place.number, state=state).scalar_one())
 

@@ -78,7 +78,19 @@ ALTER TABLE hpo.place ADD COLUMN recipe text;
 CREATE INDEX place_recipe ON hpo.place (study_id, recipe);
 """
 
-STEPS = (_FIRST, _HALTS, _RECIPES)
+# `rungs` maps the epoch of each rung that the trial of a place has come to, to its best macro-F1 until then, and
+# `paused_after` is the one from which it has not gone on. `promoted`: the trial that the place
+# names was paused, and another is to go on.
+_RUNGS = """
+ALTER TABLE hpo.place ADD COLUMN rungs jsonb NOT NULL DEFAULT '{}';
+ALTER TABLE hpo.place ADD COLUMN paused_after integer;
+ALTER TABLE hpo.place ADD COLUMN promoted boolean NOT NULL DEFAULT false;
+ALTER TABLE hpo.place DROP CONSTRAINT place_state_check;
+ALTER TABLE hpo.place ADD CONSTRAINT place_state_check
+    CHECK (state IN ('running', 'waiting', 'paused', 'complete', 'pruned', 'failed'));
+"""
+
+STEPS = (_FIRST, _HALTS, _RECIPES, _RUNGS)
 
 
 def version(connection: Connection) -> int:

@@ -14,6 +14,7 @@ from storage.halts import begin_halt, end_halt, halt_in_force
 from storage.heartbeat import WorkerPresence
 from storage.places import Lease
 from storage.requeue import requeue
+from storage.rungs import rung_counts
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from storage.halts import Halt
     from storage.keys import PlaceState
     from storage.outage_retry import OutageRetry
+    from storage.rungs import RungCount
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,7 @@ class PlaceRow:
         macro_f1: validation macro-F1 of that epoch, in [0, 1].
         best: the highest of the epochs so far, likewise.
         seconds: for which trials have run in it, by the clock of the database.
+        paused_after: the epoch of the rung at which its trial is paused, or is about to be.
     """
 
     number: int
@@ -55,6 +58,7 @@ class PlaceRow:
     macro_f1: float | None
     best: float | None
     seconds: float
+    paused_after: int | None = None
 
 
 @dataclass(frozen=True)
@@ -88,7 +92,7 @@ def places(connection: Connection, study_id: int) -> list[PlaceRow]:
     """All places of a study, by number."""
     rows = connection.execute(
         text(
-            "SELECT number, state, worker, trial, reason, epoch, epochs, macro_f1, best, (busy_seconds"
+            "SELECT number, state, worker, trial, reason, epoch, epochs, macro_f1, best, paused_after, (busy_seconds"
             " + CASE WHEN state = 'running' THEN extract(epoch FROM now() - taken) ELSE 0 END)::float AS seconds"
             " FROM hpo.place WHERE study_id = :study ORDER BY number"
         ),
@@ -119,12 +123,14 @@ class SearchState:
         places: all of them, by number.
         workers: all that it has had, those that joined first before the others.
         halt: whether it is paused or stopped; None where it is neither.
+        rungs: to which trials have come, the lowest first.
     """
 
     used: Used
     places: list[PlaceRow]
     workers: list[WorkerRow]
     halt: Halt | None
+    rungs: list[RungCount]
 
 
 class StudyRows:
@@ -152,6 +158,7 @@ class StudyRows:
                 places=places(connection, self.study_id),
                 workers=workers(connection, self.study_id),
                 halt=halt_in_force(connection, self.study_id),
+                rungs=rung_counts(connection, self.study_id),
             )
 
     def halt(self) -> Halt | None:

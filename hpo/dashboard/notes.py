@@ -41,13 +41,14 @@ def without_ours(shown: str) -> str:
     return shown.partition(MARK)[0].rstrip()
 
 
-def trial_note(trial: FrozenTrial, space: Space, failed: FailedTrial | None = None) -> str:
+def trial_note(trial: FrozenTrial, space: Space, failed: FailedTrial | None = None, paused: str | None = None) -> str:
     """Where a trial ran and how it ended, its recipe, and F1 by class with the weakest first.
 
     Args:
         trial: in any state.
         space: what its study searches.
         failed: how it ended, where it has failed for Optuna.
+        paused: what has become of it, where it is or was paused.
     """
     attributes = trial.user_attrs
     lines = []
@@ -57,6 +58,8 @@ def trial_note(trial: FrozenTrial, space: Space, failed: FailedTrial | None = No
         lines.append(f"Its recipe was queued by {_code(queued_by)}.")
     if began := beginning_of(trial):
         lines.append(f"{began.capitalize()}.")
+    if paused:
+        lines.append(f"{paused.capitalize()}.")
     if failed:
         how, then = ("Interrupted", f"; {failed.continuation}") if failed.interrupted else ("Failed", "")
         lines.append(f"{how}: {_code(failed.reason[:LONGEST_REASON])}{then}")

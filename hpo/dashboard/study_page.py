@@ -38,12 +38,14 @@ class _Changing:
         attributes: those of the study that belong to the trial, such as its note.
         curve: whether the JSON has the values of its epochs.
         failed: how it ended, where it has failed for Optuna.
+        paused: what has become of it, where it is or was paused.
     """
 
     files: frozenset[str]
     attributes: dict[str, Any]
     curve: bool
     failed: FailedTrial | None
+    paused: str | None
 
 
 class StudyPage:
@@ -89,8 +91,8 @@ class StudyPage:
         def text_of(trial: FrozenTrial) -> str:
             trial_id = trial_id_of(trial)
             curve = trial.number in with_curve or not trial.state.is_finished()
-            failed = snapshot.failed.get(trial.number)
-            return self._text(trial, _Changing(frozenset(files[trial_id]), attributes[trial_id], curve, failed))
+            fate = snapshot.failed.get(trial.number), snapshot.paused.get(trial.number)
+            return self._text(trial, _Changing(frozenset(files[trial_id]), attributes[trial_id], curve, *fate))
 
         with self._lock:
             # The trials that the encoder was given and that had ended by then do not change any more.
@@ -108,7 +110,8 @@ class StudyPage:
         if trial_id is None:
             return with_ours(theirs, study_note(snapshot, self._opened.study_id))
         trial = self._opened.storage.get_trial(trial_id)
-        return with_ours(theirs, trial_note(trial, self._space, snapshot.failed.get(trial.number)))
+        fate = snapshot.failed.get(trial.number), snapshot.paused.get(trial.number)
+        return with_ours(theirs, trial_note(trial, self._space, *fate))
 
     def _text(self, trial: FrozenTrial, changing: _Changing) -> str:
         trial_id = trial_id_of(trial)
@@ -121,7 +124,8 @@ class StudyPage:
         gone = {key.removeprefix(ARTIFACT_KEY) for key in trial.system_attrs if key.startswith(ARTIFACT_KEY)}
         gone -= changing.files
         shown["artifacts"] = [each for each in shown["artifacts"] if each["artifact_id"] not in gone]
-        shown["note"]["body"] = with_ours(shown["note"]["body"], trial_note(trial, self._space, changing.failed))
+        note = trial_note(trial, self._space, changing.failed, changing.paused)
+        shown["note"]["body"] = with_ours(shown["note"]["body"], note)
         if not changing.curve:
             shown["intermediate_values"] = []
         text = _json(shown)

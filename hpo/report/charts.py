@@ -8,7 +8,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from hpo.report.comparisons import spread
-from hpo.report.outcomes import best_so_far, complete_values
+from hpo.report.outcomes import CUT_SHORT, best_so_far, complete_values
 from trainer.recipe import show
 
 if TYPE_CHECKING:
@@ -20,8 +20,21 @@ Chart = dict[str, Any]
 
 # Colours that colour-blind people can tell apart (Okabe & Ito 2008); each state has its own symbol, too.
 INK, GREY, GRID = "#1f2933", "#7b8794", "#e4e7eb"
-COLOURS = {"complete": "#0072b2", "pruned": "#e69f00", "failed": "#d55e00", "running": "#009e73", "waiting": GREY}
-SYMBOLS = {"complete": "circle", "pruned": "diamond-open", "failed": "x", "running": "triangle-right-open"}
+COLOURS = {
+    "complete": "#0072b2",
+    "pruned": "#e69f00",
+    "paused": "#cc79a7",
+    "failed": "#d55e00",
+    "running": "#009e73",
+    "waiting": GREY,
+}
+SYMBOLS = {
+    "complete": "circle",
+    "pruned": "diamond-open",
+    "paused": "diamond-tall-open",
+    "failed": "x",
+    "running": "triangle-right-open",
+}
 BARS = "#56a0cc"
 MOST_POINTS = 2000  # of a chart; a browser draws all of them again at every move
 MOST_OF_FIELD = 600
@@ -66,7 +79,7 @@ def progress(outcomes: Sequence[Outcome], clock: str, unit: str) -> Chart:
         return {}
     axis = focus(values)
     data = []
-    for state in ("complete", "pruned", "failed"):
+    for state in ("complete", "pruned", "paused", "failed"):
         shown = [outcome for outcome in own if outcome.state == state]
         if points := thinned(shown, MOST_POINTS):
             times = rounded(_hours(outcome, clock) * per_hour for outcome in points)
@@ -131,7 +144,7 @@ def field(values: Mapping[Any, Sequence[Outcome]], axis: Sequence[float]) -> Cha
             "showlegend": False,
         }
     ]
-    for state in ("complete", "pruned"):
+    for state in ("complete", *CUT_SHORT):
         shown = [(row, trial) for row, (_, trials) in enumerate(rows) for trial in trials if trial.state == state]
         if points := thinned(shown, MOST_OF_FIELD):
             rows_of = rounded(row + jitter(trial.number) * 0.44 for row, trial in points)
@@ -151,8 +164,12 @@ def _noted(name: Any, note: str, between: str = "  ") -> str:
 
 
 def _counted(outcomes: Sequence[Outcome]) -> str:
-    pruned = sum(outcome.state == "pruned" for outcome in outcomes)
-    return f"{len(outcomes)}, {pruned / len(outcomes):.0%} pruned" if pruned else str(len(outcomes))
+    shares = [
+        f", {count / len(outcomes):.0%} {state}"
+        for state in CUT_SHORT
+        if (count := sum(outcome.state == state for outcome in outcomes))
+    ]
+    return f"{len(outcomes)}{''.join(shares)}"
 
 
 def _points(outcomes: Sequence[Outcome], state: str, axis: Sequence[float], score_axis: str) -> dict[str, Any]:
@@ -183,7 +200,7 @@ def jitter(number: int) -> float:
 
 
 def curves(outcomes: Sequence[Outcome], best: int | None) -> Chart:
-    """Macro-F1 by epoch of the trials, and where each was pruned.
+    """Macro-F1 by epoch of the trials, and where each was pruned or paused.
 
     Args:
         outcomes: of a search, at most `MOST_CURVES` of which are drawn.
@@ -191,7 +208,7 @@ def curves(outcomes: Sequence[Outcome], best: int | None) -> Chart:
     """
     trained = [outcome for outcome in outcomes if outcome.curve]
     data = []
-    for state in ("complete", "failed", "running", "pruned"):
+    for state in ("complete", "failed", "running", *CUT_SHORT):
         same_state = [outcome for outcome in trained if outcome.state == state and outcome.number != best]
         drawn = thinned(same_state, max(1, MOST_CURVES * len(same_state) // max(1, len(trained))))
         if drawn:
@@ -203,18 +220,18 @@ def curves(outcomes: Sequence[Outcome], best: int | None) -> Chart:
                     "opacity": 0.45,
                 }
             )
-        if drawn and state == "pruned":
+        if drawn and state in CUT_SHORT:
             ends = [max(outcome.curve.items()) for outcome in drawn]
             data.append(
                 {
                     "type": "scatter",
                     "mode": "markers",
-                    "name": "pruned here",
+                    "name": f"{state} here",
                     "x": [epoch for epoch, _ in ends],
                     "y": rounded(value for _, value in ends),
                     "customdata": [outcome.number for outcome in drawn],
                     "marker": {"color": COLOURS[state], "symbol": "diamond", "size": 6, "opacity": 0.8},
-                    "hovertemplate": "trial %{customdata}, pruned after epoch %{x}: %{y:.4f}<extra></extra>",
+                    "hovertemplate": f"trial %{{customdata}}, {state} after epoch %{{x}}: %{{y:.4f}}<extra></extra>",
                 }
             )
     if over := [outcome for outcome in trained if outcome.number == best]:
@@ -249,9 +266,9 @@ def _lines(outcomes: Sequence[Outcome]) -> dict[str, Any]:
     }
 
 
-def pruned_after(outcomes: Sequence[Outcome]) -> float | None:
-    """The median of the epochs after which trials were pruned; None where none was."""
-    ends = [max(outcome.curve) for outcome in outcomes if outcome.state == "pruned" and outcome.curve]
+def cut_short_after(outcomes: Sequence[Outcome]) -> float | None:
+    """The median of the epochs after which trials were pruned or paused; None where none was."""
+    ends = [max(outcome.curve) for outcome in outcomes if outcome.state in CUT_SHORT and outcome.curve]
     return median(ends) if ends else None
 
 

@@ -11,7 +11,7 @@ import optuna
 from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.trial import create_trial
 
-from hpo.report.outcomes import complete_values
+from hpo.report.outcomes import CUT_SHORT, complete_values
 from trainer.space import Choice
 
 if TYPE_CHECKING:
@@ -46,13 +46,13 @@ def spread(values: Sequence[float]) -> Spread:
 
 
 def by_value(outcomes: Iterable[Outcome], name: str) -> dict[Any, list[Outcome]]:
-    """The complete and pruned trials by their value of a field, those whose recipe uses it; the best median first.
+    """Complete, pruned and paused trials by their value of a field that their recipe uses; the best median first.
 
-    The median is that of the complete ones: the macro-F1 of a pruned trial is that of a shorter training.
+    The median is that of the complete ones: the macro-F1 of another trial is that of a shorter training.
     """
     found: dict[Any, list[Outcome]] = {}
     for outcome in outcomes:
-        if outcome.state in ("complete", "pruned") and outcome.value is not None and name in outcome.fields:
+        if outcome.state in ("complete", *CUT_SHORT) and outcome.value is not None and name in outcome.fields:
             found.setdefault(outcome.fields[name], []).append(outcome)
 
     def rank(item: tuple[Any, list[Outcome]]) -> tuple[float, str]:

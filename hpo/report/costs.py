@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from hpo.report.outcomes import CUT_SHORT
 from storage.keys import PLACE_STATES
 
 if TYPE_CHECKING:
@@ -40,9 +41,9 @@ def total_hours_by_end(ends: Sequence[float], hours: Sequence[float]) -> list[fl
 
 
 def saved_hours(outcome: Outcome) -> float:
-    """What pruning a trial has saved: the epochs that were left out, at the time that each of its epochs took."""
+    """What cutting a trial short has saved: the epochs that were left out, at the time that each of its epochs took."""
     done = max(outcome.curve, default=0)
-    if outcome.state != "pruned" or outcome.recipe is None or not done:
+    if outcome.state not in CUT_SHORT or outcome.recipe is None or not done:
         return 0.0
     return outcome.hours * (outcome.recipe.epochs - done) / done
 

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from trainer.recipe import Recipe
 
 
+CUT_SHORT = ("pruned", "paused")  # states of trials that were not trained to their end
+
+
 @dataclass(frozen=True, eq=False)
 class Outcome:
     """The result of one place of the budget so far, or of one trial that was taken over.

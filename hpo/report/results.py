@@ -11,10 +11,11 @@ from optuna.trial import FixedTrial, TrialState
 
 from hpo.report.costs import SECONDS_AN_HOUR, total_hours_by_end
 from hpo.report.outcomes import Outcome
+from hpo.study.interruptions import successors_of
 from hpo.study.open_study import space_of
 from hpo.study.ranking import counts, find_default
 from hpo.study.status import take_snapshot
-from storage.keys import END_STATES, REPEATS_KEY, SAME_RECIPE_KEY, SETTINGS_KEY, TEST_SCORE_KEY, TEST_USE_KEY
+from storage.keys import END_STATES, SAME_RECIPE_KEY, SETTINGS_KEY, TEST_SCORE_KEY, TEST_USE_KEY
 from trainer.space import suggest
 
 if TYPE_CHECKING:
@@ -94,8 +95,10 @@ def read_results(opened: OpenStudy, now: datetime) -> Results:
         trial.number: _outcome(trial, space, place, ended, by_then)
         for (place, trial), ended, by_then in zip(placed, ends, gpu_hours, strict=True)
     }
+    later = successors_of(trials)
     for trial in trials:
-        if trial.number not in found and trial.state in FINISHED and SAME_RECIPE_KEY not in trial.user_attrs:
+        superfluous = trial.number in later or SAME_RECIPE_KEY in trial.user_attrs
+        if trial.number not in found and trial.state in FINISHED and not superfluous:
             found[trial.number] = _outcome(trial, space)
     return Results(
         snapshot=snapshot,
@@ -105,7 +108,7 @@ def read_results(opened: OpenStudy, now: datetime) -> Results:
         winner=trials[snapshot.best.number] if snapshot.best else None,
         default=find_default(trials, space),
         from_outside=[number for number, outcome in sorted(found.items()) if outcome is None],
-        repeats=sum(REPEATS_KEY in trial.user_attrs for trial in trials),
+        repeats=sum(trial.state is TrialState.FAIL and trial.number in later for trial in trials),
         test_uses=len(uses),
         test_scores=[attributes[score] for use in uses if (score := TEST_SCORE_KEY + use) in attributes],
         begun=begun,
@@ -127,7 +130,7 @@ def _outcome(
     value = trial.value if complete else max(curve.values(), default=None)
     if place is None:
         return Outcome(trial.number, FINISHED[trial.state], value, curve, recipe, taken_over=True)
-    over = place.state in END_STATES
+    over = place.state in END_STATES or place.state == "paused"
     return Outcome(
         number=trial.number,
         state=place.state,

@@ -26,7 +26,7 @@ class Progress:
     def __init__(self, console: Console) -> None:
         self._console = console
         self._live = Live(console=console, auto_refresh=False) if console.is_terminal else None
-        self._told: set[int] | None = None  # places whose end has been told, as plain lines
+        self._told: set[tuple[int, int | None]] | None = None  # places whose end or pause was told, as plain lines
 
     def __enter__(self) -> Self:
         if self._live:
@@ -69,13 +69,19 @@ class Progress:
             self._tell_ends(snapshot)
 
     def _tell_ends(self, snapshot: Snapshot) -> None:
-        ended = {place.number: place for place in snapshot.places if place.state in END_STATES}
+        # A place is told again when its trial, having gone on, is paused at a later epoch or ends.
+        ended = {
+            (place.number, place.paused_after): place
+            for place in snapshot.places
+            if place.state in END_STATES or place.state == "paused"
+        }
         if self._told is None:
             self._told = set(ended)  # of earlier searches
-        for number in sorted(ended.keys() - self._told):
-            place = ended[number]
+        for key in sorted(ended.keys() - self._told, key=lambda key: key[0]):
+            place = ended[key]
+            how = place.state if place.paused_after is None else f"paused after epoch {place.paused_after}"
             score = "" if place.best is None else f", macro-F1 {place.best:.4f}"
             best = f"; best {snapshot.best.macro_f1:.4f} (trial {snapshot.best.number})" if snapshot.best else ""
             why = f": {place.reason}" if place.reason else ""
-            self.say(f"trial {place.trial} {place.state}{score}, {duration(place.seconds)}{best}{why}")
+            self.say(f"trial {place.trial} {how}{score}, {duration(place.seconds)}{best}{why}")
         self._told |= set(ended)

@@ -1,4 +1,4 @@
-"""Trials that were interrupted, and the trials that continue them: in the budget they are one."""
+"""Trials that were interrupted or paused, and the trials that continue them: in the budget they are one."""
 
 from __future__ import annotations
 
@@ -47,10 +47,7 @@ def failed_trials(trials: Sequence[FrozenTrial], places: Sequence[PlaceRow]) -> 
         trials: all of a study.
         places: all of its budget.
     """
-    successors: dict[int, int] = {}
-    for trial in trials:
-        if (repeats := repeated_by(trial)) is not None:
-            successors.setdefault(repeats, trial.number)
+    successors = successors_of(trials)
     place_of = {place.trial: place for place in places}
     found = {}
     for trial in trials:
@@ -67,6 +64,36 @@ def failed_trials(trials: Sequence[FrozenTrial], places: Sequence[PlaceRow]) -> 
     return found
 
 
+def pauses(trials: Sequence[FrozenTrial], places: Sequence[PlaceRow]) -> dict[int, str]:
+    """What has become of each trial that is paused, or was and has gone on, by number.
+
+    Args:
+        trials: all of a study.
+        places: all of its budget.
+    """
+    successors = successors_of(trials)
+    gone_on = {
+        trial.number: f"was paused, and has gone on as trial {successors[trial.number]}"
+        for trial in trials
+        if trial.number in successors and trial.state is TrialState.PRUNED
+    }
+    paused = {
+        place.trial: f"is paused after epoch {place.paused_after}; goes on if it comes among the best half"
+        for place in places
+        if place.state == "paused" and place.trial is not None
+    }
+    return gone_on | paused
+
+
+def successors_of(trials: Sequence[FrozenTrial]) -> dict[int, int]:
+    """The number of the trial that continues another one, or runs it again, by the number of that one."""
+    successors: dict[int, int] = {}
+    for trial in trials:
+        if (repeats := repeated_by(trial)) is not None:
+            successors.setdefault(repeats, trial.number)
+    return successors
+
+
 def count_trials(trials: Sequence[FrozenTrial]) -> int:
     """How many trials of a study have begun, counted as the budget does: with what continues it each one is one.
 
@@ -79,13 +106,13 @@ def count_trials(trials: Sequence[FrozenTrial]) -> int:
 
 
 def repeated_by(trial: FrozenTrial) -> int | None:
-    """The number of the interrupted trial that a trial continues; None where it continues none."""
+    """The number of the trial that a trial continues; None where it continues none."""
     repeats = trial.user_attrs.get(REPEATS_KEY)
     return repeats if isinstance(repeats, int) else None
 
 
 def beginning_of(trial: FrozenTrial) -> str | None:
-    """How a trial began that continues an interrupted one, in words; None where it continues none."""
+    """How a trial began that continues another one, in words; None where it continues none."""
     if (repeats := repeated_by(trial)) is None:
         return None
     epoch = trial.user_attrs.get(RESUMED_KEY)

@@ -1,4 +1,4 @@
-"""Optuna's pruners with the same decisions and less work. An object is for one study and one process."""
+"""What ends or pauses trials: Optuna's pruners with less work, and rungs; an object is for one study and process."""
 
 from __future__ import annotations
 
@@ -9,17 +9,64 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from optuna.pruners import HyperbandPruner, MedianPruner
+from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner
 from optuna.trial import TrialState
 
-from storage.keys import FIRST_RUN_KEY, REPEATS_KEY
+from storage.keys import DEFAULT_KEY, FIRST_RUN_KEY, REPEATS_KEY
 from storage.optuna_internals import StudyView, latest_trials, share_cached_trials
+from storage.rungs import ETA
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import optuna
     from optuna.trial import FrozenTrial
 
-FIRST_RUNG = "completed_rung_0"  # system attribute by which Optuna's Hyperband marks who has come to it
+FIRST_EPOCHS = 3  # before the first rung of a training that is long enough: earlier ranks say little
+HYPERBAND_RUNG = "completed_rung_0"  # system attribute by which Optuna's Hyperband marks who has come to it
+
+
+def rung_epochs(epochs: int) -> tuple[int, ...]:
+    """After which epochs of a training trials are compared: 3, 6, 12 of 20; none of its last third, and none of two.
+
+    The first rung is a fifth of the epochs, or 3 where that is more; each further one is at twice the epochs.
+    """
+    rung = min(FIRST_EPOCHS, math.ceil(epochs / 5))
+    rungs = []
+    while rung < epochs / 1.5:
+        rungs.append(rung)
+        rung *= ETA
+    return tuple(rungs)
+
+
+class RungPruner(BasePruner):
+    """Asynchronous successive halving (Li et al. 2020): what it prunes is paused, and goes on if its rung says so.
+
+    The default recipe is never paused: it is what the winner is compared with.
+
+    Args:
+        epochs: of the longest training.
+        reach: notes that the trial of a number has come to an epoch with this best macro-F1; whether it goes on.
+    """
+
+    def __init__(self, epochs: int, reach: Callable[[int, int, float], bool]) -> None:
+        self._rungs, self._reach = rung_epochs(epochs), reach
+
+    def compares(self, trial: optuna.Trial | FrozenTrial, epoch: int) -> bool:
+        """Whether a trial is compared with others after an epoch, and may be paused then."""
+        return epoch in self._rungs and DEFAULT_KEY not in trial.user_attrs
+
+    def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:  # noqa: ARG002 - Optuna's signature
+        """Whether the trial has come to a rung and does not go on."""
+        epoch = trial.last_step
+        if epoch is None or not self.compares(trial, epoch):
+            return False
+        return not self._reach(trial.number, epoch, max(trial.intermediate_values.values()))
+
+
+def may_pause(study: optuna.Study, trial: optuna.Trial, epoch: int) -> bool:
+    """Whether a trial of a study may be paused after an epoch."""
+    return isinstance(study.pruner, RungPruner) and study.pruner.compares(trial, epoch)
 
 
 class BracketPruner(HyperbandPruner):
@@ -35,7 +82,7 @@ class BracketPruner(HyperbandPruner):
         self._finished_of: defaultdict[int, dict[int, FrozenTrial]] = defaultdict(
             dict
         )  # bracket -> finished trials that have come to a rung
-        self._progress = _TrialProgress()
+        self._progress = TrialProgress()
 
     def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
         """Whether the trial is not among the best of its bracket that have come to its rung."""
@@ -49,7 +96,7 @@ class BracketPruner(HyperbandPruner):
         """The trials of a bracket that can have come to a rung; read only where the trial itself has."""
         finished, unfinished = self._progress.read(study)
         for each in finished:
-            if FIRST_RUNG in each.system_attrs:
+            if HYPERBAND_RUNG in each.system_attrs:
                 self._finished_of[self._get_bracket_id(study, each)][each.number] = each
         for each in (*finished, *unfinished):
             if (repeated := each.user_attrs.get(REPEATS_KEY)) is not None:
@@ -82,7 +129,7 @@ class RunningMedianPruner(MedianPruner):
         self._complete = 0  # number of complete trials
         # By step, the reports of complete trials.
         self._reports: defaultdict[int, array[float]] = defaultdict(lambda: array("d"))
-        self._progress = _TrialProgress()
+        self._progress = TrialProgress()
 
     def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
         """Whether the trial's best report is worse than the median of the complete trials at its last step."""
@@ -104,7 +151,7 @@ class RunningMedianPruner(MedianPruner):
         return bool(not np.isnan(others).all() and max(reports) < np.nanpercentile(others, 50))
 
 
-class _TrialProgress:
+class TrialProgress:
     """Reads the trials of a study again and again, and gives out each finished one once."""
 
     def __init__(self) -> None:

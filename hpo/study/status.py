@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from optuna.trial import FixedTrial
 
 from hpo.errors import HpoError
-from hpo.study.interruptions import failed_trials
+from hpo.study.interruptions import failed_trials, pauses
 from hpo.study.open_study import space_of
 from hpo.study.ranking import find_best
 from hpo.study.stop_rules import last_gain, reason_to_end
@@ -16,6 +16,7 @@ from hpo.study.trained import is_used_up
 from storage.budget import StopRules
 from storage.database import public_url
 from storage.keys import END_STATES, PLACE_STATES
+from storage.rungs import rungs_with_room
 from trainer.space import suggest
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from storage.budget import Limits, Used
     from storage.halts import Halt
     from storage.keys import PlaceState
+    from storage.rungs import RungCount
     from storage.study_rows import PlaceRow, WorkerRow
     from trainer.recipe import Recipe
 
@@ -85,6 +87,8 @@ class Snapshot:
         stop_rules: what ends it before its budget is used up.
         reason_to_end: why these let no further trial begin; None where they do not.
         gain: the last one beyond the noise; only where the rules ask for patience.
+        paused: what has become of the trials that are or were paused, by number.
+        rungs: to which trials have come, where those that are paused there may go on.
     """
 
     study: str
@@ -101,6 +105,8 @@ class Snapshot:
     stop_rules: StopRules = field(default_factory=StopRules)
     reason_to_end: str | None = None
     gain: LastGain | None = None
+    paused: Mapping[int, str] = field(default_factory=dict)
+    rungs: Sequence[RungCount] = ()
 
     @property
     def counts(self) -> dict[PlaceState, int]:
@@ -110,8 +116,8 @@ class Snapshot:
 
     @property
     def ended(self) -> int:
-        """How many trials have ended for good."""
-        return sum(self.counts[state] for state in END_STATES)
+        """How many trials have ended for good, or are paused."""
+        return self.counts["paused"] + sum(self.counts[state] for state in END_STATES)
 
     @property
     def spent(self) -> list[Spent]:
@@ -127,12 +133,14 @@ class Snapshot:
 
     @property
     def finished(self) -> bool:
-        """Whether enough is found, or budget or space are used up, and nothing runs, or waits and may still run."""
+        """Whether enough is found, or budget or space are used up, and nothing runs, or may still run."""
         if self.reason_to_end:
             return not self.counts["running"]
-        waiting = self.counts["waiting"] if self.used.hours_within(self.limits) else 0
         used_up = self.space_used_up or not self.used.within(self.limits)
-        return used_up and not self.counts["running"] and not waiting
+        if not used_up or self.counts["running"]:
+            return False
+        more = self.counts["waiting"] or rungs_with_room(self.rungs, closing=True)
+        return not (more and self.used.hours_within(self.limits))
 
     @property
     def present(self) -> list[WorkerRow]:
@@ -210,4 +218,6 @@ def take_snapshot(opened: OpenStudy) -> Snapshot:
         stop_rules=study_file.stop_rules,
         reason_to_end=reason_to_end(trials, space, study_file.stop_rules),
         gain=None if study_file.stop_rules.patience is None else last_gain(trials, space),
+        paused=pauses(trials, state.places),
+        rungs=state.rungs if study_file.pruner == "asha" else (),
     )

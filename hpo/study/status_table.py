@@ -47,11 +47,19 @@ def render(snapshot: Snapshot) -> RenderableType:
     halts = {"pause": "paused; `hpo resume` lets it go on", "stop": "stopped; `hpo resume` lets workers begin again"}
     halted = [Text(halts[snapshot.halt])] if snapshot.halt else []
     outside = ", ".join(map(str, snapshot.from_outside[:5])) + (", …" if len(snapshot.from_outside) > 5 else "")
+    paused = (
+        [Text(f"paused trials go on if they come among the best half: {_rungs(snapshot)}")] if snapshot.rungs else []
+    )
     told = [Text(f"told or added from outside, and without a part in this: trial {outside}")] if outside else []
     how_far = f"{counts or 'no trials yet'}; {best}" if counts or snapshot.best else "no trials yet"
     used_up = [Text("every recipe of the search space has been trained")] if snapshot.space_used_up else []
     ends = [Text(f"no further trial begins: {snapshot.reason_to_end}")] if snapshot.reason_to_end else []
-    return Group(table, _budget(snapshot), Text(how_far), *told, *used_up, *ends, *halted)
+    return Group(table, _budget(snapshot), Text(how_far), *paused, *told, *used_up, *ends, *halted)
+
+
+def _rungs(snapshot: Snapshot) -> str:
+    """How many trials have come to each rung, and how many of them are paused there."""
+    return ", ".join(f"{rung.paused} of {rung.reached} after epoch {rung.epoch}" for rung in snapshot.rungs)
 
 
 def _budget(snapshot: Snapshot) -> Table:

@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from trainer.images.value_range import ValueRanges
     from trainer.recipe import Recipe
 
-PRUNERS = ("median", "hyperband", "none")
-SAMPLERS = ("tpe", "random")
+PRUNERS = ("asha", "median", "hyperband", "none")
+SAMPLERS = ("forest", "tpe", "random")
 DEFAULT_TRIALS = 100
 NAME_LENGTH = 512  # characters, which is what Optuna's table takes
 FOLDER_BYTES = 200  # of a folder's name; no file system takes more than 255
@@ -109,7 +109,7 @@ class StudyFile:
         limits: the table [budget].
         space: the table [recipe].
         sampler: what proposes recipes.
-        pruner: what ends trials early.
+        pruner: what ends trials early, or pauses them.
         seed: of the sampler.
         retries: how often a trial is started again after its worker died.
         weights: folder with pretrained weights, or the file of the only backbone, in place of the hub.

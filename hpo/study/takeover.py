@@ -13,6 +13,7 @@ from optuna.trial import FixedTrial, FrozenTrial, TrialState
 
 from hpo.errors import HpoError
 from hpo.study.images import with_kept_ranges
+from hpo.study.interruptions import successors_of
 from hpo.study.open_study import begin_study, find_study, give_id, only_waits, space_of
 from hpo.study.settings import check_settings, differences, listed
 from storage.artifacts.artifacts import copy_file
@@ -186,7 +187,11 @@ def _fit(old: OpenStudy, study_file: StudyFile) -> Fit:
             " that knows them"
         ) from None
     fitting, reasons, finished = [], Counter[str](), 0
-    for trial in old.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED)):
+    trials = old.study.get_trials(deepcopy=False)
+    later = successors_of(trials)
+    for trial in trials:
+        if trial.state not in (TrialState.COMPLETE, TrialState.PRUNED) or trial.number in later:
+            continue
         if trial.state is TrialState.PRUNED and not trial.intermediate_values:
             continue  # nothing to learn from
         if SAME_RECIPE_KEY in trial.user_attrs:

@@ -51,17 +51,18 @@ def run_worker(options: argparse.Namespace) -> int:
 
 def run_logs(options: argparse.Namespace) -> int:
     """`hpo logs`: what a trial printed, which run did which epochs, and how it ended."""
-    from hpo.study.interruptions import beginning_of, failed_trials
+    from hpo.study.interruptions import beginning_of, failed_trials, pauses
     from hpo.worker.runs import shares
     from storage.heartbeat import INTERRUPTED
 
     with open_study_from(options) as opened:
         lines = opened.rows.log(options.trial)
         trials = opened.study.get_trials(deepcopy=False)
+        places = opened.rows.read().places
         if not 0 <= options.trial < len(trials):
             known = f"its trials are 0 to {len(trials) - 1}" if trials else "it has none yet"
             raise HpoError(f'logs: "{opened.file.name}" has no trial {options.trial}; {known}')
-        failed = failed_trials(trials, opened.rows.read().places).get(options.trial)
+        failed = failed_trials(trials, places).get(options.trial)
     trial = trials[options.trial]
     for at, line in lines:
         print(f"{at:%Y-%m-%d %H:%M:%S}  {line}")
@@ -81,5 +82,6 @@ def run_logs(options: argparse.Namespace) -> int:
         why = f'; it ran as trial {origin["trial"]} of "{origin["study"]}", where its log is'
     if (same := trial.user_attrs.get(SAME_RECIPE_KEY)) is not None:
         why = f": its recipe is that of trial {same}, whose result it was given"
-    print(f"trial {trial.number} {'failed' if failed else f'is {trial.state.name.lower()}'}{why}")
+    state = "failed" if failed else f"is {trial.state.name.lower()}"
+    print(f"trial {trial.number} {pauses(trials, places).get(trial.number, state)}{why}")
     return EXIT_DONE

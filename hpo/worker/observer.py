@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import optuna
 
+from hpo.study.pruners import may_pause
 from hpo.worker.ends import one_line
 from hpo.worker.pictures import draw_pictures
 from hpo.worker.tensorboard import TensorBoardLog
@@ -111,7 +112,9 @@ class RunObserver:
             f" train loss {epoch.train_loss:.4f}, learning rate {epoch.learning_rate:.2e}, {epoch.seconds:.1f} s\n"
         )
         with self._context.stopwatch.time("storage"):
-            if self._checkpoints.is_due(epoch_ended=True):
+            # A trial that may be paused now goes on from here, whenever that is.
+            pausing = may_pause(self._context.opened.study, self._run.trial, epoch.number)
+            if pausing or self._checkpoints.is_due(epoch_ended=True):
                 self._checkpoints.write(epoch.capture)
             progress = Progress(epoch.number, epoch.epochs, macro_f1, self.best)
             self._context.lease.keep_progress(self._run.place, self._run.trial, progress, self._log.take_lines())

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
     from hpo.study.open_study import OpenStudy
-    from storage.places import Lease, Place
+    from storage.places import Lease
+    from storage.taking import Place
 
 DRAWS = 10  # of the sampler, for one trial, before any recipe that was not tried will do
 UNUSABLE = (TypeError, ValueError)  # what values raise that somebody else has given and no recipe can have

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState, create_trial
 
+from hpo.study.forest_sampler import TrialForest
 from hpo.study.samplers import make_pruner, make_sampler
 from hpo.study.stop_rules import reason_to_end
 from hpo.worker.recipes import Recipes
@@ -37,7 +38,8 @@ if TYPE_CHECKING:
 
     from hpo.study.open_study import OpenStudy
     from storage.keys import EndState
-    from storage.places import Lease, Place
+    from storage.places import Lease
+    from storage.taking import Place
 
 PLACE_STATE_AT_END: dict[TrialState, EndState] = {
     TrialState.COMPLETE: "complete",
@@ -115,7 +117,9 @@ class Runs:
     def __init__(self, opened: OpenStudy, lease: Lease, about: Mapping[str, Any]) -> None:
         self._opened, self._lease, self._about = opened, lease, dict(about)
         self._file, self._study = opened.file, opened.study
-        self._study.pruner = make_pruner(self._file)
+        self._study.pruner = make_pruner(self._file, lease.reach_rung)
+        self._forest = TrialForest(self._file.space)
+        lease.promotion = self._file.pruner == "asha"
         self._recipes = Recipes(opened, lease)
 
     def begin(self) -> Run | None:
@@ -185,7 +189,9 @@ class Runs:
             trial_id = self._name_waiting_trial(place)
         else:
             named = self._get_trial(place.earlier_trial)
-            if self._needs_no_run(place, named):
+            if not place.promoted and self._has_ended(place, named):
+                return None
+            if self._is_given_up(place, named):
                 return None
             if named.state is TrialState.WAITING:  # the worker that named it died before it ran
                 trial_id = trial_id_of(named)
@@ -197,13 +203,18 @@ class Runs:
         trial = self._ask(trial_id, place)
         return Run(place, trial, self._earlier_runs(trial))
 
-    def _needs_no_run(self, place: Place, named: FrozenTrial) -> bool:
-        """Close or hand back a place whose named trial has ended, was given up, or broke off; whether one of these."""
-        if named.state in (TrialState.COMPLETE, TrialState.PRUNED) or (
+    def _has_ended(self, place: Place, named: FrozenTrial) -> bool:
+        """Close a place whose named trial has ended; whether it has."""
+        ended = named.state in (TrialState.COMPLETE, TrialState.PRUNED) or (
             named.state is TrialState.FAIL and REASON_KEY not in named.user_attrs
-        ):
+        )
+        if ended:
             self._settle(place, named)
-        elif place.failed_runs > self._file.retries:
+        return ended
+
+    def _is_given_up(self, place: Place, named: FrozenTrial) -> bool:
+        """Close a place that is given up, or hand back one whose run broke off; whether one of these."""
+        if place.failed_runs > self._file.retries:
             reason = f"given up after {counted(place.failed_runs, 'run')}, the last: {place.reason}"
             self._lease.finish(place, "failed", reason)
         elif named.state is TrialState.RUNNING:  # a run of ours that broke off
@@ -214,7 +225,7 @@ class Runs:
 
     def _ask(self, trial_id: int, place: Place) -> optuna.Trial:
         """The running trial of this id with its recipe, as `Study.ask` gives one, which would choose a trial itself."""
-        self._study.sampler = make_sampler(self._file, place.number)
+        self._study.sampler = make_sampler(self._file, place.number, self._forest)
         forget_cached_trials(self._study)
         self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
         trial = self._recipes.draw(trial_id, place)

@@ -10,6 +10,7 @@ import optuna
 from optuna.exceptions import UpdateFinishedTrialError
 
 from hpo.study.open_study import keep_micro_batches, read_micro_batches
+from hpo.study.pruners import may_pause
 from hpo.worker.checkpoints import Checkpoints, wait_for_store
 from hpo.worker.ends import Complete, Pruned, Requeued, end_after, one_line
 from hpo.worker.observer import InterruptedTrialError, RunObserver
@@ -72,6 +73,9 @@ class Training:
                 self._report_earlier_epochs(checkpoint)
                 if history := checkpoint.history:
                     observer.best, observer.best_epoch = max(history), history.index(max(history)) + 1
+        if checkpoint and self._is_paused_at(checkpoint):
+            self._run.trial.set_user_attr(BEST_EPOCH_KEY, observer.best_epoch)
+            return Pruned({})
         resources = replace(self._context.resources, micro_batches=dict(known))
         end: RunEnd
         threads = checkpoint.threads if checkpoint and resources.device.type == "cpu" else None  # as the run has begun
@@ -129,6 +133,15 @@ class Training:
             case Pruned():
                 self._keep_pictures(end.pictures)
         return end
+
+    def _is_paused_at(self, checkpoint: Checkpoint) -> bool:
+        """Whether the trial is paused where it was left: its worker may have died before it could tell."""
+        trial = self._run.trial
+        if checkpoint.steps_done or not may_pause(self._context.opened.study, trial, checkpoint.epochs_done):
+            return False
+        with self._context.stopwatch.time("storage"):
+            self._context.lease.log(trial.number, self._log.take_lines())
+            return trial.should_prune()
 
     def _keep_weights(self) -> None:
         self._context.lease.hold(self._run.place)

@@ -15,6 +15,7 @@ import torch
 from optuna.exceptions import UpdateFinishedTrialError
 
 from hpo.errors import HpoError
+from hpo.study.pruners import RungPruner
 from hpo.study.retention import drop_surplus_weights
 from hpo.worker.context import WorkerContext
 from hpo.worker.ends import Complete, Failed, Pruned, Requeued
@@ -166,9 +167,12 @@ class Worker:
                 self._runs.prune(run, end.reason)
             case Failed():
                 self._runs.fail(run, end.reason)
-        checkpoints.discard()
+        opened = self._context.opened
+        # What the pruner of rungs ends is paused, and goes on from its checkpoint.
+        paused = isinstance(end, Pruned) and end.reason is None and isinstance(opened.study.pruner, RungPruner)
+        if not paused:
+            checkpoints.discard()
         if isinstance(end, Complete):
-            opened = self._context.opened
             try:
                 drop_surplus_weights(opened, opened.file.keep_weights)
             except StorageError as error:  # the next complete trial's worker, or `hpo prune-artifacts`, does it

@@ -10,6 +10,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from sqlalchemy import text
 
 from storage.keys import CHECKPOINT_KEY, RESUMED_KEY
 from tests.support.faulty_study import FaultyStudy, changed
@@ -51,6 +52,44 @@ def test_workers_killed_at_random_lose_nothing_and_change_nothing(faulty_study):
     assert tally.runs > 20
     assert tally.resumed > 0
     assert changes(killed, faulty_study("calm", trials=20, epochs=5)) == []
+
+
+RUNG_KILLS = (  # at which call of a worker it kills itself: around what is decided, told and claimed at rungs
+    ("hpo.worker.checkpoints:Checkpoints.write", "after", 1),
+    ("storage.places:Lease.reach_rung", "before", 1),
+    ("storage.places:Lease.reach_rung", "after", 1),
+    ("storage.places:Lease.finish", "before", 1),
+    ("storage.places:Lease.finish", "after", 1),
+    ("storage.places:Lease.take", "after", 2),
+    ("storage.places:Lease.name_trial", "after", 2),
+    ("storage.places:Lease.take", "after", 2),
+    ("storage.places:Lease.take", "after", 2),
+)
+
+
+def _rungs(study):
+    """How each place has ended, and its scores at the rungs that it has come to."""
+    query = text("SELECT number, state, paused_after, rungs FROM hpo.place ORDER BY number")
+    with study.opened.storage.engine.connect() as connection:
+        return connection.execute(query).all()
+
+
+def test_workers_killed_around_rungs_pause_and_promote_the_same_trials(faulty_study):
+    """Kill -9 before and after each decision at a rung, and each claim of a paused trial, changes no trial's end."""
+    killed = faulty_study(trials=6, epochs=5, pruner="asha")
+    claimed = 0
+    for kill in RUNG_KILLS:
+        assert killed.worker(kill=kill).end() == KILLED
+        with killed.opened.storage.engine.connect() as connection:
+            claimed += connection.execute(text("SELECT count(*) FROM hpo.place WHERE promoted")).scalar_one()
+    assert killed.worker().end() == 0
+    assert claimed  # a worker has died with a paused trial that it had just claimed
+    calm = faulty_study("calm", trials=6, epochs=5, pruner="asha")
+    assert calm.worker().end() == 0
+    rungs = [_rungs(study) for study in (killed, calm)]
+    assert rungs[0] == rungs[1]
+    assert {"complete", "paused"} == {row.state for row in rungs[0]}
+    assert killed.ends() == calm.ends()
 
 
 def test_no_trial_notices_a_database_that_goes_away(faulty_study, server):

@@ -78,9 +78,9 @@ def storage(database):
 class WorkerHarness:
     """A study on a database, and workers on it."""
 
-    def __init__(self, folder, url, own_loss, more="", recipe=None, trials=2, retries=1, name="colours"):
+    def __init__(self, folder, url, own_loss, more="", recipe=None, trials=2, retries=1, name="colours", pruner="none"):
         tables = tomllib.loads(STUDY.replace("[study]", f"[study]\n{more}"))
-        tables["study"] |= {"name": name, "retries": retries}
+        tables["study"] |= {"name": name, "retries": retries, "pruner": pruner}
         tables["budget"]["trials"] = trials
         tables["recipe"] |= recipe or {}
         (folder / "study.toml").write_text(tomli_w.dumps(tables))

@@ -78,10 +78,16 @@ def old(tmp_path, database):
     return OldStudy(tmp_path, database)
 
 
+def part_of(now, then):
+    """What `hpo status --json` says now of all that it said then; it says more by now."""
+    return {key: part_of(now[key], value) if isinstance(value, dict) else now[key] for key, value in then.items()}
+
+
 def test_an_old_study_has_the_numbers_that_it_had(old):
     """Its settings are accepted; status and report name the counts, the budget used and the best trial as before."""
     assert "is ready" in old.hpo("init")
-    assert old.status() == json.loads((OLD / "status.json").read_text())
+    then = json.loads((OLD / "status.json").read_text())
+    assert part_of(old.status(), then) == then
     printed = old.hpo("report", "-o", "report.html")
     assert "12 trials: 5 complete, 5 pruned, 1 failed, 1 waiting" in printed
     assert "best validation macro-F1 0.9441 (trial 1); the default recipe reached 0.6111" in printed

@@ -55,7 +55,7 @@ def results(monkeypatch):
 def pruned(monkeypatch):
     """Lets every trial be pruned after its first epoch."""
     pruner = optuna.pruners.ThresholdPruner(lower=1.1)
-    monkeypatch.setattr("hpo.worker.runs.make_pruner", lambda _: pruner)
+    monkeypatch.setattr("hpo.worker.runs.make_pruner", lambda *_: pruner)
 
 
 def test_a_complete_trial_has_its_pictures(harness):

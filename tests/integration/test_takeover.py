@@ -15,6 +15,7 @@ from optuna.trial import FixedTrial, TrialState, create_trial
 
 import hpo.study.takeover
 from hpo.errors import HpoError
+from hpo.study.forest_sampler import TrialForest
 from hpo.study.open_study import (
     count_test_use,
     create_study,
@@ -231,7 +232,7 @@ def test_the_budget_is_the_new_studys_own_and_all_else_sees_what_was_taken_over(
     assert (snapshot.used.trials, sum(snapshot.counts.values())) == (0, 0)
     assert snapshot.best.macro_f1 == 0.55
     assert snapshot.best.recipe.learning_rate == pytest.approx(0.021)
-    new.study.sampler = make_sampler(file, 0)
+    new.study.sampler = make_sampler(file, 0, TrialForest(file.space))
     new.study.pruner = optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=0)
     new.study.ask()  # the default recipe
     proposed = new.study.ask()

@@ -144,10 +144,11 @@ def test_time_is_kept_under_its_headings(harness):
 
 def test_workers_that_begin_together_try_different_recipes(harness):
     """The sampler's seed differs from place to place, and is the same for the same study seed and place."""
+    from hpo.study.forest_sampler import TrialForest
     from hpo.study.samplers import make_sampler
 
     def first_value(place):
-        sampled = optuna.create_study(sampler=make_sampler(study.file, place))
+        sampled = optuna.create_study(sampler=make_sampler(study.file, place, TrialForest(study.file.space)))
         return sampled.ask().suggest_float("x", 0, 1)
 
     study = harness()

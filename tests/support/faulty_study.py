@@ -26,7 +26,7 @@ COLOURS = {"red": (200, 60, 60), "green": (60, 200, 60), "blue": (60, 60, 200)}
 STUDY = """
 [study]
 name = "{name}"
-pruner = "none"
+pruner = "{pruner}"
 sampler = "random"
 retries = {retries}
 keep_weights = 1000
@@ -82,11 +82,13 @@ class FaultyStudy:
     Args:
         folder: for everything but the database.
         url: of its database.
-        trials, epochs, retries, batch_size: as in a study file.
+        trials, epochs, retries, batch_size, pruner: as in a study file.
         faults: of all of its processes: fields of Faults.
     """
 
-    def __init__(self, folder, url, *, name="faults", trials, epochs, retries=100, batch_size=8, **faults):
+    def __init__(
+        self, folder, url, *, name="faults", trials, epochs, retries=100, batch_size=8, pruner="none", **faults
+    ):
         self.disk, self.store = folder / "disk", folder / "disk" / "artifacts"
         self.folder, self.url, self._faults, self._processes = folder, url, {"grace_seconds": 2.0, **faults}, []
         folder.mkdir(exist_ok=True)
@@ -95,7 +97,8 @@ class FaultyStudy:
                 for number in range(12):
                     paint(folder / "photos" / colour / f"{number}.png", rgb, number)
         study = folder / f"{name}.toml"
-        study.write_text(STUDY.format(name=name, trials=trials, epochs=epochs, retries=retries, batch_size=batch_size))
+        settings = {"trials": trials, "epochs": epochs, "retries": retries, "batch_size": batch_size, "pruner": pruner}
+        study.write_text(STUDY.format(name=name, **settings))
         extensions = Extensions(losses={"slow": lambda *_: None}, backbones={"linear": linear})
         self.file = read_study_file(study, extensions)
         create_study(self.file, url, self.file.data.load(self.file.folder / "pixels"))

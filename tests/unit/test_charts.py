@@ -101,8 +101,8 @@ def test_each_curve_is_drawn_apart_and_ends_where_it_was_pruned():
     assert of["complete"]["y"] == pytest.approx([0.2, 0.4, None])
     assert of["trial 0, the best"]["y"] == pytest.approx([0.2, 0.4, 0.6, 0.8, None])
     assert (of["pruned here"]["x"], of["pruned here"]["y"], of["pruned here"]["customdata"]) == ([3], [0.6], [2])
-    assert charts.pruned_after(outcomes) == 3
-    assert charts.pruned_after(outcomes[:2]) is None
+    assert charts.cut_short_after(outcomes) == 3
+    assert charts.cut_short_after(outcomes[:2]) is None
 
 
 def test_a_box_has_the_quartiles_of_the_complete_trials():

@@ -128,6 +128,12 @@ def test_a_note_tells_why_a_trial_failed_and_what_it_repeats():
     assert "Fail" not in interrupted
 
 
+def test_a_note_tells_of_a_pause():
+    """A paused trial says after which epoch, and when it goes on."""
+    note = note_of(trial_of(state=TrialState.PRUNED), SPACE, paused="is paused after epoch 3; goes on if …")
+    assert "Is paused after epoch 3; goes on if …." in note
+
+
 def test_a_note_has_the_curve_in_numbers():
     """Macro-F1 of each epoch stands in the note, in their order, also where the first ones are those of another run."""
     values = {epoch: epoch / 10 for epoch in range(1, 4)}

@@ -19,6 +19,7 @@ from hpo.units import duration
 from hpo.worker.stopwatch import Stopwatch, TimedTrial
 from hpo.worker.time_limit import TimeLimit
 from storage.budget import Limits, StopRules, Used
+from storage.rungs import RungCount
 from storage.study_rows import PlaceRow, WorkerRow
 from trainer.recipe import Recipe
 from trainer.wording import counted
@@ -87,6 +88,29 @@ def test_counting_is_for_terminals_alone():
         assert terminal or console.file.getvalue() == ""
 
 
+def test_without_a_terminal_each_pause_is_told_once():
+    """A trial that is paused, goes on, is paused later and ends is three lines; the table counts the paused ones."""
+    console = Console(file=io.StringIO(), width=200)
+    with Progress(console) as progress:
+        progress.show(snapshot())
+        for shown in (
+            place(0, "paused", best=0.5, paused_after=3),
+            place(0, "paused", best=0.5, paused_after=3),
+            place(0, "running", best=0.5),
+            place(0, "running", trial=4, best=0.6, paused_after=6),
+            place(0, "paused", trial=4, best=0.6, paused_after=6),
+            place(0, "complete", trial=7, best=0.7),
+        ):
+            progress.show(snapshot(shown))
+    assert [line.split(",")[0] for line in console.file.getvalue().splitlines()] == [
+        "trial 0 paused after epoch 3",
+        "trial 4 paused after epoch 6",
+        "trial 7 complete",
+    ]
+    text = printed(render(replace(snapshot(place(0, "paused", paused_after=3)), rungs=[RungCount(3, 5, 3)])))
+    assert "paused trials go on if they come among the best half: 3 of 5 after epoch 3" in text
+
+
 def test_without_a_terminal_each_end_is_told_once():
     """Where stdout is no terminal, each trial that ends is one line, and those of earlier searches are none."""
     console = Console(file=io.StringIO(), width=40)
@@ -124,7 +148,7 @@ def test_json_has_the_documented_form():
     shown = snapshot(place(0, "complete"), running).as_json()
     keys = {"study", "storage", "trials", "budget", "best", "workers", "dead_workers", "halt"}
     assert set(shown) == keys | {"reason_to_end", "last_gain"}
-    assert shown["trials"] == {"complete": 1, "pruned": 0, "failed": 0, "running": 1, "waiting": 0}
+    assert shown["trials"] == {"complete": 1, "pruned": 0, "failed": 0, "paused": 0, "running": 1, "waiting": 0}
     assert shown["budget"]["used"] == {"trials": 2, "hours": 0.5, "gpu_hours": 1.0}
     assert shown["best"]["recipe"]["loss"] == "cross_entropy"
     assert shown["workers"] == [
@@ -139,6 +163,10 @@ def test_a_search_is_finished_when_nothing_is_left_to_do():
     assert not snapshot(*ended, place(9, "waiting")).finished
     assert not snapshot(*ended, place(9, "running")).finished
     assert not snapshot(*ended).finished
+    paused = snapshot(*ended, place(9, "paused", paused_after=3))
+    assert not replace(paused, rungs=[RungCount(3, 3, 2)]).finished  # half of three, rounded up, may go on
+    assert replace(paused, rungs=[RungCount(3, 2, 1)]).finished
+    assert replace(paused, rungs=[RungCount(3, 3, 2)], limits=Limits(trials=10, hours=0.5)).finished
 
 
 @pytest.mark.parametrize("spent", [Used(10, 5.0, 0.0), Used(10, 0.0, 5.0), Used(3, 5.0, 0.0)])

@@ -10,8 +10,9 @@ import pytest
 from optuna.pruners import HyperbandPruner, MedianPruner
 from optuna.trial import TrialState, create_trial
 
-from hpo.study.pruners import BracketPruner, RunningMedianPruner
-from storage.keys import FIRST_RUN_KEY, REPEATS_KEY
+from hpo.study.pruners import BracketPruner, RungPruner, RunningMedianPruner, rung_epochs
+from storage.keys import DEFAULT_KEY, FIRST_RUN_KEY, REPEATS_KEY
+from storage.rungs import RungCount, has_room, rungs_with_room
 
 pytestmark = pytest.mark.unit
 
@@ -130,3 +131,54 @@ def test_an_interrupted_trial_is_pruned_as_if_it_had_not_been():
         assert answers_beside_a_trial(name, 2) == (answers, bracket)
         brackets.add(bracket)
     assert len(brackets) == 2
+
+
+@pytest.mark.parametrize(
+    ("epochs", "rungs"),
+    [(1, ()), (2, (1,)), (3, (1,)), (5, (1, 2)), (10, (2, 4)), (14, (3, 6)), (20, (3, 6, 12)), (51, (3, 6, 12, 24))],
+)
+def test_rungs_fit_the_epochs(epochs, rungs):
+    """The first rung is after a fifth of the epochs or 3, each further one after twice as many, none late."""
+    assert rung_epochs(epochs) == rungs
+
+
+def test_trials_are_compared_at_rungs_by_their_best_epoch():
+    """Only a trial that comes to a rung is compared, by its best score so far, and the default recipe never is."""
+    reached = []
+    pruner = RungPruner(10, lambda *told: reached.append(told) or False)
+    study = optuna.create_study(direction="maximize", pruner=pruner)
+    for marks in ({}, {DEFAULT_KEY: True}):
+        trial = study.ask()
+        for key, value in marks.items():
+            trial.set_user_attr(key, value)
+        pruned = []
+        for epoch, score in enumerate([0.5, 0.3, 0.6, 0.1, 0.9], start=1):
+            trial.report(score, epoch)
+            pruned.append(trial.should_prune())
+        assert pruned == [epoch in (2, 4) and not marks for epoch in range(1, 6)]
+    assert reached == [(0, 2, 0.5), (0, 4, 0.6)]
+
+
+@pytest.mark.parametrize(
+    ("reached", "paused", "while_trials_come", "closing"),
+    [
+        (0, 0, False, False),
+        (1, 1, False, True),
+        (2, 2, True, True),
+        (3, 2, False, True),
+        (5, 3, False, True),
+        (4, 2, False, False),
+        (5, 2, False, False),
+        (3, 0, False, False),
+    ],
+)
+def test_the_best_half_of_a_rung_has_room(reached, paused, while_trials_come, closing):
+    """Half of those that have come to a rung may go on from it, rounded up once no new trial comes."""
+    rung = RungCount(3, reached, paused)
+    assert (has_room(rung, closing=False), has_room(rung, closing=True)) == (while_trials_come, closing)
+
+
+def test_the_highest_rung_comes_first():
+    """Where several rungs have room, the trial that is nearest to its end goes on."""
+    rungs = [RungCount(3, 8, 6), RungCount(6, 2, 2), RungCount(12, 1, 1)]
+    assert [rung.epoch for rung in rungs_with_room(rungs, closing=False)] == [6, 3]

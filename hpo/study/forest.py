@@ -1,0 +1,114 @@
+"""The model behind the sampler `forest`: extremely randomised trees over recipes and rungs, which propose the next one.
+
+As in BOHB (Falkner et al. 2018) trainings that were stopped early teach as well; here one model learns from all rungs,
+with the rung as a feature, and is asked for the last one. The trees are those of Geurts et al. 2006, used for search as
+in SMAC (Hutter et al. 2011): their spread says how unsure they are.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from concurrent.futures import Future
+
+    from numpy.typing import NDArray
+
+    from hpo.study.encoding import Coordinates, Encoding
+
+FIRST_RECIPES = 10  # at random, before there is a model
+RANDOM_SHARE = 0.1  # of the recipes after that
+CANDIDATES = 1000  # random recipes among which the model chooses one
+OPTIMISM = 0.5  # standard deviations of the trees that are added to their mean
+FEWEST_OF_RUNG = 3  # results at a rung, below which the model does not learn from it
+MOST_ROWS = 500  # that the model learns from: half of them the best ones, the others at random
+TREES, LEAF, FEATURES = 40, 2, 1 / 3
+
+
+class Forest:
+    """Learns from the results of recipes at rungs, and proposes recipes. For one thread.
+
+    The trees are fitted in a thread of their own, between two proposals: a proposal uses those that were begun at the
+    one before, and waits only where they are not ready. So proposals depend on what was observed, and on no clock.
+
+    Args:
+        encoding: of the recipes.
+        last: number of the last rung, which is the end of the training; the first is 0.
+    """
+
+    def __init__(self, encoding: Encoding, last: int) -> None:
+        self.encoding, self._last = encoding, last
+        self._known: dict[int, Coordinates] = {}  # by the key of a recipe
+        self._results: list[dict[int, float]] = [{} for _ in range(last + 1)]  # by rung: key -> score
+        self._fitted_rows = 0
+        self._trees: list[Any] = []
+        self._fitting: Future[list[Any]] | None = None
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="forest")
+
+    def observe(self, key: int, params: Mapping[str, Any], rung: int, score: float) -> None:
+        """Take in a result; one that is there is written over.
+
+        Args:
+            key: of the recipe, any number.
+            params: its parameters; one that the space does not hold teaches nothing.
+            rung: at which the result was reached.
+            score: the higher the better.
+        """
+        if key not in self._known:
+            try:
+                self._known[key] = self.encoding.coordinates(params)
+            except (TypeError, ValueError):
+                return
+        self._results[rung][key] = score
+
+    def propose(self, seed: int) -> Coordinates:
+        """Coordinates [fields] of the next recipe to try."""
+        rng = np.random.default_rng(seed)
+        if self._fitting:
+            self._trees, self._fitting = self._fitting.result(), None
+        trees = self._trees
+        self._begin_to_fit(rng)
+        if not trees or rng.random() < RANDOM_SHARE:
+            at_random: Coordinates = self.encoding.random(rng, 1)[0]
+            return at_random
+        candidates = self.encoding.random(rng, CANDIDATES)
+        rows = self._rows(candidates, np.full(CANDIDATES, self._last)).astype(np.float32)
+        guesses = np.stack([tree.tree_.predict(rows)[:, 0] for tree in trees])
+        best: Coordinates = candidates[np.argmax(guesses.mean(axis=0) + OPTIMISM * guesses.std(axis=0))]
+        return best
+
+    def _begin_to_fit(self, rng: np.random.Generator) -> None:
+        """Have trees fitted for the next proposal, where there are enough new results since the last time."""
+        if len(self._results[0]) < FIRST_RECIPES:
+            return
+        learned = [
+            (key, rung, score)
+            for rung, results in enumerate(self._results)
+            if len(results) >= FEWEST_OF_RUNG
+            for key, score in results.items()
+        ]
+        if len(learned) < 1.1 * self._fitted_rows + 2:
+            return
+        self._fitted_rows = len(learned)
+        if len(learned) > MOST_ROWS:
+            learned.sort(key=lambda row: -row[2])
+            others = rng.choice(np.arange(MOST_ROWS // 2, len(learned)), MOST_ROWS // 2, replace=False)
+            learned = [*learned[: MOST_ROWS // 2], *(learned[at] for at in sorted(others))]
+        coordinates = np.stack([self._known[key] for key, _, _ in learned])
+        rows = self._rows(coordinates, np.array([rung for _, rung, _ in learned]))
+        scores = np.array([score for _, _, score in learned])
+        self._fitting = self._executor.submit(_fit, rows, scores, int(rng.integers(2**31)))
+
+    def _rows(self, coordinates: Coordinates, rungs: NDArray[Any]) -> NDArray[np.float64]:
+        return np.column_stack([self.encoding.features(coordinates), rungs])
+
+
+def _fit(rows: NDArray[np.float64], scores: NDArray[np.float64], seed: int) -> list[Any]:
+    from sklearn.ensemble import ExtraTreesRegressor
+
+    model = ExtraTreesRegressor(TREES, min_samples_leaf=LEAF, max_features=FEATURES, random_state=seed)
+    return list(model.fit(rows, scores).estimators_)

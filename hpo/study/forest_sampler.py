@@ -1,0 +1,94 @@
+"""The sampler `forest`: Optuna's trials in, proposals of a `Forest` out."""
+
+from __future__ import annotations
+
+import math
+from itertools import accumulate
+from typing import TYPE_CHECKING, Any
+
+from optuna.samplers import BaseSampler, RandomSampler
+from optuna.trial import TrialState
+
+from hpo.study.encoding import Encoding
+from hpo.study.forest import Forest
+from hpo.study.pruners import TrialProgress, rung_epochs
+from storage.keys import FIRST_RUN_KEY
+
+if TYPE_CHECKING:
+    import optuna
+    from optuna.distributions import BaseDistribution
+    from optuna.trial import FrozenTrial
+
+    from trainer.space import Space
+
+
+class TrialForest:
+    """A forest that learns from the trials of one study, in one process; each of them it reads once after its end.
+
+    Args:
+        space: of the study.
+    """
+
+    def __init__(self, space: Space) -> None:
+        self._rungs = rung_epochs(int(max(space.values("epochs"))))
+        self._forest = Forest(Encoding.of(space), len(self._rungs))
+        self._progress = TrialProgress()
+
+    @property
+    def encoding(self) -> Encoding:
+        """That of the space."""
+        return self._forest.encoding
+
+    def propose(self, study: optuna.Study, seed: int) -> dict[str, Any]:
+        """The parameters of the next recipe to try."""
+        finished, unfinished = self._progress.read(study)
+        for trial in sorted((*finished, *unfinished), key=lambda each: each.number):
+            self._observe(trial)
+        return self.encoding.params(self._forest.propose(seed))
+
+    def _observe(self, trial: FrozenTrial) -> None:
+        # A trial that goes on with another one is the same recipe, and knows what that has reached.
+        first = trial.user_attrs.get(FIRST_RUN_KEY)
+        key = first if type(first) is int else trial.number
+        reports = sorted((step, value) for step, value in trial.intermediate_values.items() if math.isfinite(value))
+        best = dict(zip((step for step, _ in reports), accumulate((value for _, value in reports), max), strict=True))
+        for rung, epoch in enumerate(self._rungs):
+            if epoch in best:
+                self._forest.observe(key, trial.params, rung, best[epoch])
+        if trial.state is TrialState.COMPLETE and trial.value is not None and math.isfinite(trial.value):
+            self._forest.observe(key, trial.params, len(self._rungs), trial.value)
+
+
+class ForestSampler(BaseSampler):
+    """Gives one trial the recipe that a forest proposes.
+
+    Args:
+        forest: of the study.
+        seed: of this trial.
+    """
+
+    def __init__(self, forest: TrialForest, seed: int) -> None:
+        self._forest, self._seed, self._random = forest, seed, RandomSampler(seed)
+        self._draws = 0  # recipes that were proposed; each draw for the trial is another one
+
+    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:  # noqa: ARG002 - Optuna's
+        """All searched fields."""
+        return self._forest.encoding.distributions()
+
+    def sample_relative(
+        self,
+        study: optuna.Study,
+        trial: FrozenTrial,
+        search_space: dict[str, BaseDistribution],  # noqa: ARG002 - Optuna's
+    ) -> dict[str, Any]:
+        """The recipe; none where the trial has one already, being run again."""
+        if trial.params:
+            return {}
+        self._draws += 1
+        return self._forest.propose(study, self._seed + ((self._draws - 1) << 32))
+
+    def sample_independent(
+        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        """A field at random, which is asked for by an enqueued recipe alone."""
+        return self._random.sample_independent(study, trial, param_name, param_distribution)
