@@ -27,7 +27,6 @@ from hpo.errors import (
 )
 from hpo.hardware import cores
 from hpo.report.commands import run_report
-from hpo.search.commands import run_search, run_workers
 from hpo.study.commands import (
     run_delete,
     run_init,
@@ -39,6 +38,7 @@ from hpo.study.commands import (
     run_stop,
     run_try,
 )
+from hpo.supervision.commands import run_search, run_workers
 from hpo.worker.commands import run_logs, run_worker
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ def run_check(options: argparse.Namespace) -> int:
     from hpo.check.render import render
     from hpo.check.run import run_checks, write_groups
     from hpo.hardware import visible_gpus
-    from hpo.search.progress import Progress
+    from hpo.supervision.progress import Progress
 
     study_file = study_file_from(options)
     report = run_checks(

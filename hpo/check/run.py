@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 from hpo.check.label_errors import find_label_errors
 from hpo.check.machine import check_disk, check_gpus, check_memory
 from hpo.errors import HpoError
-from hpo.search.search import pixel_kinds
 from hpo.study.images import with_kept_ranges
 from hpo.study.interruptions import count_trials
 from hpo.study.open_study import find_study, probe_artifacts, storage_url
 from hpo.study.settings import check_settings
+from hpo.supervision.search import pixel_kinds
 from hpo.units import show_bytes
 from storage.database import is_initialized, public_url, try_to_initialize
 from storage.embedded.server import has_postgres
@@ -40,8 +40,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from hpo.search.progress import Progress
     from hpo.study.study_file import StudyFile
+    from hpo.supervision.progress import Progress
     from trainer.data import Data
     from trainer.images.index import Index
     from trainer.images.split import Split

@@ -25,12 +25,12 @@ from sqlalchemy import text
 
 from hpo.check.run import run_checks
 from hpo.cli import parser, run
-from hpo.search.progress import Progress
 from hpo.study import retention
 from hpo.study.open_study import create_study, delete_study, load_study, model_of
 from hpo.study.retention import drop_surplus_weights, prune_artifacts, take_inventory
 from hpo.study.status import take_snapshot
 from hpo.study.study_file import read_study_file
+from hpo.supervision.progress import Progress
 from storage.artifacts.artifact_store import discard, get, probe, put
 from storage.artifacts.artifacts import checkpoint_id, fetch_file, keep_file, kept_files
 from storage.artifacts.store_url import open_store

@@ -12,16 +12,16 @@ from optuna.trial import FixedTrial, create_trial
 from rich.console import Console
 from sqlalchemy import text
 
-import hpo.search.search
+import hpo.supervision.search
 from hpo.bundle.chosen_trials import best_trials
 from hpo.errors import EXIT_DONE, HpoError
-from hpo.search.progress import Progress
-from hpo.search.search import search
-from hpo.search.supervisor import Supervised, WorkerPlan
 from hpo.study.open_study import create_study, delete_study, find_study, load_study
 from hpo.study.ranking import best_trial, default_trial, ranked
 from hpo.study.status import take_snapshot
 from hpo.study.study_file import read_study_file
+from hpo.supervision.progress import Progress
+from hpo.supervision.search import search
+from hpo.supervision.supervisor import Supervised, WorkerPlan
 from storage.artifacts.artifacts import naming
 from storage.budget import Limits
 from storage.halts import begin_halt
@@ -145,7 +145,7 @@ def end(study, monkeypatch):
                         connection.execute(text(statement), {"study": opened.study_id})
             return Supervised(EXIT_DONE, take_snapshot(opened), frozenset())
 
-        monkeypatch.setattr(hpo.search.search, "supervise", supervise)
+        monkeypatch.setattr(hpo.supervision.search, "supervise", supervise)
         shown = io.StringIO()
         file = replace(study.file, limits=limits or study.file.limits)
         progress = Progress(Console(file=shown, width=120))

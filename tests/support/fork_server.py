@@ -14,7 +14,7 @@ LAZY = ("albumentations", "alembic.command", "optuna.storages._rdb.storage", "ps
 PRELOADED = (
     "tests.support.faulty_hpo",
     "hpo.worker.worker",
-    "hpo.search.search",
+    "hpo.supervision.search",
     "hpo.bundle.export",
     "hpo.dashboard.server",
     "trainer.data",

@@ -15,8 +15,8 @@ import pytest
 import yaml
 
 from hpo.cli import parser
-from hpo.search.supervisor import STOP_SECONDS
 from hpo.study.study_file import read_study_file
+from hpo.supervision.supervisor import STOP_SECONDS
 from tests.conftest import ROOT
 from tests.support.waiting import limit, wait_until
 

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from hpo.search.launcher import launch, own_command, stop
+from hpo.supervision.launcher import launch, own_command, stop
 from tests.support.waiting import limit
 
 pytestmark = pytest.mark.unit
@@ -47,7 +47,7 @@ def test_orphans_are_reaped_and_ones_own_children_left():
     """A process whose parent has died is let go by the one that inherits it, which leaves its own children alone."""
     program = """
 import ctypes, os, subprocess, sys
-from hpo.search.launcher import reap_orphans
+from hpo.supervision.launcher import reap_orphans
 assert ctypes.CDLL(None).prctl(36, 1, 0, 0, 0) == 0  # PR_SET_CHILD_SUBREAPER
 shell = ["sh", "-c", "exec 3<&0; cat <&3 & echo $!"]
 child = subprocess.Popen(shell, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)

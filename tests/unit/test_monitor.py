@@ -10,8 +10,8 @@ import psycopg2
 import pytest
 from sqlalchemy.exc import OperationalError
 
-from hpo.search import monitor
-from hpo.search.monitor import Monitor, Observation, pause_after
+from hpo.supervision import monitor
+from hpo.supervision.monitor import Monitor, Observation, pause_after
 from storage.errors import StorageError
 from tests.support.waiting import limit
 

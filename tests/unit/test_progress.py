@@ -11,10 +11,10 @@ import pytest
 from rich.console import Console
 
 from hpo.dashboard.notes import study_note
-from hpo.search.progress import Progress
 from hpo.study.status import Best, Snapshot
 from hpo.study.status_table import render
 from hpo.study.stop_rules import LastGain
+from hpo.supervision.progress import Progress
 from hpo.units import duration
 from hpo.worker.stopwatch import Stopwatch, TimedTrial
 from hpo.worker.time_limit import TimeLimit

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hpo.search.restarts import Restarts, explain_death
+from hpo.supervision.restarts import Restarts, explain_death
 
 pytestmark = pytest.mark.unit
 

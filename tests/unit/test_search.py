@@ -12,9 +12,9 @@ from PIL import Image
 from rich.console import Console
 
 from hpo.errors import HpoError
-from hpo.search.progress import Progress
-from hpo.search.search import make_pixels, prepare
 from hpo.study.study_file import read_study_file
+from hpo.supervision.progress import Progress
+from hpo.supervision.search import make_pixels, prepare
 from hpo.units import show_bytes
 from trainer.errors import DataError
 

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 from hpo.errors import EXIT_DONE, HpoError, exit_code
 from hpo.hardware import cores
-from hpo.search.launcher import launch, reap_orphans, stop
-from hpo.search.monitor import OBSERVE_SECONDS, Monitor, Observation
-from hpo.search.restarts import HOPELESS_DEATHS, Death, Restarts, explain_death
+from hpo.supervision.launcher import launch, reap_orphans, stop
+from hpo.supervision.monitor import OBSERVE_SECONDS, Monitor, Observation
+from hpo.supervision.restarts import HOPELESS_DEATHS, Death, Restarts, explain_death
 from trainer.wording import counted
 
 if TYPE_CHECKING:
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from types import FrameType
 
-    from hpo.search.launcher import Launched
-    from hpo.search.progress import Progress
     from hpo.study.open_study import OpenStudy
     from hpo.study.status import Snapshot
+    from hpo.supervision.launcher import Launched
+    from hpo.supervision.progress import Progress
 
 STOP_SECONDS = 25.0  # for a worker to end when told to; it needs up to 20 to hand its trial back
 LAST_OBSERVATION_SECONDS = 5.0  # for which the last snapshot of a stopped or given up search is waited for

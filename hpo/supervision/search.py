@@ -7,11 +7,11 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from hpo.errors import EXIT_DONE, HpoError
-from hpo.search.supervisor import supervise
 from hpo.study.images import load_images
 from hpo.study.open_study import create_study, load_study
 from hpo.study.ranking import best_trial, default_trial
 from hpo.study.status import TIME_HEADINGS
+from hpo.supervision.supervisor import supervise
 from hpo.units import duration, show_bytes
 from storage.keys import END_STATES, METRICS_KEY, ORIGIN_KEY
 from trainer.errors import DataError
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
 
     import optuna
 
-    from hpo.search.progress import Progress
-    from hpo.search.supervisor import WorkerPlan
     from hpo.study.open_study import OpenStudy
     from hpo.study.status import Snapshot
     from hpo.study.study_file import StudyFile
+    from hpo.supervision.progress import Progress
+    from hpo.supervision.supervisor import WorkerPlan
     from trainer.data import Data
 
 TINY = 5  # classes with few images that the beginning of a search shows

@@ -11,17 +11,17 @@ from hpo.study.from_options import study_file_from
 if TYPE_CHECKING:
     import argparse
 
-    from hpo.search.supervisor import WorkerPlan
     from hpo.study.study_file import StudyFile
+    from hpo.supervision.supervisor import WorkerPlan
 
 
 def run_search(options: argparse.Namespace) -> int:
     """`hpo search`: check, create or resume, search to the end of the budget."""
     from rich.console import Console
 
-    from hpo.search.progress import Progress
-    from hpo.search.search import prepare, search
     from hpo.study.open_study import probe_artifacts, refusing_changes, storage_url
+    from hpo.supervision.progress import Progress
+    from hpo.supervision.search import prepare, search
     from storage.database import ping
 
     study_file = study_file_from(options)
@@ -39,10 +39,10 @@ def run_workers(options: argparse.Namespace) -> int:
     """`hpo workers`: the workers of this machine, without checks of the images and without the winner."""
     from rich.console import Console
 
-    from hpo.search.progress import Progress
-    from hpo.search.supervisor import supervise
     from hpo.study.open_study import load_study, probe_artifacts, storage_url
     from hpo.study.settings import check_settings
+    from hpo.supervision.progress import Progress
+    from hpo.supervision.supervisor import supervise
 
     study_file = study_file_from(options)
     plan, progress = _plan(options, study_file), Progress(Console())
@@ -73,9 +73,9 @@ def run_workers(options: argparse.Namespace) -> int:
 def _plan(options: argparse.Namespace, study_file: StudyFile) -> WorkerPlan:
     """The workers that `hpo search` or `hpo workers` is to run."""
     from hpo.hardware import cores, visible_gpus
-    from hpo.search.launcher import own_command
-    from hpo.search.supervisor import WorkerPlan
     from hpo.study.open_study import storage_url
+    from hpo.supervision.launcher import own_command
+    from hpo.supervision.supervisor import WorkerPlan
 
     gpus = visible_gpus(options.cuda_visible_devices)
     if options.per_gpu > 1 and not gpus:
