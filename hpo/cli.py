@@ -8,11 +8,9 @@ import signal
 import sys
 import time
 import warnings
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from hpo import DISTRIBUTION
 from hpo.argument_types import port, positive, price, probability, proxy
 from hpo.bundle.commands import run_export_best, run_predict
 from hpo.check.commands import run_check
@@ -39,6 +37,7 @@ from hpo.study.commands import (
     run_try,
 )
 from hpo.supervision.commands import run_search, run_workers
+from hpo.version import VERSION
 from hpo.worker.commands import run_logs, run_worker
 
 if TYPE_CHECKING:
@@ -64,9 +63,7 @@ def main(
     if parts:
         warnings.warn("main(parts=…) is main(extensions=…) now", DeprecationWarning, stacklevel=2)
         extensions = parts
-    options = parser().parse_args(arguments)
-    options.extensions, options.script = extensions, sys.argv[0] if extensions else None
-    options.started, options.cuda_visible_devices = STARTED, os.environ.get("CUDA_VISIBLE_DEVICES")
+    options = parse(arguments, extensions)
     # As an exception, so that what was begun is cleaned up.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(exit_code(signal.SIGTERM)))
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as it is under nohup
@@ -80,6 +77,14 @@ def main(
         sys.exit(EXIT_DONE)
 
 
+def parse(arguments: Sequence[str] | None = None, extensions: Extensions | None = None) -> argparse.Namespace:
+    """The options of a command, as `main` describes them, with what this process and its environment add."""
+    options = parser().parse_args(arguments)
+    options.extensions, options.script = extensions, sys.argv[0] if extensions else None
+    options.started, options.cuda_visible_devices = STARTED, os.environ.get("CUDA_VISIBLE_DEVICES")
+    return options
+
+
 def run(options: argparse.Namespace) -> int:
     """Call the command; a foreseen failure becomes its line on stderr."""
     from storage.errors import StorageError
@@ -87,7 +92,7 @@ def run(options: argparse.Namespace) -> int:
 
     try:
         if "storage" in options:
-            options.url = _storage(options)
+            options.url = given_storage(options)
         command: Callable[[argparse.Namespace], int] = options.command
         return command(options)
     except (HpoError, StorageError, TrainerError) as error:
@@ -112,7 +117,7 @@ def parser() -> argparse.ArgumentParser:
         prog="hpo",
         description="Hyperparameter search for image classification, on every GPU you point at one Postgres.",
     )
-    root.add_argument("--version", action="version", version=f"hpo {version(DISTRIBUTION)}")
+    root.add_argument("--version", action="version", version=f"hpo {VERSION}")
     root.set_defaults(artifacts=os.environ.get("HPO_ARTIFACTS") or None)
     subparsers = root.add_subparsers(metavar="COMMAND", required=True)
 
@@ -291,7 +296,7 @@ def _add_storage(to: argparse.ArgumentParser) -> None:
     )
 
 
-def _storage(options: argparse.Namespace) -> str | None:
+def given_storage(options: argparse.Namespace) -> str | None:
     """The URL that the user gives, in the order of the documentation; None where none is given."""
     from storage.database import parse_url
 

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from hpo import DISTRIBUTION
 from hpo.bundle.bundle import INFO, RECIPE, TEST, TRAIN, VALID, WEIGHTS, new_folder, refuse_existing
 from hpo.bundle.inputs import find_images
 from hpo.bundle.pseudo_labels import join
@@ -22,6 +21,7 @@ from hpo.study.images import load_images
 from hpo.study.open_study import count_test_use, keep_test_score, model_of, recipe_of
 from hpo.study.ranking import best_trial
 from hpo.study.settings import PACKAGES, check_settings
+from hpo.version import VERSION
 from storage.keys import BEST_EPOCH_KEY
 from trainer.device import choose_device, torch_threads
 from trainer.images.spreadsheets import cell_of, write_rows
@@ -112,7 +112,7 @@ def export(
                 "seeds": {"training": recipe.seed, "split": study_file.data.seed, "search": study_file.seed},
                 "versions": {
                     "python": platform.python_version(),
-                    "hpo": version(DISTRIBUTION),
+                    "hpo": VERSION,
                     **{name: version(name) for name in PACKAGES},
                 },
                 "data_digest": data.index.digest,

@@ -96,7 +96,7 @@ def make_report(opened: OpenStudy, now: datetime, gpu_hour_price: float | None =
         RecipeError: it names functions of one's own that are not here.
     """
     results = read_results(opened, now)
-    drawn = _charts(results, opened)
+    drawn = draw_charts(results, opened)
     script, plotly = Markup(SCRIPT), Markup(get_plotlyjs())  # noqa: S704 - ours, and plotly's
     html = _template().render(
         made=f"{now:%Y-%m-%d %H:%M %Z}",
@@ -184,7 +184,7 @@ def _headline(results: Results) -> list[str]:
     return lines
 
 
-def _charts(results: Results, opened: OpenStudy) -> dict[str, Chart]:
+def draw_charts(results: Results, opened: OpenStudy) -> dict[str, Chart]:
     """All charts by name; those for which there is nothing to show are left out."""
     outcomes, best = results.outcomes, results.winner.number if results.winner else None
     shares = importances(outcomes, opened.study.get_trials(deepcopy=False))

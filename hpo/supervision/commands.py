@@ -25,7 +25,7 @@ def run_search(options: argparse.Namespace) -> int:
     from storage.database import ping
 
     study_file = study_file_from(options)
-    plan, progress = _plan(options, study_file), Progress(Console())
+    plan, progress = _plan(options, study_file), Progress(Console(force_jupyter=False))
     if url := options.url or study_file.storage:
         ping(url)  # before the long checks; a new embedded one is made after them, where nothing is wrong
     with refusing_changes(study_file, options.url) as study:
@@ -45,7 +45,7 @@ def run_workers(options: argparse.Namespace) -> int:
     from hpo.supervision.supervisor import supervise
 
     study_file = study_file_from(options)
-    plan, progress = _plan(options, study_file), Progress(Console())
+    plan, progress = _plan(options, study_file), Progress(Console(force_jupyter=False))
     probe_artifacts(study_file)
     with storage_url(study_file, options.url, create=False) as url:
         opened = load_study(study_file, url)
