@@ -42,10 +42,10 @@ def requeue_in(
     gone = f"UPDATE hpo.worker SET gone = coalesce(gone, beaten), died = :died WHERE id = :worker AND {NOT_REQUEUED}"  # noqa: S608 - ours
     if not connection.execute(text(gone if beat is None else f"{gone} AND beat = :beat"), values).rowcount:
         return
-    fail_trial(connection, worker, again(reason), only="RUNNING")
+    # The run lasted until the last beat of its worker: the time after that is none of the trial's, and no GPU hours.
+    fail_trial(connection, worker, again(reason), only="RUNNING", at_last_beat=True)
     connection.execute(
         text(
-            # The run lasted until the last beat of its worker; the time after that is not counted as GPU hours.
             "UPDATE hpo.place SET state = 'waiting', worker = NULL, reason = :reason,"
             " failed_runs = failed_runs + :failed, ended = now(), busy_seconds = busy_seconds"
             " + greatest(0, extract(epoch FROM (SELECT beaten FROM hpo.worker WHERE id = :worker) - taken))"
@@ -65,16 +65,20 @@ def without_again(reason: str) -> str:
     return reason.removesuffix(AGAIN)
 
 
-def fail_trial(connection: Connection, worker: str, reason: str, *, only: str | None = None) -> None:
+def fail_trial(
+    connection: Connection, worker: str, reason: str, *, only: str | None = None, at_last_beat: bool = False
+) -> None:
     """Fail the unfinished trial in a worker's place, in Optuna's tables, with its reason.
 
+    It ends now, or `at_last_beat` of a worker that has gone, as what passed since then is no time of the trial's.
     This is SQL, and not a call of Optuna, so that one transaction ends the trial and changes its place.
     """
     states = f"'{only}'" if only else "'RUNNING', 'WAITING'"
+    ended = "(SELECT beaten FROM hpo.worker WHERE id = :worker)" if at_last_beat else "now()"
     connection.execute(
         text(
             "WITH failed AS (UPDATE trials SET state = 'FAIL',"  # noqa: S608 - ours
-            " datetime_complete = now() AT TIME ZONE 'utc' FROM hpo.place"
+            f" datetime_complete = greatest(datetime_start, {ended} AT TIME ZONE 'utc') FROM hpo.place"
             " WHERE place.worker = :worker AND place.state = 'running' AND trials.study_id = place.study_id"
             f" AND trials.number = place.trial AND trials.state IN ({states}) RETURNING trial_id)"
             " INSERT INTO trial_user_attributes (trial_id, key, value_json)"

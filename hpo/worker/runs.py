@@ -193,10 +193,11 @@ class Runs:
                 return None
             if self._is_given_up(place, named):
                 return None
-            if named.state is TrialState.WAITING:  # the worker that named it died before it ran
+            waits = named.state is TrialState.WAITING  # the worker that named it died before it ran
+            if waits and REPEATS_KEY in named.user_attrs:
                 trial_id = trial_id_of(named)
-            else:
-                trial_id = self._name_waiting_trial(place, repeats=named)
+            else:  # whether the recipe of one that waits was reserved is not known
+                trial_id = self._name_waiting_trial(place, repeats=None if waits else named)
         if not self._opened.storage.set_trial_state_values(trial_id, TrialState.RUNNING):
             # It runs already: begun by an attempt of ours whose answer was lost, or by whoever got the place meanwhile.
             self._lease.hold(place)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -11,6 +12,7 @@ from sqlalchemy import text
 from hpo.study.open_study import load_study
 from hpo.study.ranking import best_trial
 from hpo.study.status import take_snapshot
+from hpo.worker.recipes import Recipes
 from hpo.worker.runs import Runs
 from storage.requeue import requeue
 from trainer.recipe import DEFAULTS
@@ -180,6 +182,22 @@ def test_a_run_that_was_broken_off_before_its_recipe_was_written_gets_one(harnes
     study.work()
     assert len(recipes_of(study.trials)) == len(set(recipes_of(study.trials))) == 4
     assert [place.state for place in study.places] == ["complete"] * 4
+
+
+def test_a_trial_that_was_named_but_had_no_recipe_reserved_is_not_trained_a_second_time(harness, monkeypatch):
+    """A worker that died between the two leaves a place whose next run leaves a recipe in training to who trains it."""
+    study = harness(trials=10, recipe=FIXED | FOUR)
+    _, run = study.dead_worker("first")
+    study.opened.study.enqueue_trial(run.trial.params)
+    with monkeypatch.context() as patch:
+        patch.setattr(Recipes, "reserve", lambda *_: sys.exit("killed"))
+        with pytest.raises(SystemExit):
+            study.dead_worker("second")
+    requeue(study.opened.storage.engine, "second")
+    _, other = study.dead_worker("third")
+    assert (other.place.number, other.trial.number) == (1, 2)
+    assert other.trial.params != run.trial.params
+    assert study.trials[1].state is TrialState.WAITING
 
 
 def test_values_that_no_recipe_can_have_fail_their_trial_alone(harness):

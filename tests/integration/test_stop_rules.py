@@ -6,6 +6,7 @@ import time
 from dataclasses import replace
 
 import pytest
+from sqlalchemy import text
 
 from hpo.study.status import take_snapshot
 from storage.budget import StopRules
@@ -69,3 +70,26 @@ def test_a_trial_ends_before_an_epoch_that_its_time_is_too_short_for(harness):
     assert study.places[0].reason == "ended after epoch 1, as another one would pass [budget] trial_minutes = 0.35"
     assert METRICS_KEY in study.trials[0].user_attrs
     assert list(study.trials[0].intermediate_values) == [1]
+
+
+def test_time_without_a_worker_is_none_of_a_trial(harness):
+    """A trial whose worker died before a night without any has its minutes still, and is trained to its end."""
+    study = with_file(harness(trials=1, recipe=FIXED), trial_minutes=10.0)
+    study.dead_worker()
+    with study.opened.storage.engine.begin() as connection:
+        connection.execute(text("UPDATE trials SET datetime_start = datetime_start - interval '10 hours'"))
+        connection.execute(text("UPDATE hpo.worker SET beaten = beaten - interval '9 hours 59 minutes'"))
+    study.opened.rows.requeue("dead")
+    assert study.trials[0].duration.total_seconds() == pytest.approx(60, abs=20)
+    study.work()
+    assert [place.state for place in study.places] == ["complete"]
+
+
+def test_a_trial_without_a_beat_ends_no_sooner_than_it_began(harness):
+    """A trial whose worker died before its first beat in it has taken no time, and not less than none."""
+    study = harness(trials=1, recipe=FIXED)
+    study.dead_worker()
+    with study.opened.storage.engine.begin() as connection:
+        connection.execute(text("UPDATE hpo.worker SET beaten = beaten - interval '1 hour'"))
+    study.opened.rows.requeue("dead")
+    assert study.trials[0].duration.total_seconds() == 0
