@@ -103,6 +103,18 @@ def test_a_place_handed_back_is_taken_again_and_counts_once(storage, study_id):
     assert (trial.state, trial.user_attrs["reason"]) == (TrialState.FAIL, "interrupted; run again as another trial")
 
 
+def test_a_place_that_waits_is_not_taken_once_the_hours_are_over(storage, study_id):
+    """A place handed back waits for more hours; one whose trial was told a result is taken, to be closed."""
+    lease = joined(storage, study_id, "worker")
+    place, trial_id = running(storage, study_id, lease)
+    lease.hand_back(place, "interrupted")
+    assert lease.take(Limits(hours=0.0)) is None
+    assert [row.state for row in rows(storage, study_id)] == ["waiting"]
+    with storage.engine.begin() as connection:
+        connection.execute(text("UPDATE trials SET state = 'COMPLETE' WHERE trial_id = :trial"), {"trial": trial_id})
+    assert lease.take(Limits(hours=0.0)).number == place.number
+
+
 def test_a_failed_run_counts_where_it_is_said_to(storage, study_id):
     """A run that is handed back as failed brings its place nearer to being given up."""
     first = joined(storage, study_id, "first")

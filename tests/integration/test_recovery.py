@@ -291,12 +291,12 @@ def test_a_worker_that_was_settled_for_lets_go_without_a_traceback(harness, monk
     """Told, frozen, reaped and settled by another: the worker that comes back drops it and goes on."""
     real, frozen = Runs._settle, []
 
-    def settle(runs, place, trial):
+    def settle(runs, place, *how):
         if runs._lease.worker == "worker" and not frozen:
             frozen.append(place)
             requeue(study.opened.storage.engine, "worker")
             assert another(study).begin() is None
-        return real(runs, place, trial)
+        return real(runs, place, *how)
 
     monkeypatch.setattr(Runs, "_settle", settle)
     study = harness(trials=1, recipe=FIXED)
