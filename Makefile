@@ -16,7 +16,7 @@ demo: install
 	$(BIN)/hpo demo demo
 
 test: install
-	$(BIN)/pytest --numprocesses 2 --dist loadfile
+	$(BIN)/pytest --numprocesses 2 --dist worksteal
 
 # Does it work on this machine's GPU? Where there is none: make gpu-test HPO_GPU_TESTS=rehearse
 gpu-test: install
