@@ -210,6 +210,17 @@ def test_values_that_no_recipe_can_have_fail_their_trial_alone(harness):
     assert len(recipes_of(study.trials)) == len(set(recipes_of(study.trials))) == 4
 
 
+@pytest.mark.parametrize("values", [{"loss": "focl"}, {"batch_size": "many"}, {}])
+def test_a_search_ends_though_a_trial_waits_that_asks_for_no_recipe_of_its_space(harness, values):
+    """Where every recipe is trained, a trial in the queue that asks for none of them does not keep the search open."""
+    study = harness(trials=10, recipe=FIXED | FOUR)
+    study.work()
+    study.opened.study.enqueue_trial(values)
+    study.work("later")
+    snapshot = take_snapshot(study.opened)
+    assert (snapshot.used.trials, snapshot.finished, snapshot.space_used_up) == (4, True, True)
+
+
 def test_an_endless_space_repeats_nothing_either(harness):
     """Where one branch of a space is a single recipe and another is endless, the single one is trained once."""
     space = {"loss": ["cross_entropy", "focal"], "focal_gamma": {"low": 0.5, "high": 5.0}}
