@@ -169,6 +169,11 @@ class Runs:
         """Leave the place of a run to whoever takes it next; `failed` counts the run against `retries`."""
         self._lease.hand_back(run.place, reason, failed=failed)
 
+    def give_up(self, run: Run, reason: str) -> None:
+        """Leave a run that hangs to another worker, or to this one once it has started again."""
+        self._lease.log(run.trial.number, [reason])
+        self.hand_back(run, reason, failed=True)
+
     def drop(self, run: Run) -> str:
         """Let go of a run that no longer counts, and close its place if that is ours to do; returns what happened."""
         try:

@@ -69,10 +69,6 @@ class Worker:
         opened.artifacts  # noqa: B018 - opened here, so that a worker that cannot use the store begins no trial
         resources = Resources(choose_device(), loaders, opened.file.weights)
         lease, self._presence = opened.rows.for_worker(name)
-        steps = StepWatch(opened.file.hang_minutes)
-        heartbeat = Heartbeat(self._presence, stopwatch, shutdown, steps, self._give_up)
-        self._context = WorkerContext(opened, data, lease, steps, heartbeat, resources, stopwatch)
-        self._shutdown = shutdown
         self._device_name = device_name(resources.device)
         about = {
             HOST_KEY: socket.gethostname(),
@@ -80,6 +76,10 @@ class Worker:
             THREADS_KEY: torch.get_num_threads(),
         }
         self._runs = Runs(opened, lease, about)
+        steps = StepWatch(opened.file.hang_minutes)
+        heartbeat = Heartbeat(self._presence, stopwatch, shutdown, steps, self._runs.give_up)
+        self._context = WorkerContext(opened, data, lease, steps, heartbeat, resources, stopwatch)
+        self._shutdown = shutdown
         self._hopeful = False  # whether the search has passed its first trials
 
     def run(self) -> None:
@@ -142,11 +142,6 @@ class Worker:
             yield
         except (LostPlaceError, UpdateFinishedTrialError):
             logger.warning("trial %d %s; this worker drops it", run.trial.number, self._runs.drop(run))
-
-    def _give_up(self, run: Run, reason: str) -> None:
-        """Leave a run that hangs to another worker, or to this one once it has started again."""
-        self._context.lease.log(run.trial.number, [reason])
-        self._runs.hand_back(run, reason, failed=True)
 
     def _tell(self, run: Run, end: RunEnd, checkpoints: Checkpoints) -> None:
         """Tell how a run ended, whose files are kept.
