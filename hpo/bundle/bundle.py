@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 WEIGHTS, RECIPE, INFO = "model.safetensors", "recipe.toml", "bundle.json"
 TRAIN, VALID, TEST = "train.csv", "valid.csv", "test.csv"  # the images of each side of the search's split
+UNLABELLED = "unlabelled.csv"  # those of the data that have no class, if any
 
 
 @dataclass(frozen=True)

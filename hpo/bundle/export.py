@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from hpo.bundle.bundle import INFO, RECIPE, TEST, TRAIN, VALID, WEIGHTS, new_folder, refuse_existing
+from hpo.bundle.bundle import INFO, RECIPE, TEST, TRAIN, UNLABELLED, VALID, WEIGHTS, new_folder, refuse_existing
 from hpo.bundle.inputs import find_images
 from hpo.bundle.pseudo_labels import join
 from hpo.bundle.retraining import Chosen, Training
@@ -33,8 +33,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
-    import numpy as np
-    from numpy.typing import NDArray
     from optuna.trial import FrozenTrial
 
     from hpo.study.open_study import OpenStudy
@@ -120,9 +118,7 @@ def export(
                 "metrics": {"valid_macro_f1": trial.value, "test": test},
                 "test_uses": uses,
             }
-            for name, images in ((TRAIN, data.split.train), (VALID, data.split.valid), (TEST, data.split.test)):
-                if len(images):
-                    _write_list(temporary / name, folder, data, images)
+            _write_lists(temporary, folder, data)
             recipe.write(temporary / RECIPE)
             text = json.dumps(info, indent=2, ensure_ascii=False, allow_nan=False)
             (temporary / INFO).write_text(f"{text}\n", encoding="utf-8")
@@ -148,10 +144,22 @@ def _test(chosen: Chosen, model: Classifier, data: Data) -> dict[str, Any]:
     return scores(labels, probabilities.argmax(dim=1), probabilities, data.index.classes)
 
 
-def _write_list(file: Path, folder: Path, data: Data, images: NDArray[np.int64]) -> None:
-    """Some images with their classes, relative to where the bundle will be: `hpo predict` reads it."""
-    with file.open("w", encoding="utf-8", errors="surrogateescape", newline="") as opened:
-        write_rows(opened, [("path", "label")])
-        for image in images:
-            path = os.path.relpath(data.index.root / data.index.paths[image], folder.absolute())
-            write_rows(opened, [(cell_of(path), cell_of(data.index.classes[data.index.labels[image]]))])
+def _write_lists(temporary: Path, folder: Path, data: Data) -> None:
+    """The images of each side with their classes, and those without, as paths from where the bundle will be.
+
+    `hpo predict` reads them.
+    """
+    index, sides = data.index, {TRAIN: data.split.train, VALID: data.split.valid, TEST: data.split.test}
+    lists: dict[str, list[tuple[str, ...]]] = {
+        name: [(index.paths[image], index.classes[index.labels[image]]) for image in images]
+        for name, images in sides.items()
+    }
+    lists[UNLABELLED] = [(path,) for path in index.unlabelled]
+    for name, rows in lists.items():
+        if not rows:
+            continue
+        with (temporary / name).open("w", encoding="utf-8", errors="surrogateescape", newline="") as opened:
+            write_rows(opened, [("path", "label")[: len(rows[0])]])
+            for path, *label in rows:
+                relative = os.path.relpath(index.root / path, folder.absolute())
+                write_rows(opened, [map(cell_of, (relative, *label))])

@@ -15,6 +15,7 @@ import hpo.bundle.retraining
 from hpo.bundle.chosen_trials import trial_of_number
 from hpo.bundle.commands import run_export_best, run_predict
 from hpo.bundle.export import export as export_trials
+from hpo.bundle.inputs import find_images
 from hpo.bundle.retraining import Training
 from hpo.cli import parser
 from hpo.errors import HpoError
@@ -237,6 +238,23 @@ def test_a_bundle_lists_the_images_of_each_side(tried, tmp_path):
             listed = [((tmp_path / "bundle" / row["path"]).resolve(), row["label"]) for row in csv.DictReader(file)]
         files = [tmp_path / "photos" / data.index.paths[image] for image in getattr(data.split, side)]
         assert listed == [(file, file.parent.name) for file in files]
+    assert not (tmp_path / "bundle" / "unlabelled.csv").exists()
+
+
+def test_a_bundle_lists_the_images_that_can_only_be_predicted(tmp_path, photos, database):
+    """unlabelled.csv names the images of test that have no class, and `hpo predict` reads it."""
+    for label in ("red", "green", "blue"):
+        shutil.move(photos / label, photos / "train" / label)
+    shutil.copytree(photos / "train" / "red", photos / "test")
+    (tmp_path / "study.toml").write_text(STUDY.replace("pixels_gb = 1e-5\n", "").replace("epochs = 20", "epochs = 1"))
+    file = read_study_file(tmp_path / "study.toml", Extensions(backbones={"linear": linear}))
+    search(file, database)
+    opened = load_study(file, database)
+    export_of(opened, "-o", tmp_path / "bundle")
+    opened.storage.engine.dispose()
+    rows = find_images([str(tmp_path / "bundle/unlabelled.csv")], ("blue", "green", "red"))
+    assert sorted(row.file.resolve() for row in rows) == sorted((photos / "test").iterdir())
+    assert {row.label for row in rows} == {""}
 
 
 def test_the_best_trials_are_bundles_that_vote(tried, tmp_path, capsys):

@@ -161,7 +161,7 @@ def test_a_test_side_without_classes(write, test):
     assert data.index.unlabelled == tuple(f"{test}/{number}.png" for number in range(3))
     finding = given_sides(data.index, data.split)
     assert "3 images of the side test have no class and can only be predicted" in finding.message
-    assert f"hpo predict BUNDLE {root / test}" in finding.remedy.replace("'", "")
+    assert "hpo predict BUNDLE BUNDLE/unlabelled.csv" in finding.remedy
     assert data.index.ignored == ()
 
 

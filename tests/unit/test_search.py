@@ -98,7 +98,7 @@ def test_a_search_says_which_sides_the_data_give_and_what_leaks_across_them(tmp_
     lines = console.file.getvalue().splitlines()
     assert lines[0].endswith("30 to train, 6 to validate, 3 held out")
     assert lines[2].startswith("the data give the sides train, test; cut from train: valid 6; 1 image of the side test")
-    assert lines[2].endswith(f"hpo predict BUNDLE {photos / 'unlabelled'}")
+    assert lines[2].endswith("hpo predict BUNDLE BUNDLE/unlabelled.csv")
     assert lines[3].startswith("warning: 3 sets of nearly the same images lie on two sides of the split")
 
 

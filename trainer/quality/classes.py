@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import shlex
 import unicodedata
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -42,10 +39,7 @@ def given_sides(index: Index, sides: Split) -> Finding:
         return Finding("split", "ok", line)
     lone = counted(len(index.unlabelled), "image of the side test has", "images of the side test have")
     line += f"; {lone} no class and can only be predicted"
-    folder = Path(os.path.commonpath([index.root / Path(path).parent for path in index.unlabelled]))
-    apart = folder != index.root and not any((index.root / path).is_relative_to(folder) for path in index.paths)
-    images = shlex.quote(str(folder)) if apart else "IMAGES"
-    return Finding("split", "ok", line, f"after the search: hpo predict BUNDLE {images}")
+    return Finding("split", "ok", line, "after hpo export-best: hpo predict BUNDLE BUNDLE/unlabelled.csv")
 
 
 def similar_classes(index: Index) -> Finding:
