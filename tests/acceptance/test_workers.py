@@ -91,7 +91,7 @@ def test_a_killed_worker_is_started_again_and_leaves_nothing_behind(tmp_path, st
     assert out.count("has started on the CPU") == out.count("has ended") + 1 == 3
     assert "all workers have ended: 4 complete" in out
     now = status(hpo, HPO_STORAGE=database)
-    assert now["trials"] == {"complete": 4, "pruned": 0, "failed": 0, "running": 0, "waiting": 0}
+    assert now["trials"] == {"complete": 4, "pruned": 0, "failed": 0, "running": 0, "waiting": 0, "paused": 0}
     assert now["workers"] == []
 
 
@@ -115,7 +115,7 @@ def test_one_bad_gpu_costs_one_worker(study, hpo, database):
     variables = {"HPO_STORAGE": database, "CUDA_VISIBLE_DEVICES": "GPU-good,GPU-bad"}
     done = hpo("workers", "study.toml", program=("own.py",), **variables)
     assert done.returncode == 0, done.stderr
-    assert "is given up, 1 go on: data: no images here" in done.stdout
+    assert "is given up, 1 goes on: data: no images here" in done.stdout
     assert done.stdout.count("has started on GPU GPU-good") == done.stdout.count("has started on GPU GPU-bad") == 1
     assert "all workers have ended: 2 complete" in done.stdout
 
@@ -252,7 +252,7 @@ def test_a_search_outlives_the_crash_of_its_embedded_postgres(tmp_path, photos, 
     assert search.returncode == 0, out
     assert "the database answers again" in out
     now = status(hpo)
-    assert now["trials"] == {"complete": 4, "pruned": 0, "failed": 0, "running": 0, "waiting": 0}
+    assert now["trials"] == {"complete": 4, "pruned": 0, "failed": 0, "running": 0, "waiting": 0, "paused": 0}
     assert now["budget"]["used"]["trials"] == 4
 
 
