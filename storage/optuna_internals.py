@@ -39,6 +39,11 @@ def fixed_parameters(trial: FrozenTrial) -> dict[str, Any]:
     return dict(trial.system_attrs.get("fixed_params", {}))
 
 
+def given_parameters(trial: FrozenTrial) -> dict[str, Any]:
+    """What a trial is to be trained by, as far as that is known: what it was given in the queue, and what was drawn."""
+    return {**fixed_parameters(trial), **trial.params}
+
+
 def cache_of(study: optuna.Study) -> BaseStorage:
     """The storage of a study with Optuna's cache around it, which knows the distributions that were written last."""
     return study._storage

@@ -75,10 +75,11 @@ def take_place(
         return _place(connection.execute(text(sql.TAKE), values).one())
     if promotion and hours_left and (place := _promote(connection, values, closing=False)):
         return place
-    recipe = choose() if choose and spent.within(limits) else None
-    if spent.within(limits) and not (choose and recipe is None):
-        new = {**values, "number": spent.trials, "recipe": recipe}
-        return _place(connection.execute(text(sql.MAKE), new).one())
+    if spent.within(limits):
+        recipe = choose() if choose else None
+        if recipe is not None or choose is None:
+            new = {**values, "number": spent.trials, "recipe": recipe}
+            return _place(connection.execute(text(sql.MAKE), new).one())
     return _promote(connection, values, closing=True) if promotion and hours_left else None
 
 

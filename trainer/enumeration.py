@@ -6,7 +6,7 @@ import hashlib
 import json
 from typing import TYPE_CHECKING, Any
 
-from trainer.recipe import DEFAULTS, RULES, is_used
+from trainer.recipe import DEFAULTS, is_used
 from trainer.space import Choice, Range
 
 if TYPE_CHECKING:
@@ -23,11 +23,13 @@ def digest_of(parameters: Mapping[str, Any], space: Space) -> str:
         parameters: the values of the fields that vary; what this recipe does not use makes no difference.
         space: that suggested them.
     """
-    values = {**DEFAULTS, **_fixed(space), **parameters}
+    varying = space.varying()
+    fixed = {name: entry for name, entry in space.fields.items() if name not in varying}
+    values = {**DEFAULTS, **fixed, **parameters}
     telling = {
         name: type(DEFAULTS[name])(value)  # 1 and 1.0 are one value
         for name, value in parameters.items()
-        if _varies(name, space) and is_used(name, values)
+        if name in varying and is_used(name, values)
     }
     text = json.dumps(telling, sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
@@ -35,7 +37,7 @@ def digest_of(parameters: Mapping[str, Any], space: Space) -> str:
 
 def is_finite(space: Space) -> bool:
     """Whether a space holds a finite number of recipes: no fractions are searched, in fields that a recipe can use."""
-    return not any(_is_continuous(name, entry) and _can_be_used(name, space) for name, entry in space.fields.items())
+    return not any(_is_continuous(name, entry) and space.can_use(name) for name, entry in space.fields.items())
 
 
 def recipes(space: Space, rng: random.Random, given: Mapping[str, Any] | None = None) -> Iterator[dict[str, Any]]:
@@ -65,7 +67,7 @@ def _complete(
         yield parameters
         return
     name, entry = names[0], space.fields[names[0]]
-    if not _varies(name, space):
+    if not isinstance(entry, Choice | Range):
         yield from _complete(names[1:], {**values, name: entry}, parameters, space, rng, given)
     elif not is_used(name, values):
         yield from _complete(names[1:], {**values, name: DEFAULTS[name]}, parameters, space, rng, given)
@@ -98,20 +100,3 @@ def _fractions(entry: Range, rng: random.Random) -> Iterator[float]:
 
 def _is_continuous(name: str, entry: Any) -> bool:
     return isinstance(entry, Range) and not isinstance(DEFAULTS[name], int) and entry.low < entry.high
-
-
-def _varies(name: str, space: Space) -> bool:
-    return isinstance(space.fields.get(name), Choice | Range)
-
-
-def _fixed(space: Space) -> dict[str, Any]:
-    return {name: entry for name, entry in space.fields.items() if not _varies(name, space)}
-
-
-def _can_be_used(name: str, space: Space) -> bool:
-    """Whether some recipe of the space uses a field."""
-    condition = RULES[name].only_if
-    if condition is None:
-        return True
-    other, wanted = condition
-    return bool(set(space.values(other)) & set(wanted)) and _can_be_used(other, space)

@@ -125,20 +125,16 @@ class Space:
         lines = []
         for name in DEFAULTS:
             condition = RULES[name].only_if
-            if (
-                condition
-                and name in self.given
-                and self.values(name) != (DEFAULTS[name],)
-                and not self._is_useful(name)
-            ):
+            if condition and name in self.given and self.values(name) != (DEFAULTS[name],) and not self.can_use(name):
                 other, values = condition
                 lines.append(f"{name}: no trial can use it, which takes {other} = {' or '.join(map(show, values))}")
         return lines
 
-    def _is_useful(self, name: str) -> bool:
+    def can_use(self, name: str) -> bool:
+        """Whether some recipe of the space uses a field."""
         condition = RULES[name].only_if
         return condition is None or (
-            not set(condition[1]).isdisjoint(self.values(condition[0])) and self._is_useful(condition[0])
+            not set(condition[1]).isdisjoint(self.values(condition[0])) and self.can_use(condition[0])
         )
 
     def as_dict(self) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from optuna.trial import FrozenTrial, TrialState
 
 from hpo.errors import HpoError
-from hpo.study.interruptions import repeated_by
+from hpo.study.interruptions import successors_of
 from hpo.study.open_study import recipe_of, space_of
 from hpo.study.ranking import counts, ranked
 
@@ -68,7 +68,7 @@ def trial_of_number(opened: OpenStudy, number: int) -> FrozenTrial:
 
 def _last_run(trials: Sequence[FrozenTrial], number: int) -> int:
     """The number of the last trial that continues the one of this number; that number where none did."""
-    for trial in trials[number + 1 :]:
-        if repeated_by(trial) == number:
-            number = trial.number
+    successors = successors_of(trials)
+    while number in successors:
+        number = successors[number]
     return number

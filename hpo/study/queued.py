@@ -9,7 +9,7 @@ from optuna.trial import TrialState
 
 from hpo.errors import HpoError
 from storage.keys import QUEUED_KEY
-from storage.optuna_internals import fixed_parameters
+from storage.optuna_internals import given_parameters
 from trainer.errors import RecipeError
 from trainer.recipe import used_fields
 from trainer.rules import show
@@ -55,7 +55,7 @@ def trials_of(recipe: Recipe, study: optuna.Study, space: Space) -> list[FrozenT
     """The trials of a recipe, in any state, by number."""
     wanted = parameters_of(recipe, space).items()
     trials = study.get_trials(deepcopy=False)
-    return [trial for trial in trials if wanted <= {**fixed_parameters(trial), **trial.params}.items()]
+    return [trial for trial in trials if wanted <= given_parameters(trial).items()]
 
 
 def read_own_recipe(path: Path, space: Space) -> Recipe:

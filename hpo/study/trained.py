@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from optuna.trial import FixedTrial, TrialState
 
 from storage.keys import BEST_EPOCH_KEY
-from storage.optuna_internals import fixed_parameters
+from storage.optuna_internals import given_parameters
 from trainer.enumeration import digest_of, is_finite, recipes
 from trainer.space import suggest
 
@@ -38,7 +38,7 @@ def is_used_up(space: Space, trials: Sequence[FrozenTrial]) -> bool:
 
 def _waits_for_a_result(trial: FrozenTrial, space: Space) -> bool:
     """Whether a trial waits, and asks for a recipe that the space holds; one that does not would wait for ever."""
-    given = {**fixed_parameters(trial), **trial.params}
+    given = given_parameters(trial)
     if trial.state is not TrialState.WAITING or not given:
         return False
     with suppress(TypeError, ValueError):  # what values raise that no recipe can have

@@ -12,7 +12,7 @@ from optuna.trial import FixedTrial, TrialState
 
 from hpo.study.trained import trained_recipe
 from storage.keys import REPEATS_KEY, SAME_RECIPE_KEY
-from storage.optuna_internals import cache_of, fixed_parameters, latest_trials, trial_id_of
+from storage.optuna_internals import cache_of, given_parameters, latest_trials, trial_id_of
 from trainer.enumeration import digest_of, is_finite, recipes
 from trainer.space import suggest
 
@@ -175,4 +175,4 @@ def _given(trial: FrozenTrial) -> dict[str, Any]:
     """What somebody has given a trial; nothing where the sampler is to draw all of it, or where it repeats another."""
     if REPEATS_KEY in trial.user_attrs:
         return {}
-    return {**fixed_parameters(trial), **trial.params}
+    return given_parameters(trial)
