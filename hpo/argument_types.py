@@ -6,6 +6,8 @@ import argparse
 import ipaddress
 import math
 
+THREADS = "of torch on a CPU; beside a GPU, processes that augment"  # what --threads counts
+
 
 def positive(text: str) -> int:
     """A whole number from 1 on."""

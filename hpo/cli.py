@@ -11,8 +11,8 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from hpo.argument_types import port, positive, price, probability, proxy
-from hpo.bundle.commands import run_export_best, run_predict
+from hpo.argument_types import THREADS, port, positive, price, proxy
+from hpo.bundle.options import add_bundle_commands
 from hpo.check.commands import run_check
 from hpo.dashboard.commands import run_dashboard
 from hpo.demo import run_demo
@@ -45,7 +45,6 @@ if TYPE_CHECKING:
 
     from trainer.extensions import Extensions
 
-THREADS = "of torch on a CPU; beside a GPU, processes that augment"
 STARTED = time.perf_counter()  # the start-up of a worker counts from here
 
 
@@ -188,63 +187,7 @@ def parser() -> argparse.ArgumentParser:
     add_for_study("pause", run_pause, "have all workers everywhere hand their trials back, and wait")
     add_for_study("resume", run_resume, "let a paused or stopped study go on")
     add_for_study("stop", run_stop, "have all workers everywhere hand their trials back, and end")
-    added = add_for_study(
-        "export-best", run_export_best, "retrain the winner, test it on the held-out images, write a bundle"
-    )
-    added.add_argument(
-        "-o", "--output", metavar="DIR", type=Path, required=True, help="folder of the bundle, to be made"
-    )
-    which = added.add_mutually_exclusive_group()
-    which.add_argument("--trial", type=int, metavar="N", help="this trial in place of the winner")
-    which.add_argument(
-        "--top", type=positive, metavar="N", help="a bundle of each of the best N trials, in DIR/trial-NUMBER, to vote"
-    )
-    learning = added.add_mutually_exclusive_group()
-    learning.add_argument("--no-retrain", action="store_true", help="take the winning trial's own weights")
-    learning.add_argument(
-        "--unlabelled",
-        metavar="IMAGES",
-        nargs="+",
-        help="folders, image files, patterns, or a CSV with a column path: train once more, also on those of these"
-        " images that the retrained winner classifies surely",
-    )
-    added.add_argument(
-        "--confidence",
-        type=probability,
-        metavar="P",
-        help="the probability from which on an unlabelled image is classified surely; default: 0.95",
-    )
-    added.add_argument(
-        "--threads", type=positive, metavar="N", help=f"{THREADS}; default: on a CPU as many as the trial had"
-    )
-    added = add("predict", run_predict, "write classes and probabilities of images to a CSV")
-    added.add_argument("bundle", metavar="BUNDLE", help="folder that export-best wrote, or one that holds such folders")
-    added.add_argument(
-        "images",
-        metavar="IMAGES",
-        nargs="+",
-        help="folders, image files, patterns, or a CSV with a column path; before them more bundles, which then vote",
-    )
-    added.add_argument("-o", "--output", metavar="FILE.csv", type=Path, required=True, help="where to write")
-    added.add_argument(
-        "--keep-columns", action="store_true", help="let the other columns of the CSV that lists the images come along"
-    )
-    added.add_argument(
-        "--voting",
-        choices=("soft", "hard"),
-        default="soft",
-        help="of several bundles: mean of the probabilities, or a vote each; default: soft",
-    )
-    added.add_argument(
-        "--tta",
-        choices=("none", "flip", "crops"),
-        default="none",
-        help="mean over the mirror image, too, or over ten crops; default: none",
-    )
-    added.add_argument(
-        "--threads", type=positive, metavar="N", help="of torch on a CPU, and that decode images; default: all cores"
-    )
-    added.add_argument("--json", action="store_true", help="metrics as JSON")
+    add_bundle_commands(add, add_for_study)
     added = add_for_study("logs", run_logs, "show what a trial printed, wherever it ran")
     added.add_argument("trial", metavar="TRIAL", type=int, help="number of the trial")
     added = add_for_study("report", run_report, "write what was found, and how sure that is, as one HTML page")

@@ -1,0 +1,82 @@
+"""The options of the commands that make and use bundles."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hpo.argument_types import THREADS, positive, probability
+from hpo.bundle.commands import run_export_best, run_predict
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Callable
+
+    Command = Callable[[argparse.Namespace], int]
+    Add = Callable[[str, Command, str], argparse.ArgumentParser]  # a command with its name, function and help
+
+
+def add_bundle_commands(add: Add, add_for_study: Add) -> None:
+    """Add the commands to the command line.
+
+    Args:
+        add: adds a command.
+        add_for_study: adds one whose first argument is a study file.
+    """
+    added = add_for_study(
+        "export-best", run_export_best, "retrain the winner, test it on the held-out images, write a bundle"
+    )
+    added.add_argument(
+        "-o", "--output", metavar="DIR", type=Path, required=True, help="folder of the bundle, to be made"
+    )
+    which = added.add_mutually_exclusive_group()
+    which.add_argument("--trial", type=int, metavar="N", help="this trial in place of the winner")
+    which.add_argument(
+        "--top", type=positive, metavar="N", help="a bundle of each of the best N trials, in DIR/trial-NUMBER, to vote"
+    )
+    learning = added.add_mutually_exclusive_group()
+    learning.add_argument("--no-retrain", action="store_true", help="take the winning trial's own weights")
+    learning.add_argument(
+        "--unlabelled",
+        metavar="IMAGES",
+        nargs="+",
+        help="folders, image files, patterns, or a CSV with a column path: train once more, also on those of these"
+        " images that the retrained winner classifies surely",
+    )
+    added.add_argument(
+        "--confidence",
+        type=probability,
+        metavar="P",
+        help="the probability from which on an unlabelled image is classified surely; default: 0.95",
+    )
+    added.add_argument(
+        "--threads", type=positive, metavar="N", help=f"{THREADS}; default: on a CPU as many as the trial had"
+    )
+    added = add("predict", run_predict, "write classes and probabilities of images to a CSV")
+    added.add_argument("bundle", metavar="BUNDLE", help="folder that export-best wrote, or one that holds such folders")
+    added.add_argument(
+        "images",
+        metavar="IMAGES",
+        nargs="+",
+        help="folders, image files, patterns, or a CSV with a column path; before them more bundles, which then vote",
+    )
+    added.add_argument("-o", "--output", metavar="FILE.csv", type=Path, required=True, help="where to write")
+    added.add_argument(
+        "--keep-columns", action="store_true", help="let the other columns of the CSV that lists the images come along"
+    )
+    added.add_argument(
+        "--voting",
+        choices=("soft", "hard"),
+        default="soft",
+        help="of several bundles: mean of the probabilities, or a vote each; default: soft",
+    )
+    added.add_argument(
+        "--tta",
+        choices=("none", "flip", "crops"),
+        default="none",
+        help="mean over the mirror image, too, or over ten crops; default: none",
+    )
+    added.add_argument(
+        "--threads", type=positive, metavar="N", help="of torch on a CPU, and that decode images; default: all cores"
+    )
+    added.add_argument("--json", action="store_true", help="metrics as JSON")
