@@ -1,4 +1,4 @@
-"""A trained model as a folder: model.safetensors, recipe.toml, bundle.json, and the lists of its images."""
+"""A trained model as a folder: model.safetensors, config.json, recipe.toml, bundle.json, the lists of its images."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from trainer.model.backbones import Classifier
     from trainer.recipe import Recipe
 
-WEIGHTS, RECIPE, INFO = "model.safetensors", "recipe.toml", "bundle.json"
+WEIGHTS, RECIPE, INFO = "model.safetensors", "recipe.toml", "bundle.json"  # timm looks for that name of the weights
 TRAIN, VALID, TEST = "train.csv", "valid.csv", "test.csv"  # the images of each side of the search's split
 UNLABELLED = "unlabelled.csv"  # those of the data that have no class, if any
 

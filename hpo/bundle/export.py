@@ -26,6 +26,7 @@ from storage.keys import BEST_EPOCH_KEY
 from trainer.device import choose_device, torch_threads
 from trainer.images.spreadsheets import cell_of, write_rows
 from trainer.model.backbones import save_weights
+from trainer.model.hub_layout import write_config
 from trainer.step import MicroBatch
 from trainer.validation import probabilities_of
 
@@ -87,6 +88,8 @@ def export(
             else:
                 model = model_of(trial, opened, study_file.space.extensions, len(data.index.classes), device)
             save_weights(model, temporary / WEIGHTS)
+            if problem := write_config(temporary / WEIGHTS, recipe, data.index.classes, study_file.space.extensions):
+                say(f"timm alone cannot load this bundle, only hpo: {problem}")
             test, uses = None, 0
             if len(data.split.test):
                 now = datetime.now(UTC).isoformat(timespec="seconds")
@@ -101,6 +104,7 @@ def export(
                     **model.preprocessing(),
                     "value_ranges": ranges.as_json() if (ranges := used.ranges()) else None,
                 },
+                "timm_problem": problem,
                 "study": study_file.name,
                 "trial": trial.number,
                 "retrained": training.retrain,

@@ -97,6 +97,8 @@ def test_sure_images_are_learned_by_a_second_model(export, tmp_path, database):
     """Images that the retrained winner is sure of are trained on with its classes; copies of test images are not."""
     plain, said = export("plain")
     assert plain["pseudo_labels"] is None
+    assert plain["timm_problem"] == 'the backbone "linear" is one of your own'
+    assert f"timm alone cannot load this bundle, only hpo: {plain['timm_problem']}" in said
     with (tmp_path / "plain/test.csv").open() as file:
         held_out = [tmp_path / "plain" / row["path"] for row in csv.DictReader(file)]
     for number in range(10):

@@ -48,8 +48,12 @@ class Classifier(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Normalise on the device of the model, then classify."""
-        logits: Tensor = self.backbone((images.permute(0, 3, 1, 2) - self.mean) / self.std)
+        logits: Tensor = self.backbone(self.normalized(images))
         return logits
+
+    def normalized(self, images: Tensor) -> Tensor:
+        """What the backbone gets of images uint8 [batch, side, side, 3]: float32 [batch, 3, side, side]."""
+        return (images.permute(0, 3, 1, 2) - self.mean) / self.std
 
     def train(self, mode: bool = True) -> Classifier:
         """Switch between training and evaluation, all but the frozen modules."""
