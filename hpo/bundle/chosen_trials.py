@@ -9,8 +9,9 @@ from optuna.trial import FrozenTrial, TrialState
 
 from hpo.errors import HpoError
 from hpo.study.interruptions import successors_of
-from hpo.study.open_study import recipe_of, space_of
+from hpo.study.open_study import recipe_of
 from hpo.study.ranking import counts, ranked
+from hpo.study.settings import space_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

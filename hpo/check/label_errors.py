@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hpo.study.open_study import model_of, recipe_of, space_of
+from hpo.study.open_study import model_of, recipe_of
 from hpo.study.ranking import ranked
+from hpo.study.settings import space_of
 from storage.errors import StorageError
 from trainer.device import choose_device
 from trainer.predict import Member, predict

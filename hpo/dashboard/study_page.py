@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from hpo.dashboard.internals import StudyEncoder, find_study, trial_as_json
 from hpo.dashboard.notes import study_note, trial_note, with_ours
-from hpo.study.open_study import space_of
 from hpo.study.ranking import ranked
+from hpo.study.settings import space_of
 from hpo.study.status import take_snapshot
 from storage.keys import ARTIFACT_KEY, METRICS_KEY
 from storage.optuna_internals import trial_id_of

@@ -12,8 +12,8 @@ from optuna.trial import FixedTrial, TrialState
 from hpo.report.costs import SECONDS_AN_HOUR, total_hours_by_end
 from hpo.report.outcomes import Outcome
 from hpo.study.interruptions import successors_of
-from hpo.study.open_study import space_of
 from hpo.study.ranking import counts, find_default
+from hpo.study.settings import space_of
 from hpo.study.status import take_snapshot
 from storage.keys import END_STATES, SAME_RECIPE_KEY, SETTINGS_KEY, TEST_SCORE_KEY, TEST_USE_KEY
 from trainer.space import suggest

@@ -44,8 +44,8 @@ def run_init(options: argparse.Namespace) -> int:
 
 def run_try(options: argparse.Namespace) -> int:
     """`hpo try`: recipes of one's own, before any that the sampler proposes."""
-    from hpo.study.open_study import space_of
     from hpo.study.queued import queue_recipe, read_own_recipe, show_own
+    from hpo.study.settings import space_of
     from storage.database import one_at_a_time
 
     with open_study_from(options) as opened:

@@ -17,7 +17,7 @@ from optuna.trial import FixedTrial, TrialState
 from hpo.errors import HpoError
 from hpo.study.images import keep_ranges
 from hpo.study.queued import queue_tries
-from hpo.study.settings import check_settings, refuse_foreign, settings
+from hpo.study.settings import check_settings, refuse_foreign, settings, space_of
 from storage.artifacts.artifact_store import probe
 from storage.artifacts.artifacts import fetch_file
 from storage.artifacts.store_url import open_store
@@ -36,8 +36,7 @@ from storage.keys import (
     WEIGHTS_NAME,
 )
 from storage.study_rows import StudyRows
-from trainer.recipe import DEFAULTS
-from trainer.space import Space, recipe_near_default, suggest
+from trainer.space import recipe_near_default, suggest
 from trainer.wording import counted
 
 if TYPE_CHECKING:
@@ -276,15 +275,6 @@ def delete_idle_study(opened: OpenStudy) -> None:
     folder = opened.file.tensorboard_folder
     if not folder.parent.is_symlink():  # one that came from elsewhere may lead to anywhere
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def space_of(study: optuna.Study, extensions: Extensions) -> Space:
-    """What a study searches, whatever the study file says by now; a field that is newer than the study has its default.
-
-    Raises:
-        RecipeError: it names functions of one's own that the extensions do not hold.
-    """
-    return Space({**DEFAULTS, **study.user_attrs[SETTINGS_KEY]["recipe"]}, extensions)
 
 
 def recipe_of(trial: FrozenTrial, study: optuna.Study, extensions: Extensions) -> Recipe:

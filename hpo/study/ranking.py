@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from optuna.trial import FixedTrial, TrialState
 
-from hpo.study.open_study import space_of
+from hpo.study.settings import space_of
 from storage.keys import BEST_EPOCH_KEY, DEFAULT_KEY, SAME_RECIPE_KEY
 from trainer.space import suggest
 

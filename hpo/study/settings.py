@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from hpo.errors import HpoError
 from storage.keys import SETTINGS_KEY, TAKEN_OVER_KEY
+from trainer.recipe import DEFAULTS
 from trainer.rules import show
+from trainer.space import Space
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 
     from hpo.study.study_file import StudyFile
     from trainer.data import Data
+    from trainer.extensions import Extensions
 
 PACKAGES = ("albumentations", "numpy", "optuna", "timm", "torch")  # whose major version can change a training
 
@@ -134,3 +137,12 @@ def _shown(value: Any) -> str:
 def command_to_take_over(study_file: StudyFile, old: str) -> str:
     """The command that lets the study of a study file take over what fits of an old one, whatever that is called."""
     return shlex.join(["hpo", "init", study_file.path.name, f"--from={old}"])
+
+
+def space_of(study: optuna.Study, extensions: Extensions) -> Space:
+    """What a study searches, whatever the study file says by now; a field that is newer than the study has its default.
+
+    Raises:
+        RecipeError: it names functions of one's own that the extensions do not hold.
+    """
+    return Space({**DEFAULTS, **study.user_attrs[SETTINGS_KEY]["recipe"]}, extensions)

@@ -9,8 +9,8 @@ from optuna.trial import FixedTrial
 
 from hpo.errors import HpoError
 from hpo.study.interruptions import failed_trials, pauses
-from hpo.study.open_study import space_of
 from hpo.study.ranking import find_best
+from hpo.study.settings import space_of
 from hpo.study.stop_rules import last_gain, reason_to_end
 from hpo.study.trained import is_used_up
 from storage.budget import StopRules

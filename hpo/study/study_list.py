@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import optuna
 
 from hpo.study.interruptions import count_trials
-from hpo.study.open_study import space_of
 from hpo.study.ranking import find_best
+from hpo.study.settings import space_of
 from storage.database import connect
 from storage.keys import SETTINGS_KEY
 from trainer.errors import RecipeError

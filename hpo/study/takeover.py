@@ -14,8 +14,8 @@ from optuna.trial import FixedTrial, FrozenTrial, TrialState
 from hpo.errors import HpoError
 from hpo.study.images import with_kept_ranges
 from hpo.study.interruptions import successors_of
-from hpo.study.open_study import begin_study, find_study, give_id, only_waits, space_of
-from hpo.study.settings import check_settings, differences, listed
+from hpo.study.open_study import begin_study, find_study, give_id, only_waits
+from hpo.study.settings import check_settings, differences, listed, space_of
 from storage.artifacts.artifacts import copy_file
 from storage.database import connect, initialize, one_at_a_time
 from storage.keys import (
