@@ -184,8 +184,10 @@ def parser() -> argparse.ArgumentParser:
         help="IP address of a reverse proxy whose X-Forwarded-For and X-Forwarded-Proto are believed; * for any",
     )
     added.set_defaults(password=_password)
-    add_for_study("pause", run_pause, "have all workers everywhere hand their trials back, and wait")
-    add_for_study("resume", run_resume, "let a paused or stopped study go on")
+    added = add_for_study("pause", run_pause, "have all workers everywhere hand their trials back, and wait")
+    added.add_argument("--host", metavar="HOST", help="only those on this host, as `hpo status` names it")
+    added = add_for_study("resume", run_resume, "let a paused or stopped study go on")
+    added.add_argument("--host", metavar="HOST", help="let the workers on this host go on, which was paused by itself")
     add_for_study("stop", run_stop, "have all workers everywhere hand their trials back, and end")
     add_bundle_commands(add, add_for_study)
     added = add_for_study("logs", run_logs, "show what a trial printed, wherever it ran")

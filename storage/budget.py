@@ -39,7 +39,7 @@ class Used:
 
     Attributes:
         trials: places taken; a trial that has to be started again counts once.
-        hours: wall-clock hours in which at least one worker was there and the search was not paused.
+        hours: wall-clock hours in which at least one worker was there, and neither it nor the search was paused.
         gpu_hours: hours that trials have run, added up over all workers.
     """
 
@@ -68,14 +68,17 @@ def used(connection: Connection, study_id: int) -> Used:
         ),
         {"study": study_id},
     ).one()
-    # The union of the times in which workers were there, without the pauses: two workers at once count once.
+    # The union of the times in which workers were there, without the pauses: two workers at once count once. The pause
+    # of a host takes away only what its own workers have brought.
     hours = connection.execute(
         text(
-            "SELECT coalesce(sum(extract(epoch FROM upper(span) - lower(span))), 0) / 3600 FROM (SELECT unnest("
-            " coalesce((SELECT range_agg(tstzrange(started, greatest(started, coalesce(gone, beaten))))"
-            " FROM hpo.worker WHERE study_id = :study), '{}')"
-            " - coalesce((SELECT range_agg(tstzrange(began, ended)) FROM hpo.halt WHERE study_id = :study), '{}')"
-            ") AS span) AS spans"
+            "WITH by_host AS (SELECT range_agg(tstzrange(started, greatest(started, coalesce(gone, beaten))))"
+            " - coalesce((SELECT range_agg(tstzrange(began, ended)) FROM hpo.halt WHERE study_id = :study"
+            " AND (halt.host IS NULL OR halt.host = worker.host)), '{}') AS there"
+            " FROM hpo.worker WHERE study_id = :study GROUP BY host)"
+            " SELECT coalesce(sum(extract(epoch FROM upper(span) - lower(span))), 0) / 3600"
+            " FROM (SELECT unnest(range_agg(part)) AS span FROM (SELECT unnest(there) AS part FROM by_host) AS parts)"
+            " AS spans"
         ),
         {"study": study_id},
     ).scalar_one()

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 
 from storage.autocommit import autocommit
 from storage.errors import StorageError
+from storage.halts import HALT_OF_WORKER
 from storage.requeue import DEATH, NOT_REQUEUED, requeue_in
 from storage.worker_transactions import UNSYNCED, WorkerTransactions
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Connection, Engine
 
-    from storage.halts import Halt
+    from storage.halts import WorkerHalt
     from storage.outage_retry import OutageRetry
 
 BEAT_SECONDS = 5.0
@@ -30,12 +31,12 @@ class Standing:
 
     Attributes:
         known: whether the worker is still known; it is not where the study was deleted.
-        halt: whether the study is paused or stopped.
+        halt: whether the study is paused or stopped, or the host of the worker is paused.
         trial: number of the trial that runs in this worker's place, if one does.
     """
 
     known: bool
-    halt: Halt | None
+    halt: WorkerHalt | None
     trial: int | None
 
 
@@ -106,7 +107,7 @@ class WorkerPresence:
                 "WITH beaten AS (UPDATE hpo.worker SET beat = beat + 1, beaten = now(), gone = NULL, died = false,"  # noqa: S608 - ours
                 " seconds = CAST(:seconds AS jsonb) WHERE id = :worker RETURNING id)"
                 " SELECT EXISTS (SELECT FROM beaten) AS known,"
-                " (SELECT kind FROM hpo.halt WHERE study_id = :study AND ended IS NULL) AS halt,"
+                f" ({HALT_OF_WORKER}) AS halt,"
                 " (SELECT number FROM trials WHERE study_id = :study AND state = 'RUNNING' AND number ="
                 f" (SELECT trial FROM hpo.place WHERE worker = :worker AND state = 'running')) AS trial, {UNSYNCED}",
                 seconds=json.dumps(seconds),

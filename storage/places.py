@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from storage import logs
 from storage import place_statements as sql
 from storage.budget import used
-from storage.halts import halt_in_force
+from storage.halts import halt_of_worker
 from storage.optuna_internals import trial_id_of
 from storage.requeue import again, fail_trial
 from storage.rungs import reach_rung
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import Connection, CursorResult, Engine
 
     from storage.budget import Limits
-    from storage.halts import Halt
+    from storage.halts import WorkerHalt
     from storage.keys import EndState
     from storage.outage_retry import OutageRetry
     from storage.taking import Place
@@ -269,9 +269,13 @@ class Lease:
 
         self._transactions.run(close)
 
-    def halt(self) -> Halt | None:
-        """Whether the study is paused or stopped."""
-        return self._transactions.run_statement(lambda connection: halt_in_force(connection, self._study))
+    def halt(self) -> WorkerHalt | None:
+        """Whether the study is paused or stopped, or the host of this worker is paused."""
+        return self._transactions.run_statement(lambda connection: halt_of_worker(connection, self._study, self.worker))
+
+    def budget_holds_a_place(self, limits: Limits) -> bool:
+        """Whether a trial that nobody has begun may begin."""
+        return self._transactions.run_statement(lambda connection: used(connection, self._study).within(limits))
 
     def may_get_a_place(self, limits: Limits | None) -> bool:
         """Whether a worker without a place may find one: one that waits or is paused, within limits, or a worker's."""

@@ -90,7 +90,14 @@ ALTER TABLE hpo.place ADD CONSTRAINT place_state_check
     CHECK (state IN ('running', 'waiting', 'paused', 'complete', 'pruned', 'failed'));
 """
 
-STEPS = (_FIRST, _HALTS, _RECIPES, _RUNGS)
+# A halt with a host is for the workers there alone.
+_HOST_HALTS = """
+ALTER TABLE hpo.halt ADD COLUMN host text;
+DROP INDEX hpo.halt_in_force;
+CREATE UNIQUE INDEX halt_in_force ON hpo.halt (study_id, coalesce(host, '')) WHERE ended IS NULL;
+"""
+
+STEPS = (_FIRST, _HALTS, _RECIPES, _RUNGS, _HOST_HALTS)
 
 
 def version(connection: Connection) -> int:

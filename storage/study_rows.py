@@ -10,7 +10,7 @@ from sqlalchemy import text
 from storage import logs
 from storage.artifacts.artifacts import drop_file, kept_files, remove_files
 from storage.budget import Used, used
-from storage.halts import begin_halt, end_halt, halt_in_force
+from storage.halts import begin_halt, end_halt, halt_in_force, paused_hosts
 from storage.heartbeat import WorkerPresence
 from storage.places import Lease
 from storage.requeue import requeue
@@ -124,6 +124,7 @@ class SearchState:
         workers: all that it has had, those that joined first before the others.
         halt: whether it is paused or stopped; None where it is neither.
         rungs: to which trials have come, the lowest first.
+        paused_hosts: those that are paused by themselves, whatever becomes of the study.
     """
 
     used: Used
@@ -131,6 +132,7 @@ class SearchState:
     workers: list[WorkerRow]
     halt: Halt | None
     rungs: list[RungCount]
+    paused_hosts: list[str]
 
 
 class StudyRows:
@@ -159,6 +161,7 @@ class StudyRows:
                 workers=workers(connection, self.study_id),
                 halt=halt_in_force(connection, self.study_id),
                 rungs=rung_counts(connection, self.study_id),
+                paused_hosts=paused_hosts(connection, self.study_id),
             )
 
     def halt(self) -> Halt | None:
@@ -166,13 +169,28 @@ class StudyRows:
         with self._engine.connect() as connection:
             return halt_in_force(connection, self.study_id)
 
+    def paused_hosts(self) -> list[str]:
+        """The hosts that are paused, in alphabetical order."""
+        with self._engine.connect() as connection:
+            return paused_hosts(connection, self.study_id)
+
     def begin_halt(self, kind: Halt) -> None:
         """Have all workers hand their trials back and then wait (pause) or end (stop); it holds until `end_halt`."""
         with self._engine.begin() as connection:
             begin_halt(connection, self.study_id, kind)
 
+    def pause_host(self, host: str) -> None:
+        """Have the workers on a host hand their trials back and wait, until `resume_host`."""
+        with self._engine.begin() as connection:
+            begin_halt(connection, self.study_id, "pause", host)
+
+    def resume_host(self, host: str) -> None:
+        """Let the workers on a paused host go on."""
+        with self._engine.begin() as connection:
+            end_halt(connection, self.study_id, host)
+
     def end_halt(self, *kinds: Halt) -> Halt | None:
-        """Let the workers go on.
+        """Let the workers go on, but for those of paused hosts.
 
         Args:
             kinds: of the halts that may be ended; any, if none are given.

@@ -10,7 +10,7 @@ from sqlalchemy import text
 from storage import logs
 from storage import place_statements as sql
 from storage.budget import used
-from storage.halts import halt_in_force
+from storage.halts import halt_of_worker
 from storage.rungs import best_paused
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def take_place(
     found = connection.execute(text(sql.FREE_PLACE), values).one_or_none()
     if found and found.state == "running":
         return _place(found)
-    if halt_in_force(connection, study_id):
+    if halt_of_worker(connection, study_id, worker):
         return None
     spent = used(connection, study_id)
     hours_left = spent.hours_within(limits)

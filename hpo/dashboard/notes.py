@@ -92,6 +92,7 @@ def study_note(snapshot: Snapshot, study_id: int) -> str:
         lines.append(f"**No further trial begins**: {snapshot.reason_to_end}")
     if snapshot.halt:
         lines.append(f"**{HALTS[snapshot.halt]}**: `hpo resume` lets it go on")
+    lines += [f"**Paused**: {_code(host)}; `hpo resume --host` lets it go on" for host in snapshot.paused_hosts]
     if interrupted := sum(each.interrupted for each in snapshot.failed.values()):
         lines.append(f"Interrupted: {interrupted}; shown as Fail, but no failures: each is continued as another trial")
     if snapshot.from_outside:

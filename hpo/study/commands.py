@@ -6,6 +6,7 @@ Their imports are in the functions, so that `hpo --help` is fast.
 from __future__ import annotations
 
 import json
+import shlex
 import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
@@ -14,6 +15,7 @@ from hpo.errors import EXIT_DONE, EXIT_FAILED, HpoError
 from hpo.study.from_options import open_study_from, quiet_optuna, study_file_from
 
 WATCH_SECONDS = 2.0  # between two snapshots of `status --watch`
+HALTED: dict[Halt, str] = {"pause": "paused", "stop": "stopped"}
 
 if TYPE_CHECKING:
     import argparse
@@ -96,8 +98,8 @@ def run_status(options: argparse.Namespace) -> int:
 
 
 def run_pause(options: argparse.Namespace) -> int:
-    """`hpo pause`: all workers hand their trials back, and wait."""
-    return _halt(options, "pause")
+    """`hpo pause`: all workers, or those on one host, hand their trials back, and wait."""
+    return _halt(options, "pause") if options.host is None else _pause_host(options)
 
 
 def run_stop(options: argparse.Namespace) -> int:
@@ -112,18 +114,50 @@ def _halt(options: argparse.Namespace, kind: Halt) -> int:
     with open_study_from(options) as opened:
         opened.rows.begin_halt(kind)
         count = len(take_snapshot(opened).present)
-    done, then = ("paused", "wait") if kind == "pause" else ("stopped", "end")
+    then = "wait" if kind == "pause" else "end"
     leave = counted(count, "worker leaves its trial", "workers leave their trials")
     how = (
         f"its {leave} in the queue within seconds, and {then}{'s' * (count == 1)}" if count else "no worker is at work"
     )
-    print(f'the study "{opened.file.name}" is {done}: {how}; `hpo resume {options.study}` lets it go on')
+    print(f'the study "{opened.file.name}" is {HALTED[kind]}: {how}; `hpo resume {options.study}` lets it go on')
     return EXIT_DONE
 
 
-def run_resume(options: argparse.Namespace) -> int:
-    """`hpo resume`: a paused or stopped study goes on."""
+def _pause_host(options: argparse.Namespace) -> int:
+    from trainer.wording import counted
+
+    host = options.host
     with open_study_from(options) as opened:
+        workers = opened.rows.read().workers
+        hosts = sorted({worker.host for worker in workers})
+        if host not in hosts:
+            there = f"its workers were on {', '.join(hosts)}" if hosts else "it has had no worker yet"
+            raise HpoError(f'pause: no worker of the study "{opened.file.name}" was on {host}; {there}')
+        opened.rows.pause_host(host)
+        count = sum(worker.host == host and not worker.gone for worker in workers)
+    leave = counted(count, "worker leaves its trial", "workers leave their trials")
+    waits = f"its {leave} to others within seconds, and wait{'s' * (count == 1)}"
+    how = waits if count else "no worker is at work there"
+    print(f"{host} is paused: {how}; `{_resume_host(options, host)}` lets it go on")
+    return EXIT_DONE
+
+
+def _resume_host(options: argparse.Namespace, host: str) -> str:
+    return shlex.join(["hpo", "resume", str(options.study), "--host", host])
+
+
+def run_resume(options: argparse.Namespace) -> int:
+    """`hpo resume`: a paused or stopped study goes on, or a host that was paused by itself."""
+    with open_study_from(options) as opened:
+        hosts = opened.rows.paused_hosts()
+        if options.host is not None:
+            if options.host not in hosts:
+                paused = f"paused are {', '.join(hosts)}" if hosts else "no host is"
+                raise HpoError(f"resume: {options.host} is not paused by itself; {paused}")
+            opened.rows.resume_host(options.host)
+            then = f" when the study does, which is {HALTED[halt]}" if (halt := opened.rows.halt()) else ""
+            print(f"{options.host} goes on{then}")
+            return EXIT_DONE
         halt = opened.rows.end_halt()
     ways = {
         "pause": "its workers go on",
@@ -131,6 +165,8 @@ def run_resume(options: argparse.Namespace) -> int:
         None: "as it did",
     }
     print(f'the study "{opened.file.name}" goes on: {ways[halt]}')
+    for host in hosts:
+        print(f"{host} stays paused; `{_resume_host(options, host)}` lets it go on")
     return EXIT_DONE
 
 

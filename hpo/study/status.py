@@ -89,6 +89,7 @@ class Snapshot:
         gain: the last one beyond the noise; only where the rules ask for patience.
         paused: what has become of the trials that are or were paused, by number.
         rungs: to which trials have come, where those that are paused there may go on.
+        paused_hosts: those that are paused by themselves.
     """
 
     study: str
@@ -107,6 +108,7 @@ class Snapshot:
     gain: LastGain | None = None
     paused: Mapping[int, str] = field(default_factory=dict)
     rungs: Sequence[RungCount] = ()
+    paused_hosts: Sequence[str] = ()
 
     @property
     def counts(self) -> dict[PlaceState, int]:
@@ -185,6 +187,7 @@ class Snapshot:
                 for worker in self.dead
             ],
             "halt": self.halt,
+            "paused_hosts": list(self.paused_hosts),
         }
 
 
@@ -220,4 +223,5 @@ def take_snapshot(opened: OpenStudy) -> Snapshot:
         gain=None if study_file.stop_rules.patience is None else last_gain(trials, space),
         paused=pauses(trials, state.places),
         rungs=state.rungs if study_file.pruner == "asha" else (),
+        paused_hosts=state.paused_hosts,
     )

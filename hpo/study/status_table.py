@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING
 
 from rich.console import Group
@@ -46,6 +47,10 @@ def render(snapshot: Snapshot) -> RenderableType:
     )
     halts = {"pause": "paused; `hpo resume` lets it go on", "stop": "stopped; `hpo resume` lets workers begin again"}
     halted = [Text(halts[snapshot.halt])] if snapshot.halt else []
+    halted += [
+        Text(f"{host} is paused; `hpo resume --host {shlex.quote(host)}` lets it go on")
+        for host in snapshot.paused_hosts
+    ]
     outside = ", ".join(map(str, snapshot.from_outside[:5])) + (", …" if len(snapshot.from_outside) > 5 else "")
     paused = (
         [Text(f"paused trials go on if they come among the best half: {_rungs(snapshot)}")] if snapshot.rungs else []

@@ -42,6 +42,7 @@ def run_workers(options: argparse.Namespace) -> int:
     from hpo.study.open_study import load_study, probe_artifacts, storage_url
     from hpo.study.settings import check_settings
     from hpo.supervision.progress import Progress
+    from hpo.supervision.search import pauses_here
     from hpo.supervision.supervisor import supervise
 
     study_file = study_file_from(options)
@@ -51,11 +52,10 @@ def run_workers(options: argparse.Namespace) -> int:
         opened = load_study(study_file, url)
         check_settings(opened.study, study_file, None)  # each worker compares the images, too
         name = study_file.path.name
-        match opened.rows.halt():
-            case "stop":
-                raise HpoError(f"workers: the study is stopped; `hpo resume {name}` lets workers begin again")
-            case "pause":
-                progress.say(f"the study is paused, and the workers wait: `hpo resume {name}` lets it go on")
+        if (halt := opened.rows.halt()) == "stop":
+            raise HpoError(f"workers: the study is stopped; `hpo resume {name}` lets workers begin again")
+        for line in pauses_here(opened, halt):
+            progress.say(line)
         done = supervise(opened, progress, plan, tell_starts=True)
     if done.snapshot:
         if done.snapshot.halt == "stop":

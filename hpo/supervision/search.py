@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import socket
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from hpo.study.study_file import StudyFile
     from hpo.supervision.progress import Progress
     from hpo.supervision.supervisor import WorkerPlan
+    from storage.halts import Halt
     from trainer.data import Data
 
 TINY = 5  # classes with few images that the beginning of a search shows
@@ -166,8 +168,8 @@ def search(study_file: StudyFile, url: str, data: Data, progress: Progress, plan
         progress.say(f"recipes of the study file that are tried first: {queued}")
     opened = load_study(study_file, url)
     halt = opened.rows.end_halt("stop")  # whoever searches again wants a stopped study to go on
-    if halt == "pause":
-        progress.say(f"the study is paused, and the workers wait: `hpo resume {study_file.path.name}` lets it go on")
+    for line in pauses_here(opened, halt):
+        progress.say(line)
     begun = time.monotonic()
     done = supervise(opened, progress, plan)
     if done.snapshot is None:
@@ -182,6 +184,16 @@ def search(study_file: StudyFile, url: str, data: Data, progress: Progress, plan
     if done.snapshot.best is None and (done.snapshot.finished or used_up):
         raise HpoError(_fruitless(study_file, done.snapshot, "search space" if used_up else "budget"))
     return EXIT_DONE
+
+
+def pauses_here(opened: OpenStudy, halt: Halt | None) -> list[str]:
+    """What lets workers that start on this host wait, a line each: a pause of the study (`halt`), or of the host."""
+    lines, resume = [], f"hpo resume {opened.file.path.name}"
+    if halt == "pause":
+        lines.append(f"the study is paused, and the workers wait: `{resume}` lets it go on")
+    if (host := socket.gethostname()) in opened.rows.paused_hosts():
+        lines.append(f"this host is paused, and its workers wait: `{resume} --host {shlex.quote(host)}` lets it go on")
+    return lines
 
 
 def _fruitless(study_file: StudyFile, snapshot: Snapshot, what: str) -> str:

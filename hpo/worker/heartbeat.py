@@ -22,7 +22,11 @@ if TYPE_CHECKING:
     from hpo.worker.stopwatch import Stopwatch
     from storage.heartbeat import WorkerPresence
 
-HALT_REASONS = {"pause": "the study was paused", "stop": "the study was stopped"}
+HALT_REASONS = {
+    "pause": "the study was paused",
+    "stop": "the study was stopped",
+    "host pause": "its host was paused",
+}
 
 GIVE_UP_SECONDS = 20.0  # for which a process that is to end waits for the database
 

@@ -12,6 +12,7 @@ from optuna.trial import TrialState, create_trial
 from hpo.study.forest_sampler import TrialForest
 from hpo.study.samplers import make_pruner, make_sampler
 from hpo.study.stop_rules import reason_to_end
+from hpo.study.trained import is_used_up
 from hpo.worker.recipes import Recipes
 from storage.budget import StopRules
 from storage.keys import (
@@ -141,6 +142,12 @@ class Runs:
     def space_is_used_up(self) -> bool:
         """Whether the last `begin` has found no recipe for a new place, since all were tried or are in training."""
         return self._recipes.used_up
+
+    def may_begin_a_trial(self) -> bool:
+        """Whether budget and space hold a trial that nobody has begun."""
+        if not self._lease.budget_holds_a_place(self._file.limits):
+            return False
+        return not is_used_up(self._file.space, self._study.get_trials(deepcopy=False))
 
     def reason_to_end(self) -> str | None:
         """Why the study file's rules let no further run begin; None where they do not."""

@@ -15,7 +15,7 @@ from storage import logs
 from storage.budget import Limits, Used, used
 from storage.database import connect, initialize
 from storage.errors import StorageError
-from storage.halts import begin_halt, end_halt, halt_in_force
+from storage.halts import begin_halt, end_halt, halt_in_force, paused_hosts
 from storage.heartbeat import WorkerPresence
 from storage.places import Lease, LostPlaceError, Progress, StudyGoneError
 from storage.requeue import requeue, requeue_in
@@ -31,9 +31,9 @@ def study_id(storage):
     return storage.create_new_study([optuna.study.StudyDirection.MAXIMIZE], "study")
 
 
-def joined(storage, study_id, name):
+def joined(storage, study_id, name, host="host"):
     """The lease of a worker of this name, which has joined."""
-    presence(storage, study_id, name).join("host", 1, "cpu")
+    presence(storage, study_id, name).join(host, 1, "cpu")
     return Lease(storage.engine, study_id, name)
 
 
@@ -194,6 +194,37 @@ def test_a_halted_study_gives_out_no_place(storage, study_id):
         )
         assert used(connection, study_id).hours == pytest.approx(2, abs=0.01)
     assert lease.take(Limits()).number == 0
+
+
+def test_a_paused_host_leaves_its_places_to_the_others(storage, study_id):
+    """The workers on a paused host get no place and hear why; those elsewhere go on, and their hours count alone."""
+    lease = joined(storage, study_id, "worker")
+    elsewhere = joined(storage, study_id, "elsewhere", "other")
+    with storage.engine.begin() as connection:
+        begin_halt(connection, study_id, "pause", "host")
+    assert lease.take(Limits()) is None
+    assert elsewhere.take(Limits()).number == 0
+    assert presence(storage, study_id).beat({}).halt == lease.halt() == "host pause"
+    assert presence(storage, study_id, "elsewhere").beat({}).halt is None
+    with storage.engine.begin() as connection:
+        assert (halt_in_force(connection, study_id), paused_hosts(connection, study_id)) == (None, ["host"])
+        begin_halt(connection, study_id, "stop")
+    assert lease.halt() == elsewhere.halt() == "stop"
+    with storage.engine.begin() as connection:
+        end_halt(connection, study_id)
+        connection.execute(text("DELETE FROM hpo.halt WHERE host IS NULL"))
+    assert lease.halt() == "host pause"
+    with storage.engine.begin() as connection:
+        end_halt(connection, study_id, "host")
+        assert paused_hosts(connection, study_id) == []
+        connection.execute(
+            text("UPDATE hpo.halt SET began = now() - interval '4 hours', ended = now() - interval '1 hour'")
+        )
+        connection.execute(text("UPDATE hpo.worker SET started = now() - interval '5 hours' WHERE id = 'worker'"))
+        connection.execute(text("UPDATE hpo.worker SET started = now() - interval '2 hours' WHERE id = 'elsewhere'"))
+        # One hour of the paused host before its pause, two of the other, in the last of which it went on, too.
+        assert used(connection, study_id).hours == pytest.approx(3, abs=0.01)
+    assert lease.take(Limits()).number == 1
 
 
 def test_a_worker_may_end_only_where_no_place_can_come_back(storage, study_id):

@@ -162,6 +162,39 @@ def test_a_stopped_study_ends_its_workers(harness, monkeypatch):
     assert [place.state for place in study.places] == ["complete", "complete"]
 
 
+def test_a_paused_host_leaves_its_trial_to_another_one_which_may_end_the_search(harness, monkeypatch):
+    """What a paused host was training goes on elsewhere; its worker waits for its return, or for the search's end."""
+    monkeypatch.setattr("hpo.worker.heartbeat.BEAT_SECONDS", 0.02)
+    monkeypatch.setattr("hpo.worker.worker.IDLE_SECONDS", 0.02)
+    elsewhere, seen = [], []
+
+    def search_elsewhere():
+        wait_until(lambda: [place.state for place in study.places] == ["waiting"], every=0.01)
+        time.sleep(paced(0.3))  # in which the worker here, whose place is free again, takes none
+        seen.extend(study.places)
+        monkeypatch.setattr("socket.gethostname", lambda: "elsewhere")
+        study.work("elsewhere")
+
+    def pause():
+        study.opened.rows.pause_host("here")
+        elsewhere.append(threading.Thread(target=search_elsewhere))
+        elsewhere[0].start()
+        time.sleep(paced(0.3))  # past a beat
+
+    study = harness(ScriptedLoss({2: pause}), recipe=FIXED)
+    monkeypatch.setattr("socket.gethostname", lambda: "here")
+    study.work("here")
+    elsewhere[0].join()
+    monkeypatch.setattr("socket.gethostname", lambda: "here")
+    assert [(place.state, place.reason) for place in seen] == [("waiting", "its host was paused")]
+    assert [(place.state, place.worker) for place in study.places] == [("complete", "elsewhere")] * 2
+    assert study.own_loss.taken == 12
+    study.file = dataclasses.replace(study.file, limits=Limits(trials=3))
+    threading.Timer(paced(0.3), study.opened.rows.resume_host, ("here",)).start()
+    study.work("here again")  # nothing runs and nothing waits, but a new trial may begin
+    assert [place.worker for place in study.places] == ["elsewhere", "elsewhere", "here again"]
+
+
 def test_a_trial_is_run_again_only_where_that_can_help(harness):
     """What the disk or the memory refuses may work later; what the recipe does wrong it does again."""
 

@@ -14,7 +14,8 @@ from sqlalchemy import text
 
 import hpo.supervision.search
 from hpo.bundle.chosen_trials import best_trials
-from hpo.errors import EXIT_DONE, HpoError
+from hpo.cli import parse, run
+from hpo.errors import EXIT_DONE, EXIT_FAILED, HpoError
 from hpo.study.open_study import create_study, delete_study, find_study, load_study
 from hpo.study.ranking import best_trial, default_trial, ranked
 from hpo.study.status import take_snapshot
@@ -25,6 +26,7 @@ from hpo.supervision.supervisor import Supervised, WorkerPlan
 from storage.artifacts.artifacts import naming
 from storage.budget import Limits
 from storage.halts import begin_halt
+from storage.heartbeat import WorkerPresence
 from storage.keys import BEST_EPOCH_KEY, DEFAULT_KEY, WEIGHTS_NAME
 from trainer.extensions import Extensions
 from trainer.space import suggest
@@ -167,6 +169,38 @@ def test_a_search_that_is_stopped_before_a_trial_is_complete_ends_well(end):
     assert code == EXIT_DONE
     assert "the study was stopped: trials that ran are back in the queue; the same command resumes" in lines
     assert "hpo logs" not in lines
+
+
+def test_one_host_is_paused_and_resumed_by_itself(end, study, capsys, monkeypatch):
+    """`hpo pause --host` says whom it meets; `hpo resume` leaves that host paused, and `hpo resume --host` does not."""
+    presence = WorkerPresence(study.opened.storage.engine, study.opened.study_id, "worker")
+    presence.join("node-1", 1, "cpu")
+    monkeypatch.setenv("HPO_STORAGE", study.url)
+
+    def command(*words):
+        code = run(parse([*words, str(study.file.path)], study.extensions))
+        printed = capsys.readouterr()
+        return code, (printed.out + printed.err).replace(str(study.file.path.parent), "")
+
+    resume = "`hpo resume /study.toml --host node-1` lets it go on"
+    assert command("pause", "--host", "node-2") == (
+        EXIT_FAILED,
+        'hpo: pause: no worker of the study "study" was on node-2; its workers were on node-1\n',
+    )
+    leaves = f"node-1 is paused: its 1 worker leaves its trial to others within seconds, and waits; {resume}\n"
+    assert command("pause", "--host", "node-1") == (EXIT_DONE, leaves)
+    assert f"node-1 stays paused; {resume}\n" in command("resume")[1]
+    assert presence.beat({}).halt == "host pause"
+    monkeypatch.setattr("socket.gethostname", lambda: "node-1")
+    assert "this host is paused, and its workers wait: `hpo resume study.toml --host node-1` lets it go on" in end()[1]
+    command("pause")
+    assert command("resume", "--host", "node-1")[1] == "node-1 goes on when the study does, which is paused\n"
+    command("resume")
+    assert presence.beat({}).halt is None
+    assert command("resume", "--host", "node-1") == (
+        EXIT_FAILED,
+        "hpo: resume: node-1 is not paused by itself; no host is\n",
+    )
 
 
 def test_the_end_of_a_search_counts_what_waits(end):

@@ -183,12 +183,14 @@ def test_the_note_of_a_study_shows_what_hpo_status_does():
         best=Best(0, 0.9, Recipe()),
         halt="stop",
         from_outside=[7, 8],
+        paused_hosts=["node|1"],
     )
     html = rendered(study_note(snapshot, 5))
     assert "Trials: 1 complete, 1 running" in html
     assert "Budget: 1 of 10 trials" in html
     assert "Budget: 0.25 of 1.5 GPU hours" in html
     assert "<strong>Stopped</strong>: <code>hpo resume</code>" in html
+    assert "<strong>Paused</strong>: <code>node|1</code>; <code>hpo resume --host</code> lets it go on" in html
     row = re.findall("<td>(.*?)</td>", html)
     link = '<a href="/dashboard/studies/5/trials?numbers={0}">trial {0}</a>'
     alive = ["<code>node|1:7</code>", "<code>NVIDIA L4</code>", link.format(4), "2 of 3", "0.7500", "1 min 01 s"]

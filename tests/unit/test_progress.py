@@ -146,7 +146,7 @@ def test_json_has_the_documented_form():
     """`hpo status --json` has study, storage, trials by state, budget, best, and workers that live or died."""
     running = place(1, "running", worker="w1", epoch=3)
     shown = snapshot(place(0, "complete"), running).as_json()
-    keys = {"study", "storage", "trials", "budget", "best", "workers", "dead_workers", "halt"}
+    keys = {"study", "storage", "trials", "budget", "best", "workers", "dead_workers", "halt", "paused_hosts"}
     assert set(shown) == keys | {"reason_to_end", "last_gain"}
     assert shown["trials"] == {"complete": 1, "pruned": 0, "failed": 0, "paused": 0, "running": 1, "waiting": 0}
     assert shown["budget"]["used"] == {"trials": 2, "hours": 0.5, "gpu_hours": 1.0}
@@ -154,6 +154,15 @@ def test_json_has_the_documented_form():
     assert shown["workers"] == [
         {"host": "host", "pid": 42, "device": "cpu", "trial": 1, "epoch": 3, "beat_seconds_ago": 2.0}
     ]
+
+
+def test_paused_hosts_are_shown_with_the_way_to_let_them_go_on():
+    """`hpo status` names each host that is paused by itself."""
+    stands = replace(snapshot(place(0, "complete")), paused_hosts=["node 1", "node-2"])
+    shown = printed(render(stands))
+    assert "node 1 is paused; `hpo resume --host 'node 1'` lets it go on" in shown
+    assert "node-2 is paused; `hpo resume --host node-2` lets it go on" in shown
+    assert stands.as_json()["paused_hosts"] == ["node 1", "node-2"]
 
 
 def test_a_search_is_finished_when_nothing_is_left_to_do():
