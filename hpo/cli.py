@@ -189,7 +189,7 @@ def parser() -> argparse.ArgumentParser:
     added = add_for_study("resume", run_resume, "let a paused or stopped study go on")
     added.add_argument("--host", metavar="HOST", help="let the workers on this host go on, which was paused by itself")
     add_for_study("stop", run_stop, "have all workers everywhere hand their trials back, and end")
-    add_bundle_commands(add, add_for_study)
+    add_bundle_commands(add, add_for_study, _add_storage)
     added = add_for_study("logs", run_logs, "show what a trial printed, wherever it ran")
     added.add_argument("trial", metavar="TRIAL", type=int, help="number of the trial")
     added = add_for_study("report", run_report, "write what was found, and how sure that is, as one HTML page")

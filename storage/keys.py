@@ -68,6 +68,9 @@ METRICS_KEY = "metrics"
 HOST_KEY, DEVICE_KEY, THREADS_KEY = "host", "device", "threads"
 """Where a trial ran. Written by its worker; read by notes, report and, for the threads, whoever goes on with it."""
 
+ENVIRONMENT_KEY = "environment"
+"""Versions and processor that a trial ran with. Written by its worker; read by `hpo reproduce`."""
+
 # System attributes of a trial, beside Optuna's own --------------------------------------------------------------------
 
 MADE_KEY = "hpo:made"

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 WEIGHTS, RECIPE, INFO = "model.safetensors", "recipe.toml", "bundle.json"  # timm looks for that name of the weights
 TRAIN, VALID, TEST = "train.csv", "valid.csv", "test.csv"  # the images of each side of the search's split
 UNLABELLED = "unlabelled.csv"  # those of the data that have no class, if any
+PSEUDO_LABELS = "pseudo_labels.csv"  # the images of --unlabelled, with the classes of those that were learned
 
 
 @dataclass(frozen=True)

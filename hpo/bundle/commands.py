@@ -1,4 +1,4 @@
-"""The commands `hpo export-best` and `hpo predict`. Imports are in the functions, so that `hpo --help` is fast."""
+"""The commands `hpo export-best`, `predict`, `reproduce`; imports are in the functions, so that `--help` is fast."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from hpo.errors import EXIT_DONE, HpoError
+from hpo.errors import EXIT_DONE, EXIT_FAILED, HpoError
 from hpo.study.from_options import open_study_from
 from trainer.wording import counted
 
@@ -97,3 +97,26 @@ def run_predict(options: argparse.Namespace) -> int:
     if line := known.line():
         print(line)
     return EXIT_DONE
+
+
+def run_reproduce(options: argparse.Namespace) -> int:
+    """`hpo reproduce`: the training of a bundle or trial again, compared with what was kept of it."""
+    from hpo.bundle.bundle import read_bundle
+    from hpo.bundle.reproduction import Again, reproduce_bundle, reproduce_trial
+    from trainer.extensions import Extensions
+
+    extensions = options.extensions or Extensions()
+    again = Again(extensions, options.data, options.threads, lambda line: print(line, flush=True))
+    if options.study.is_dir():
+        if options.trial is not None:
+            raise HpoError(f"reproduce: {options.study} is a folder, and so a bundle; --trial is for a study file")
+        comparison = reproduce_bundle(read_bundle(options.study), again)
+    elif not options.study.exists():
+        raise HpoError(f"reproduce: {options.study} does not exist; name a bundle, or a study file with --trial N")
+    elif options.trial is None:
+        raise HpoError(f"reproduce: say which trial of {options.study}: --trial N; `hpo status` names the best")
+    else:
+        with open_study_from(options) as opened:
+            comparison = reproduce_trial(opened, options.trial, again)
+    print(*comparison.lines(), sep="\n")
+    return EXIT_FAILED if comparison.different else EXIT_DONE

@@ -4,40 +4,50 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import uuid
 from datetime import UTC, datetime
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from hpo.bundle.bundle import INFO, RECIPE, TEST, TRAIN, UNLABELLED, VALID, WEIGHTS, new_folder, refuse_existing
+from hpo.bundle.bundle import (
+    INFO,
+    PSEUDO_LABELS,
+    RECIPE,
+    TEST,
+    TRAIN,
+    UNLABELLED,
+    VALID,
+    WEIGHTS,
+    new_folder,
+    refuse_existing,
+)
 from hpo.bundle.inputs import find_images
+from hpo.bundle.origin import ORIGIN, origin_of
 from hpo.bundle.pseudo_labels import join
 from hpo.bundle.retraining import Chosen, Training
 from hpo.bundle.scores import scores
+from hpo.study.environment import environment
 from hpo.study.images import load_images
 from hpo.study.open_study import count_test_use, keep_test_score, model_of, recipe_of
 from hpo.study.ranking import best_trial
-from hpo.study.settings import PACKAGES, check_settings
-from hpo.version import VERSION
+from hpo.study.settings import check_settings
 from storage.keys import BEST_EPOCH_KEY
 from trainer.device import choose_device, torch_threads
 from trainer.images.spreadsheets import cell_of, write_rows
 from trainer.model.backbones import save_weights
 from trainer.model.hub_layout import write_config
-from trainer.step import MicroBatch
-from trainer.validation import probabilities_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from optuna.trial import FrozenTrial
 
+    from hpo.bundle.pseudo_labels import Joined, PseudoLabels
     from hpo.study.open_study import OpenStudy
     from trainer.data import Data
+    from trainer.images.index import Index
     from trainer.model.backbones import Classifier
 
 
@@ -76,15 +86,26 @@ def export(
     joined = join(data, [row.file for row in find_images(given, (), "export")]) if given else None
     for folder, trial in folders.items():
         recipe = recipe_of(trial, opened.study, study_file.space.extensions)
-        chosen = Chosen(study_file, trial, recipe, device, training.threads_for(trial, device), say)
+        chosen = Chosen(
+            recipe=recipe,
+            epochs=int(trial.user_attrs[BEST_EPOCH_KEY]),
+            valid_macro_f1=[score for _, score in sorted(trial.intermediate_values.items())],
+            extensions=study_file.space.extensions,
+            weights=study_file.weights,
+            device=device,
+            threads=training.threads_for(trial, device),
+            say=say,
+        )
         say(_score_line(trial, best))
         with new_folder(folder) as temporary, torch_threads(chosen.threads):
-            used, pseudo = data, None
+            used, pseudo, losses = data, None, None
             if joined:
                 pseudo = chosen.pseudo_labels(joined, training.confidence)
-                used, model = pseudo.data, chosen.retrained_with(pseudo)
+                used, retrained = pseudo.data, chosen.retrained_with(pseudo)
+                model, losses = retrained.model, retrained.train_losses
             elif training.retrain:
-                model = chosen.retrained(data)
+                retrained = chosen.retrained(data)
+                model, losses = retrained.model, retrained.train_losses
             else:
                 model = model_of(trial, opened, study_file.space.extensions, len(data.index.classes), device)
             save_weights(model, temporary / WEIGHTS)
@@ -110,19 +131,17 @@ def export(
                 "retrained": training.retrain,
                 "pseudo_labels": pseudo and pseudo.as_json(),
                 "epochs": trial.user_attrs[BEST_EPOCH_KEY],
-                "threads": chosen.threads,
                 "seeds": {"training": recipe.seed, "split": study_file.data.seed, "search": study_file.seed},
-                "versions": {
-                    "python": platform.python_version(),
-                    "hpo": VERSION,
-                    **{name: version(name) for name in PACKAGES},
-                },
+                **environment(device, chosen.threads),
                 "data_digest": data.index.digest,
                 "split_digest": data.split.digest,
                 "metrics": {"valid_macro_f1": trial.value, "test": test},
                 "test_uses": uses,
+                ORIGIN: origin_of(study_file, folder, chosen.valid_macro_f1, losses),
             }
             _write_lists(temporary, folder, data)
+            if joined and pseudo:
+                _write_pseudo_labels(temporary, folder, joined, pseudo)
             recipe.write(temporary / RECIPE)
             text = json.dumps(info, indent=2, ensure_ascii=False, allow_nan=False)
             (temporary / INFO).write_text(f"{text}\n", encoding="utf-8")
@@ -141,9 +160,7 @@ def _score_line(trial: FrozenTrial, best: FrozenTrial | None) -> str:
 
 def _test(chosen: Chosen, model: Classifier, data: Data) -> dict[str, Any]:
     """The scores of a model on the held-out images."""
-    pixels = data.pixels(chosen.recipe.image_size, model.interpolation)
-    batches = MicroBatch(chosen.recipe.batch_size)
-    probabilities = probabilities_of(model, pixels, data.split.test, chosen.device, batches)
+    probabilities = torch.from_numpy(chosen.probabilities(model, data, data.split.test))
     labels = torch.from_numpy(data.index.labels[data.split.test])
     return scores(labels, probabilities.argmax(dim=1), probabilities, data.index.classes)
 
@@ -160,10 +177,24 @@ def _write_lists(temporary: Path, folder: Path, data: Data) -> None:
     }
     lists[UNLABELLED] = [(path,) for path in index.unlabelled]
     for name, rows in lists.items():
-        if not rows:
-            continue
-        with (temporary / name).open("w", encoding="utf-8", errors="surrogateescape", newline="") as opened:
-            write_rows(opened, [("path", "label")[: len(rows[0])]])
-            for path, *label in rows:
-                relative = os.path.relpath(index.root / path, folder.absolute())
-                write_rows(opened, [map(cell_of, (relative, *label))])
+        if rows:
+            _write_list(temporary / name, folder, index, rows)
+
+
+def _write_pseudo_labels(temporary: Path, folder: Path, joined: Joined, pseudo: PseudoLabels) -> None:
+    """All unlabelled images but the copies, with the classes of those that were learned; `hpo reproduce` reads them."""
+    index, learned = pseudo.data.index, set(pseudo.images.tolist())
+    rows = [
+        (index.paths[image], index.classes[index.labels[image]] if image in learned else "")
+        for image in joined.unlabelled.tolist()
+    ]
+    _write_list(temporary / PSEUDO_LABELS, folder, index, rows)
+
+
+def _write_list(file: Path, folder: Path, index: Index, rows: Sequence[tuple[str, ...]]) -> None:
+    """Rows of a path and perhaps a class."""
+    with file.open("w", encoding="utf-8", errors="surrogateescape", newline="") as opened:
+        write_rows(opened, [("path", "label")[: len(rows[0])]])
+        for path, *label in rows:
+            relative = os.path.relpath(index.root / path, folder.absolute())
+            write_rows(opened, [map(cell_of, (relative, *label))])

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hpo.argument_types import THREADS, positive, probability
-from hpo.bundle.commands import run_export_best, run_predict
+from hpo.bundle.commands import run_export_best, run_predict, run_reproduce
 
 if TYPE_CHECKING:
     import argparse
@@ -16,12 +16,13 @@ if TYPE_CHECKING:
     Add = Callable[[str, Command, str], argparse.ArgumentParser]  # a command with its name, function and help
 
 
-def add_bundle_commands(add: Add, add_for_study: Add) -> None:
+def add_bundle_commands(add: Add, add_for_study: Add, add_storage: Callable[[argparse.ArgumentParser], None]) -> None:
     """Add the commands to the command line.
 
     Args:
         add: adds a command.
         add_for_study: adds one whose first argument is a study file.
+        add_storage: adds the option that names the storage.
     """
     added = add_for_study(
         "export-best", run_export_best, "retrain the winner, test it on the held-out images, write a bundle"
@@ -80,3 +81,11 @@ def add_bundle_commands(add: Add, add_for_study: Add) -> None:
         "--threads", type=positive, metavar="N", help="of torch on a CPU, and that decode images; default: all cores"
     )
     added.add_argument("--json", action="store_true", help="metrics as JSON")
+    added = add(
+        "reproduce", run_reproduce, "train a bundle or a trial again, and compare: the same, or where it differs"
+    )
+    added.add_argument("study", metavar="BUNDLE|STUDY", type=Path, help="a bundle, or a study file with --trial")
+    add_storage(added)
+    added.add_argument("--trial", type=int, metavar="N", help="this trial of the study file STUDY")
+    added.add_argument("--data", metavar="PATH", type=Path, help="where the images are, if they have moved")
+    added.add_argument("--threads", type=positive, metavar="N", help=f"{THREADS}; default: on a CPU as many as then")

@@ -149,6 +149,23 @@ def choose(joined: Joined, probabilities: NDArray[np.float32], confidence: float
     return PseudoLabels(joined.data.relabelled(labels), images, len(highest), confidence)
 
 
+def restore(data: Data, labelled: Sequence[tuple[Path, str | None]], confidence: float) -> PseudoLabels:
+    """The pseudo-labels that an earlier training has learned.
+
+    Args:
+        data: the labelled images.
+        labelled: the unlabelled images as `join` left them, in its order, with their classes; None: not learned.
+        confidence: that was enough then.
+    """
+    index = _extended(data.index, [file for file, _ in labelled])
+    first, labels = len(data.index.paths), index.labels.copy()
+    learned = {first + at: name for at, (_, name) in enumerate(labelled) if name is not None}
+    images = np.array(sorted(learned), np.int64)
+    labels[images] = [index.classes.index(learned[image]) for image in images.tolist()]
+    both = Data(replace(index, labels=labels), data.split, data.cache).with_ranges(data.ranges())
+    return PseudoLabels(both, images, len(labelled), confidence)
+
+
 def _extended(index: Index, files: Sequence[Path]) -> Index:
     """The index with these files behind its own images, each in a group by itself."""
     groups = np.arange(len(files)) + index.groups.max() + 1

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from contextlib import closing
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from hpo.bundle.pseudo_labels import CONFIDENCE, choose
 from hpo.hardware import cores
-from storage.keys import BEST_EPOCH_KEY, DEVICE_KEY, THREADS_KEY
+from storage.keys import DEVICE_KEY, THREADS_KEY
 from trainer.fit import Subsets, fit
 from trainer.loaders import loaders_for
 from trainer.resources import Resources
@@ -19,15 +20,17 @@ from trainer.validation import probabilities_of
 from trainer.wording import counted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
 
     import torch
     from numpy.typing import NDArray
     from optuna.trial import FrozenTrial
 
     from hpo.bundle.pseudo_labels import Joined, PseudoLabels
-    from hpo.study.study_file import StudyFile
     from trainer.data import Data
+    from trainer.extensions import Extensions
+    from trainer.fit import Epoch
     from trainer.model.backbones import Classifier
     from trainer.recipe import Recipe
 
@@ -56,33 +59,56 @@ class Training:
 
 
 @dataclass(frozen=True)
-class Chosen:
-    """A trial that becomes a bundle, and what its retraining needs beside the images.
+class Retrained:
+    """What a retraining has given.
 
     Attributes:
-        study_file: of the study.
-        trial: complete.
-        recipe: what it was trained by.
+        model: in eval mode, on the device.
+        train_losses: mean train loss of each epoch, the first first.
+    """
+
+    model: Classifier
+    train_losses: Sequence[float]
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What was chosen for a bundle, and what its training needs beside the images.
+
+    Attributes:
+        recipe: of the trial.
+        epochs: how many of the recipe's epochs are trained: up to the best of the trial.
+        valid_macro_f1: that of each epoch of the trial, the first first, which the plateau schedule follows.
+        extensions: losses, augmentations and models of one's own.
+        weights: folder or file of pretrained weights in place of the hub.
         device: that trains.
         threads: of torch on a CPU, beside a GPU processes that augment.
         say: takes lines on how it goes.
     """
 
-    study_file: StudyFile
-    trial: FrozenTrial
     recipe: Recipe
+    epochs: int
+    valid_macro_f1: Sequence[float]
+    extensions: Extensions
+    weights: Path | None
     device: torch.device
     threads: int
     say: Callable[[str], None]
 
-    def retrained(self, data: Data) -> Classifier:
+    def retrained(self, data: Data) -> Retrained:
         """The model after a training on the images that are not held out."""
         return self._retrained(data, _labelled(data), "training and validation")
 
-    def retrained_with(self, pseudo: PseudoLabels) -> Classifier:
+    def retrained_with(self, pseudo: PseudoLabels) -> Retrained:
         """The model after a training on these images and on those that have pseudo-labels."""
         images = np.concatenate([_labelled(pseudo.data), pseudo.images])
         return self._retrained(pseudo.data, images, f"{len(pseudo.images)} of them unlabelled")
+
+    def trained_as_in_the_search(self, data: Data) -> Iterator[Epoch]:
+        """The epochs of a training on the images to train, each judged on those to validate."""
+        split = data.split
+        self.say(f"training on {counted(len(split.train), 'image')} {self._length()}{self._on()}")
+        return self._trained(data, Subsets(split.train, split.valid))
 
     def pseudo_labels(self, joined: Joined, confidence: float) -> PseudoLabels:
         """Retrain the model and let it classify the unlabelled images; its memory is free when this returns.
@@ -93,33 +119,41 @@ class Chosen:
         if left_out := joined.left_out():
             self.say(left_out)
         # The unlabelled images are decoded with the others, so that a broken one is found before the training.
-        model = self.retrained(joined.data)
-        pixels = joined.data.pixels(self.recipe.image_size, model.interpolation)
-        batches = MicroBatch(self.recipe.batch_size)
-        probabilities = probabilities_of(model, pixels, joined.unlabelled, self.device, batches)
-        chosen = choose(joined, probabilities.numpy(), confidence)
+        model = self.retrained(joined.data).model
+        chosen = choose(joined, self.probabilities(model, joined.data, joined.unlabelled), confidence)
         self.say(chosen.line())
         return chosen
 
-    def _retrained(self, data: Data, images: NDArray[np.int64], source: str) -> Classifier:
+    def probabilities(self, model: Classifier, data: Data, images: NDArray[np.int64]) -> NDArray[np.float32]:
+        """What a model of this recipe says of these images: float32 [images, classes]."""
+        pixels = data.pixels(self.recipe.image_size, model.interpolation)
+        return probabilities_of(model, pixels, images, self.device, MicroBatch(self.recipe.batch_size)).numpy()
+
+    def _retrained(self, data: Data, images: NDArray[np.int64], source: str) -> Retrained:
         """The model after a training on these images, as many epochs as the trial took to its best; says `source`."""
-        last = int(self.trial.user_attrs[BEST_EPOCH_KEY])
+        self.say(f"retraining on {counted(len(images), 'image')}, {source}, {self._length()}{self._on()}")
+        losses = []
+        for epoch in self._trained(data, Subsets(images, plateau=self.valid_macro_f1)):
+            losses.append(epoch.train_loss)
+        return Retrained(epoch.model, losses)
+
+    def _trained(self, data: Data, subsets: Subsets) -> Iterator[Epoch]:
+        """The epochs of a training up to the last that is wanted, each of them said."""
         loaders = loaders_for(self.device, self.threads)
         epochs = fit(
             self.recipe,
             data,
-            Subsets(images, plateau=[score for _, score in sorted(self.trial.intermediate_values.items())]),
-            extensions=self.study_file.space.extensions,
-            resources=Resources(device=self.device, loaders=loaders, weights=self.study_file.weights),
+            subsets,
+            extensions=self.extensions,
+            resources=Resources(device=self.device, loaders=loaders, weights=self.weights),
         )
-        length = f"for {last} of {counted(self.recipe.epochs, 'epoch')}"
-        self.say(f"retraining on {counted(len(images), 'image')}, {source}, {length}{self._on()}")
         with closing(loaders), closing(epochs):
-            for epoch in epochs:
+            for epoch in islice(epochs, self.epochs):
                 self.say(f"epoch {epoch.number}: train loss {epoch.train_loss:.4f}, {epoch.seconds:.1f} s")
-                if epoch.number == last:
-                    return epoch.model
-        raise AssertionError("the best epoch is one of the recipe's epochs")
+                yield epoch
+
+    def _length(self) -> str:
+        return f"for {self.epochs} of {counted(self.recipe.epochs, 'epoch')}"
 
     def _on(self) -> str:
         """What the end of the line on a retraining says of the threads, which only a CPU's result depends on."""

@@ -15,6 +15,7 @@ import torch
 from optuna.exceptions import UpdateFinishedTrialError
 
 from hpo.errors import HpoError
+from hpo.study.environment import software
 from hpo.study.pruners import RungPruner
 from hpo.study.retention import drop_surplus_weights
 from hpo.worker.context import WorkerContext
@@ -24,7 +25,7 @@ from hpo.worker.runs import Runs
 from hpo.worker.step_watch import StepWatch
 from hpo.worker.training import Training
 from storage.errors import StorageError
-from storage.keys import DEVICE_KEY, HOST_KEY, THREADS_KEY
+from storage.keys import DEVICE_KEY, ENVIRONMENT_KEY, HOST_KEY, THREADS_KEY
 from storage.outage_retry import is_outage
 from storage.places import LostPlaceError
 from trainer.device import choose_device, device_name
@@ -74,6 +75,7 @@ class Worker:
             HOST_KEY: socket.gethostname(),
             DEVICE_KEY: self._device_name,
             THREADS_KEY: torch.get_num_threads(),
+            ENVIRONMENT_KEY: software(),
         }
         self._runs = Runs(opened, lease, about)
         steps = StepWatch(opened.file.hang_minutes)

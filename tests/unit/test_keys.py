@@ -41,6 +41,7 @@ STORED = {
     "HOST_KEY": "host",
     "DEVICE_KEY": "device",
     "THREADS_KEY": "threads",
+    "ENVIRONMENT_KEY": "environment",
     "MADE_KEY": "hpo:made",
     "ARTIFACT_KEY": "artifacts:",
 }

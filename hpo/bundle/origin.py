@@ -1,0 +1,77 @@
+"""What a bundle keeps of its training, so that `hpo reproduce` can do it again: images, split, weights, epochs."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hpo.errors import HpoError
+from hpo.study.study_file import DataSettings
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from hpo.bundle.bundle import Bundle
+    from hpo.study.study_file import StudyFile
+
+ORIGIN = "origin"  # its key in bundle.json
+
+
+def origin_of(
+    study_file: StudyFile, folder: Path, valid_macro_f1: Sequence[float], train_losses: Sequence[float] | None
+) -> dict[str, Any]:
+    """What a bundle keeps of its training; JSON can hold it.
+
+    Args:
+        study_file: of the study; its paths are kept relative to the bundle, as those in the lists of images are.
+        folder: where the bundle will be.
+        valid_macro_f1: that of each epoch of the trial.
+        train_losses: of each epoch of the retraining; None where the weights are those of the trial.
+    """
+
+    def relative(path: Path) -> str:
+        return os.path.relpath(path, folder.absolute())
+
+    data = asdict(study_file.data)
+    del data["pixels_gb"]  # of the machine, not of the images
+    return {
+        "data": {**data, "path": relative(study_file.data.path)},
+        "weights": study_file.weights and relative(study_file.weights),
+        "valid_macro_f1": list(valid_macro_f1),
+        "train_losses": train_losses,
+    }
+
+
+def data_of(bundle: Bundle, path: Path | None) -> DataSettings:
+    """Where the images of a bundle are and how they are split.
+
+    Args:
+        bundle: that keeps its origin.
+        path: where the images are now, if they have moved.
+
+    Raises:
+        HpoError: there is nothing, or bundle.json does not tell it as hpo writes it.
+    """
+    from trainer.images.sides import Splits
+
+    try:
+        kept: dict[str, Any] = dict(bundle.info[ORIGIN]["data"])
+        if splits := kept.pop("splits"):
+            told: dict[str, Any] = {key: tuple(it) if isinstance(it, list) else it for key, it in splits.items()}
+            kept["splits"] = Splits(**told)
+        if (interval := kept.pop("value_range")) is not None:
+            kept["value_range"] = tuple(interval)
+        settings = DataSettings(**{**kept, "path": path or Path(os.path.normpath(bundle.folder / kept["path"]))})
+    except (KeyError, TypeError, AttributeError) as error:
+        raise HpoError(f"bundle: {bundle.folder} does not tell its images ({type(error).__name__}: {error})") from error
+    if not settings.path.exists():
+        raise HpoError(f"reproduce: the images were at {settings.path}, which does not exist; say where by --data PATH")
+    return settings
+
+
+def weights_of(bundle: Bundle) -> Path | None:
+    """The folder or file of pretrained weights that the training of a bundle began with; None is the hub."""
+    kept = bundle.info[ORIGIN]["weights"]
+    return None if kept is None else Path(os.path.normpath(bundle.folder / kept))
