@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import ipaddress
 import math
+import re
 
 THREADS = "of torch on a CPU; beside a GPU, processes that augment"  # what --threads counts
 
@@ -39,6 +40,14 @@ def proxy(text: str) -> str:
         return text if text == "*" else str(ipaddress.ip_address(text))  # as it stands in a connection
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text} is no IP address; * stands for any") from None
+
+
+def header_value(text: str) -> tuple[str, str]:
+    """The name of an HTTP header and a value in it, from NAME=VALUE."""
+    name, _, value = (part.strip() for part in text.partition("="))
+    if not re.fullmatch(r"[A-Za-z0-9-]+", name) or not value or "," in value:
+        raise argparse.ArgumentTypeError(f"{text} is not of the form HEADER=VALUE, such as X-Forwarded-Groups=lab")
+    return name, value
 
 
 def price(text: str) -> float:

@@ -11,18 +11,12 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from hpo.argument_types import THREADS, port, positive, price, proxy
+from hpo.argument_types import THREADS, header_value, port, positive, price, proxy
 from hpo.bundle.options import add_bundle_commands
 from hpo.check.commands import run_check
 from hpo.dashboard.commands import run_dashboard
 from hpo.demo import run_demo
-from hpo.errors import (
-    EXIT_DONE,
-    EXIT_FAILED,
-    EXIT_USAGE,
-    HpoError,
-    exit_code,
-)
+from hpo.errors import EXIT_DONE, EXIT_FAILED, EXIT_USAGE, HpoError, exit_code
 from hpo.hardware import cores
 from hpo.report.commands import run_report
 from hpo.study.commands import (
@@ -181,9 +175,18 @@ def parser() -> argparse.ArgumentParser:
         "--proxy",
         type=proxy,
         metavar="ADDRESS",
-        help="IP address of a reverse proxy whose X-Forwarded-For and X-Forwarded-Proto are believed; * for any",
+        help="IP address of a reverse proxy that is believed when it says who asks, and how; * for any",
     )
-    added.set_defaults(password=_password)
+    added.add_argument(
+        "--editors",
+        type=header_value,
+        metavar="HEADER=VALUE",
+        help="with --proxy: only those whom the proxy names so may change something, such as X-Forwarded-Groups=lab",
+    )
+    added.set_defaults(
+        password=lambda: _password("HPO_DASHBOARD_PASSWORD", "HPO_DASHBOARD_PASSWORD_FILE"),
+        viewer_password=lambda: _password("HPO_DASHBOARD_VIEWER_PASSWORD", "HPO_DASHBOARD_VIEWER_PASSWORD_FILE"),
+    )
     added = add_for_study("pause", run_pause, "have all workers everywhere hand their trials back, and wait")
     added.add_argument("--host", metavar="HOST", help="only those on this host, as `hpo status` names it")
     added = add_for_study("resume", run_resume, "let a paused or stopped study go on")
@@ -262,12 +265,12 @@ def given_storage(options: argparse.Namespace) -> str | None:
     return None
 
 
-def _password() -> str | None:
-    """The password of the dashboard that the user gives; None where none is given."""
-    name = os.environ.get("HPO_DASHBOARD_PASSWORD_FILE")
+def _password(variable: str, variable_of_file: str) -> str | None:
+    """A password of the dashboard that the user gives, in a file or in a variable; None where none is given."""
+    name = os.environ.get(variable_of_file)
     if name is None:
-        return os.environ.get("HPO_DASHBOARD_PASSWORD")
-    return _secret("dashboard: HPO_DASHBOARD_PASSWORD_FILE", name).rstrip("\r\n")
+        return os.environ.get(variable)
+    return _secret(f"dashboard: {variable_of_file}", name).rstrip("\r\n")
 
 
 def _secret(variable: str, name: str) -> str:

@@ -238,3 +238,20 @@ class StudyRows:
         directions = text("SELECT count(*) FROM study_directions JOIN trials USING (study_id) WHERE trial_id = :id")
         with self._engine.connect() as connection:
             return int(connection.execute(directions, {"id": trial_id}).scalar_one())
+
+    def name_study(self, study_id: int) -> str | None:
+        """The name of a study in the same database; None where there is none of this id."""
+        with self._engine.connect() as connection:
+            name: str | None = connection.execute(
+                text("SELECT study_name FROM studies WHERE study_id = :id"), {"id": study_id}
+            ).scalar()
+        return name
+
+    def name_trial(self, trial_id: int) -> tuple[str, int] | None:
+        """The name of a trial's study, and its number there; None where there is no trial of this id."""
+        with self._engine.connect() as connection:
+            row = connection.execute(
+                text("SELECT study_name, number FROM trials JOIN studies USING (study_id) WHERE trial_id = :id"),
+                {"id": trial_id},
+            ).one_or_none()
+        return row and (row.study_name, row.number)

@@ -24,15 +24,22 @@ password() { # NAME
     fi
 }
 
+long_password() { # NAME
+    given=$(password "$1")
+    [ "$(printf %s "$given" | LC_ALL=C.UTF-8 wc --chars)" -ge 12 ] || {
+        echo "passwords: the secret $1_password needs 12 characters; openssl rand -hex 24 makes one" >&2
+        exit 1
+    }
+    printf %s "$given"
+}
+
 chmod 711 /run/passwords
 postgres=$(password postgres)
-dashboard=$(password dashboard)
-[ "$(printf %s "$dashboard" | LC_ALL=C.UTF-8 wc --chars)" -ge 12 ] || {
-    echo "passwords: the secret dashboard_password needs 12 characters; openssl rand -hex 24 makes one" >&2
-    exit 1
-}
+dashboard=$(long_password dashboard)
+viewer=$(long_password dashboard_viewer)
 printf '%s\n' "$postgres" | write postgres 999:999 400 # the user of the image postgres
 printf '%s\n' "$dashboard" | write dashboard "${owner%:*}:0" 440 # of root's group for `docker compose exec dashboard cat`
+printf '%s\n' "$viewer" | write dashboard_viewer "${owner%:*}:0" 440
 printf 'postgres:5432:hpo:hpo:%s\n' "$(printf %s "$postgres" | sed 's/[\\:]/\\&/g')" | write pgpass "$owner" 600
 
 for volume in /artifacts /home/hpo; do

@@ -1,4 +1,4 @@
-"""Who may see the dashboard: the password and slowed guesses, signed sessions, requests that other sites have sent."""
+"""Who may see the dashboard: passwords and slowed guesses, signed sessions, requests that other sites have sent."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import secrets
 import threading
 import time
 from collections import OrderedDict
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
 
 from itsdangerous import BadSignature, TimestampSigner
 
@@ -19,6 +19,8 @@ from hpo.errors import HpoError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    Role = Literal["editor", "viewer"]  # an editor may look and change something, a viewer only look
 
 SHORTEST_PASSWORD = 12  # characters of one that was given
 SESSION_SECONDS = 12 * 3600
@@ -35,18 +37,18 @@ def make_password() -> str:
     return secrets.token_urlsafe(16)
 
 
-def check_password(given: str) -> str:
-    """The password as it was given; raises HpoError where it is empty or too short."""
+def check_password(given: str, whose: str = "") -> str:
+    """The password as it was given; raises HpoError where it is empty or too short, which says whose it is."""
     if len(given) < SHORTEST_PASSWORD:
         raise HpoError(
-            f"dashboard: the password has {len(given)} characters, and needs {SHORTEST_PASSWORD};"
+            f"dashboard: the {whose}password has {len(given)} characters, and needs {SHORTEST_PASSWORD};"
             " `openssl rand -base64 18` makes one"
         )
     return given
 
 
 @dataclass
-class _Guesses:
+class _Wrong:
     wrong: int
     last: float  # time.monotonic()
 
@@ -55,8 +57,31 @@ class _Guesses:
         return min(2.0 ** min(self.wrong - free, 16), longest) if self.wrong >= free else 0.0
 
 
-class Password:
-    """A password that can only be guessed slowly from one address; safe from any thread.
+@dataclass(frozen=True)
+class Passwords:
+    """The passwords of a dashboard.
+
+    Attributes:
+        editor: of those who may change something.
+        viewer: of those who may only look; None where there is none.
+    """
+
+    editor: str = field(repr=False)
+    viewer: str | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        """Raise HpoError where both are the same."""
+        if self.editor == self.viewer:
+            raise HpoError("dashboard: the viewers' password is that of those who may change something; give another")
+
+    def by_role(self) -> dict[Role, str]:
+        """Each password that there is."""
+        given: dict[Role, str] = {"editor": self.editor}
+        return given if self.viewer is None else {**given, "viewer": self.viewer}
+
+
+class Guesses:
+    """Passwords that can only be guessed slowly from one address; safe from any thread.
 
     An address that a request only claims to come from is any that its sender likes. So the guesses of the peer that has
     sent it count as well, where the two differ: more of them are free, and the waits are shorter.
@@ -66,13 +91,13 @@ class Password:
     answered at once, with the seconds to wait.
     """
 
-    def __init__(self, password: str) -> None:
-        self._password = password.encode()
-        self._guesses: OrderedDict[str, _Guesses] = OrderedDict()  # by network or peer, the oldest guess first
+    def __init__(self, passwords: Passwords) -> None:
+        self._passwords = {role: password.encode() for role, password in passwords.by_role().items()}
+        self._guesses: OrderedDict[str, _Wrong] = OrderedDict()  # by network or peer, the oldest guess first
         self._lock = threading.Lock()
 
-    def admit(self, given: str, address: str, peer: str | None = None) -> bool | float:
-        """True for the right password, False for a wrong one, or the seconds to wait until a guess is looked at.
+    def admit(self, given: str, address: str, peer: str | None = None) -> Role | float | None:
+        """The role that a password gives, None for a wrong one, or the seconds to wait until a guess is looked at.
 
         Args:
             given: the guess.
@@ -88,19 +113,21 @@ class Password:
             wait = max(guesses.last + guesses.wait(*limits[name]) - now for name, guesses in known.items())
             if wait > 0:
                 return wait
-            if hmac.compare_digest(given.encode(errors="surrogateescape"), self._password):
-                return True
+            guess = given.encode(errors="surrogateescape")
+            right = [role for role, password in self._passwords.items() if hmac.compare_digest(guess, password)]
+            if right:
+                return right[0]
             for name, guesses in known.items():
-                self._guesses[name] = _Guesses(guesses.wrong + 1, now)
+                self._guesses[name] = _Wrong(guesses.wrong + 1, now)
                 self._guesses.move_to_end(name)
             while len(self._guesses) > ADDRESSES:
                 self._guesses.popitem(last=False)
-            return False
+            return None
 
-    def _remembered(self, name: str, now: float) -> _Guesses:
+    def _remembered(self, name: str, now: float) -> _Wrong:
         """The wrong guesses of an address that are not forgotten."""
         guesses = self._guesses.get(name)
-        return guesses if guesses and now - guesses.last <= FORGET_SECONDS else _Guesses(0, now)
+        return guesses if guesses and now - guesses.last <= FORGET_SECONDS else _Wrong(0, now)
 
 
 def network_of(address: str) -> str:

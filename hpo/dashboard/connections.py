@@ -17,16 +17,20 @@ from hpo.dashboard.access import network_of
 CONNECTIONS = 200  # that are open at once; fewer than the files that any system lets a process open
 CONNECTIONS_OF_ADDRESS = 50  # of one network; a browser opens six
 HEADER_SECONDS = 10.0  # in which the header of a request arrives whole
-PEER = "hpo.peer"  # in a request's environment: who sent it, where REMOTE_ADDR is what anyone may have claimed
+# In a request's environment:
+PEER = "hpo.peer"  # who sent it, where REMOTE_ADDR is what anyone may have claimed
+BY_PROXY = "hpo.by_proxy"  # whether the proxy that is believed has sent it
 
 
 class _Request(WSGITask):  # type: ignore[misc]  # waitress has no types
-    """A request, which tells the application who sent it where all are believed what X-Forwarded-For says."""
+    """A request, which tells the application what it has to know of who sent it."""
 
     def get_environment(self) -> dict[str, Any]:
         environ: dict[str, Any] = super().get_environment()
-        if self.channel.adj.trusted_proxy == "*":
-            environ[PEER] = self.channel.addr[0]
+        trusted, sender = self.channel.adj.trusted_proxy, self.channel.addr[0]
+        environ[BY_PROXY] = trusted in ("*", sender)
+        if trusted == "*":
+            environ[PEER] = sender
         return environ
 
 

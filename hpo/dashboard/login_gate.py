@@ -12,12 +12,16 @@ from urllib.parse import quote
 
 from bottle import Bottle, HTTPResponse, request, response
 
-from hpo.dashboard.access import SESSION_SECONDS, Password, Sessions, is_cross_site, local_path
+from hpo.dashboard.access import SESSION_SECONDS, Guesses, Sessions, is_cross_site, local_path
 from hpo.dashboard.connections import PEER
+from hpo.dashboard.visitors import VISITOR, log_change, shown, visitor_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
+
+    from hpo.dashboard.access import Passwords, Role
+    from hpo.dashboard.visitors import EditorHeader
 
 OPEN_PAGES = ("/login", "/logout", "/healthz")
 READING = ("GET", "HEAD", "OPTIONS")
@@ -57,16 +61,27 @@ LOGOUT = '<p>You are logged in.</p><form method="post" action="/logout"><button>
 class LoginGate:
     """Passes requests with a session, or with the password as HTTP's basic authentication, on to an application.
 
+    What is passed on has its `Visitor` in its environment.
+
     Args:
         application: that answers them.
-        password: that all visitors have to give.
+        passwords: of which all visitors have to give one.
         read_only: refuse all requests that change something.
+        editors: makes viewers of all whom the proxy does not name so.
     """
 
-    def __init__(self, application: WSGIApplication, password: str, *, read_only: bool = False) -> None:
-        self._application, self._read_only, self._sessions = application, read_only, Sessions(password)
+    def __init__(
+        self,
+        application: WSGIApplication,
+        passwords: Passwords,
+        *,
+        read_only: bool = False,
+        editors: EditorHeader | None = None,
+    ) -> None:
+        self._application, self._read_only, self._editors = application, read_only, editors
+        self._sessions = {role: Sessions(password) for role, password in passwords.by_role().items()}
         # Each counts its own wrong guesses: those in the form do not slow a proxy that sends the password in a header.
-        self._form_password, self._header_password = Password(password), Password(password)
+        self._form_guesses, self._header_guesses = Guesses(passwords), Guesses(passwords)
         self._pages = Bottle()
         self._pages.get("/healthz", callback=lambda: "ok\n")
         self._pages.get("/login", callback=lambda: _login_page(request.query.get("next", "/")))
@@ -81,31 +96,33 @@ class LoginGate:
         def start(status: str, headers: list[tuple[str, str]], *more: Any) -> Any:
             return start_response(status, _guarded(path, headers), *more)
 
-        answer = self._application
         if is_cross_site(environ) and environ["REQUEST_METHOD"] not in READING:
             answer = _refusal(403, "another site has sent this, or a proxy that does not pass on the Host header")
         elif path in OPEN_PAGES:
             answer = self._pages
-        elif (refusal := self._refusal(environ, path)) is not None:
-            answer = refusal
-        elif self._read_only and environ["REQUEST_METHOD"] not in READING:
-            answer = _refusal(403, "this dashboard is read-only")
+        else:
+            answer = self._admitted(environ, path)
         return answer(environ, start)
 
-    def _refusal(self, environ: WSGIEnvironment, path: str) -> WSGIApplication | None:
-        """The answer to a request that is not passed on; None where it may be."""
-        if self._sessions.is_open(self._session(environ)):
-            return None
-        if (given := _basic_password(environ.get("HTTP_AUTHORIZATION", ""))) is not None:
-            admitted = self._header_password.admit(given, environ.get("REMOTE_ADDR", ""), environ.get(PEER))
-            if admitted is True:
-                return None
-            if admitted is not False:
-                return _refusal(429, "too many wrong passwords", {"Retry-After": str(math.ceil(admitted))})
-        if environ["REQUEST_METHOD"] in READING and (path == "/" or f"{path}/".startswith("/dashboard/")):
-            wanted = path + (f"?{query}" if (query := environ.get("QUERY_STRING")) else "")
-            return _refusal(303, "log in", {"Location": f"/login?next={quote(wanted, safe='/')}"})
-        return _refusal(401, "you are not logged in, or no longer: reload the page")
+    def _admitted(self, environ: WSGIEnvironment, path: str) -> WSGIApplication:
+        """What answers a request that asks for more than the login: the application, or a refusal."""
+        user, given = _basic_authentication(environ.get("HTTP_AUTHORIZATION", ""))
+        role: Role | float | None = self._role_of_session(environ)
+        if role is None and given is not None:
+            role = self._header_guesses.admit(given, environ.get("REMOTE_ADDR", ""), environ.get(PEER))
+        if isinstance(role, float):
+            return _refusal(429, "too many wrong passwords", {"Retry-After": str(math.ceil(role))})
+        method = environ["REQUEST_METHOD"]
+        if role is None:
+            if method in READING and (path == "/" or f"{path}/".startswith("/dashboard/")):
+                wanted = path + (f"?{query}" if (query := environ.get("QUERY_STRING")) else "")
+                return _refusal(303, "log in", {"Location": f"/login?next={quote(wanted, safe='/')}"})
+            return _refusal(401, "you are not logged in, or no longer: reload the page")
+        environ[VISITOR] = visitor = visitor_of(environ, role, user, self._editors)
+        if method in READING or (visitor.role == "editor" and not self._read_only):
+            return self._application
+        log_change(visitor, shown(f"{method} {path}"), HTTPStatus.FORBIDDEN)
+        return _refusal(403, "this dashboard is read-only" if self._read_only else "you may look, and change nothing")
 
     def _log_in(self) -> str:
         if request.content_length > LONGEST_LOGIN:
@@ -113,14 +130,16 @@ class LoginGate:
         request.environ["CONTENT_TYPE"] = "application/x-www-form-urlencoded"  # bottle fails at one that is malformed
         wanted, address = request.forms.get("next", "/"), request.environ.get("REMOTE_ADDR", "")
         given, peer = request.forms.getunicode("password", ""), request.environ.get(PEER)
-        admitted = self._form_password.admit(given, address, peer)
-        if admitted is True:
+        admitted = self._form_guesses.admit(given, address, peer)
+        if isinstance(admitted, str):
             secure = request.environ["wsgi.url_scheme"] == "https"
             # Lax: a link from elsewhere to a page is followed with the session, and nothing else that others send is.
             options = {"path": "/", "httponly": True, "samesite": "lax", "secure": secure, "max_age": SESSION_SECONDS}
-            response.set_cookie(self._sessions.cookie, self._sessions.begin(), **options)
+            self._end_sessions(*self._sessions.keys() - {admitted})  # whoever logs in to look has no other rights left
+            sessions = self._sessions[admitted]
+            response.set_cookie(sessions.cookie, sessions.begin(), **options)
             return _lead(local_path(wanted))
-        if admitted is False:
+        if admitted is None:
             response.status = 403
             return _login_page(wanted, "That is not the password.")
         seconds = math.ceil(admitted)
@@ -129,15 +148,25 @@ class LoginGate:
         return _login_page(wanted, f"Too many wrong passwords. Try again in {seconds} s.")
 
     def _log_out(self) -> str:
-        if session := self._session(request.environ):  # without one, the answer does not tell the cookie's name
-            self._sessions.end(session)
-            response.delete_cookie(self._sessions.cookie, path="/")
+        self._end_sessions(*self._sessions)
         return _lead("/login")
 
-    def _session(self, environ: WSGIEnvironment) -> str:
-        """The session that a request brings, or "". Read by hand: other programs' cookies may break a parser."""
-        cookies = (pair.strip().partition("=") for pair in environ.get("HTTP_COOKIE", "").split(";"))
-        return next((value for name, _, value in cookies if name == self._sessions.cookie), "")
+    def _end_sessions(self, *roles: Role) -> None:
+        for sessions in map(self._sessions.__getitem__, roles):
+            if session := _cookie(request.environ, sessions.cookie):  # without one, the answer does not tell its name
+                sessions.end(session)
+                response.delete_cookie(sessions.cookie, path="/")
+
+    def _role_of_session(self, environ: WSGIEnvironment) -> Role | None:
+        """The role of whoever is logged in; None for nobody."""
+        open_for = (role for role, each in self._sessions.items() if each.is_open(_cookie(environ, each.cookie)))
+        return next(open_for, None)
+
+
+def _cookie(environ: WSGIEnvironment, wanted: str) -> str:
+    """A cookie that a request brings, or "". Read by hand: other programs' cookies may break a parser."""
+    cookies = (pair.strip().partition("=") for pair in environ.get("HTTP_COOKIE", "").split(";"))
+    return next((value for name, _, value in cookies if name == wanted), "")
 
 
 def _guarded(path: str, headers: list[tuple[str, str]]) -> list[tuple[str, str]]:
@@ -173,15 +202,16 @@ def _refusal(status: int, reason: str, headers: dict[str, str] | None = None) ->
     return refuse
 
 
-def _basic_password(header: str) -> str | None:
-    """The password of HTTP's basic authentication, whoever the user; None where there is none."""
+def _basic_authentication(header: str) -> tuple[str, str | None]:
+    """The user name and the password of HTTP's basic authentication; no password where there is none."""
     kind, _, encoded = header.partition(" ")
     if kind.lower() != "basic":
-        return None
+        return "", None
     try:
-        return base64.b64decode(encoded, validate=True).decode(errors="surrogateescape").partition(":")[2]
+        user, _, password = base64.b64decode(encoded, validate=True).decode(errors="surrogateescape").partition(":")
     except ValueError:  # it is not base64, or not even ASCII
-        return ""
+        return "", ""
+    return user, password
 
 
 def _lead(path: str) -> str:

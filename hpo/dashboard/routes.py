@@ -17,14 +17,19 @@ import optuna
 from bottle import HTTPError, HTTPResponse, request, response
 from optuna.artifacts.exceptions import ArtifactNotFound
 from optuna.exceptions import UpdateFinishedTrialError
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
+from hpo.dashboard.changes import logged
 from hpo.dashboard.files import Files
 from hpo.dashboard.internals import make_application, route_callbacks
+from hpo.dashboard.metrics import metrics_of
 from hpo.dashboard.notes import without_ours
 from hpo.dashboard.study_page import StudyPage
+from hpo.dashboard.visitors import VISITOR
 from hpo.errors import HpoError
 from hpo.study.open_study import delete_idle_study, delete_study
 from hpo.study.settings import refuse_foreign
+from hpo.study.status import take_snapshot
 from storage.errors import StorageError
 from storage.keys import ID_KEY
 from storage.outage_retry import cause_of, is_outage, is_refusal
@@ -90,10 +95,15 @@ class Dashboard:
         files = Files(self._cached_storage, opened)
         self.application: Bottle = make_application(self._cached_storage, opened.artifacts)
         self._stock = route_callbacks(self.application)
-        page = self._make_page(BAR.replace("MODE", "<span>read-only</span> " if read_only else ""))
+        self._pages = {
+            role: self._make_page(
+                BAR.replace("MODE", "<span>read-only</span> " if read_only or role == "viewer" else "")
+            )
+            for role in ("editor", "viewer")
+        }
         ours: dict[RouteKey, Callable[..., Any]] = {
             ("GET", "/"): self._lead,
-            ("GET", PAGE): lambda *_: page,
+            ("GET", PAGE): self._page,
             ("GET", STUDY): self._study,
             ("DELETE", STUDY): self._delete,
             ("PUT", f"{STUDY}/note"): self._save_study_note,
@@ -106,10 +116,12 @@ class Dashboard:
             ("POST", "/incompatible-rdb-schema"): self._upgrade,
             **{key: self._refusing(key, reason) for key, reason in REFUSED.items()},
         }
+        self.application.get("/metrics", callback=self._metrics)
         slots = threading.BoundedSemaphore(AT_WORK)
         for route in self.application.routes:
             key = (route.method, route.rule)
-            route.callback = _answering(ours.get(key, self._stock[key]), slots)
+            view = ours.get(key, self._stock.get(key, route.callback))
+            route.callback = logged(key, _answering(view, slots), opened.rows)
 
     def _show(self, opened: OpenStudy) -> None:
         opened = replace(opened, study=optuna.load_study(study_name=opened.file.name, storage=self._cached_storage))
@@ -131,6 +143,14 @@ class Dashboard:
             if not is_outage(error):  # the page itself tells more of an outage
                 raise
         return HTTPResponse(status=302, Location=f"/dashboard/studies/{self._opened.study_id}")
+
+    def _page(self, *_: Any) -> HTTPResponse:
+        visitor = request.environ.get(VISITOR)
+        return self._pages[visitor.role if visitor else "editor"]
+
+    def _metrics(self) -> HTTPResponse:
+        self._follow()
+        return HTTPResponse(metrics_of(take_snapshot(self._opened)), headers={"Content-Type": CONTENT_TYPE_PLAIN_0_0_4})
 
     def _make_page(self, bar: str) -> HTTPResponse:
         request.bind({"REQUEST_METHOD": "GET"})  # a request without a cache, so that the page comes whole

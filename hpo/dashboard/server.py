@@ -6,7 +6,7 @@ import logging
 import signal
 import sys
 import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
     from waitress.server import TcpWSGIServer
 
+    from hpo.dashboard.access import Passwords
+    from hpo.dashboard.visitors import EditorHeader
     from hpo.study.open_study import OpenStudy
 
 THREADS = 16
@@ -42,17 +44,19 @@ class ServerOptions:
     Attributes:
         host: address or name to listen at.
         port: to listen at; 0 takes one that is free.
-        password: that all visitors have to give.
-        proxy: IP address of a reverse proxy whose X-Forwarded-For and X-Forwarded-Proto are believed; `*` for any, None
-            for none.
+        passwords: of which all visitors have to give one.
+        proxy: IP address of a reverse proxy that is believed when it says who has sent a request, and how; `*` for any,
+            None for none.
         read_only: whether requests that change something are refused.
+        editors: what the proxy says of those who may change something; None where their password decides.
     """
 
     host: str
     port: int
-    password: str = field(repr=False)
+    passwords: Passwords
     proxy: str | None = None
     read_only: bool = False
+    editors: EditorHeader | None = None
 
 
 def serve(opened: OpenStudy, options: ServerOptions, started: Callable[[str], None]) -> int:
@@ -68,7 +72,7 @@ def serve(opened: OpenStudy, options: ServerOptions, started: Callable[[str], No
         RecipeError: the study names functions of one's own that the file's extensions do not hold.
     """
     dashboard = Dashboard(opened, read_only=options.read_only)
-    gate = LoginGate(dashboard.application, options.password, read_only=options.read_only)
+    gate = LoginGate(dashboard.application, options.passwords, read_only=options.read_only, editors=options.editors)
     server = listen(gate, options.host, options.port, options.proxy)
     codes: list[int] = []
 

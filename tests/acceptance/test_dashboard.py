@@ -17,6 +17,7 @@ from tests.support.waiting import limit, paced, wait_until
 pytestmark = pytest.mark.acceptance
 
 SECRET = "correct horse battery"
+TO_LOOK = "looking is all they may"
 GIVEN = {"HPO_DASHBOARD_PASSWORD": SECRET}
 
 
@@ -118,6 +119,7 @@ def test_a_login_outlives_a_restart_and_a_read_only_dashboard_changes_nothing(fa
     secret.write_text(f"{SECRET}\n")
     everywhere = ("--host", "0.0.0.0")  # noqa: S104
     files = {"HPO_DASHBOARD_PASSWORD_FILE": str(secret), "HPO_DASHBOARD_PASSWORD": "short"}
+    files["HPO_DASHBOARD_VIEWER_PASSWORD"] = TO_LOOK
     second = study.begin("dashboard", "--port", "0", "--read-only", *everywhere, variables=files)
     port = address_of(second)[0].rpartition(":")[2]
     again = DashboardClient(f"http://127.0.0.1:{port}")
@@ -126,6 +128,7 @@ def test_a_login_outlives_a_restart_and_a_read_only_dashboard_changes_nothing(fa
     path = f"/api/studies/{study.opened.study_id}"
     assert again.ask("DELETE", path) == (403, {"reason": "this dashboard is read-only"})
     assert "docs/dashboard.md" in second.printed
+    assert DashboardClient(f"http://127.0.0.1:{port}").log_in(TO_LOOK) == 303
     assert again.log_in(SECRET, **{"X-Forwarded-Proto": "https"}) == 303
     assert "secure" not in again.cookie.lower()
     assert again.ask("POST", "/login", **{"Content-Length": "49000000"})[0] == 413
@@ -139,6 +142,8 @@ def test_a_dashboard_that_cannot_be_begun_says_why_in_one_line(hpo, tmp_path, ph
         for arguments, variables, said in (
             ((), {"HPO_DASHBOARD_PASSWORD": ""}, "the password has 0 characters, and needs 12"),
             ((), {"HPO_DASHBOARD_PASSWORD_FILE": "/nowhere"}, "HPO_DASHBOARD_PASSWORD_FILE = /nowhere cannot be read"),
+            ((), {**GIVEN, "HPO_DASHBOARD_VIEWER_PASSWORD": "short"}, "the viewers' password has 5 characters"),
+            (("--editors", "X-Forwarded-Groups=lab"), GIVEN, "name the proxy by --proxy, too"),
             (("--port", port), GIVEN, f"cannot listen at 127.0.0.1, port {port}: Address already in use"),
         ):
             process = study.begin("dashboard", *arguments, variables=variables)
@@ -149,14 +154,21 @@ def test_a_dashboard_that_cannot_be_begun_says_why_in_one_line(hpo, tmp_path, ph
     write_study(tmp_path)
     done = hpo("dashboard", "study.toml", HPO_STORAGE=database)
     assert (done.returncode, done.stderr.count("\n")) == (1, 1)
-    for arguments in (("--password", SECRET), ("--port", "70000"), ("--port", "x"), ("--proxy", "caddy")):
+    for arguments in (
+        ("--password", SECRET),
+        ("--port", "70000"),
+        ("--port", "x"),
+        ("--proxy", "caddy"),
+        ("--editors", "lab"),
+    ):
         assert hpo("dashboard", "study.toml", *arguments, HPO_STORAGE=database).returncode == 2
 
 
 def test_a_proxy_that_is_named_is_believed(faulty_study):
-    """Behind it wrong passwords count by visitor, and a login by TLS gets a cookie for TLS alone."""
+    """Behind it wrong passwords count by visitor, a login by TLS has a cookie for TLS alone, and editors are named."""
     study = faulty_study(trials=1, epochs=1)
-    dashboard = study.begin("dashboard", "--port", "0", "--proxy", "127.0.0.1", variables=GIVEN)
+    believed = ("--proxy", "127.0.0.1", "--editors", "X-Forwarded-Groups=lab")
+    dashboard = study.begin("dashboard", "--port", "0", *believed, variables=GIVEN)
     visitor = DashboardClient(address_of(dashboard)[0])
     guesses = [visitor.log_in("wrong", **{"X-Forwarded-For": "192.0.2.1"}) for _ in range(12)]
     assert guesses[:5] == [403] * 5
@@ -165,3 +177,15 @@ def test_a_proxy_that_is_named_is_believed(faulty_study):
     assert visitor.log_in(SECRET, **by_tls) == 303
     assert "secure" in visitor.cookie.lower()
     assert visitor.ask("GET", "/api/studies", **by_tls)[0] == 200
+    note = ("PUT", f"/api/studies/{study.opened.study_id}/note", {"version": 1, "body": "a"})
+    by_tls["X-Forwarded-Email"] = "ann@example.org"
+    assert visitor.ask(*note, **by_tls) == (403, {"reason": "you may look, and change nothing"})
+    assert visitor.ask(*note, **by_tls, **{"X-Forwarded-Groups": "all, lab"})[0] == 200
+    wait_until(
+        lambda: (
+            f'ann@example.org (editor) from 192.0.2.2: PUT note, study "{study.opened.file.name}": done'
+            in dashboard.printed
+        )
+    )
+    assert "ann@example.org (viewer) from 192.0.2.2: PUT /api/studies/" in dashboard.printed
+    assert SECRET not in dashboard.printed

@@ -13,10 +13,11 @@ import optuna_dashboard
 import pytest
 from optuna.artifacts import upload_artifact
 from optuna.trial import TrialState, create_trial
+from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import create_engine, text
 from werkzeug.test import Client
 
-from hpo.dashboard.access import Sessions
+from hpo.dashboard.access import Passwords, Sessions
 from hpo.dashboard.login_gate import LoginGate
 from hpo.dashboard.notes import MARK
 from hpo.dashboard.routes import AT_WORK, REFUSED, Dashboard
@@ -33,6 +34,7 @@ from tests.support.waiting import limit, paced
 pytestmark = pytest.mark.integration
 
 SECRET = "correct horse battery"
+TO_LOOK = "looking is all they may"
 COOKIE = Sessions(SECRET).cookie
 STUDY = "/api/studies/<study_id:int>"
 FILE = "<artifact_id:re:[0-9a-fA-F-]+>"
@@ -81,11 +83,11 @@ PIXEL = base64.b64decode(
 class Visit:
     """A browser at the dashboard of a study; logged in."""
 
-    def __init__(self, study, *, read_only=False):
+    def __init__(self, study, *, read_only=False, password=SECRET):
         self.study, self.id = study, study.opened.study_id
         self.dashboard = Dashboard(study.opened, read_only=read_only)
-        self.client = Client(LoginGate(self.dashboard.application, SECRET, read_only=read_only))
-        self.client.set_cookie(COOKIE, Sessions(SECRET).begin())
+        self.client = Client(LoginGate(self.dashboard.application, Passwords(SECRET, TO_LOOK), read_only=read_only))
+        self.client.set_cookie(Sessions(password).cookie, Sessions(password).begin())
 
     def get(self, path, **more):
         """Ask for something."""
@@ -157,7 +159,8 @@ def test_optuna_dashboard_has_the_routes_that_we_know(visit):
     routes = {(route.method, route.rule) for route in optuna_dashboard.wsgi(visit.study.opened.storage).routes}
     assert {rule for method, rule in routes if method == "GET"} == READING
     assert {route for route in routes if route[0] != "GET"} == CHANGING
-    assert {(route.method, route.rule) for route in visit.dashboard.application.routes} == routes
+    ours = {(route.method, route.rule) for route in visit.dashboard.application.routes}
+    assert ours == {*routes, ("GET", "/metrics")}
     assert REFUSED.keys() <= CHANGING
 
 
@@ -177,12 +180,20 @@ def test_no_route_answers_without_a_session(visit):
     assert visit.rows() == before
 
 
-def test_reading_changes_nothing_and_read_only_refuses_the_rest(study):
-    """Whatever a read-only dashboard is asked, the database stays as it is, row for row."""
-    visit = Visit(study, read_only=True)
+@pytest.mark.parametrize(
+    ("how", "reason"),
+    [
+        ({"read_only": True}, "this dashboard is read-only"),
+        ({"password": TO_LOOK}, "you may look, and change nothing"),
+    ],
+    ids=["read-only", "viewer"],
+)
+def test_reading_changes_nothing_and_viewers_are_refused_the_rest(study, how, reason):
+    """Whatever a read-only dashboard, or a viewer, asks for, the database stays as it is, row for row."""
+    visit = Visit(study, **how)
     trial = running(study)
     before = visit.rows()
-    for rule in READING:
+    for rule in (*READING, "/metrics"):
         assert visit.get(visit.path_of(rule)).status_code in (200, 302, 404), rule
     bodies = {
         "study_name": "other",
@@ -200,10 +211,52 @@ def test_reading_changes_nothing_and_read_only_refuses_the_rest(study):
     }
     for method, rule in CHANGING:
         answer = visit.send(method, visit.path_of(rule, trial._trial_id), **bodies)
-        assert (answer.status_code, answer.json) == (403, {"reason": "this dashboard is read-only"}), rule
+        assert (answer.status_code, answer.json) == (403, {"reason": reason}), rule
     assert visit.rows() == before
     assert "read-only" in visit.get("/dashboard").text
     assert "read-only" not in Visit(study).get("/dashboard").text
+
+
+def test_each_change_has_a_line_in_the_log(study, caplog):
+    """Who, from where, what, of which trial or study, and whether it was done; never what a note says."""
+    caplog.set_level("INFO", "hpo.dashboard.changes")
+    visit, trial = Visit(study), running(study)
+    visit.detail()
+    visit.send("PUT", f"/api/studies/{visit.id}/note", version=1, body="confidential")
+    visit.upload(trial._trial_id, name="a\nb.png")
+    visit.send("POST", f"/api/trials/{trial._trial_id}/tell", state="Fail")
+    visit.send("POST", f"/api/trials/{trial._trial_id}/tell", state="Fail")
+    visit.send("POST", f"/api/studies/{visit.id}/rename", study_name="new")
+    visit.client.delete(f"/api/studies/{visit.id}", data="[" * 100_000, content_type="application/json")
+    visit.send("DELETE", f"/api/studies/{visit.id + 1}")
+    visit.send("DELETE", f"/api/studies/{visit.id}")
+    who = "somebody (editor) from an unknown address"
+    assert caplog.messages == [
+        f'{who}: PUT note, study "colours": done',
+        f'{who}: POST artifacts "a?b.png", trial {trial.number} of "colours": done',
+        f'{who}: POST tell "Fail", trial {trial.number} of "colours": done',
+        f'{who}: POST tell "Fail", trial {trial.number} of "colours": refused (409)',
+        f'{who}: POST rename "new", study "colours": refused (409)',
+        f'{who}: DELETE studies, study "colours": refused (400)',
+        f"{who}: DELETE studies, /api/studies/{visit.id + 1}: refused (404)",
+        f'{who}: DELETE studies, study "colours": done',
+    ]
+
+
+def test_prometheus_is_told_how_the_search_stands(study):
+    """/metrics has trials by state, the best, workers, the last beat and GPU hours in the text format, by study."""
+    visit = Visit(study)
+    answer = visit.get("/metrics")
+    assert answer.headers["Content-Type"].startswith("text/plain; version=0.0.4")
+    families = {family.name: family for family in text_string_to_metric_families(answer.text)}
+    values = {name: family.samples[0].value for name, family in families.items() if len(family.samples) == 1}
+    assert {sample.labels["study"] for family in families.values() for sample in family.samples} == {"colours"}
+    by_state = {sample.labels["state"]: sample.value for sample in families["hpo_trials"].samples}
+    assert by_state == {"complete": 1, "pruned": 0, "failed": 0, "paused": 0, "running": 0, "waiting": 0}
+    assert values["hpo_best_macro_f1"] == study.opened.study.best_value
+    assert values["hpo_gpu_hours"] == pytest.approx(study.opened.rows.read().used.gpu_hours)
+    assert 0 < values["hpo_last_beat_seconds"] < limit(60)
+    assert (values["hpo_workers"], values["hpo_finished"], values["hpo_halted"]) == (0, 1, 0)
 
 
 def test_the_page_is_optuna_dashboards_with_a_way_out(visit):

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from hpo.dashboard import access
-from hpo.dashboard.access import Password, Sessions, check_password, is_cross_site, local_path, make_password
+from hpo.dashboard.access import Guesses, Passwords, Sessions, check_password, is_cross_site, local_path, make_password
 from hpo.errors import HpoError
 
 pytestmark = pytest.mark.unit
@@ -37,106 +37,115 @@ def test_passwords_are_strong_or_refused():
         assert not short or short not in str(refused.value)
 
 
+def test_the_two_passwords_differ():
+    """The same password for viewers would let none of them only look."""
+    with pytest.raises(HpoError, match="the viewers' password is that of those who may change something"):
+        Passwords(SECRET, SECRET)
+    with pytest.raises(HpoError, match="the viewers' password has 5 characters"):
+        check_password("short", "viewers' ")
+    assert SECRET not in repr(Passwords(SECRET))
+
+
 def test_guesses_are_slowed_by_address(clock):
     """After five wrong passwords an address waits, longer each time, up to a minute; others do not."""
-    password = Password(SECRET)
+    guesses = Guesses(Passwords(SECRET))
     for _ in range(5):
-        assert password.admit("wrong", "192.0.2.1") is False
+        assert guesses.admit("wrong", "192.0.2.1") is None
     waits = []
     for _ in range(9):
-        waits.append(password.admit(SECRET, "192.0.2.1"))
+        waits.append(guesses.admit(SECRET, "192.0.2.1"))
         clock.now += waits[-1]
-        assert password.admit("wrong", "192.0.2.1") is False
+        assert guesses.admit("wrong", "192.0.2.1") is None
     assert waits == [1, 2, 4, 8, 16, 32, 60, 60, 60]
-    assert password.admit(SECRET, "192.0.2.2") is True
+    assert guesses.admit(SECRET, "192.0.2.2") == "editor"
     clock.now += 60
-    assert password.admit(SECRET, "192.0.2.1") is True
+    assert guesses.admit(SECRET, "192.0.2.1") == "editor"
 
 
 def test_guesses_are_slowed_by_peer_where_the_address_is_only_claimed(clock):
     """Fifty wrong passwords of a peer, whatever addresses it claims, and it waits up to 10 s; other peers do not."""
-    password = Password(SECRET)
+    guesses = Guesses(Passwords(SECRET))
     for number in range(50):
-        assert password.admit("wrong", f"198.51.100.{number}", "192.0.2.1") is False
+        assert guesses.admit("wrong", f"198.51.100.{number}", "192.0.2.1") is None
     waits = []
     for number in range(6):
-        waits.append(password.admit(SECRET, f"203.0.113.{number}", "192.0.2.1"))
+        waits.append(guesses.admit(SECRET, f"203.0.113.{number}", "192.0.2.1"))
         clock.now += waits[-1]
-        assert password.admit("wrong", f"203.0.113.{number}", "192.0.2.1") is False
+        assert guesses.admit("wrong", f"203.0.113.{number}", "192.0.2.1") is None
     assert waits == [1, 2, 4, 8, 10, 10]
-    assert password.admit(SECRET, "203.0.113.99", "192.0.2.2") is True
-    assert password.admit(SECRET, "192.0.2.1") is True  # the guesses that it has sent are not its own
+    assert guesses.admit(SECRET, "203.0.113.99", "192.0.2.2") == "editor"
+    assert guesses.admit(SECRET, "192.0.2.1") == "editor"  # the guesses that it has sent are not its own
     clock.now += 10
-    assert password.admit(SECRET, "203.0.113.99", "192.0.2.1") is True
+    assert guesses.admit(SECRET, "203.0.113.99", "192.0.2.1") == "editor"
 
 
 def test_visitors_behind_a_peer_are_slowed_each_by_itself(clock):
     """The first of them that guesses waits, and the others come in by the same peer."""
-    password = Password(SECRET)
+    guesses = Guesses(Passwords(SECRET))
     for _ in range(5):
-        assert password.admit("wrong", "198.51.100.1", "192.0.2.1") is False
-    assert password.admit("wrong", "198.51.100.1", "192.0.2.1") == 1.0
-    assert password.admit(SECRET, "198.51.100.2", "192.0.2.1") is True
+        assert guesses.admit("wrong", "198.51.100.1", "192.0.2.1") is None
+    assert guesses.admit("wrong", "198.51.100.1", "192.0.2.1") == 1.0
+    assert guesses.admit(SECRET, "198.51.100.2", "192.0.2.1") == "editor"
 
 
 def test_a_right_password_does_not_hide_guesses_behind_the_same_address(clock):
     """A program or proxy that sends the right one again and again lets others of its address guess no faster."""
-    password = Password(SECRET)
+    guesses = Guesses(Passwords(SECRET))
     for _ in range(5):
-        assert password.admit(SECRET, "192.0.2.1") is True
-        assert password.admit("wrong", "192.0.2.1") is False
-    assert password.admit("wrong", "192.0.2.1") == 1.0
+        assert guesses.admit(SECRET, "192.0.2.1") == "editor"
+        assert guesses.admit("wrong", "192.0.2.1") is None
+    assert guesses.admit("wrong", "192.0.2.1") == 1.0
     clock.now += 1
-    assert password.admit(SECRET, "192.0.2.1") is True
-    assert password.admit("wrong", "192.0.2.1") is False
-    assert password.admit("wrong", "192.0.2.1") == 2.0
+    assert guesses.admit(SECRET, "192.0.2.1") == "editor"
+    assert guesses.admit("wrong", "192.0.2.1") is None
+    assert guesses.admit("wrong", "192.0.2.1") == 2.0
 
 
 def test_a_right_password_that_comes_too_early_tells_nothing(clock):
     """While an address waits, a right password is answered as a wrong one is, and changes nothing."""
-    password = Password(SECRET)
+    guesses = Guesses(Passwords(SECRET))
     for _ in range(6):
-        password.admit("wrong", "192.0.2.1")
-    assert password.admit(SECRET, "192.0.2.1") == password.admit("wrong", "192.0.2.1") == 1.0
+        guesses.admit("wrong", "192.0.2.1")
+    assert guesses.admit(SECRET, "192.0.2.1") == guesses.admit("wrong", "192.0.2.1") == 1.0
 
 
 def test_guesses_are_forgotten_and_few_are_remembered(clock, monkeypatch):
     """A quarter of an hour later an address begins anew, and of very many addresses the last ones are remembered."""
     monkeypatch.setattr(access, "ADDRESSES", 100)
-    password = Password(SECRET)
+    guesses = Guesses(Passwords(SECRET))
     for _ in range(20):
-        password.admit("wrong", "192.0.2.1")
+        guesses.admit("wrong", "192.0.2.1")
         clock.now += 60
     clock.now += 900
-    assert password.admit("wrong", "192.0.2.1") is False
-    assert password.admit("wrong", "192.0.2.1") is False
+    assert guesses.admit("wrong", "192.0.2.1") is None
+    assert guesses.admit("wrong", "192.0.2.1") is None
     for number in range(1000):
-        password.admit("wrong", f"198.51.100.{number}" if number < 256 else f"2001:db8:{number:x}::1")
-    assert len(password._guesses) == 100
+        guesses.admit("wrong", f"198.51.100.{number}" if number < 256 else f"2001:db8:{number:x}::1")
+    assert len(guesses._guesses) == 100
 
 
 def test_a_machine_with_many_ipv6_addresses_is_one(clock):
     """All addresses of a /64 share their guesses."""
-    password = Password(SECRET)
+    guesses = Guesses(Passwords(SECRET))
     for number in range(5):
-        assert password.admit("wrong", f"2001:db8::{number:x}") is False
-    assert password.admit("wrong", "2001:db8::ffff") == 1.0
-    assert password.admit("wrong", "2001:db8:0:1::1") is False
+        assert guesses.admit("wrong", f"2001:db8::{number:x}") is None
+    assert guesses.admit("wrong", "2001:db8::ffff") == 1.0
+    assert guesses.admit("wrong", "2001:db8:0:1::1") is None
 
 
 def test_ipv4_addresses_written_as_ipv6_are_as_many(clock):
     """Addresses of IPv4 in those of IPv6 are no one's network, and the same as without."""
-    password = Password(SECRET)
+    guesses = Guesses(Passwords(SECRET))
     for _ in range(5):
-        password.admit("wrong", "::ffff:192.0.2.1")
-    assert password.admit(SECRET, "192.0.2.1") == 1.0
-    assert password.admit(SECRET, "::ffff:192.0.2.2") is True
+        guesses.admit("wrong", "::ffff:192.0.2.1")
+    assert guesses.admit(SECRET, "192.0.2.1") == 1.0
+    assert guesses.admit(SECRET, "::ffff:192.0.2.2") == "editor"
 
 
 @pytest.mark.parametrize("given", ["", "Correct horse battery", f"{SECRET} ", "ä", "\udcff", "x" * 5000])
 def test_only_the_password_opens(given):
     """Whatever is not the password, byte for byte, is wrong."""
-    assert Password(SECRET).admit(given, "192.0.2.1") is False
+    assert Guesses(Passwords(SECRET)).admit(given, "192.0.2.1") is None
 
 
 def test_sessions_outlive_a_restart_but_no_new_password(clock):

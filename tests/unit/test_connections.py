@@ -14,7 +14,8 @@ import pytest
 from waitress import wasyncore
 
 from hpo.dashboard import connections
-from hpo.dashboard.connections import CONNECTIONS, CONNECTIONS_OF_ADDRESS
+from hpo.dashboard.access import Passwords
+from hpo.dashboard.connections import BY_PROXY, CONNECTIONS, CONNECTIONS_OF_ADDRESS
 from hpo.dashboard.login_gate import LoginGate
 from hpo.dashboard.server import listen
 from tests.support.waiting import limit, wait_until
@@ -72,7 +73,9 @@ class Server:
 def serve():
     """Starts a server, which ends with the test."""
     with ExitStack() as stack:
-        yield lambda application=None, proxy=None: Server(stack, application or LoginGate(None, SECRET), proxy)
+        yield lambda application=None, proxy=None: Server(
+            stack, application or LoginGate(None, Passwords(SECRET)), proxy
+        )
 
 
 def is_closed(opened):
@@ -203,3 +206,21 @@ def test_addresses_that_are_only_claimed_free_no_guesses(serve, proxy, form):
     assert answers[:50] == [wrong] * 50
     assert (429 in answers[50:]) is (proxy == "*")
     assert guess("wrong", "127.0.0.2") == wrong
+
+
+@pytest.mark.parametrize(
+    ("proxy", "source", "by_proxy"),
+    [(HOST, HOST, True), (HOST, "127.0.0.2", False), (None, HOST, False), ("*", "127.0.0.2", True)],
+)
+def test_the_application_is_told_what_has_come_by_the_proxy(serve, proxy, source, by_proxy):
+    """A request is the proxy's where the proxy itself has sent it, whatever its headers claim."""
+    told = []
+
+    def application(environ, start_response):
+        told.append(environ[BY_PROXY])
+        start_response("200 OK", [("Content-Length", "0")])
+        return []
+
+    server = serve(application, proxy)
+    assert server.ask(source=source, headers={"X-Forwarded-For": HOST, "X-Forwarded-Groups": "lab"}).status == 200
+    assert told == [by_proxy]

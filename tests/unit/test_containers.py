@@ -47,7 +47,7 @@ def test_a_password_that_the_dashboard_would_refuse_is_refused_before():
 def test_passwords_are_named_by_their_files():
     """What the services get in variables for a password is the name of a file, and the URL holds none."""
     named = re.findall(r"^ +\w*PASS\w*: (.+)$", (ROOT / "docker-compose.yml").read_text(), re.MULTILINE)
-    assert len(named) == 2
+    assert len(named) == 3
     assert all(value.startswith("/run/passwords/") for value in named)
     for file in COMPOSE_FILES:
         assert not re.search(r"://[^/\s]*:[^/\s]*@", file.read_text())

@@ -68,7 +68,7 @@ def find(manifests, kind, name):
 
 def variables(manifests):
     """The environment of all containers."""
-    named = {entry["name"]: entry["value"] for one in containers(manifests) for entry in one.get("env", ())}
+    named = {entry["name"]: entry.get("value") for one in containers(manifests) for entry in one.get("env", ())}
     return {**find(manifests, "ConfigMap", "hpo-environment")["data"], **named}
 
 

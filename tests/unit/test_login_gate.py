@@ -9,12 +9,15 @@ import time
 import pytest
 from werkzeug.test import Client
 
-from hpo.dashboard.access import Sessions
+from hpo.dashboard.access import Passwords, Sessions
+from hpo.dashboard.connections import BY_PROXY
 from hpo.dashboard.login_gate import LoginGate
+from hpo.dashboard.visitors import VISITOR, EditorHeader
 
 pytestmark = pytest.mark.unit
 
 SECRET = "correct horse battery"
+TO_LOOK = "looking is all they may"
 COOKIE = Sessions(SECRET).cookie
 CHANGING = ("POST", "PUT", "DELETE", "PATCH")
 
@@ -39,7 +42,7 @@ def visitor():
     """Makes a browser before a login gate; with a session if it is to be logged in."""
 
     def make(*, logged_in=False, read_only=False):
-        client = Client(LoginGate(behind, SECRET, read_only=read_only))
+        client = Client(LoginGate(behind, Passwords(SECRET), read_only=read_only))
         if logged_in:
             client.set_cookie(COOKIE, Sessions(SECRET).begin())
         return client
@@ -158,7 +161,7 @@ def test_guesses_at_the_form_do_not_slow_single_sign_on(visitor, still):
 )
 def test_cookies_of_others_on_the_host_disturb_no_session(others):
     """Browsers send the cookies of all ports of a host; whatever those are, ours is found, or the login shown."""
-    client = Client(LoginGate(behind, SECRET), use_cookies=False)
+    client = Client(LoginGate(behind, Passwords(SECRET)), use_cookies=False)
     session = f"{COOKIE}={Sessions(SECRET).begin()}"
     for cookies in (f"{others}; {session}", f"{session}; {others}", f"{others};{session}"):
         assert client.get("/api/studies", environ_base={"HTTP_COOKIE": cookies}).status_code == 200
@@ -206,6 +209,83 @@ def test_a_read_only_door_lets_no_change_through(visitor):
     assert client.get("/api/studies").status_code == 200
     assert client.post("/logout").status_code == 303
     assert log_in(client).status_code == 303
+
+
+@pytest.fixture
+def with_viewers():
+    """Makes a browser before a gate that also has a password of viewers; the application says who has come."""
+
+    def application(environ, start_response):
+        start_response("200 OK", [("Content-Type", "text/plain")])
+        return [str(environ[VISITOR]).encode()]
+
+    def make(editors=None):
+        gate = LoginGate(application, Passwords(SECRET, TO_LOOK), editors=editors)
+        return Client(lambda environ, start: gate({"REMOTE_ADDR": "192.0.2.9", **environ}, start))
+
+    return make
+
+
+def test_viewers_look_and_change_nothing(with_viewers, caplog):
+    """The viewers' password opens all that is read, each change is 403 with the reason, and the log names who tried."""
+    caplog.set_level("INFO", "hpo.dashboard.changes")
+    client = with_viewers()
+    assert log_in(client, TO_LOOK).status_code == 303
+    for sent in ({}, {"auth": ("ci", TO_LOOK)}):
+        for method in CHANGING:
+            answer = client.open("/api/studies/1", method=method, **sent)
+            assert (answer.status_code, answer.json) == (403, {"reason": "you may look, and change nothing"})
+        assert client.get("/api/studies", **sent).text.startswith(
+            "somebody (viewer)" if not sent else "ci, as they say,"
+        )
+        client.delete_cookie(Sessions(TO_LOOK).cookie)
+    assert len(caplog.messages) == 2 * len(CHANGING)
+    assert caplog.messages[0] == "somebody (viewer) from 192.0.2.9: POST /api/studies/1: refused (403)"
+    assert TO_LOOK not in caplog.text
+
+
+def test_the_last_login_says_what_one_may_do(with_viewers):
+    """Whoever logs in with the other password has its rights alone, and a logout ends both."""
+    client = with_viewers()
+    for password, role in ((SECRET, "editor"), (TO_LOOK, "viewer"), (SECRET, "editor")):
+        assert log_in(client, password).status_code == 303
+        assert client.get("/api/studies").text == f"somebody ({role}) from 192.0.2.9"
+    assert client.post("/logout").status_code == 303
+    assert client.get("/api/studies").status_code == 401
+
+
+def test_a_guess_counts_for_both_passwords(with_viewers, still):
+    """A second password makes guessing no faster: five wrong ones, and the next has to wait."""
+    client = with_viewers()
+    assert [log_in(client, "wrong").status_code for _ in range(6)] == [403] * 5 + [429]
+
+
+@pytest.mark.parametrize(
+    ("by_proxy", "header", "password", "role"),
+    [
+        (True, "other, lab", SECRET, "editor"),
+        (True, "lab", TO_LOOK, "viewer"),  # the header makes nobody an editor
+        (True, "Lab", SECRET, "viewer"),
+        (True, "laboratory", SECRET, "viewer"),
+        (True, None, SECRET, "viewer"),
+        (False, "lab", SECRET, "viewer"),  # it came past the proxy
+    ],
+)
+def test_a_proxy_says_who_may_change_something(with_viewers, by_proxy, header, password, role):
+    """With --editors only those whom the proxy itself names so may, and only with the password that lets them."""
+    client = with_viewers(EditorHeader("X-Forwarded-Groups", "lab"))
+    headers = {"X-Forwarded-Email": "ann@example.org", **({"X-Forwarded-Groups": header} if header else {})}
+    sent = {"auth": ("", password), "headers": headers, "environ_overrides": {BY_PROXY: by_proxy}}
+    name = "ann@example.org" if by_proxy else "somebody"
+    assert client.get("/", **sent).text == f"{name} ({role}) from 192.0.2.9"
+    assert client.post("/", **sent).status_code == (200 if role == "editor" else 403)
+
+
+def test_names_that_others_send_stay_in_their_line(with_viewers):
+    """What a visitor calls itself cannot begin a line of the log, nor fill it."""
+    text = with_viewers().get("/", auth=("a\nb\x1b[2J" + "x" * 500, SECRET)).text
+    assert text.startswith("a?b?[2Jxxx")
+    assert len(text) < 300
 
 
 def test_the_health_page_is_open_and_tells_nothing(visitor):
