@@ -111,7 +111,7 @@ def parser() -> argparse.ArgumentParser:
         description="Hyperparameter search for image classification, on every GPU you point at one Postgres.",
     )
     root.add_argument("--version", action="version", version=f"hpo {VERSION}")
-    root.set_defaults(artifacts=os.environ.get("HPO_ARTIFACTS") or None)
+    root.set_defaults(artifacts=os.environ.get("HPO_ARTIFACTS") or None, notify=_notify)
     subparsers = root.add_subparsers(metavar="COMMAND", required=True)
 
     def add(name: str, command: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
@@ -263,6 +263,12 @@ def given_storage(options: argparse.Namespace) -> str | None:
     if name := os.environ.get("HPO_STORAGE_FILE"):
         return _secret("storage: HPO_STORAGE_FILE", name).strip()
     return None
+
+
+def _notify() -> str | None:
+    """The URL that is told how a search goes, which the user gives outside of the study file; None where none is."""
+    name = os.environ.get("HPO_NOTIFY_FILE")
+    return os.environ.get("HPO_NOTIFY") or (_secret("notify: HPO_NOTIFY_FILE", name).strip() if name else None)
 
 
 def _password(variable: str, variable_of_file: str) -> str | None:

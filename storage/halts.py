@@ -58,6 +58,12 @@ def halt_in_force(connection: Connection, study_id: int) -> Halt | None:
     return kind
 
 
+def halt_count(connection: Connection, study_id: int) -> int:
+    """How often a study was paused or stopped, without the pauses of single hosts."""
+    counted = text("SELECT count(*) FROM hpo.halt WHERE study_id = :study AND host IS NULL")
+    return int(connection.execute(counted, {"study": study_id}).scalar_one())
+
+
 def paused_hosts(connection: Connection, study_id: int) -> list[str]:
     """The hosts of a study that are paused, in alphabetical order."""
     found = connection.execute(

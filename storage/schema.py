@@ -97,7 +97,17 @@ DROP INDEX hpo.halt_in_force;
 CREATE UNIQUE INDEX halt_in_force ON hpo.halt (study_id, coalesce(host, '')) WHERE ended IS NULL;
 """
 
-STEPS = (_FIRST, _HALTS, _RECIPES, _RUNGS, _HOST_HALTS)
+# Of which events somebody was told by `[study] notify`; who writes the row sends the message.
+_NOTIFICATIONS = """
+CREATE TABLE hpo.notification (
+    study_id    integer NOT NULL REFERENCES studies (study_id) ON DELETE CASCADE,
+    event       text NOT NULL,
+    at          timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (study_id, event)
+);
+"""
+
+STEPS = (_FIRST, _HALTS, _RECIPES, _RUNGS, _HOST_HALTS, _NOTIFICATIONS)
 
 
 def version(connection: Connection) -> int:

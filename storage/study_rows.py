@@ -10,13 +10,15 @@ from sqlalchemy import text
 from storage import logs
 from storage.artifacts.artifacts import drop_file, kept_files, remove_files
 from storage.budget import Used, used
-from storage.halts import begin_halt, end_halt, halt_in_force, paused_hosts
+from storage.halts import begin_halt, end_halt, halt_count, halt_in_force, paused_hosts
 from storage.heartbeat import WorkerPresence
+from storage.notifications import claim
 from storage.places import Lease
 from storage.requeue import requeue
 from storage.rungs import rung_counts
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
     from datetime import datetime
 
     from optuna.storages import RDBStorage
@@ -123,6 +125,7 @@ class SearchState:
         places: all of them, by number.
         workers: all that it has had, those that joined first before the others.
         halt: whether it is paused or stopped; None where it is neither.
+        halts: how often it was.
         rungs: to which trials have come, the lowest first.
         paused_hosts: those that are paused by themselves, whatever becomes of the study.
     """
@@ -131,6 +134,7 @@ class SearchState:
     places: list[PlaceRow]
     workers: list[WorkerRow]
     halt: Halt | None
+    halts: int
     rungs: list[RungCount]
     paused_hosts: list[str]
 
@@ -160,6 +164,7 @@ class StudyRows:
                 places=places(connection, self.study_id),
                 workers=workers(connection, self.study_id),
                 halt=halt_in_force(connection, self.study_id),
+                halts=halt_count(connection, self.study_id),
                 rungs=rung_counts(connection, self.study_id),
                 paused_hosts=paused_hosts(connection, self.study_id),
             )
@@ -238,6 +243,11 @@ class StudyRows:
         directions = text("SELECT count(*) FROM study_directions JOIN trials USING (study_id) WHERE trial_id = :id")
         with self._engine.connect() as connection:
             return int(connection.execute(directions, {"id": trial_id}).scalar_one())
+
+    def claim_notifications(self, events: Collection[str]) -> list[str]:
+        """Those of the events of which nobody has told yet; from now on the caller has."""
+        with self._engine.begin() as connection:
+            return claim(connection, self.study_id, events)
 
     def name_study(self, study_id: int) -> str | None:
         """The name of a study in the same database; None where there is none of this id."""

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     from storage.study_rows import PlaceRow
 
+TOLD_FROM_OUTSIDE = "told failed from outside"  # the reason of a place whose trial people have failed
+
 
 @dataclass(frozen=True)
 class FailedTrial:

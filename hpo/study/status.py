@@ -81,6 +81,7 @@ class Snapshot:
         workers: all that it has had.
         best: None before the first complete trial.
         halt: whether it is paused or stopped.
+        halts: how often it was.
         from_outside: numbers of better trials that do not count.
         failed: how the trials ended that have failed for Optuna, by number.
         space_used_up: whether every recipe of the search space has been trained.
@@ -100,6 +101,7 @@ class Snapshot:
     workers: Sequence[WorkerRow]
     best: Best | None
     halt: Halt | None = None
+    halts: int = 0
     from_outside: Sequence[int] = ()
     failed: Mapping[int, FailedTrial] = field(default_factory=dict)
     space_used_up: bool = False
@@ -215,6 +217,7 @@ def take_snapshot(opened: OpenStudy) -> Snapshot:
         workers=state.workers,
         best=best,
         halt=state.halt,
+        halts=state.halts,
         from_outside=from_outside,
         failed=failed_trials(trials, state.places),
         space_used_up=is_used_up(space, trials),

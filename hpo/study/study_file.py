@@ -16,6 +16,7 @@ from urllib.parse import quote
 
 from hpo.errors import StudyFileError
 from hpo.study.given_splits import read_splits
+from hpo.study.notify_url import notify_problem
 from hpo.study.table import Table
 from storage.artifacts.store_url import bucket_of
 from storage.budget import Limits, StopRules
@@ -114,6 +115,7 @@ class StudyFile:
         retries: how often a trial is started again after its worker died.
         weights: folder with pretrained weights, or the file of the only backbone, in place of the hub.
         tensorboard: whether trials write logs for TensorBoard.
+        notify: URL that is told of problems and the end; it may hold a secret.
         storage: URL of a Postgres; None for the embedded one.
         artifacts: URL or folder of the trials' files; None for the folder beside the file.
         keep_weights: how many complete trials keep their weights, the best ones.
@@ -134,6 +136,7 @@ class StudyFile:
     retries: int = 2
     weights: Path | None = None
     tensorboard: bool = False
+    notify: str | None = field(default=None, repr=False)
     storage: str | None = None
     artifacts: str | None = None
     keep_weights: int = 20
@@ -216,6 +219,9 @@ def read_study_file(path: Path, extensions: Extensions | None = None) -> StudyFi
     tensorboard = study.switch("tensorboard")
     if tensorboard and find_spec("tensorboard") is None:  # an optional package
         problems.append("study.tensorboard: the package is not installed; `pip install tensorboard`, or write false")
+    notify = study.value("notify")
+    if notify is not None and (problem := notify_problem(notify)):
+        problems.append(f"study.notify: {problem}")
     sampler = study.choice("sampler", SAMPLERS) or StudyFile.sampler
     pruner = study.choice("pruner", PRUNERS) or StudyFile.pruner
     seed = study.number("seed", whole=True, low=0, high=2**31 - 1)
@@ -288,6 +294,7 @@ def read_study_file(path: Path, extensions: Extensions | None = None) -> StudyFi
         retries=StudyFile.retries if retries is None else int(retries),
         weights=None if weights is None else path.parent / weights,
         tensorboard=tensorboard,
+        notify=notify,
         storage=storage,
         artifacts=artifacts,
         keep_weights=StudyFile.keep_weights if keep_weights is None else int(keep_weights),

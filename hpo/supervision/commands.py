@@ -73,6 +73,7 @@ def run_workers(options: argparse.Namespace) -> int:
 def _plan(options: argparse.Namespace, study_file: StudyFile) -> WorkerPlan:
     """The workers that `hpo search` or `hpo workers` is to run."""
     from hpo.hardware import cores, visible_gpus
+    from hpo.study.notify_url import notify_problem
     from hpo.study.open_study import storage_url
     from hpo.supervision.launcher import own_command
     from hpo.supervision.supervisor import WorkerPlan
@@ -80,6 +81,9 @@ def _plan(options: argparse.Namespace, study_file: StudyFile) -> WorkerPlan:
     gpus = visible_gpus(options.cuda_visible_devices)
     if options.per_gpu > 1 and not gpus:
         raise HpoError("workers: --per-gpu needs a GPU, and there is none here; --workers says how many processes")
+    notify = options.notify()
+    if notify and (problem := notify_problem(notify)):
+        raise HpoError(f"notify: the URL of HPO_NOTIFY {problem}")
     command = [*own_command(options.script), "worker", str(study_file.path)]
     if options.storage:
         command += ["--storage", options.storage]
@@ -88,4 +92,5 @@ def _plan(options: argparse.Namespace, study_file: StudyFile) -> WorkerPlan:
         options.workers or options.per_gpu * len(gpus) or min(4, cores()),
         gpus,
         reopen=partial(storage_url, study_file, options.url),
+        notify=notify or study_file.notify,
     )

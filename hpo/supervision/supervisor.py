@@ -14,6 +14,7 @@ from hpo.errors import EXIT_DONE, HpoError, exit_code
 from hpo.hardware import cores
 from hpo.supervision.launcher import launch, reap_orphans, stop
 from hpo.supervision.monitor import OBSERVE_SECONDS, Monitor, Observation
+from hpo.supervision.notifier import Notifier
 from hpo.supervision.restarts import HOPELESS_DEATHS, Death, Restarts, explain_death
 from trainer.wording import counted
 
@@ -40,12 +41,14 @@ class WorkerPlan:
         workers: how many.
         gpus: those that they may use; empty for the CPU. Where there are fewer GPUs than workers, workers share them.
         reopen: opens the storage once more, which starts an embedded Postgres that has crashed.
+        notify: URL that is told of problems and the end; None where nobody is.
     """
 
     command: Sequence[str]
     workers: int
     gpus: Sequence[str]
     reopen: Callable[[], AbstractContextManager[object]]
+    notify: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,8 @@ def supervise(
     """
     events: SimpleQueue[int | Observation | Exception] = SimpleQueue()  # the handler of a signal may call its `put`
     monitor = Monitor(opened, reopen=plan.reopen, report=events.put)
-    workers = _Workers(plan, monitor, events, progress, tell_starts=tell_starts)
+    notifier = Notifier(plan.notify, opened.rows, progress.say) if plan.notify else None
+    workers = _Workers(plan, monitor, events, progress, notifier, tell_starts=tell_starts)
     with _signals_to(events.put), progress:
         monitor.start()
         try:
@@ -97,8 +101,11 @@ def supervise(
     if workers.signals:
         progress.say(_stopped(snapshot))
         return Supervised(exit_code(workers.signals[0]), None, frozenset(workers.names))
-    if workers.failures and not (snapshot and snapshot.finished):
-        raise HpoError("; ".join(dict.fromkeys(workers.failures)))
+    failure = "; ".join(dict.fromkeys(workers.failures)) or None
+    if notifier:
+        notifier.end(failure)
+    if failure and not (snapshot and snapshot.finished):
+        raise HpoError(failure)
     return Supervised(EXIT_DONE, snapshot, frozenset(workers.names))
 
 
@@ -122,6 +129,7 @@ class _Workers:
         monitor: Monitor,
         events: SimpleQueue[int | Observation | Exception],
         progress: Progress,
+        notifier: Notifier | None,
         *,
         tell_starts: bool,
     ) -> None:
@@ -129,6 +137,7 @@ class _Workers:
         self.signals: list[int] = []
         self.failures: list[str] = []
         self._monitor, self._events, self._progress, self._tell_starts = monitor, events, progress, tell_starts
+        self._notifier = notifier
         self._command, self._threads = plan.command, max(1, cores() // plan.workers)
         gpus: Sequence[str | None] = plan.gpus or [None]
         self._slots = [_Slot(gpus[number % len(gpus)]) for number in range(plan.workers)]
@@ -192,6 +201,8 @@ class _Workers:
         self._snapshot, self._answers, self._problem = snapshot, True, ""
         self._worked |= {place.worker for place in snapshot.places if place.worker and place.epoch}
         self._progress.show(snapshot)
+        if self._notifier:
+            self._notifier.look(snapshot)
 
     def _tell_workers_to_end(self, number: int) -> None:
         """A signal has come that ends this process: have the workers end first."""
@@ -264,7 +275,10 @@ class _Workers:
         often = f"workers: one died at once {HOPELESS_DEATHS} times in a row: " if death.may_pass else ""
         self.failures.append(f"{often}{death.cause}")
         if others := sum(not slot.closed for slot in self._slots):
-            self._progress.say(f"{shown} is given up, {counted(others, 'goes on', 'go on')}: {self.failures[-1]}")
+            line = f"{shown} is given up, {counted(others, 'goes on', 'go on')}: {self.failures[-1]}"
+            self._progress.say(line)
+            if self._notifier:
+                self._notifier.tell_given_up(line)
 
 
 def _shown(worker: Launched) -> str:

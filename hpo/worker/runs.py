@@ -10,6 +10,7 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState, create_trial
 
 from hpo.study.forest_sampler import TrialForest
+from hpo.study.interruptions import TOLD_FROM_OUTSIDE
 from hpo.study.samplers import make_pruner, make_sampler
 from hpo.study.stop_rules import reason_to_end
 from hpo.study.trained import is_used_up
@@ -292,7 +293,7 @@ class Runs:
         """Close a place as its trial ended, whoever told it."""
         state = PLACE_STATE_AT_END[trial.state]
         if state == "failed":
-            self._lease.finish(place, state, "told failed from outside")
+            self._lease.finish(place, state, TOLD_FROM_OUTSIDE)
         else:
             self._lease.finish(place, state, reason, from_outside=BEST_EPOCH_KEY not in trial.user_attrs)
 

@@ -16,6 +16,7 @@ from storage.keys import CHECKPOINT_KEY, RESUMED_KEY
 from tests.support.faulty_study import FaultyStudy, changed
 from tests.support.small_disk import fill
 from tests.support.waiting import limit, paced, wait_until
+from tests.support.webhook import webhook
 
 pytestmark = pytest.mark.acceptance
 
@@ -214,10 +215,18 @@ def test_clocks_and_zones_that_differ_harm_nobody(faulty_study):
 
 
 def test_two_searches_on_one_study_share_its_budget(faulty_study):
-    """Two `hpo search` at once end with exactly the budget, and both tell the winner."""
+    """Two `hpo search` at once end with exactly the budget, both tell the winner, and one of them the URL."""
     study = faulty_study(trials=7, epochs=3, step_seconds=0.02)
-    searches = [study.begin("search", "--workers", "1") for _ in range(2)]
-    assert [search.end() for search in searches] == [0, 0]
+    with webhook() as hook:
+        told = {"HPO_NOTIFY": hook.url}
+        searches = [study.begin("search", "--workers", "1", variables=told) for _ in range(2)]
+        assert [search.end() for search in searches] == [0, 0]
+        again = study.begin("search", "--workers", "1", variables=told)
+        assert again.end() == 0
+    [message] = hook.messages
+    assert (message["event"], message["trials"]["complete"]) == ("finished", 7)
+    assert message["best"]["macro_f1"] == study.opened.study.best_value
+    assert not any(hook.token in search.printed for search in (*searches, again))
     assert all("7 trials: 7 complete" in search.printed for search in searches)
     assert holds(study).runs == 7
 

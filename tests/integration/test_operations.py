@@ -29,6 +29,7 @@ from storage.requeue import DEATH
 from storage.study_rows import places, workers
 from tests.acceptance.test_search import write_study
 from tests.conftest import ROOT, opened
+from tests.support.webhook import webhook
 
 pytestmark = pytest.mark.integration
 
@@ -69,11 +70,18 @@ def roles(postgres):
     execute(postgres, f"DROP DATABASE {name} WITH (FORCE); DROP ROLE hpo_owner; DROP ROLE hpo_worker")
 
 
+@pytest.fixture
+def hook():
+    """A server that takes what is told of a search."""
+    with webhook() as taken:
+        yield taken
+
+
 @pytest.mark.skipif(not shutil.which("ps"), reason="ps, which shows the process list, is not installed")
 def test_a_role_with_the_least_rights_searches_to_the_end_and_shows_its_password_to_nobody(
-    hpo, tmp_path, photos, roles
+    hpo, tmp_path, photos, roles, hook
 ):
-    """A role that may make no tables and delete no study searches; no process list has its password."""
+    """A role that may make no tables and delete no study searches and tells its end; no process list has a secret."""
     owner, worker = roles
     write_study(tmp_path, trials=2, epochs=1)
     assert hpo("init", "study.toml", HPO_STORAGE=owner).returncode == 0
@@ -87,7 +95,7 @@ def test_a_role_with_the_least_rights_searches_to_the_end_and_shows_its_password
     with subprocess.Popen(
         [sys.executable, "-m", "hpo", "search", "study.toml", "--workers", "1"],
         cwd=tmp_path,
-        env={**os.environ, "HPO_STORAGE_FILE": str(secret)},
+        env={**os.environ, "HPO_STORAGE_FILE": str(secret), "HPO_NOTIFY": hook.url},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -104,6 +112,8 @@ def test_a_role_with_the_least_rights_searches_to_the_end_and_shows_its_password
     assert re.search(r"hpo search study\.toml", seen)
     assert re.search(r"hpo worker \S+study\.toml --name", seen)
     assert SECRET not in seen
+    assert [message["event"] for message in hook.messages] == ["finished"]
+    assert hook.token not in seen + printed
 
     kept = sorted((tmp_path / ".hpo/artifacts").iterdir())
     refused = hpo("delete", "study.toml", "--yes", HPO_STORAGE=worker)

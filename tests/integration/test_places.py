@@ -17,9 +17,10 @@ from storage.database import connect, initialize
 from storage.errors import StorageError
 from storage.halts import begin_halt, end_halt, halt_in_force, paused_hosts
 from storage.heartbeat import WorkerPresence
+from storage.notifications import claim
 from storage.places import Lease, LostPlaceError, Progress, StudyGoneError
 from storage.requeue import requeue, requeue_in
-from storage.study_rows import places, workers
+from storage.study_rows import StudyRows, places, workers
 from tests.support.waiting import paced, wait_until
 
 pytestmark = pytest.mark.integration
@@ -481,6 +482,16 @@ def test_progress_and_times_are_seen_by_all(storage, study_id):
         assert workers(connection, study_id)[0].gone
 
 
+def test_of_each_event_one_caller_tells(storage, study_id):
+    """Eight machines that see the same events at once: each event is claimed by one of them, and once for ever."""
+    rows, events = StudyRows(storage, study_id), [f"event {number}" for number in range(20)]
+    with ThreadPoolExecutor(8) as pool:
+        claimed = [event for each in pool.map(rows.claim_notifications, [events, events[::-1]] * 4) for event in each]
+    assert sorted(claimed) == sorted(events)
+    assert rows.claim_notifications([*events, "new"]) == ["new"]
+    assert rows.claim_notifications({}) == []
+
+
 def test_deleting_the_study_deletes_its_rows(storage, study_id):
     """Nothing of ours outlives a study, whoever deletes it."""
     lease = joined(storage, study_id, "worker")
@@ -488,9 +499,10 @@ def test_deleting_the_study_deletes_its_rows(storage, study_id):
     with storage.engine.begin() as connection:
         logs.append(connection, study_id, 0, ["a line"])
         begin_halt(connection, study_id, "pause")
+        claim(connection, study_id, ["an event"])
     storage.delete_study(study_id)
     with storage.engine.connect() as connection:
-        for table in ("worker", "place", "log", "halt"):
+        for table in ("worker", "place", "log", "halt", "notification"):
             assert connection.execute(text(f"SELECT count(*) FROM hpo.{table}")).scalar() == 0
 
 

@@ -55,6 +55,7 @@ weights = "weights"
 artifacts = "../shared files"
 keep_weights = 5
 hang_minutes = 30
+notify = "https://example.org/hook"
 [data]
 path = "images.csv"
 valid = 0.25
@@ -78,6 +79,8 @@ loss = "focal"
 focal_gamma = 1
 """
     )
+    assert file.notify == "https://example.org/hook"
+    assert "example.org" not in repr(file)
     assert (file.name, file.storage, file.sampler, file.pruner, file.seed, file.retries) == (
         "얼굴",
         "postgresql://me@db/hpo",
@@ -118,6 +121,11 @@ def test_a_range_of_values_is_two_numbers(read, wrong):
         ('[data]\npath = "a"\ngroup_pattern = "("', "is no regular expression"),
         ('[data]\npath = "a"\ngroup_pattern = "a"', "has 0 groups in ( ); it needs one"),
         ('[data]\npath = "a"\ngroup = "g"\ngroup_pattern = "(a)"', "cannot stand beside group_pattern"),
+        (
+            '[study]\nnotify = "http://x.org/t"\n[data]\npath = "a"',
+            "study.notify: would send to x.org without encryption",
+        ),
+        ('[study]\nnotify = ["https://x.org"]\n[data]\npath = "a"', "study.notify: is no URL such as"),
         ('[study]\nstorage = "mysql://a/b"\n[data]\npath = "a"', "study.storage: mysql:// is no Postgres"),
         ('[study]\nartifacts = "gs://a"\n[data]\npath = "a"', "study.artifacts: gs:// is not known; write s3://"),
         ('[study]\nkeep_weights = 0\n[data]\npath = "a"', "study.keep_weights: 0 is outside 1 to"),
