@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
+    from PIL.Image import Image
 
     from trainer.images.value_range import ValueRanges
     from trainer.model.backbones import Classifier
@@ -38,20 +39,20 @@ class Member:
 
 def predict(
     members: Sequence[Member],
-    files: Sequence[Path],
+    pictures: Sequence[Path | Image],
     device: torch.device,
     *,
     tta: str = "none",
     batch_size: int = 64,
     decoders: int | None = None,
 ) -> Iterator[NDArray[np.float32]]:
-    """Yield the probabilities of each batch of files, float32 [members, batch, classes], in the order of the files.
+    """Yield the probabilities of each batch of pictures, float32 [members, batch, classes], in their order.
 
     An image is decoded once for all members that want the same pixels of it.
 
     Args:
         members: at least one, all for the same classes, on the device.
-        files: image files of any size and colour mode.
+        pictures: image files, or images that are loaded, of any size and colour mode.
         device: that of the members.
         tta: "none"; "flip": the mean over the image and its mirror image; "crops": the mean over ten, the four corners
             and the centre of the image at 8/7 of the size, each also mirrored (Krizhevsky et al. 2012, section 4.1).
@@ -64,8 +65,8 @@ def predict(
     """
     micro_batch = MicroBatch(batch_size)
     with ThreadPoolExecutor(decoders) as pool:  # Pillow releases the interpreter's lock while it decodes
-        for start in range(0, len(files), batch_size):
-            batch = files[start : start + batch_size]
+        for start in range(0, len(pictures), batch_size):
+            batch = pictures[start : start + batch_size]
             read: dict[Reading, torch.Tensor] = {}
             probabilities = []
             for member in members:

@@ -65,8 +65,9 @@ def _predict_command(bundle: Path, images: Path) -> str:
 
 def run_predict(options: argparse.Namespace) -> int:
     """`hpo predict`: classes and probabilities to a CSV."""
+    from hpo.bundle.ensemble import Ensemble
     from hpo.bundle.inputs import find_bundles, find_images, known_of
-    from hpo.bundle.prediction import Ensemble, fit_ranges, predict_to_csv
+    from hpo.bundle.prediction import fit_ranges, predict_to_csv
     from hpo.bundle.scores import details, headline
     from hpo.hardware import cores
     from trainer.device import torch_threads

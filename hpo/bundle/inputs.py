@@ -92,20 +92,29 @@ def find_bundles(inputs: Sequence[str]) -> tuple[list[Bundle], list[str]]:
         HpoError: the first is no bundle, bundles have different classes, or nothing stands for images.
     """
     count = 1 + sum(1 for _ in takewhile(_bundles_of, inputs[1:]))
-    folders = [folder for given in inputs[:count] for folder in _bundles_of(given) or [Path(given)]]
-    bundles, rest = [read_bundle(folder) for folder in folders], list(inputs[count:])
-    for bundle in bundles[1:]:
-        if bundle.classes != bundles[0].classes:
-            raise HpoError(
-                f"predict: {bundles[0].folder} and {bundle.folder} cannot vote together, their classes differ: "
-                f"{_difference(bundles[0], bundle)}"
-            )
+    bundles, rest = read_bundles(inputs[:count]), list(inputs[count:])
     if not rest:
         raise HpoError("predict: no images are given; name folders, image files, patterns or a CSV after the bundles")
     for given in rest:
         if _bundles_of(given):
             raise HpoError(f"predict: {given} is a bundle; name it before the images")
     return bundles, rest
+
+
+def read_bundles(inputs: Sequence[str]) -> list[Bundle]:
+    """Read bundles that vote together; a folder that holds bundles and nothing else stands for all of them.
+
+    Raises:
+        HpoError: something given is no bundle, or bundles have different classes.
+    """
+    bundles = [read_bundle(folder) for given in inputs for folder in _bundles_of(given) or [Path(given)]]
+    for bundle in bundles[1:]:
+        if bundle.classes != bundles[0].classes:
+            raise HpoError(
+                f"predict: {bundles[0].folder} and {bundle.folder} cannot vote together, their classes differ: "
+                f"{_difference(bundles[0], bundle)}"
+            )
+    return bundles
 
 
 def find_images(inputs: Sequence[str], classes: Sequence[str], command: str = "predict") -> list[Row]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from io import TextIOWrapper
 from typing import TYPE_CHECKING, Any
 
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from hpo.bundle.bundle import Bundle
+    from hpo.bundle.ensemble import Ensemble
     from hpo.bundle.inputs import Row
-    from trainer.extensions import Extensions
 
 
 OUR_COLUMNS = ("path", "true", "predicted", "confidence")
@@ -42,23 +42,6 @@ def fit_ranges(bundles: Sequence[Bundle], files: Sequence[Path]) -> tuple[list[B
         if ranges != known
     ]
     return [replace(bundle, ranges=bundle.ranges and found[bundle.ranges]) for bundle in bundles], lines
-
-
-@dataclass(frozen=True)
-class Ensemble:
-    """Bundles that predict together; one alone is an ensemble of one.
-
-    Attributes:
-        bundles: of the same classes.
-        extensions: models of one's own, which their recipes may name.
-        voting: of several bundles, "soft" or "hard"; for hard voting the probabilities are shares of the votes.
-        tta: a name in `trainer.predict.TTA`.
-    """
-
-    bundles: Sequence[Bundle]
-    extensions: Extensions
-    voting: str = "soft"
-    tta: str = "none"
 
 
 def predict_to_csv(
@@ -90,37 +73,20 @@ def predict_to_csv(
     import torch
 
     from hpo.bundle.scores import scores
-    from trainer.device import choose_device
-    from trainer.predict import VOTINGS, Member, predict
 
-    bundles = ensemble.bundles
-    if ensemble.voting == "hard" and len(bundles) == 1:
-        raise HpoError("predict: --voting hard is for several bundles, and there is one; name more, or leave it out")
     if output.is_dir() or not output.name:
         raise HpoError(f"predict: {output} is a folder; name a file")
-    kept, classes = _kept_columns(rows) if keep_columns else [], bundles[0].classes
+    kept, classes = _kept_columns(rows) if keep_columns else [], ensemble.bundles[0].classes
     class_headings = headings(classes, OUR_COLUMNS, "class")
     kept_headings = headings(kept, {*OUR_COLUMNS, *class_headings}, "input")
-    device = choose_device()
-    members = [
-        Member(
-            bundle.load_model(ensemble.extensions, device),
-            bundle.recipe.image_size,
-            bundle.interpolation,
-            bundle.ranges,
-        )
-        for bundle in bundles
-    ]
-    files = [row.file for row in rows]
-    batches = predict(members, files, device, tta=ensemble.tta, batch_size=batch_size, decoders=decoders)
+    batches = ensemble.load().votes((row.file for row in rows), batch_size, decoders)
     predicted: list[int] = []
     probabilities: list[NDArray[np.float32]] = []
 
     def cells() -> Iterator[list[str]]:
         first, *others = OUR_COLUMNS
         yield [cell_of(name) for name in (first, *kept_headings, *others, *class_headings)]
-        for batch in batches:
-            shares, best = VOTINGS[ensemble.voting](batch)
+        for shares, best in batches:
             probabilities.append(shares)
             for each, number in zip(shares, best.tolist(), strict=True):
                 row = rows[len(predicted)]

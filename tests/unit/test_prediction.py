@@ -14,8 +14,9 @@ import torch
 
 from hpo.bundle.bundle import new_folder, read_bundle
 from hpo.bundle.commands import run_predict
+from hpo.bundle.ensemble import Ensemble
 from hpo.bundle.inputs import Row, find_bundles, find_images
-from hpo.bundle.prediction import Ensemble, headings, predict_to_csv
+from hpo.bundle.prediction import headings, predict_to_csv
 from hpo.cli import parser
 from hpo.errors import HpoError
 from hpo.hardware import cores
@@ -95,7 +96,7 @@ def test_bundles_vote(make_bundle, photos, tmp_path):
 def test_one_bundle_has_nothing_to_vote_on(make_bundle, photos, tmp_path):
     """Hard voting of one bundle is refused, as it would only hide the probabilities."""
     bundles, _ = find_bundles([make_bundle("alone"), str(photos)])
-    with pytest.raises(HpoError, match="--voting hard is for several bundles"):
+    with pytest.raises(HpoError, match="hard voting is for several bundles"):
         predict_to_csv(
             Ensemble(bundles, Extensions(), voting="hard"), find_images([str(photos)], CLASSES), tmp_path / "out.csv"
         )

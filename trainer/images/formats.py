@@ -56,8 +56,8 @@ class UnreadableError(Exception):
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[Image.Image]:
-    """Open an image file; its pixels are decoded only as they are asked for.
+def opened(picture: Path | Image.Image) -> Iterator[Image.Image]:
+    """Open an image file, whose pixels are decoded only as they are asked for; an image that is open is taken as it is.
 
     While anyone has one open Pillow warns of nothing, and takes pictures and texts up to our limits.
 
@@ -65,12 +65,16 @@ def opened(path: Path) -> Iterator[Image.Image]:
         UnreadableError: it cannot be read, here or in the block, with the cause in a few words.
     """
     try:
-        with TOLERANCE, Image.open(path, formats=_readable()) as image:
+        with TOLERANCE, _image_of(picture) as image:
             yield image
     except UnreadableError:
         raise
     except Exception as error:  # decoders meet broken bytes with all kinds of exceptions
-        raise UnreadableError(_cause(error, path)) from error
+        raise UnreadableError(_cause(error, picture)) from error
+
+
+def _image_of(picture: Path | Image.Image) -> AbstractContextManager[Image.Image]:
+    return nullcontext(picture) if isinstance(picture, Image.Image) else Image.open(picture, formats=_readable())
 
 
 _HEAVY = threading.Lock()
@@ -141,13 +145,13 @@ def format_of(path: Path) -> str | None:
     return next((name for at, mark, name in SIGNATURES if head.startswith(mark, at)), None)
 
 
-def _cause(error: Exception, path: Path) -> str:
+def _cause(error: Exception, picture: Path | Image.Image) -> str:
     if isinstance(error, Image.DecompressionBombError):
         return f"it has more than {MAX_PIXELS // 1_000_000} million pixels"
     if isinstance(error, MemoryError):
         return "there is not enough memory to decode it"
-    if isinstance(error, UnidentifiedImageError):
-        return _unidentified(path)
+    if isinstance(error, UnidentifiedImageError) and not isinstance(picture, Image.Image):
+        return _unidentified(picture)
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     if "MAX_TEXT" in str(error):

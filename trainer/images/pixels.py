@@ -65,8 +65,8 @@ class Reading:
     ranges: ValueRanges | None = None
 
 
-def read_image(path: Path, reading: Reading) -> NDArray[np.uint8]:
-    """Decode one file into uint8 [size, size, 3], RGB in 0 … 255, stretched to the square.
+def read_image(picture: Path | Image.Image, reading: Reading) -> NDArray[np.uint8]:
+    """Decode one file, or an image that is loaded, into uint8 [size, size, 3], RGB in 0 … 255, stretched to the square.
 
     EXIF orientation is applied, transparency is laid on white, of several pages or frames the first is taken.
 
@@ -77,9 +77,9 @@ def read_image(path: Path, reading: Reading) -> NDArray[np.uint8]:
         DataError: the file is missing, empty, truncated, no image, or has more than 500 million pixels.
     """
     try:
-        return _decode(path, reading)
+        return _decode(picture, reading)
     except UnreadableError as failure:
-        raise DataError(f"{str(path)!r} cannot be read: {failure}; remove or replace it") from failure
+        raise DataError(f"{str(picture)!r} cannot be read: {failure}; remove or replace it") from failure
 
 
 def read_head(path: Path) -> tuple[tuple[int, int], int]:
@@ -128,14 +128,14 @@ def build_pixels(
     return pixels
 
 
-def _decode(path: Path, reading: Reading) -> NDArray[np.uint8]:
-    """Decode one file, uint8 [size, size, 3]; UnreadableError names the cause."""
+def _decode(picture: Path | Image.Image, reading: Reading) -> NDArray[np.uint8]:
+    """Decode one picture, uint8 [size, size, 3]; UnreadableError names the cause."""
     size = reading.size
-    with opened(path) as image:
+    with opened(picture) as image:
         # A JPEG decodes straight into 1/2, 1/4 or 1/8. Twice the target leaves the rest to the better filter.
         draft = image.draft(None, (2 * size, 2 * size))
         with taking_turns(image):
-            whole = _interpolable(_loaded(image, path, reading.ranges))
+            whole = _interpolable(_loaded(image, picture, reading.ranges))
             small = whole.resize((size, size), INTERPOLATIONS[reading.interpolation], draft and draft[1])
         if small.mode == "RGBA":
             small = Image.alpha_composite(Image.new("RGBA", small.size, "white"), small)
@@ -145,12 +145,12 @@ def _decode(path: Path, reading: Reading) -> NDArray[np.uint8]:
         return np.array(small.convert("RGB"))
 
 
-def _loaded(image: Image.Image, path: Path, ranges: ValueRanges | None) -> Image.Image:
+def _loaded(image: Image.Image, picture: Path | Image.Image, ranges: ValueRanges | None) -> Image.Image:
     """The picture in 8 bits or fewer."""
     kind = kind_of(image)
     known = ranges.of(kind) if ranges and kind else None
     if known and (is_grey(image) or (known.low, known.high) != (0, FULL)):
-        return load_samples(image, path).eight_bits(known.low, known.high)
+        return load_samples(image, picture).eight_bits(known.low, known.high)
     image.load()  # of 16-bit colours the high bytes, as the range of all 16 bits has it
     return Image.fromarray(eight_bits_by_itself(image)) if is_grey(image) else image
 

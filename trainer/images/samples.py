@@ -111,8 +111,8 @@ class Samples:
         return found
 
 
-def load_samples(image: Image.Image, path: Path) -> Samples:
-    """The values of a picture for which `kind_of` is not None, which is opened from this file and not loaded yet."""
+def load_samples(image: Image.Image, picture: Path | Image.Image) -> Samples:
+    """The values of a picture for which `kind_of` is not None, as `opened` gives it, a file's not loaded yet."""
     name = _colours(image)
     if name is None:
         image.load()
@@ -121,7 +121,7 @@ def load_samples(image: Image.Image, path: Path) -> Samples:
         _load_as(image, "RGBA")
         return Samples(image, with_alpha=True)
     image.load()
-    with opened(path) as again:
+    with opened(picture) as again:
         _load_as(again, name[:-1] + LOW_BYTES[name[-1]])
     return Samples(image, again)
 

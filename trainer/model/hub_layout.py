@@ -69,7 +69,7 @@ def _tried(folder: Path, model: Classifier, recipe: Recipe, classes: Sequence[st
         "crop_pct": 1.0,
         "crop_mode": "squash",  # timm's word for a stretch to the square
     }
-    images = torch.randint(0, 256, (2, side, side, 3), dtype=torch.uint8)
+    images = torch.randint(0, 256, (1, side, side, 3), dtype=torch.uint8)
     try:
         save_config_for_hf(
             model.backbone, str(folder / CONFIG), {"label_names": list(classes)}, data_config=data_config
