@@ -30,6 +30,9 @@ TEST_SCORE_KEY = "hpo:test_score:"
 MICRO_BATCH_KEY = "hpo:micro_batch: "
 """Followed by backbone, image size and device: how many images fit into memory. Written and read by workers."""
 
+SPEED_KEY = "hpo:speed: "
+"""Followed by backbone, image size and device: milliseconds an image. Written by workers; read by them and reports."""
+
 # User attributes of a trial -------------------------------------------------------------------------------------------
 
 DEFAULT_KEY = "hpo:default_recipe"

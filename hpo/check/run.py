@@ -12,9 +12,10 @@ from hpo.check.machine import check_disk, check_gpus, check_memory
 from hpo.errors import HpoError
 from hpo.study.images import with_kept_ranges
 from hpo.study.interruptions import count_trials
+from hpo.study.model_limits import ModelLimits, check_of, models_of
 from hpo.study.open_study import find_study, probe_artifacts, storage_url
 from hpo.study.settings import check_settings
-from hpo.supervision.search import pixel_kinds
+from hpo.supervision.search import pixel_kinds, refuse_tries
 from hpo.units import show_bytes
 from storage.database import is_initialized, public_url, try_to_initialize
 from storage.embedded.server import has_postgres
@@ -113,6 +114,8 @@ def run_checks(study_file: StudyFile, url: str | None, gpus: Sequence[str], prog
         findings += _check_images(study_file, index, data.split if data else None, survey, pairs)
     findings.append(_check_fields(study_file.space))
     findings.append(_check_backbones(study_file, 2 if index is None else len(index.classes)))
+    if study_file.model_limits != ModelLimits() and findings[-1].level == "ok":
+        findings.append(_check_limits(study_file, 2 if index is None else len(index.classes)))
     findings += _check_machine(study_file, data, gpus)
     findings += _check_artifacts(study_file)
     findings += _check_storage(study_file, url, data, survey, progress)
@@ -201,6 +204,29 @@ def _check_backbones(study_file: StudyFile, classes: int) -> Finding:
     loaded = ", and their weights are here" if True in study_file.space.values("pretrained") else ""
     every = "it exists and can" if len(names) == 1 else f"all {len(names)} exist and can"
     return Finding("backbones", "ok", f"{every} do what the recipe asks{loaded}")
+
+
+def _check_limits(study_file: StudyFile, classes: int) -> Finding:
+    from trainer.device import choose_device, device_name
+    from trainer.model.size import image_milliseconds
+
+    space, device = study_file.space, choose_device()
+    try:
+        models = check_of(
+            study_file.model_limits,
+            space,
+            classes,
+            lambda recipe: image_milliseconds(recipe, classes, space.extensions, device),
+        )
+        refuse_tries(study_file, models)
+    except HpoError as error:
+        return Finding("limits", "error", str(error).removeprefix("limits: "))
+    assert models, "the study file has limits"
+    beyond = [why for values in models_of(space) if (why := models.excess(values))]
+    within = counted(len(models_of(space)) - len(beyond), "model is", "models are")
+    here = "" if study_file.model_limits.milliseconds is None else f" on this machine's {device_name(device)}"
+    line = f"{within} within [limits]{here}, {len(beyond)} beyond"
+    return Finding("limits", "ok", line, cases=tuple(Case((), why) for why in beyond))
 
 
 def _check_machine(study_file: StudyFile, data: Data | None, gpus: Sequence[str]) -> list[Finding]:

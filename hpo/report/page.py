@@ -23,6 +23,7 @@ from hpo.report.costs import SECONDS_AN_HOUR, backbone_times, hours_by_state, sa
 from hpo.report.outcomes import complete_values, failures
 from hpo.report.parallel_coordinates import MOST_LINES, RANKS, parallel
 from hpo.report.results import read_results
+from hpo.report.speed import speed_chart
 from hpo.study.status import TIME_HEADINGS
 from hpo.units import duration
 from hpo.whole_file import whole_file
@@ -204,6 +205,8 @@ def draw_charts(results: Results, opened: OpenStudy) -> dict[str, Chart]:
             values = by_value(outcomes, name)
             if len(values) > 1:
                 drawn[f"field-{name}"] = charts.field(values, axis)
+    if speeds := results.snapshot.speeds:
+        drawn["speed"] = speed_chart(outcomes, speeds, results.snapshot.front)
     hours = hours_by_state(results.snapshot.places)
     if any(hours.values()):
         drawn["hours-by-state"] = charts.hours(hours)

@@ -9,11 +9,13 @@ import json
 import shlex
 import time
 from contextlib import suppress
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from hpo.errors import EXIT_DONE, EXIT_FAILED, HpoError
 from hpo.study.from_options import open_study_from, quiet_optuna, study_file_from
 
+FEWEST_CLASSES = 2  # of a data set whose images are not listed
 WATCH_SECONDS = 2.0  # between two snapshots of `status --watch`
 HALTED: dict[Halt, str] = {"pause": "paused", "stop": "stopped"}
 
@@ -46,6 +48,7 @@ def run_init(options: argparse.Namespace) -> int:
 
 def run_try(options: argparse.Namespace) -> int:
     """`hpo try`: recipes of one's own, before any that the sampler proposes."""
+    from hpo.study.model_limits import check_of
     from hpo.study.queued import queue_recipe, read_own_recipe, show_own
     from hpo.study.settings import space_of
     from storage.database import one_at_a_time
@@ -53,6 +56,10 @@ def run_try(options: argparse.Namespace) -> int:
     with open_study_from(options) as opened:
         space = space_of(opened.study, opened.file.space.extensions)
         recipes = [(path, read_own_recipe(path, space)) for path in options.recipes]  # all, before one is queued
+        models = check_of(opened.file.model_limits, space, FEWEST_CLASSES)
+        for path, recipe in recipes:
+            if models and (why := models.excess(asdict(recipe))):
+                raise HpoError(f"try: {path}: {why}")
         for path, recipe in recipes:
             with one_at_a_time(opened.url):
                 trial, is_new = queue_recipe(opened.study, recipe, space, f"hpo try {path.name}")

@@ -49,7 +49,7 @@ def ranked(trials: Iterable[FrozenTrial], space: Space) -> Iterator[FrozenTrial]
         trials: of one study that maximises one value, in any states and order.
         space: what the study searches.
     """
-    return (trial for trial in _by_value(trials) if counts(trial, space))
+    return (trial for trial in of_best_value(trials) if counts(trial, space))
 
 
 def find_best(trials: Iterable[FrozenTrial], space: Space) -> tuple[FrozenTrial | None, list[int]]:
@@ -58,7 +58,7 @@ def find_best(trials: Iterable[FrozenTrial], space: Space) -> tuple[FrozenTrial 
     Where no trial counts these are all complete trials.
     """
     from_outside = list[int]()
-    for trial in _by_value(trials):
+    for trial in of_best_value(trials):
         if counts(trial, space):
             return trial, from_outside
         from_outside.append(trial.number)
@@ -89,7 +89,7 @@ def _space(opened: OpenStudy) -> Space:
     return space_of(opened.study, opened.file.space.extensions)
 
 
-def _by_value(trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
+def of_best_value(trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
     """The complete trials, whether they count or not, the highest value first, of equals the earlier."""
     return sorted(filter(_has_own_value, trials), key=lambda trial: (-_value(trial), trial.number))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from dataclasses import asdict
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -48,6 +49,7 @@ def _settings_without_images(study_file: StudyFile) -> dict[str, Any]:
             "group_pattern": study_file.data.group_pattern,
             "value_range": study_file.data.value_range,
         },
+        "limits": asdict(study_file.model_limits),
         "major versions": {package: version(package).split(".")[0] for package in PACKAGES},
     }
 
@@ -68,7 +70,7 @@ def check_settings(study: optuna.Study, study_file: StudyFile, data: Data | None
     if not changed:
         return
     way_on = "give the study another name in [study] name"
-    if changed.keys() == {"recipe"}:
+    if changed.keys() <= {"recipe", "limits"}:
         command = command_to_take_over(study_file, study_file.name)
         way_on += f", and `{command}` takes over the finished trials that still fit"
     raise HpoError(

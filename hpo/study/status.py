@@ -11,6 +11,7 @@ from hpo.errors import HpoError
 from hpo.study.interruptions import failed_trials, pauses
 from hpo.study.ranking import find_best
 from hpo.study.settings import space_of
+from hpo.study.speed_front import front_of, speeds_of
 from hpo.study.stop_rules import last_gain, reason_to_end
 from hpo.study.trained import is_used_up
 from storage.budget import StopRules
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
     from hpo.study.interruptions import FailedTrial
     from hpo.study.open_study import OpenStudy
+    from hpo.study.speed_front import FrontTrial, Speeds
     from hpo.study.stop_rules import LastGain
     from storage.budget import Limits, Used
     from storage.halts import Halt
@@ -91,6 +93,8 @@ class Snapshot:
         paused: what has become of the trials that are or were paused, by number.
         rungs: to which trials have come, where those that are paused there may go on.
         paused_hosts: those that are paused by themselves.
+        speeds: of the models; None where none was measured.
+        front: the complete trials of which no other is both better and faster, the best first.
     """
 
     study: str
@@ -111,6 +115,8 @@ class Snapshot:
     paused: Mapping[int, str] = field(default_factory=dict)
     rungs: Sequence[RungCount] = ()
     paused_hosts: Sequence[str] = ()
+    speeds: Speeds | None = None
+    front: Sequence[FrontTrial] = ()
 
     @property
     def counts(self) -> dict[PlaceState, int]:
@@ -190,6 +196,7 @@ class Snapshot:
             ],
             "halt": self.halt,
             "paused_hosts": list(self.paused_hosts),
+            "front": self.speeds and {"device": self.speeds.device, "trials": [asdict(trial) for trial in self.front]},
         }
 
 
@@ -205,6 +212,7 @@ def take_snapshot(opened: OpenStudy) -> Snapshot:
         space = space_of(opened.study, study_file.space.extensions)
     except KeyError:
         raise HpoError(f'study: "{study_file.name}" was deleted') from None
+    speeds = speeds_of(opened.study.user_attrs)
     trial, from_outside = find_best(trials, space)
     best = Best(trial.number, trial.value or 0.0, suggest(FixedTrial(trial.params), space)) if trial else None
     state = opened.rows.read()
@@ -227,4 +235,6 @@ def take_snapshot(opened: OpenStudy) -> Snapshot:
         paused=pauses(trials, state.places),
         rungs=state.rungs if study_file.pruner == "asha" else (),
         paused_hosts=state.paused_hosts,
+        speeds=speeds,
+        front=front_of(trials, space, speeds),
     )

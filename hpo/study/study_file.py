@@ -16,6 +16,7 @@ from urllib.parse import quote
 
 from hpo.errors import StudyFileError
 from hpo.study.given_splits import read_splits
+from hpo.study.model_limits import ModelLimits, read_model_limits
 from hpo.study.notify_url import notify_problem
 from hpo.study.table import Table
 from storage.artifacts.store_url import bucket_of
@@ -123,6 +124,7 @@ class StudyFile:
         stop_rules: of the table [budget], what ends the search when it has found enough.
         trial_minutes: that a trial may take, however often it is started; None for any time.
         tries: recipes of the user's own, the tables [[try]], which are tried first.
+        model_limits: the table [limits].
     """
 
     path: Path
@@ -144,6 +146,7 @@ class StudyFile:
     stop_rules: StopRules = field(default_factory=StopRules)
     trial_minutes: float | None = None
     tries: tuple[Recipe, ...] = ()
+    model_limits: ModelLimits = field(default_factory=ModelLimits)
 
     @property
     def folder(self) -> Path:
@@ -186,7 +189,7 @@ def read_study_file(path: Path, extensions: Extensions | None = None) -> StudyFi
         raise StudyFileError(f"{path}: is nested too deeply; a study file has tables of values and lists") from None
 
     problems: list[str] = []
-    single = ("study", "data", "budget", "recipe")
+    single = ("study", "data", "budget", "limits", "recipe")
     known = (*single, "try")
     problems += [f"[{key}]: there is no such table{nearest(key, known)}" for key in tables if key not in known]
     for key in single:
@@ -196,6 +199,7 @@ def read_study_file(path: Path, extensions: Extensions | None = None) -> StudyFi
     study = Table("study", tables["study"], problems)
     data = Table("data", tables["data"], problems)
     budget = Table("budget", tables["budget"], problems)
+    model_limits = read_model_limits(Table("limits", tables["limits"], problems))
 
     name = study.text("name") or path.stem
     problems += _name_problems(name)
@@ -302,6 +306,7 @@ def read_study_file(path: Path, extensions: Extensions | None = None) -> StudyFi
         stop_rules=stop_rules,
         trial_minutes=trial_minutes,
         tries=tries,
+        model_limits=model_limits,
     )
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from trainer.rules import nearest, show
 
+COUNT = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kMG]?)\s*")
+COUNT_UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9}
 LARGEST = 1e38  # float of 32 bits, about
 
 
@@ -73,6 +76,22 @@ class Table:
             self._problem(key, f"{value} is outside {low:g} to {high:g}")
             return None
         return value
+
+    def count(self, key: str, *, high: float) -> int | None:
+        """A whole number from 1, also as a text with k, M or G for thousands, millions or 10^9: "30M"."""
+        value = self._get(key)
+        written = COUNT.fullmatch(value) if isinstance(value, str) else None
+        if written:
+            value = float(written[1]) * COUNT_UNITS[written[2] or ""]
+        if value is None:
+            return None
+        if type(value) not in (int, float) or value != value // 1:
+            self._problem(key, f'{show(value)} is no whole number; write 30_000_000 or "30M"')
+            return None
+        if not 1 <= value <= high:
+            self._problem(key, f"{show(self._values[key])} is outside 1 to {high:g}")
+            return None
+        return int(value)
 
     def interval(self, key: str) -> tuple[float, float] | None:
         """Two numbers, of which the first is smaller."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -14,6 +16,7 @@ from optuna.trial import FixedTrial, FrozenTrial, TrialState
 from hpo.errors import HpoError
 from hpo.study.images import with_kept_ranges
 from hpo.study.interruptions import successors_of
+from hpo.study.model_limits import ModelCheck, ModelLimits
 from hpo.study.open_study import begin_study, find_study, give_id, only_waits
 from hpo.study.settings import check_settings, differences, listed, space_of
 from storage.artifacts.artifacts import copy_file
@@ -28,6 +31,7 @@ from storage.keys import (
     REPEATS_KEY,
     SAME_RECIPE_KEY,
     SETTINGS_KEY,
+    SPEED_KEY,
     TAKEN_OVER_KEY,
     TEST_USE_KEY,
     WEIGHTS_NAME,
@@ -119,16 +123,16 @@ def take_over(study_file: StudyFile, url: str, data: Data, old_name: str) -> Tak
     old = _load_old(study_file, url, data, old_name)
     with one_at_a_time(url):
         new = _prepare(study_file, url, data, old)
-    fit = _fit(old, study_file)
+    fit = _fit(old, study_file, len(data.index.classes))
     artifacts, weightless = _copy_files(old, new, fit, study_file.keep_weights)
     with one_at_a_time(url):
         there = _origins(new)
         for trial, recipe in fit.fitting:
             if trial.number not in there:
                 new.study.add_trial(_renewed(trial, recipe, study_file, old_name, artifacts.get(trial.number, {})))
-        for key, used_at in old.study.user_attrs.items():  # the test images are the same
-            if key.startswith(TEST_USE_KEY):
-                new.study.set_user_attr(key, used_at)
+        for key, value in old.study.user_attrs.items():  # the test images and the models are the same
+            if key.startswith((TEST_USE_KEY, SPEED_KEY)):
+                new.study.set_user_attr(key, value)
         if SETTINGS_KEY not in new.study.user_attrs:
             begin_study(new.study, study_file, with_kept_ranges(data, old.study))  # whose scores it goes on with
     return TakenOver(old_name, fit, weightless)
@@ -148,7 +152,8 @@ def _load_old(study_file: StudyFile, url: str, data: Data, name: str) -> OpenStu
     if SETTINGS_KEY not in old.study.user_attrs:
         raise HpoError(f'study: "{name}" was not created by hpo, or not to the end: nothing can be taken over from it')
     changed = differences(old.study, study_file, data)
-    changed.pop("recipe", None)
+    for table in ("recipe", "limits"):  # only what fits of it is taken over
+        changed.pop(table, None)
     if changed:
         raise HpoError(
             f'study: the scores of "{name}" cannot be compared with those of "{study_file.name}"; put back what has'
@@ -177,8 +182,9 @@ def _prepare(study_file: StudyFile, url: str, data: Data, old: OpenStudy) -> Ope
     return find_study(study_file, url)
 
 
-def _fit(old: OpenStudy, study_file: StudyFile) -> Fit:
-    """Find the finished trials whose recipe the new space could suggest."""
+def _fit(old: OpenStudy, study_file: StudyFile, classes: int) -> Fit:
+    """Find the finished trials whose recipe the new space could suggest, with a model within the new limits."""
+    models = ModelCheck(study_file.model_limits, study_file.space, classes, partial(_slowest, old))
     try:
         space = space_of(old.study, study_file.space.extensions)
     except RecipeError as error:
@@ -204,9 +210,22 @@ def _fit(old: OpenStudy, study_file: StudyFile) -> Fit:
             continue
         if fields := misfits(recipe, study_file.space):
             reasons.update(fields)
+        elif study_file.model_limits != ModelLimits() and models.excess(asdict(recipe)):
+            reasons["limits"] += 1
         else:
             fitting.append((trial, recipe))
     return Fit(finished, fitting, reasons)
+
+
+def _slowest(old: OpenStudy, recipe: Recipe) -> float:
+    """Milliseconds an image on the slowest device on which the old study has measured a model; endless if on none."""
+    speeds = [
+        speed["milliseconds"]
+        for key, speed in old.study.user_attrs.items()
+        if key.startswith(SPEED_KEY)
+        and (speed["backbone"], speed["image_size"]) == (recipe.backbone, recipe.image_size)
+    ]
+    return max(speeds, default=math.inf)
 
 
 def _copy_files(old: OpenStudy, new: OpenStudy, fit: Fit, keep: int) -> tuple[dict[int, dict[str, str]], int]:

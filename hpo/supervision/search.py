@@ -5,10 +5,12 @@ from __future__ import annotations
 import shlex
 import socket
 import time
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from hpo.errors import EXIT_DONE, HpoError
 from hpo.study.images import load_images
+from hpo.study.model_limits import check_of
 from hpo.study.open_study import create_study, load_study
 from hpo.study.ranking import best_trial, default_trial
 from hpo.study.status import TIME_HEADINGS
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 
     import optuna
 
+    from hpo.study.model_limits import ModelCheck
     from hpo.study.open_study import OpenStudy
     from hpo.study.status import Snapshot
     from hpo.study.study_file import StudyFile
@@ -71,6 +74,8 @@ def prepare(study_file: StudyFile, progress: Progress, study: optuna.Study | Non
     for line in _lines_on(data, study_file):
         progress.say(line)
     check_backbones(space, len(data.index.classes), study_file.weights)
+    models = check_of(study_file.model_limits, space, len(data.index.classes))
+    refuse_tries(study_file, models)
     with progress.counting("looking for the range of values") as count:
         ranges = data.ranges(count)
     if ranges and ranges.key:
@@ -78,6 +83,16 @@ def prepare(study_file: StudyFile, progress: Progress, study: optuna.Study | Non
         progress.say(f"of images of more than 8 bits {ranges.line()}{way_on}")
     make_pixels(study_file, data, progress)
     return data
+
+
+def refuse_tries(study_file: StudyFile, models: ModelCheck | None) -> None:
+    """Raise HpoError where the study file asks for recipes of its own whose models are beyond its limits."""
+    problems = []
+    for number, recipe in enumerate(study_file.tries, start=1):
+        if models and (why := models.excess(asdict(recipe))):
+            problems.append(f"{study_file.path.name}: try {number}: {why}")
+    if problems:
+        raise HpoError("\n".join(problems))
 
 
 def _lines_on(data: Data, study_file: StudyFile) -> list[str]:
@@ -212,7 +227,7 @@ def _used_up_space(snapshot: Snapshot) -> str | None:
     limits, used = snapshot.limits, snapshot.used
     if snapshot.halt or not used.within(limits) or snapshot.counts["running"] or snapshot.counts["waiting"]:
         return None
-    done = "has been trained" if snapshot.space_used_up else "has been trained or has failed"
+    done = "has been trained" if snapshot.space_used_up else "has been trained, has failed or is beyond [limits]"
     unspent = "" if limits.trials is None else f"; {limits.trials - used.trials} of {limits.trials} trials are unspent"
     return f"the search space is used up: every recipe of it {done}{unspent}"
 

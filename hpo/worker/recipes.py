@@ -11,23 +11,26 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FixedTrial, TrialState
 
 from hpo.study.trained import trained_recipe
-from storage.keys import REPEATS_KEY, SAME_RECIPE_KEY
+from storage.keys import DEFAULT_KEY, REASON_KEY, REPEATS_KEY, SAME_RECIPE_KEY
 from storage.optuna_internals import cache_of, given_parameters, latest_trials, trial_id_of
 from trainer.enumeration import digest_of, is_finite, recipes
 from trainer.space import suggest
+from trainer.wording import counted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from optuna.distributions import BaseDistribution
     from optuna.storages import BaseStorage
     from optuna.trial import FrozenTrial
 
+    from hpo.study.model_limits import ModelCheck
     from hpo.study.open_study import OpenStudy
     from storage.places import Lease
     from storage.taking import Place
 
 DRAWS = 10  # of the sampler, for one trial, before any recipe that was not tried will do
+DRAWS_WITHIN_LIMITS = 100  # beyond the limits, before any within them will do
 UNUSABLE = (TypeError, ValueError)  # what values raise that somebody else has given and no recipe can have
 
 
@@ -37,10 +40,11 @@ class Recipes:
     Args:
         opened: the study in the storage.
         lease: of the worker.
+        models: tells which models may be trained; None where all may.
     """
 
-    def __init__(self, opened: OpenStudy, lease: Lease) -> None:
-        self._study, self._storage, self._lease = opened.study, opened.storage, lease
+    def __init__(self, opened: OpenStudy, lease: Lease, models: ModelCheck | None = None) -> None:
+        self._study, self._storage, self._lease, self._models = opened.study, opened.storage, lease, models
         self._cache = cache_of(opened.study)
         self._space, self._seed = opened.file.space, opened.file.seed
         self._trained: dict[str, int] = {}  # digest of a recipe -> number of the trial that was trained by it
@@ -50,7 +54,10 @@ class Recipes:
         """Chooses a recipe for a new place, as `Lease.take` asks; None where the space always holds another one."""
 
     def read(self) -> None:
-        """Take in the trials that have finished, and give those that wait and ask for a trained recipe its result."""
+        """Take in the trials that have finished, and settle those that wait and are not to be trained.
+
+        One that asks for a trained recipe is given its result, and one that asks for a model beyond the limits fails.
+        """
         trials = latest_trials(self._study)
         for number, trial in trials.items():
             if number not in self._finished and trial.state.is_finished():
@@ -60,6 +67,8 @@ class Recipes:
         for trial in [trial for trial in trials.values() if trial.state is TrialState.WAITING and _given(trial)]:
             if (same := self._trained_as(trial)) is not None:
                 self._give_result(trial, trials[same])
+            elif why := self._excess_of_given(trial):
+                self._refuse(trial, why)
 
     def reserve(self, place: Place, trial: FrozenTrial) -> bool:
         """Reserve a recipe for a trial that waits, whatever the sampler will draw; False where none is left that fits.
@@ -79,7 +88,8 @@ class Recipes:
         Raises:
             LostPlaceError: the place is no longer this worker's.
         """
-        for _ in range(DRAWS):
+        draws, refused = 0, list[str]()
+        while draws < DRAWS and len(refused) < DRAWS_WITHIN_LIMITS:
             trial = optuna.Trial(self._study, trial_id)
             storage, there = trial.storage, trial.params
             trial.storage = cast("BaseStorage", _Unwritten(storage))
@@ -90,17 +100,24 @@ class Recipes:
                 self._lease.claim(place, None)
                 return optuna.Trial(self._study, trial_id)
             trial.storage = storage
+            goes_on = trial.params.keys() == there.keys()
+            if self._models and not goes_on and (why := self._models.excess(trial.params)):
+                refused.append(why)
+                continue
+            draws += 1
             if recipe not in self._trained and self._lease.claim(place, recipe):
                 self._write(trial_id, trial.params, trial.distributions, there)
+                self._tell_refused(trial.number, refused)
                 return trial
-            if trial.params.keys() == there.keys():
-                return trial  # a run that goes on
+            if goes_on:
+                return trial
         trial = optuna.Trial(self._study, trial_id)
         chosen = self._claim_untried(place, _given(self._storage.get_trial(trial_id)))
         if chosen is not None:
             fixed = FixedTrial(chosen)
             suggest(fixed, self._space)
             self._write(trial_id, fixed.params, fixed.distributions, trial.params)
+        self._tell_refused(trial.number, refused)
         return optuna.Trial(self._study, trial_id)
 
     def _choose(self, tried: set[str]) -> str | None:
@@ -117,10 +134,13 @@ class Recipes:
 
     def _untried(self, tried: set[str], given: Mapping[str, Any]) -> dict[str, Any] | None:
         order = random.Random(f"{self._seed} {len(tried)} {len(self._trained)}")  # noqa: S311 - no secret
-        for recipe in recipes(self._space, order, given):
-            digest = digest_of(recipe, self._space)
-            if digest not in tried and digest not in self._trained:
-                return recipe
+        models = [{}] if self._models is None else list(self._models.within(given))
+        order.shuffle(models)
+        for model in models:
+            for recipe in recipes(self._space, order, {**given, **model}):
+                digest = digest_of(recipe, self._space)
+                if digest not in tried and digest not in self._trained:
+                    return recipe
         return None
 
     def _trained_as(self, trial: FrozenTrial) -> int | None:
@@ -143,6 +163,30 @@ class Recipes:
                 storage.set_trial_intermediate_value(trial_id, step, value)
             storage.set_trial_user_attr(trial_id, SAME_RECIPE_KEY, same.number)
             storage.set_trial_state_values(trial_id, same.state, same.values)
+
+    def _excess_of_given(self, trial: FrozenTrial) -> str | None:
+        """Why a trial that waits asks for a model beyond the limits; None where it does not."""
+        if self._models is None:
+            return None
+        given = _given(trial)
+        return None if next(self._models.within(given), None) is not None else self._models.excess(given)
+
+    def _refuse(self, trial: FrozenTrial, why: str) -> None:
+        """Fail a trial that waits, which takes no place in the budget; for the default recipe a smaller one waits."""
+        if DEFAULT_KEY in trial.user_attrs and self._models:
+            smaller = next(self._models.within({}), {})
+            self._study.enqueue_trial(
+                {**self._space.default_parameters(), **smaller}, user_attrs={DEFAULT_KEY: True}, skip_if_exists=True
+            )
+        with suppress(UpdateFinishedTrialError):
+            self._storage.set_trial_user_attr(trial_id_of(trial), REASON_KEY, f"limits: {why}")
+            self._storage.set_trial_state_values(trial_id_of(trial), TrialState.FAIL)
+
+    def _tell_refused(self, trial: int, refused: Sequence[str]) -> None:
+        """Say in the log of a trial that recipes were drawn before its own that are beyond the limits."""
+        if refused:
+            many = counted(len(refused), "proposal was", "proposals were")
+            self._lease.log(trial, [f"{many} not taken, the last since {refused[-1]}"])
 
     def _write(
         self,

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     import optuna
     from optuna.trial import FrozenTrial
 
+    from hpo.study.model_limits import ModelCheck
     from hpo.study.open_study import OpenStudy
     from storage.keys import EndState
     from storage.places import Lease
@@ -114,15 +115,18 @@ class Runs:
         opened: the study in the storage.
         lease: of the worker.
         about: what each of its trials keeps as user attributes.
+        models: tells which models may be trained; None where all may.
     """
 
-    def __init__(self, opened: OpenStudy, lease: Lease, about: Mapping[str, Any]) -> None:
+    def __init__(
+        self, opened: OpenStudy, lease: Lease, about: Mapping[str, Any], models: ModelCheck | None = None
+    ) -> None:
         self._opened, self._lease, self._about = opened, lease, dict(about)
         self._file, self._study = opened.file, opened.study
         self._study.pruner = make_pruner(self._file, lease.reach_rung)
         self._forest = TrialForest(self._file.space)
         lease.promotion = self._file.pruner == "asha"
-        self._recipes = Recipes(opened, lease)
+        self._recipes = Recipes(opened, lease, models)
 
     def begin(self) -> Run | None:
         """Begin the next run; None where no place is left to take at the moment.

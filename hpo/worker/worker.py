@@ -13,15 +13,18 @@ from typing import TYPE_CHECKING
 
 import torch
 from optuna.exceptions import UpdateFinishedTrialError
+from optuna.trial import FixedTrial
 
 from hpo.errors import HpoError
 from hpo.study.environment import software
+from hpo.study.model_limits import check_of
 from hpo.study.pruners import RungPruner
 from hpo.study.retention import drop_surplus_weights
 from hpo.worker.context import WorkerContext
 from hpo.worker.ends import Complete, Failed, Pruned, Requeued
 from hpo.worker.heartbeat import Heartbeat
 from hpo.worker.runs import Runs
+from hpo.worker.speeds import Speeds
 from hpo.worker.step_watch import StepWatch
 from hpo.worker.training import Training
 from storage.errors import StorageError
@@ -30,6 +33,7 @@ from storage.outage_retry import is_outage
 from storage.places import LostPlaceError
 from trainer.device import choose_device, device_name
 from trainer.resources import Resources
+from trainer.space import suggest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -62,6 +66,7 @@ class Worker:
 
     Raises:
         StorageError: the store of the study's files cannot be used.
+        HpoError: no model of the search space is within the limits.
     """
 
     def __init__(
@@ -77,7 +82,10 @@ class Worker:
             THREADS_KEY: torch.get_num_threads(),
             ENVIRONMENT_KEY: software(),
         }
-        self._runs = Runs(opened, lease, about)
+        classes = len(data.index.classes)
+        self._speeds = Speeds(opened, classes, resources.device)
+        models = check_of(opened.file.model_limits, opened.file.space, classes, self._speeds.milliseconds)
+        self._runs = Runs(opened, lease, about, models)
         steps = StepWatch(opened.file.hang_minutes)
         heartbeat = Heartbeat(self._presence, stopwatch, shutdown, steps, self._runs.give_up)
         self._context = WorkerContext(opened, data, lease, steps, heartbeat, resources, stopwatch)
@@ -106,6 +114,8 @@ class Worker:
                         stopwatch.training_ended()
                         with stopwatch.time("storage"):
                             self._tell(run, training.keep_files(end), training.checkpoints)
+                        if isinstance(end, Complete):
+                            self._measure(run)
                 elif self._is_over():
                     return
                 else:
@@ -174,6 +184,13 @@ class Worker:
                 drop_surplus_weights(opened, opened.file.keep_weights)
             except StorageError as error:  # the next complete trial's worker, or `hpo prune-artifacts`, does it
                 logger.warning("weights that are no longer needed stay: %s", error)
+
+    def _measure(self, run: Run) -> None:
+        """Measure how fast the model of a complete trial is, where no worker with such a device has."""
+        try:
+            self._speeds.milliseconds(suggest(FixedTrial(run.trial.params), self._context.opened.file.space))
+        except RuntimeError as error:  # as where others have taken the GPU's memory
+            logger.warning("the speed of the model of trial %d cannot be measured: %s", run.trial.number, error)
 
     def _refuse_hopeless(self) -> None:
         """Raise HpoError where the first trials all failed for the same reason."""

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 from optuna.trial import TrialState, create_trial
 from sqlalchemy import text
 
+from hpo.errors import HpoError
+from hpo.study.model_limits import ModelLimits
 from hpo.study.open_study import load_study
-from hpo.study.ranking import best_trial
+from hpo.study.ranking import best_trial, default_trial
 from hpo.study.status import take_snapshot
 from hpo.worker.recipes import Recipes
 from hpo.worker.runs import Runs
 from storage.requeue import requeue
-from trainer.recipe import DEFAULTS
+from tests.integration.conftest import lines_of
+from trainer.model.size import model_size
+from trainer.recipe import DEFAULTS, recipe_from
 
 pytestmark = pytest.mark.integration
 
@@ -229,3 +235,47 @@ def test_an_endless_space_repeats_nothing_either(harness):
     losses = [trial.params["loss"] for trial in study.trials]
     assert (losses.count("cross_entropy"), losses.count("focal")) == (1, 11)
     assert len(study.trials) == 12
+
+
+def test_models_beyond_the_limits_are_never_trained(harness):
+    """What is drawn or queued beyond [limits] takes no place; the default recipe gives way, and the log says so."""
+    study = harness(trials=4, recipe={"image_size": [16, 8], "loss": "own", "mixing": "none", "sampler": "shuffle"})
+    study.opened.study.enqueue_trial({"image_size": 16})
+    small = model_size(recipe_from({"backbone": "linear", "image_size": 8}), 3, study.file.space.extensions).parameters
+    study.file = replace(study.file, model_limits=ModelLimits(parameters=small))
+    study.work()
+    assert [place.state for place in study.places] == ["complete"] * 4
+    trained = [trial for trial in study.trials if "best_epoch" in trial.user_attrs]
+    assert {trial.params["image_size"] for trial in trained} == {8}
+    reason = "limits: linear at 16 px has 2,307 parameters, and [limits] parameters is 579"
+    refused = [trial for trial in study.trials if trial.user_attrs.get("reason") == reason]
+    assert [(trial.state, trial.number) for trial in refused] == [(TrialState.FAIL, 0), (TrialState.FAIL, 1)]
+    assert default_trial(study.opened).params["image_size"] == 8
+    log = [line for trial in trained for line in lines_of(study, trial.number) if "proposal" in line]
+    assert log
+    assert all(
+        re.fullmatch(r"\d+ proposals? w\w+ not taken, the last since linear at 16 px has .*", line) for line in log
+    )
+    front = take_snapshot(study.opened).as_json()["front"]
+    assert front["device"] == "cpu"
+    assert [each["trial"] for each in front["trials"]] == [best_trial(study.opened).number]
+
+
+def test_a_small_space_is_used_up_where_the_rest_is_beyond_the_limits(harness):
+    """Each recipe within the limits is trained once, and then the search ends."""
+    study = harness(trials=10, recipe=FIXED | {"loss": ["cross_entropy", "own"], "image_size": [8, 16]})
+    study.file = replace(study.file, model_limits=ModelLimits(megabytes=0.003))
+    study.work()
+    assert sorted(trial.params["loss"] for trial in study.trials) == ["cross_entropy", "own"]
+    assert {trial.params["image_size"] for trial in study.trials} == {8}
+
+
+def test_a_worker_without_a_model_within_the_limits_begins_nothing(harness):
+    """A worker whose device is too slow for every model says so in one line."""
+    study = harness(trials=1, recipe=FIXED)
+    study.file = replace(study.file, model_limits=ModelLimits(milliseconds=1e-6))
+    with pytest.raises(
+        HpoError, match=r"^limits: no model .*: milliseconds is 1e-06, and the smallest, linear at 8 px"
+    ):
+        study.work()
+    assert study.places == []

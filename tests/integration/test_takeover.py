@@ -16,6 +16,7 @@ from optuna.trial import FixedTrial, TrialState, create_trial
 import hpo.study.takeover
 from hpo.errors import HpoError
 from hpo.study.forest_sampler import TrialForest
+from hpo.study.model_limits import ModelLimits
 from hpo.study.open_study import (
     count_test_use,
     create_study,
@@ -96,8 +97,9 @@ class Studies:
 
     def file(self, name, recipe=OLD, *, study="", data=""):
         """A study file; fields of the recipe that it does not name have their defaults."""
-        fixed = {key: value for key, value in DEFAULTS.items() if key not in tomllib.loads(SMALL + recipe)}
-        recipe += SMALL + "\n".join(f"{key} = {show(value)}" for key, value in fixed.items())
+        small = SMALL.replace("image_size = 8", "") if "image_size" in recipe else SMALL
+        fixed = {key: value for key, value in DEFAULTS.items() if key not in tomllib.loads(small + recipe)}
+        recipe += small + "\n".join(f"{key} = {show(value)}" for key, value in fixed.items())
         shown = '"' + name.replace("\\", "\\\\").replace('"', '\\"') + '"'
         path = self.folder / "study.toml"
         path.write_text(STUDY.format(name=shown, study=study, data=data, recipe=recipe), encoding="utf-8")
@@ -381,6 +383,26 @@ def test_looks_at_the_test_images_are_remembered(studies):
     count_test_use(old.study, "first", "2026-11-21")
     _, new = studies.take_over(studies.file("new"), "old")
     assert count_test_use(new.study, "second", "2026-11-22") == 2
+
+
+def test_a_model_beyond_the_new_limits_stays_where_it_is(studies):
+    """A trial comes along where its model is within the new [limits], in speed where the old study has measured it."""
+    old_file = studies.file("old", f"{OLD}image_size = [8, 16]\n")
+    old = studies.begin(old_file)
+    for size in (8, 16):
+        finish(old, old_file, PLAIN | {"image_size": size}, [0.3])
+    speed = {"backbone": "linear", "image_size": 8, "device": "cpu", "milliseconds": 0.5}
+    old.study.set_user_attr("hpo:speed: linear, 8 px, cpu", speed)
+    for name, limits, fitting in (
+        ("small", ModelLimits(parameters=600), 1),
+        ("fast", ModelLimits(milliseconds=1), 1),
+        ("faster", ModelLimits(milliseconds=0.1), 0),
+    ):
+        file = replace(studies.file(name, f"{OLD}image_size = [8, 16]\n"), model_limits=limits)
+        lines, new = studies.take_over(file, "old")
+        assert lines[0].endswith(f"{2 - fitting} do{'es' if fitting else ''} not: limits ({2 - fitting})")
+        assert [trial.params["image_size"] for trial in taken(new).values()] == [8] * fitting
+        assert new.study.user_attrs["hpo:speed: linear, 8 px, cpu"] == speed
 
 
 def test_a_trial_without_a_recipe_does_not_fit(studies):

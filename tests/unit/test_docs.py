@@ -101,7 +101,7 @@ def test_every_key_of_a_study_file_is_documented():
         *StopRules.__dataclass_fields__,
         *StudyFile.__dataclass_fields__,
     }
-    assert others - {"path", "data", "limits", "stop_rules", "space", "tries"} <= rows
+    assert others - {"path", "data", "limits", "stop_rules", "space", "tries", "model_limits"} <= rows
 
 
 def test_the_notebook_in_the_readme_is_the_example():

@@ -146,7 +146,7 @@ def test_json_has_the_documented_form():
     """`hpo status --json` has study, storage, trials by state, budget, best, and workers that live or died."""
     running = place(1, "running", worker="w1", epoch=3)
     shown = snapshot(place(0, "complete"), running).as_json()
-    keys = {"study", "storage", "trials", "budget", "best", "workers", "dead_workers", "halt", "paused_hosts"}
+    keys = {"study", "storage", "trials", "budget", "best", "workers", "dead_workers", "halt", "paused_hosts", "front"}
     assert set(shown) == keys | {"reason_to_end", "last_gain"}
     assert shown["trials"] == {"complete": 1, "pruned": 0, "failed": 0, "paused": 0, "running": 1, "waiting": 0}
     assert shown["budget"]["used"] == {"trials": 2, "hours": 0.5, "gpu_hours": 1.0}
