@@ -89,6 +89,13 @@ class Data:
             fingerprint = hashlib.sha256(f"{fingerprint}:{ranges.key}".encode()).hexdigest()
         return pixels_file(self.cache.folder, fingerprint, size, interpolation)
 
+    def with_split(self, split: Split) -> Data:
+        """The same images on other sides; pixels that are decoded by now are not decoded again."""
+        other = replace(self, split=split)
+        other._pixels.update(self._pixels)  # noqa: SLF001 - of the same class
+        other._ranges.extend(self._ranges)  # noqa: SLF001
+        return other
+
     def relabelled(self, labels: NDArray[np.int64]) -> Data:
         """The same images with other classes, int64 [N]; pixels that are decoded by now are not decoded again."""
         other = replace(self, index=replace(self.index, labels=labels))

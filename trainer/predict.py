@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from trainer.calibration import Decision
 from trainer.device import autocast
 from trainer.images.pixels import Reading, read_image
 from trainer.step import MicroBatch
@@ -97,25 +98,43 @@ def views(images: torch.Tensor, size: int, tta: str) -> Iterator[torch.Tensor]:
             yield crop.flip(2)
 
 
-def soft_vote(probabilities: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+def soft_vote(
+    probabilities: NDArray[np.float32], decisions: Sequence[Decision] = ()
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """The mean of probabilities [members, images, classes], float32 [images, classes]; the best class, int64 [images].
 
-    Of classes with the same mean the first is the best.
+    The members' temperatures come before the mean, the mean of their offsets after it. Of classes with the same mean
+    the first is the best.
     """
-    mean = probabilities.mean(axis=0)
-    return mean, mean.argmax(axis=1)
+    mean = _at_temperatures(probabilities, decisions).mean(axis=0)
+    offsets = np.zeros(mean.shape[1])
+    for decision in decisions:
+        offsets += np.divide(decision.offsets or 0.0, len(decisions))
+    return mean, Decision(offsets=tuple(offsets.tolist()) if offsets.any() else ()).classes(mean)
 
 
-def hard_vote(probabilities: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+def hard_vote(
+    probabilities: NDArray[np.float32], decisions: Sequence[Decision] = ()
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """The share of members that vote for each class, float32 [images, classes]; the class with most, int64 [images].
 
-    A member votes for the class that has the highest of its probabilities [members, images, classes]. Of classes with
-    equally many votes that with the highest mean probability wins.
+    A member votes for the class that its decision takes by its probabilities [members, images, classes]. Of classes
+    with equally many votes that with the highest mean probability wins.
     """
     members, _, classes = probabilities.shape
-    votes = (probabilities.argmax(axis=2)[..., None] == np.arange(classes)).sum(axis=0)
-    tie_break = np.where(votes == votes.max(axis=1, keepdims=True), probabilities.mean(axis=0), -1)
+    shown = _at_temperatures(probabilities, decisions)
+    own = decisions or [Decision()] * members
+    chosen = np.stack([decision.classes(each) for decision, each in zip(own, shown, strict=True)])
+    votes = (chosen[..., None] == np.arange(classes)).sum(axis=0)
+    tie_break = np.where(votes == votes.max(axis=1, keepdims=True), shown.mean(axis=0), -1)
     return (votes / members).astype(np.float32), tie_break.argmax(axis=1)
+
+
+def _at_temperatures(probabilities: NDArray[np.float32], decisions: Sequence[Decision]) -> NDArray[np.float32]:
+    """Each member's probabilities as its decision shows them; without decisions as they are."""
+    if not decisions:
+        return probabilities
+    return np.stack([decision.probabilities(each) for decision, each in zip(decisions, probabilities, strict=True)])
 
 
 VOTINGS = {"soft": soft_vote, "hard": hard_vote}

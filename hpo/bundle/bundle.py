@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from hpo.bundle.decision import decision_of
 from hpo.errors import HpoError
 from trainer.errors import TrainerError
 from trainer.images.pixels import INTERPOLATIONS
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     import torch
 
+    from trainer.calibration import Decision
     from trainer.extensions import Extensions
     from trainer.images.value_range import ValueRanges
     from trainer.model.backbones import Classifier
@@ -43,6 +45,7 @@ class Bundle:
         interpolation: by which images are to be resized.
         ranges: which values of images of more than 8 bits are black and white; None has each image choose by itself.
         info: its bundle.json.
+        decision: how probabilities of the model become those that are shown, and a class.
     """
 
     folder: Path
@@ -51,6 +54,7 @@ class Bundle:
     interpolation: str
     ranges: ValueRanges | None
     info: dict[str, Any]
+    decision: Decision
 
     def load_model(self, extensions: Extensions, device: torch.device) -> Classifier:
         """The model with its weights, on the device, ready to predict.
@@ -84,7 +88,9 @@ def read_bundle(folder: Path) -> Bundle:
         if interpolation not in INTERPOLATIONS:
             raise ValueError(f'there is no interpolation "{interpolation}"')
         ranges = None if kept is None else ranges_from_json(kept)
-        return Bundle(folder, read_recipe(folder / RECIPE), tuple(info["classes"]), interpolation, ranges, info)
+        classes = tuple(info["classes"])
+        decision = decision_of(info, classes)
+        return Bundle(folder, read_recipe(folder / RECIPE), classes, interpolation, ranges, info, decision)
     except RecursionError:
         raise HpoError(
             f"bundle: {folder} is no bundle (its {INFO} or {RECIPE} is nested too deeply); `hpo export-best` makes one"

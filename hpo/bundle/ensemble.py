@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from hpo.bundle.bundle import Bundle
+    from trainer.calibration import Decision
     from trainer.predict import Member
 
     Picture = str | PathLike[str] | Image.Image | NDArray[np.uint8]
@@ -65,7 +66,8 @@ class Ensemble:
             )
             for bundle in self.bundles
         ]
-        return LoadedEnsemble(self.bundles[0].classes, members, chosen, self.voting, self.tta)
+        decisions = [bundle.decision for bundle in self.bundles]
+        return LoadedEnsemble(self.bundles[0].classes, members, decisions, chosen, self.voting, self.tta)
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,6 +94,7 @@ class LoadedEnsemble:
     Attributes:
         classes: their names, in the order of the probabilities.
         members: the models.
+        decisions: how the probabilities of each become a class.
         device: that of the models.
         voting: as in `Ensemble`.
         tta: as in `Ensemble`.
@@ -99,6 +102,7 @@ class LoadedEnsemble:
 
     classes: tuple[str, ...]
     members: Sequence[Member]
+    decisions: Sequence[Decision]
     device: torch.device
     voting: str
     tta: str
@@ -145,7 +149,8 @@ class LoadedEnsemble:
         rest = iter(pictures)
         while batch := list(islice(rest, batch_size)):
             found = predict(self.members, batch, self.device, tta=self.tta, batch_size=batch_size, decoders=decoders)
-            yield from map(VOTINGS[self.voting], found)
+            for probabilities in found:
+                yield VOTINGS[self.voting](probabilities, self.decisions)
 
 
 def load_bundle(

@@ -22,6 +22,7 @@ from hpo.bundle.bundle import (
     new_folder,
     refuse_existing,
 )
+from hpo.bundle.decision import Found, find_decision
 from hpo.bundle.inputs import find_images
 from hpo.bundle.origin import ORIGIN, origin_of
 from hpo.bundle.pseudo_labels import join
@@ -32,11 +33,14 @@ from hpo.study.images import load_images
 from hpo.study.open_study import count_test_use, keep_test_score, model_of, recipe_of
 from hpo.study.ranking import best_trial
 from hpo.study.settings import check_settings
+from storage.errors import StorageError
 from storage.keys import BEST_EPOCH_KEY
+from trainer.calibration import Decision
 from trainer.device import choose_device, torch_threads
 from trainer.images.spreadsheets import cell_of, write_rows
 from trainer.model.backbones import save_weights
 from trainer.model.hub_layout import write_config
+from trainer.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -111,12 +115,15 @@ def export(
             save_weights(model, temporary / WEIGHTS)
             if problem := write_config(temporary / WEIGHTS, recipe, data.index.classes, study_file.space.extensions):
                 say(f"timm alone cannot load this bundle, only hpo: {problem}")
+            found = _find_decision(chosen, None if training.retrain else model, trial, opened, used)
+            for line in found.lines():
+                say(line)
             test, uses = None, 0
             if len(data.split.test):
                 now = datetime.now(UTC).isoformat(timespec="seconds")
                 use = str(uuid.uuid4())
                 uses = count_test_use(opened.study, use, now)
-                test = _test(chosen, model, used)
+                test = _test(chosen, model, used, found.decision)
                 keep_test_score(opened.study, use, trial.number, test)
             info = {
                 "classes": list(data.index.classes),
@@ -137,6 +144,7 @@ def export(
                 "split_digest": data.split.digest,
                 "metrics": {"valid_macro_f1": trial.value, "test": test},
                 "test_uses": uses,
+                **found.as_json(data.index.classes),
                 ORIGIN: origin_of(study_file, folder, chosen.valid_macro_f1, losses),
             }
             _write_lists(temporary, folder, data)
@@ -158,11 +166,29 @@ def _score_line(trial: FrozenTrial, best: FrozenTrial | None) -> str:
     )
 
 
-def _test(chosen: Chosen, model: Classifier, data: Data) -> dict[str, Any]:
+def _find_decision(chosen: Chosen, own: Classifier | None, trial: FrozenTrial, opened: OpenStudy, data: Data) -> Found:
+    """Temperature and offsets, by what the trial's own weights say of the validation images.
+
+    After a retraining on these images nothing but the test split is unseen, so that the model that has not learned them
+    stands for the one that has.
+    """
+    classes = len(data.index.classes)
+    try:
+        model = own or model_of(trial, opened, chosen.extensions, classes, chosen.device)
+    except StorageError:
+        return Found(
+            Decision(), f"as the weights of trial {trial.number} that have not learned the validation images are gone"
+        )
+    images = data.split.valid
+    source = f"{counted(len(images), 'validation image')} that the trial's own weights have not learned"
+    return find_decision(data, images, chosen.probabilities(model, data, images), source)
+
+
+def _test(chosen: Chosen, model: Classifier, data: Data, decision: Decision) -> dict[str, Any]:
     """The scores of a model on the held-out images."""
-    probabilities = torch.from_numpy(chosen.probabilities(model, data, data.split.test))
+    shown = decision.probabilities(chosen.probabilities(model, data, data.split.test))
     labels = torch.from_numpy(data.index.labels[data.split.test])
-    return scores(labels, probabilities.argmax(dim=1), probabilities, data.index.classes)
+    return scores(labels, torch.from_numpy(decision.classes(shown)), torch.from_numpy(shown), data.index.classes)
 
 
 def _write_lists(temporary: Path, folder: Path, data: Data) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.cells import cell_len, set_cell_size
 
+from trainer.calibration import expected_calibration_error
 from trainer.metrics import confusion_matrix, summary
 from trainer.uncertainty import standard_error
 from trainer.wording import counted
@@ -22,10 +23,11 @@ SHOWN_MISTAKES = 10
 
 
 def scores(labels: Tensor, predicted: Tensor, probabilities: Tensor, classes: tuple[str, ...]) -> dict[str, Any]:
-    """The metrics of `trainer.metrics.summary`, with `standard_error` and `confusion_matrix`; JSON can hold them.
+    """The metrics of `trainer.metrics.summary` with `standard_error`, `confusion_matrix`, `expected_calibration_error`.
 
     `standard_error` has that of `macro_f1` and of `accuracy`, as `trainer.uncertainty.standard_error` estimates them.
-    `confusion_matrix` has the predicted classes of each true class with the number of images, without zeros.
+    `confusion_matrix` has the predicted classes of each true class with the number of images, without zeros. JSON can
+    hold all of it.
 
     Args:
         labels: the true classes, int64 [images], at least one.
@@ -41,7 +43,13 @@ def scores(labels: Tensor, predicted: Tensor, probabilities: Tensor, classes: tu
         true: {name: count for name, count in zip(classes, row, strict=True) if count}
         for true, row in zip(classes, matrix.tolist(), strict=True)
     }
-    return {**metrics, "standard_error": errors, "confusion_matrix": rows}
+    calibration = expected_calibration_error(labels.numpy(), probabilities.numpy())
+    return {
+        **metrics,
+        "standard_error": errors,
+        "expected_calibration_error": calibration,
+        "confusion_matrix": rows,
+    }
 
 
 def headline(found: Mapping[str, Any]) -> str:

@@ -14,8 +14,10 @@ from optuna.trial import FixedTrial, TrialState, create_trial
 import hpo.bundle.retraining
 from hpo.bundle.chosen_trials import trial_of_number
 from hpo.bundle.commands import run_export_best, run_predict
+from hpo.bundle.ensemble import Ensemble
 from hpo.bundle.export import export as export_trials
-from hpo.bundle.inputs import find_images
+from hpo.bundle.inputs import find_bundles, find_images
+from hpo.bundle.prediction import predict_to_csv
 from hpo.bundle.retraining import Training
 from hpo.cli import parser
 from hpo.errors import HpoError
@@ -143,6 +145,26 @@ def test_sure_images_are_learned_by_a_second_model(export, tmp_path, database):
     expected = [(test["macro_f1"], test["standard_error"]["macro_f1"], test["images"]) for test in tests]
     assert sorted((one["macro_f1"], one["standard_error"], one["images"]) for one in kept) == sorted(expected)
     assert info["metrics"]["test"]["macro_f1"] > 0.8
+
+
+def test_a_bundle_is_tested_as_it_predicts(export, tmp_path, monkeypatch):
+    """Temperature and offsets that the validation images gave are those of the test and of `hpo predict`."""
+    monkeypatch.setattr("hpo.bundle.decision.FEWEST_IMAGES", 6)
+    monkeypatch.setattr("hpo.bundle.decision.PARTS", 2)
+    monkeypatch.setattr("trainer.calibration.Offsets.helps", True)
+    monkeypatch.setattr("trainer.calibration.Temperature.helps", True)
+    info, lines = export("bundle")
+    [line] = [line for line in lines if line.startswith("calibration: ")]
+    assert f"by {info['calibration']['images']} validation images that the trial's own weights have not learned" in line
+    info["thresholds"]["offsets"] |= {"red": 1e-9}  # whatever was found, they are read
+    (tmp_path / "bundle/bundle.json").write_text(json.dumps(info))
+    bundles, inputs = find_bundles([str(tmp_path / "bundle"), str(tmp_path / "bundle/test.csv")])
+    assert bundles[0].decision.temperature == info["calibration"]["temperature"] != 1
+    own = Ensemble(bundles, Extensions(backbones={"linear": linear}))
+    found = predict_to_csv(own, find_images(inputs, bundles[0].classes), tmp_path / "out.csv")
+    name, expected = "expected_calibration_error", info["metrics"]["test"]
+    assert found.pop(name) == pytest.approx(expected.pop(name), rel=1e-3)
+    assert found == expected
 
 
 def test_what_cannot_be_learned_leaves_no_bundle(export, tmp_path):
@@ -281,7 +303,9 @@ def test_a_trial_of_ones_own_choice_becomes_a_bundle(tried, tmp_path, capsys):
     """--trial takes that trial in place of the winner, and names the winner."""
     export_of(tried, "-o", tmp_path / "bundle", "--trial", 4)
     assert json.loads((tmp_path / "bundle/bundle.json").read_text())["trial"] == 4
-    assert "trial 2 has won with 0.9000" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "trial 2 has won with 0.9000" in said
+    assert "left out, as the weights of trial 4 that have not learned the validation images are gone\n" in said
 
 
 def test_trials_without_a_model_are_refused(tried, tmp_path):

@@ -6,6 +6,7 @@ import torch
 from PIL import Image
 
 from trainer import predict as predict_module
+from trainer.calibration import Decision
 from trainer.errors import DataError
 from trainer.model.backbones import build_model
 from trainer.predict import TTA, Member, hard_vote, predict, reading_size, soft_vote, views
@@ -193,6 +194,22 @@ def test_hard_voting():
     shares, predicted = hard_vote(tie)
     assert shares.tolist() == [[0.5, 0.5]]
     assert predicted.tolist() == [1]
+
+
+def test_members_vote_by_their_own_decisions():
+    """Temperatures come before the mean, offsets before the choice: the mean of them, or each in its own vote."""
+    two = np.array([[[0.8, 0.2], [0.6, 0.4]], [[0.3, 0.7], [0.6, 0.4]]], np.float32)
+    flat, shifted = Decision(temperature=20.0), Decision(offsets=(0.0, 1.2))
+    probabilities, predicted = soft_vote(two, [flat, Decision()])
+    np.testing.assert_allclose(probabilities[0], [(0.517 + 0.3) / 2, (0.483 + 0.7) / 2], atol=1e-3)
+    assert predicted.tolist() == [1, 0]
+    assert soft_vote(two)[1].tolist() == [0, 0]
+    probabilities, predicted = soft_vote(two, [Decision(), shifted])
+    np.testing.assert_array_equal(probabilities, soft_vote(two)[0])
+    assert predicted.tolist() == [1, 1]  # 0.6 log-odds beside 0.2 and 0.41
+    shares, predicted = hard_vote(two, [Decision(), shifted])
+    assert shares.tolist() == [[0.5, 0.5], [0.5, 0.5]]
+    assert hard_vote(two)[0].tolist() == [[0.5, 0.5], [1, 0]]
 
 
 def test_votings_of_random_models():

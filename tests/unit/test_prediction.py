@@ -93,6 +93,29 @@ def test_bundles_vote(make_bundle, photos, tmp_path):
     assert abs(_read(output)[1] - probabilities).max() > 1e-4
 
 
+@pytest.mark.usefixtures("one_thread")
+def test_a_bundle_decides_by_its_temperature_and_offsets(make_bundle, photos, tmp_path):
+    """The CSV has the probabilities at the bundle's temperature, and the class that its offsets lead to."""
+    folder, images = make_bundle("plain"), find_images([str(photos)], CLASSES)
+    info = json.loads((Path(folder) / "bundle.json").read_text())
+    found = []
+    for favoured in (None, "blue", "red"):
+        told = {"calibration": {"temperature": 0.02, "used": True}} if favoured else {}
+        told |= {"thresholds": {"offsets": dict.fromkeys(CLASSES, 0) | {favoured: 9}, "used": True}} if favoured else {}
+        (Path(folder) / "bundle.json").write_text(json.dumps(info | told))
+        bundles, _ = find_bundles([folder, str(photos)])
+        predict_to_csv(Ensemble(bundles, Extensions()), images, tmp_path / "out.csv")
+        found.append(_read(tmp_path / "out.csv"))
+    (_, plain), *others = found
+    sharp = plain ** (1 / 0.02)
+    for (predicted, probabilities), favoured in zip(others, ("blue", "red"), strict=True):
+        np.testing.assert_allclose(probabilities, sharp / sharp.sum(axis=1, keepdims=True), atol=2e-3)
+        assert set(predicted) == {favoured}
+    (Path(folder) / "bundle.json").write_text(json.dumps(info | {"calibration": {"temperature": 0, "used": True}}))
+    with pytest.raises(HpoError, match=r"0\.0 is no temperature"):
+        find_bundles([folder, str(photos)])
+
+
 def test_one_bundle_has_nothing_to_vote_on(make_bundle, photos, tmp_path):
     """Hard voting of one bundle is refused, as it would only hide the probabilities."""
     bundles, _ = find_bundles([make_bundle("alone"), str(photos)])

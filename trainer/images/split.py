@@ -85,28 +85,14 @@ def _part(index: Index, images: NDArray[np.int64]) -> Index:
 
 def _cut(index: Index, fractions: dict[int, float], seed: int, copies: NDArray[np.int64] | None) -> NDArray[np.int64]:
     """Where each image goes, int64 [N]: 0 leaves it, 1 and so on are the sides in the order of their fractions."""
-    names = [nfc(path) for path in index.paths]
-    members: dict[int, list[int]] = {}
-    groups = index.groups if copies is None else keep_copies_together(index.groups, copies)
-    for image, group in enumerate(groups.tolist()):
-        members.setdefault(group, []).append(image)
-    labels = index.labels.tolist()
-    contents = {group: Counter(labels[image] for image in images) for group, images in members.items()}
-    _check_enough(index, contents, fractions, joined=groups is not index.groups)
+    groups = _Groups(index, copies)
+    _check_enough(index, groups.contents, fractions, joined=groups.joined)
     wanted = [_wanted(images, list(fractions.values())) for images in np.bincount(index.labels).tolist()]
 
     for attempt in range(ATTEMPTS):
-        # A group is identified by its first path: unlike its number it does not depend on the order of reading.
-        drawn = {
-            group: hashlib.sha256(path_bytes(f"{seed}:{attempt}:{names[images[0]]}")).digest()
-            for group, images in members.items()
-        }
-        order = sorted(members, key=drawn.__getitem__)
-        if attempt == 0:
-            order.sort(
-                key=lambda group: -len(members[group])
-            )  # this meets the fractions best; groups of equal size keep the drawn order
-        side_of_group = _assign({group: contents[group] for group in order}, wanted)
+        # The biggest first meets the fractions best.
+        order = groups.drawn(f"{seed}:{attempt}", biggest_first=attempt == 0)
+        side_of_group = _assign({group: groups.contents[group] for group in order}, wanted)
         if side_of_group is not None:
             break
     else:
@@ -116,14 +102,49 @@ def _cut(index: Index, fractions: dict[int, float], seed: int, copies: NDArray[n
             f"add images of the rare classes, or make the groups smaller{without}"
         )
 
-    side_of_image = np.empty(len(names), np.int64)
-    for group, side in side_of_group.items():
-        side_of_image[members[group]] = side
-    return side_of_image
+    return groups.sides_of_images(side_of_group)
 
 
-def _assign(contents: dict[int, Counter[int]], wanted: list[list[int]]) -> dict[int, int] | None:
-    """The side of each group, taken in the order of `contents` (images by class); None if a side misses a class.
+class _Groups:
+    """The groups of an index, with those joined that share copies.
+
+    Attributes:
+        members: the images of each group, in the order of the index.
+        contents: how many images of each class a group has.
+        joined: whether copies have joined any.
+    """
+
+    def __init__(self, index: Index, copies: NDArray[np.int64] | None) -> None:
+        groups = index.groups if copies is None else keep_copies_together(index.groups, copies)
+        self.members: dict[int, list[int]] = {}
+        for image, group in enumerate(groups.tolist()):
+            self.members.setdefault(group, []).append(image)
+        labels = index.labels.tolist()
+        self.contents = {group: Counter(labels[image] for image in images) for group, images in self.members.items()}
+        self.joined = groups is not index.groups
+        # A group is identified by its first path: unlike its number it does not depend on the order of reading.
+        self._names = {group: nfc(index.paths[images[0]]) for group, images in self.members.items()}
+        self._images = len(index.paths)
+
+    def drawn(self, lot: str, *, biggest_first: bool) -> list[int]:
+        """The groups in an order drawn by this lot; `biggest_first` leaves only those of equal size in that order."""
+        drawn = {group: hashlib.sha256(path_bytes(f"{lot}:{name}")).digest() for group, name in self._names.items()}
+        order = sorted(self.members, key=drawn.__getitem__)
+        return sorted(order, key=lambda group: -len(self.members[group])) if biggest_first else order
+
+    def sides_of_images(self, side_of_group: dict[int, int]) -> NDArray[np.int64]:
+        """The side of each image, int64 [images], from that of its group."""
+        side_of_image = np.empty(self._images, np.int64)
+        for group, side in side_of_group.items():
+            side_of_image[self.members[group]] = side
+        return side_of_image
+
+
+def _assign(contents: dict[int, Counter[int]], wanted: Sequence[Sequence[float]]) -> dict[int, int] | None:
+    """The side of each group, taken in the order of `contents` (images by class).
+
+    None if a side misses a class that has as many groups as there are sides. The groups of a rarer class go to a side
+    each.
 
     wanted: images by class, then by side.
     """
@@ -131,6 +152,7 @@ def _assign(contents: dict[int, Counter[int]], wanted: list[list[int]]) -> dict[
     need = [list(row) for row in wanted]  # images still wanted; below 0 they are too many
     sides_without = [len(sides)] * len(wanted)
     groups_left = Counter(label for content in contents.values() for label in content)
+    too_rare = [max(0, len(sides) - groups_left[label]) for label in range(len(wanted))]
 
     def rank(content: Counter[int], side: int) -> tuple[int, float]:
         rescued, misfit = 0, 0.0
@@ -148,7 +170,46 @@ def _assign(contents: dict[int, Counter[int]], wanted: list[list[int]]) -> dict[
             sides_without[label] -= need[label][side] == wanted[label][side]
             need[label][side] -= images
             groups_left[label] -= 1
-    return None if any(sides_without) else side_of_group
+    missed = any(without > rare for without, rare in zip(sides_without, too_rare, strict=True))
+    return None if missed else side_of_group
+
+
+def divide_into_folds(
+    index: Index, images: NDArray[np.int64], count: int, *, seed: str, copies: NDArray[np.int64] | None = None
+) -> NDArray[np.int64]:
+    """Divide images into folds of equal size for a cross-validation, by class, groups and copies whole.
+
+    The way is that of `split`. A class with fewer groups than folds is missing in some of them; groups without which
+    the other folds would have no image of one of their classes are in no fold: they always train.
+
+    Args:
+        index: of all images.
+        images: those to divide, int64, positions in the index.
+        count: of the folds, at least 2.
+        seed: any text; another one gives other folds.
+        copies: as `split` takes them, of all images of the index.
+
+    Returns:
+        the fold of each of these images, int64 [len(images)], 0 to count - 1; -1 for those that always train.
+    """
+    part = _part(index, images)
+    groups = _Groups(part, None if copies is None else copies[images])
+    wanted = [[max(1, total) / count] * count for total in np.bincount(part.labels).tolist()]
+    for attempt in range(ATTEMPTS):
+        order = groups.drawn(f"{seed}:{attempt}", biggest_first=attempt == 0)
+        fold_of_group = _assign({group: groups.contents[group] for group in order}, wanted)
+        if fold_of_group is not None:
+            break
+    else:  # groups of many classes stand in each other's way
+        fold_of_group = {group: number % count for number, group in enumerate(order)}
+    folds_of_class: dict[int, set[int]] = {}
+    for group, fold in fold_of_group.items():
+        for label in groups.contents[group]:
+            folds_of_class.setdefault(label, set()).add(fold)
+    for group in fold_of_group:
+        if any(len(folds_of_class[label]) == 1 for label in groups.contents[group]):
+            fold_of_group[group] = -1
+    return groups.sides_of_images(fold_of_group)
 
 
 def check_fractions(valid: float, test: float) -> None:

@@ -1,0 +1,126 @@
+"""The temperature and the offsets of a bundle: found on images that its models had not learned, judged on others."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from trainer.calibration import Decision, Offsets, Temperature, Unseen, fit_offsets, fit_temperature
+from trainer.images.duplicates import keep_copies_together
+from trainer.images.split import divide_into_folds
+from trainer.wording import counted
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from trainer.data import Data
+
+FEWEST_IMAGES = 30  # of which anything is concluded
+PARTS = 5  # each is judged by what was fitted on the others
+MOST_CLASSES = 100  # for which offsets are looked for: the time grows with their square
+
+
+@dataclass(frozen=True)
+class Found:
+    """What was found for a bundle.
+
+    Attributes:
+        decision: what it uses.
+        source: of which predictions, for people.
+        images: how many.
+        temperature: None where there were too few images.
+        offsets: None where there were too few images, or too many classes.
+    """
+
+    decision: Decision
+    source: str
+    images: int = 0
+    temperature: Temperature | None = None
+    offsets: Offsets | None = None
+
+    def lines(self) -> list[str]:
+        """What people are told."""
+        if self.temperature is None:
+            return [f"calibration and thresholds: left out, {self.source}"]
+        errors, losses = self.temperature.calibration_error, self.temperature.log_loss
+        use = "" if self.temperature.helps else "; left out, as it does not lower the log loss"
+        line = (
+            f"calibration: temperature {self.temperature.value:.2f}, by {self.source}: expected calibration error"
+            f" {errors[0]:.4f} before, {errors[1]:.4f} after, log loss {losses[0]:.4f} before, {losses[1]:.4f} after"
+            f" (each fifth judged by the others){use}"
+        )
+        said = [line]
+        if self.offsets:
+            low, high = self.offsets.interval
+            use = "used" if self.offsets.helps else "left out, as this may be chance"
+            said.append(
+                f"thresholds: an offset for each class changes the macro-F1 of images that it was not fitted on by"
+                f" {self.offsets.gain:+.4f} ({low:+.4f} to {high:+.4f} in 95 %): {use}"
+            )
+        return said
+
+    def as_json(self, classes: Sequence[str]) -> dict[str, Any]:
+        """`calibration` and `thresholds` of bundle.json, each None where nothing was found out."""
+        found: dict[str, Any] = {"calibration": None, "thresholds": None}
+        if self.temperature:
+            names = ("without", "with")
+            found["calibration"] = {
+                "temperature": self.temperature.value,
+                "used": self.temperature.helps,
+                "fitted_on": self.source,
+                "images": self.images,
+                "expected_calibration_error": dict(zip(names, self.temperature.calibration_error, strict=True)),
+                "log_loss": dict(zip(names, self.temperature.log_loss, strict=True)),
+            }
+        if self.offsets:
+            found["thresholds"] = {
+                "offsets": dict(zip(classes, self.offsets.values.tolist(), strict=True)),
+                "used": self.offsets.helps,
+                "macro_f1": dict(zip(("without", "with"), self.offsets.macro_f1, strict=True)),
+                "gain": self.offsets.gain,
+                "interval": list(self.offsets.interval),
+            }
+        return found
+
+
+def find_decision(data: Data, images: NDArray[np.int64], probabilities: NDArray[np.float32], source: str) -> Found:
+    """Find temperature and offsets of models by what they say of images that they had not learned.
+
+    Args:
+        data: of the images.
+        images: positions of these images, int64 [n].
+        probabilities: of their classes, float32 [n, classes].
+        source: whose predictions these are, for people.
+    """
+    if len(images) < FEWEST_IMAGES:
+        return Found(Decision(), f"as {counted(len(images), 'image')} are too few to find them by")
+    index = data.index
+    parts = divide_into_folds(index, images, PARTS, seed="calibration", copies=index.copies)
+    if len(np.unique(parts[parts >= 0])) < PARTS:
+        return Found(Decision(), "as the images are of too few groups to judge them by")
+    groups = keep_copies_together(index.groups, index.copies)[images]
+    unseen = Unseen(index.labels[images], probabilities, groups, parts)
+    temperature = fit_temperature(unseen)
+    offsets = fit_offsets(unseen) if len(index.classes) <= MOST_CLASSES else None
+    value = temperature.value if temperature.helps else 1.0
+    added = tuple((offsets.values / value).tolist()) if offsets and offsets.helps else ()  # as the logits are divided
+    return Found(Decision(value, added), source, len(images), temperature, offsets)
+
+
+def decision_of(info: Mapping[str, Any], classes: Sequence[str]) -> Decision:
+    """What a bundle.json says of temperature and offsets; that of an earlier version says nothing, and so has none.
+
+    Raises:
+        ValueError, KeyError, TypeError, AttributeError: it is not as hpo writes it.
+    """
+    calibration, thresholds = info.get("calibration"), info.get("thresholds")
+    value = float(calibration["temperature"]) if calibration and calibration["used"] else 1.0
+    if not 0 < value < math.inf:
+        raise ValueError(f"{value} is no temperature")
+    kept = thresholds["offsets"] if thresholds and thresholds["used"] else {}
+    return Decision(value, tuple(float(kept[name]) / value for name in classes) if kept else ())
