@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from optuna.trial import FixedTrial
 
 from hpo.errors import HpoError
+from hpo.study.expected_gain import expected_gain
 from hpo.study.interruptions import failed_trials, pauses
 from hpo.study.ranking import find_best
 from hpo.study.settings import space_of
@@ -23,6 +24,7 @@ from trainer.space import suggest
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from hpo.study.expected_gain import ExpectedGain
     from hpo.study.interruptions import FailedTrial
     from hpo.study.open_study import OpenStudy
     from hpo.study.speed_front import FrontTrial, Speeds
@@ -92,6 +94,7 @@ class Snapshot:
         gain: the last one beyond the noise; only where the rules ask for patience.
         paused: what has become of the trials that are or were paused, by number.
         rungs: to which trials have come, where those that are paused there may go on.
+        expected: what further trials may be expected to bring; None where too few have ended.
         paused_hosts: those that are paused by themselves.
         speeds: of the models; None where none was measured.
         front: the complete trials of which no other is both better and faster, the best first.
@@ -114,6 +117,7 @@ class Snapshot:
     gain: LastGain | None = None
     paused: Mapping[int, str] = field(default_factory=dict)
     rungs: Sequence[RungCount] = ()
+    expected: ExpectedGain | None = None
     paused_hosts: Sequence[str] = ()
     speeds: Speeds | None = None
     front: Sequence[FrontTrial] = ()
@@ -188,6 +192,7 @@ class Snapshot:
             "budget": {**asdict(self.limits), **asdict(self.stop_rules), "used": asdict(self.used)},
             "reason_to_end": self.reason_to_end,
             "last_gain": self.gain and asdict(self.gain),
+            "expected_gain": self.expected and asdict(self.expected),
             "best": self.best and asdict(self.best),
             "workers": workers,
             "dead_workers": [
@@ -234,6 +239,7 @@ def take_snapshot(opened: OpenStudy) -> Snapshot:
         gain=None if study_file.stop_rules.patience is None else last_gain(trials, space),
         paused=pauses(trials, state.places),
         rungs=state.rungs if study_file.pruner == "asha" else (),
+        expected=expected_gain(state.places, state.used, study_file.limits, trial),
         paused_hosts=state.paused_hosts,
         speeds=speeds,
         front=front_of(trials, space, speeds),

@@ -11,6 +11,7 @@ import pytest
 from rich.console import Console
 
 from hpo.dashboard.notes import study_note
+from hpo.study.expected_gain import ExpectedGain
 from hpo.study.status import Best, Snapshot
 from hpo.study.status_table import render
 from hpo.study.stop_rules import LastGain
@@ -146,7 +147,19 @@ def test_json_has_the_documented_form():
     """`hpo status --json` has study, storage, trials by state, budget, best, and workers that live or died."""
     running = place(1, "running", worker="w1", epoch=3)
     shown = snapshot(place(0, "complete"), running).as_json()
-    keys = {"study", "storage", "trials", "budget", "best", "workers", "dead_workers", "halt", "paused_hosts", "front"}
+    keys = {
+        "study",
+        "storage",
+        "trials",
+        "budget",
+        "best",
+        "workers",
+        "dead_workers",
+        "halt",
+        "paused_hosts",
+        "front",
+        "expected_gain",
+    }
     assert set(shown) == keys | {"reason_to_end", "last_gain"}
     assert shown["trials"] == {"complete": 1, "pruned": 0, "failed": 0, "paused": 0, "running": 1, "waiting": 0}
     assert shown["budget"]["used"] == {"trials": 2, "hours": 0.5, "gpu_hours": 1.0}
@@ -154,6 +167,15 @@ def test_json_has_the_documented_form():
     assert shown["workers"] == [
         {"host": "host", "pid": 42, "device": "cpu", "trial": 1, "epoch": 3, "beat_seconds_ago": 2.0}
     ]
+
+
+def test_what_further_trials_may_bring_is_shown():
+    """`hpo status` has the expected gain where there is one."""
+    stands = snapshot(place(0, "complete"))
+    assert stands.as_json()["expected_gain"] is None
+    stands = replace(stands, expected=ExpectedGain(8, 0.0031, 1.25, 0.009))
+    assert stands.expected.line() in printed(render(stands))
+    assert stands.as_json()["expected_gain"] == {"trials": 8, "macro_f1": 0.0031, "gpu_hours": 1.25, "noise": 0.009}
 
 
 def test_paused_hosts_are_shown_with_the_way_to_let_them_go_on():
