@@ -17,6 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from trainer.device import autocast, choose_device, memory_format
 from trainer.extensions import Extensions
 from trainer.fit import Subsets, fit
+from trainer.image_size import shape_of
 from trainer.model.backbones import build_model
 from trainer.resources import Resources
 
@@ -73,10 +74,10 @@ def flop_an_image(job: Job) -> float:
     Three times those of the forward pass, as is usual: torch counts the backward pass of grouped convolutions as if
     they had no groups.
     """
-    device, side = choose_device(), job.recipe.image_size
+    device, shape = choose_device(), shape_of(job.recipe.image_size)
     model = build_model(job.recipe, len(job.data().index.classes), Extensions(), pretrained=False)
     model = model.to(device).to(memory_format=memory_format(device)).train()
-    images = torch.randint(0, 256, (FLOP_BATCH, side, side, 3), dtype=torch.uint8, device=device)
+    images = torch.randint(0, 256, (FLOP_BATCH, *shape, 3), dtype=torch.uint8, device=device)
     with FlopCounterMode(display=False) as counter, torch.no_grad(), autocast(device):
         model(images)
     return 3 * counter.get_total_flops() / FLOP_BATCH

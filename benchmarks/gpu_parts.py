@@ -34,7 +34,7 @@ from throughput import WARM_UP_STEPS, EnoughError, Job, Meter, fit_steps, images
 from trainer.device import choose_device, device_name, loader_processes
 from trainer.extensions import Extensions
 from trainer.loaders import Loaders
-from trainer.model.backbones import interpolation_of
+from trainer.model.backbones import reading_of
 from trainer.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ class Bench:
         )
         loaders = loader_processes(device, cores) or 1  # also in a rehearsal on a CPU
         job = Job(self.images, self.work / "pixels", recipe, cores, loaders, self.sizes.seconds, turns)
-        job.data().pixels(image_size, interpolation_of(backbone, Extensions()))
+        job.data().pixels(reading_of(job.recipe, Extensions()))
         return job
 
     def model_job(self, backbone: str) -> Job:

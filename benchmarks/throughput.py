@@ -34,9 +34,10 @@ from trainer.data import Data, load_data
 from trainer.device import autocast, choose_device, device_name, loader_processes, memory_format
 from trainer.extensions import Extensions
 from trainer.fit import Subsets, fit
+from trainer.image_size import shape_of
 from trainer.images.cache import PixelCache
 from trainer.loaders import Loaders, batches_an_epoch
-from trainer.model.backbones import build_model, interpolation_of
+from trainer.model.backbones import build_model, reading_of, training_reading
 from trainer.model.optimizers import make_optimizer
 from trainer.recipe import Recipe
 from trainer.resources import Resources
@@ -136,7 +137,7 @@ class Meter:
 def make_limit(job: Job) -> Callable[[], None]:
     """A function that takes one step of the bare model."""
     data, device, recipe = job.data(), choose_device(), job.recipe
-    pixels, labels = data.pixels(recipe.image_size, interpolation_of(recipe.backbone, Extensions())), data.index.labels
+    pixels, labels = data.pixels(reading_of(recipe, Extensions())), data.index.labels
     model = build_model(recipe, len(data.index.classes), Extensions(), pretrained=False)
     model = model.to(device).to(memory_format=memory_format(device)).train()
     optimizer = make_optimizer(recipe, model)
@@ -195,7 +196,7 @@ def train_with_timm(job: Job, meter: Meter) -> None:
     config = resolve_model_data_config(model)
     loader = create_loader(
         dataset,
-        input_size=(3, recipe.image_size, recipe.image_size),
+        input_size=(3, *shape_of(recipe.image_size)),
         batch_size=recipe.batch_size,
         is_training=True,
         scale=(0.7, 1.0),
@@ -298,7 +299,7 @@ def main() -> None:
         loaders = loader_processes(device, options.threads)
         folder = options.folder or write_demo(Path(cache) / "demo").parent / "digits"
         job = Job(folder, Path(cache), recipe, options.threads, loaders, options.seconds, options.turns)
-        job.data().pixels(recipe.image_size, interpolation_of(recipe.backbone, Extensions()))
+        job.data().pixels(training_reading(recipe, Extensions()))
         if device.type == "cuda":
             refuse_synchronisation(job)
         shares = {}

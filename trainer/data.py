@@ -7,9 +7,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trainer.images.cache import PixelCache, pixels_file
+from trainer.images.cache import PixelCache, aspects_file, pixels_file
 from trainer.images.index import Grouping, Index, read_index
-from trainer.images.pixels import Reading, build_pixels
+from trainer.images.pixels import build_aspects, build_pixels
 from trainer.images.split import Split, check_fractions, split
 from trainer.images.value_range import find_ranges
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from trainer.images.pixels import Reading
     from trainer.images.value_range import ValueRanges
 
 
@@ -35,7 +36,8 @@ class Data:
     index: Index
     split: Split
     cache: PixelCache | None
-    _pixels: dict[tuple[int, str], NDArray[np.uint8]] = field(default_factory=dict, init=False, repr=False)
+    _pixels: dict[Reading, NDArray[np.uint8]] = field(default_factory=dict, init=False, repr=False)
+    _aspects: list[NDArray[np.float32]] = field(default_factory=list, init=False, repr=False)  # empty until asked for
     _ranges: list[ValueRanges | None] = field(
         default_factory=list, init=False, repr=False
     )  # empty until they are known
@@ -61,33 +63,46 @@ class Data:
         other._ranges.append(ranges)  # noqa: SLF001 - of the same class
         return other
 
-    def pixels(
-        self, size: int, interpolation: str = "bicubic", on_progress: Callable[[int, int], None] | None = None
-    ) -> NDArray[np.uint8]:
-        """All images as a read-only uint8 [N, size, size, 3], RGB, in the order of the index.
+    def pixels(self, reading: Reading, on_progress: Callable[[int, int], None] | None = None) -> NDArray[np.uint8]:
+        """All images as a read-only uint8 [N, height, width, 3], RGB, in the order of the index.
 
-        They are decoded once for each size and interpolation (a name in `trainer.images.pixels.INTERPOLATIONS`), and
-        `on_progress` is called only then.
+        They are decoded once for each reading, whose ranges are those of the data, and `on_progress` is called only
+        then.
 
         Raises:
             DataError: images that cannot be read, or a cache that cannot be written or has no room.
         """
-        key = (size, interpolation)
-        if key not in self._pixels:
-            reading = Reading(size, interpolation, self.ranges())
+        reading = replace(reading, ranges=self.ranges())
+        if reading not in self._pixels:
             limit_bytes = self.cache.limit_bytes if self.cache else None
-            file = self.pixels_file(size, interpolation)
-            self._pixels[key] = build_pixels(self.files, reading, file, on_progress, limit_bytes)
-        return self._pixels[key]
+            self._pixels[reading] = build_pixels(
+                self.files, reading, self.pixels_file(reading), on_progress, limit_bytes
+            )
+        return self._pixels[reading]
 
-    def pixels_file(self, size: int, interpolation: str) -> Path | None:
-        """Where in the cache the pixels are kept at this size in pixels and by this interpolation; None without one."""
+    def aspects(self, on_progress: Callable[[int, int], None] | None = None) -> NDArray[np.float32]:
+        """Width divided by height of each picture as it is shown, read-only float32 [N], in the order of the index.
+
+        They are read once, and `on_progress` is called only then.
+
+        Raises:
+            DataError: as `pixels` does.
+        """
+        if not self._aspects:
+            cache = self.cache
+            file = aspects_file(cache.folder, self.index.fingerprint) if cache else None
+            limit_bytes = cache.limit_bytes if cache else None
+            self._aspects.append(build_aspects(self.files, file, on_progress, limit_bytes))
+        return self._aspects[0]
+
+    def pixels_file(self, reading: Reading) -> Path | None:
+        """Where in the cache the pixels are kept that are read so; None without one."""
         if self.cache is None:
             return None
         ranges, fingerprint = self.ranges(), self.index.fingerprint
         if ranges and ranges.key:
             fingerprint = hashlib.sha256(f"{fingerprint}:{ranges.key}".encode()).hexdigest()
-        return pixels_file(self.cache.folder, fingerprint, size, interpolation)
+        return pixels_file(self.cache.folder, fingerprint, reading.size, reading.interpolation, reading.resize)
 
     def with_split(self, split: Split) -> Data:
         """The same images on other sides; pixels that are decoded by now are not decoded again."""
@@ -100,6 +115,7 @@ class Data:
         """The same images with other classes, int64 [N]; pixels that are decoded by now are not decoded again."""
         other = replace(self, index=replace(self.index, labels=labels))
         other._pixels.update(self._pixels)  # noqa: SLF001 - of the same class
+        other._aspects.extend(self._aspects)  # noqa: SLF001
         other._ranges.extend(self._ranges)  # noqa: SLF001
         return other
 

@@ -27,7 +27,7 @@ def digest_of(parameters: Mapping[str, Any], space: Space) -> str:
     fixed = {name: entry for name, entry in space.fields.items() if name not in varying}
     values = {**DEFAULTS, **fixed, **parameters}
     telling = {
-        name: type(DEFAULTS[name])(value)  # 1 and 1.0 are one value
+        name: value if isinstance(value, str) else type(DEFAULTS[name])(value)  # 1 and 1.0 are one value
         for name, value in parameters.items()
         if name in varying and is_used(name, values)
     }

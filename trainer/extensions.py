@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from trainer.recipe import RULES
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     LossFunction = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
     AugmentFunction = Callable[[NDArray[np.uint8], np.random.Generator], NDArray[np.uint8]]
-    BackboneFunction = Callable[[int, int], torch.nn.Module]
+    BackboneFunction = Callable[[int, Any], torch.nn.Module]
 
 
 @dataclass(frozen=True)
@@ -24,9 +24,10 @@ class Extensions:
     """Functions of one's own by the name that a recipe calls them.
 
     losses: (logits float32 [batch, classes], labels int64 [batch]) -> the loss, a scalar.
-    augments: (image uint8 [side, side, 3] RGB, random generator of this image and epoch) -> uint8 [side, side, 3].
-    backbones: (number of classes, image side in pixels) -> model, float32 [batch, 3, side, side] normalised by
-        ImageNet's mean and standard deviation -> logits [batch, classes].
+    augments: (image uint8 [height, width, 3] RGB, random generator of this image and epoch) -> another of that shape.
+    backbones: (number of classes, image side in pixels, or (height, width) where images are no squares) -> model,
+        float32 [batch, 3, height, width] normalised by ImageNet's mean and standard deviation -> logits
+        [batch, classes].
     """
 
     losses: Mapping[str, LossFunction] = field(default_factory=dict)

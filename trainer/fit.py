@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from itertools import chain, islice
 from typing import TYPE_CHECKING
 
+from trainer.augmentation.random_resized_crop import takes_random_crops
 from trainer.extensions import Extensions
 from trainer.loaders import AugmentedImages, epoch_orders
-from trainer.model.backbones import interpolation_of
+from trainer.model.backbones import training_reading
 from trainer.resources import Resources
 from trainer.session import begin
 
@@ -108,12 +109,14 @@ def fit(
     if resume:
         resume.refuse_other_recipe(recipe)
     extensions, resources = extensions or Extensions(), resources or Resources()
-    pixels = data.pixels(recipe.image_size, interpolation_of(recipe.backbone, extensions))
+    pixels, aspects = data.pixels(training_reading(recipe, extensions)), None
+    if takes_random_crops(recipe, extensions) and recipe.resize != "stretch":
+        aspects = data.aspects()
     session = begin(recipe, data, subsets.train, extensions, resources, resume)
     numbers = range(session.epochs_done + 1, recipe.epochs + 1)
     orders = chain.from_iterable(epoch_orders(recipe, data.index.labels, subsets.train, number) for number in numbers)
     still_to_do = islice(orders, session.steps_done, None)
-    images = AugmentedImages(pixels, data.index.labels, extensions)
+    images = AugmentedImages(pixels, data.index.labels, extensions, aspects)
     with closing(resources.loaders.batches(images, still_to_do)) as batches:
         for number in numbers:
             started, waited = time.perf_counter(), 0.0

@@ -22,7 +22,9 @@ import numpy as np
 import torch
 
 from trainer.augmentation.augment import image_seed, make_augment
+from trainer.augmentation.random_resized_crop import make_crop, takes_random_crops
 from trainer.device import loader_processes, pin, recorded_event, unpin
+from trainer.image_size import shape_of
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
@@ -30,10 +32,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from trainer.augmentation.augment import SeededAugment
+    from trainer.augmentation.random_resized_crop import Crop
     from trainer.extensions import Extensions
     from trainer.recipe import Recipe
 
-Batch = tuple[torch.Tensor, torch.Tensor]  # images uint8 [batch, side, side, 3], labels int64 [batch]
+Batch = tuple[torch.Tensor, torch.Tensor]  # images uint8 [batch, height, width, 3], labels int64 [batch]
 BATCHES_AHEAD = 3  # for each process
 PARENT_SECONDS = 2.0  # how often a process checks whether its parent still runs
 DEATH = (
@@ -58,29 +61,58 @@ class AugmentedImages:
     """Batches by their orders: any process that has the pixels makes the same batch of the same order.
 
     Args:
-        pixels: uint8 [N, side, side, 3].
+        pixels: uint8 [N, height, width, 3].
         labels: int64 [N].
         extensions: augmentations of one's own.
+        aspects: width divided by height of each picture, float32 [N], where random crops keep the proportions of what
+            is in the picture; None where they are deformed as the pixels are.
     """
 
-    def __init__(self, pixels: NDArray[np.uint8], labels: NDArray[np.int64], extensions: Extensions) -> None:
-        self.pixels, self.labels, self.extensions = pixels, labels, extensions
+    def __init__(
+        self,
+        pixels: NDArray[np.uint8],
+        labels: NDArray[np.int64],
+        extensions: Extensions,
+        aspects: NDArray[np.float32] | None = None,
+    ) -> None:
+        self.pixels, self.labels, self.extensions, self.aspects = pixels, labels, extensions, aspects
         self._recipe: Recipe | None = None
         self._augment: SeededAugment | None = None
+        self._crop: Crop | None = None
 
     def makes_the_same_as(self, other: AugmentedImages) -> bool:
         """Whether the other one makes the same images of the same orders."""
-        return self.pixels is other.pixels and self.extensions == other.extensions
+        same_pictures = self.pixels is other.pixels and self.aspects is other.aspects
+        return same_pictures and self.extensions == other.extensions
+
+    def shape(self, recipe: Recipe) -> tuple[int, ...]:
+        """The shape of an image that is made by this recipe: [height, width, 3]."""
+        crops = takes_random_crops(recipe, self.extensions)
+        return (*shape_of(recipe.image_size), 3) if crops else self.pixels.shape[1:]
 
     def make(self, order: Order) -> NDArray[np.uint8]:
-        """The images of this order, uint8 [batch, side, side, 3]."""
+        """The images of this order, uint8 [batch, height, width, 3]."""
         if order.recipe != self._recipe:
-            self._recipe, self._augment = order.recipe, make_augment(order.recipe, self.extensions)
+            self._recipe, self._augment, self._crop = order.recipe, None, None
+            if takes_random_crops(order.recipe, self.extensions):
+                self._crop = make_crop(order.recipe.image_size, order.recipe.crop_scale)
+            else:
+                self._augment = make_augment(order.recipe, self.extensions)
+        if self._crop:
+            return self._crops(order, self._crop)
         images = self.pixels[order.images]
         if self._augment:
             for row, (image, draw) in enumerate(zip(order.images.tolist(), order.draws.tolist(), strict=True)):
                 images[row] = self._augment(images[row], image_seed(order.recipe.seed, order.epoch, image, draw))
         return images
+
+    def _crops(self, order: Order, crop: Crop) -> NDArray[np.uint8]:
+        made = np.empty((len(order.images), *self.shape(order.recipe)), np.uint8)
+        height, width = made.shape[1:3]
+        for row, (image, draw) in enumerate(zip(order.images.tolist(), order.draws.tolist(), strict=True)):
+            aspect = width / height if self.aspects is None else float(self.aspects[image])
+            made[row] = crop(self.pixels[image], aspect, image_seed(order.recipe.seed, order.epoch, image, draw))
+        return made
 
     def truth(self, order: Order) -> torch.Tensor:
         """The labels of this order, int64 [batch]."""
@@ -193,7 +225,8 @@ class Loaders:
         first = next(orders, None)
         if first is None:
             return
-        executor = self._started(images, max(first.recipe.batch_size, 3) * images.pixels[0].nbytes)
+        shape = images.shape(first.recipe)
+        executor = self._started(images, max(first.recipe.batch_size, 3) * math.prod(shape))
         orders = chain([first], orders)
         coming: deque[tuple[Order, int, Future[None]]] = deque()
         being_copied: deque[tuple[int, torch.cuda.Event]] = deque()  # slots, and when the GPU has copied from them
@@ -208,7 +241,7 @@ class Loaders:
             while coming:
                 order, slot, made = coming[0]
                 made.result()
-                batch, truth = self._batch(slot, (len(order.images), *images.pixels.shape[1:])), images.truth(order)
+                batch, truth = self._batch(slot, (len(order.images), *shape)), images.truth(order)
                 coming.popleft()
                 truth = truth.pin_memory() if self._pin_memory else truth
                 if self._pinned:

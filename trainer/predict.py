@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import repeat
 from typing import TYPE_CHECKING
 
@@ -12,7 +12,8 @@ import torch
 
 from trainer.calibration import Decision
 from trainer.device import autocast
-from trainer.images.pixels import Reading, read_image
+from trainer.image_size import scaled, shape_of
+from trainer.images.pixels import read_image
 from trainer.step import MicroBatch
 
 if TYPE_CHECKING:
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL.Image import Image
 
-    from trainer.images.value_range import ValueRanges
+    from trainer.image_size import ImageSize
+    from trainer.images.pixels import Reading
     from trainer.model.backbones import Classifier
 
 TTA = ("none", "flip", "crops")
@@ -30,12 +32,10 @@ TTA = ("none", "flip", "crops")
 
 @dataclass(frozen=True)
 class Member:
-    """A model that predicts, in eval mode; size (in pixels), interpolation and ranges are those of its training."""
+    """A model that predicts, in eval mode; files become images for it as they did in its training."""
 
     model: Classifier
-    size: int
-    interpolation: str
-    ranges: ValueRanges | None = None
+    reading: Reading
 
 
 def predict(
@@ -71,7 +71,7 @@ def predict(
             read: dict[Reading, torch.Tensor] = {}
             probabilities = []
             for member in members:
-                key = Reading(reading_size(member.size, tta), member.interpolation, member.ranges)
+                key = replace(member.reading, size=reading_size(member.reading.size, tta))
                 if key not in read:
                     images = np.stack(list(pool.map(read_image, batch, repeat(key))))
                     read[key] = torch.from_numpy(images).to(device)
@@ -79,20 +79,21 @@ def predict(
             yield torch.stack(probabilities).cpu().numpy()
 
 
-def reading_size(size: int, tta: str) -> int:
-    """Side in pixels at which an image is read for a model that takes `size`: crops leave an eighth of it out."""
-    return round(size * 8 / 7) if tta == "crops" else size
+def reading_size(size: ImageSize, tta: str) -> ImageSize:
+    """The size at which an image is read for a model that takes `size`: crops leave an eighth of each side out."""
+    return scaled(size, 8 / 7) if tta == "crops" else size
 
 
-def views(images: torch.Tensor, size: int, tta: str) -> Iterator[torch.Tensor]:
-    """What a model sees of images uint8 [batch, side, side, 3] that were read at `reading_size`.
+def views(images: torch.Tensor, size: ImageSize, tta: str) -> Iterator[torch.Tensor]:
+    """What a model sees of images uint8 [batch, height, width, 3] that were read at `reading_size`.
 
-    Yields uint8 [batch, size, size, 3]: once for "none", two times for "flip", ten times for "crops".
+    Yields images of its size: once for "none", two times for "flip", ten times for "crops".
     """
-    spare = images.shape[1] - size
-    corners = [(0, 0), (0, spare), (spare, 0), (spare, spare), (spare // 2, spare // 2)] if tta == "crops" else [(0, 0)]
+    height, width = shape_of(size)
+    down, right = images.shape[1] - height, images.shape[2] - width
+    corners = [(0, 0), (0, right), (down, 0), (down, right), (down // 2, right // 2)] if tta == "crops" else [(0, 0)]
     for top, left in corners:
-        crop = images[:, top : top + size, left : left + size]
+        crop = images[:, top : top + height, left : left + width]
         yield crop
         if tta != "none":
             yield crop.flip(2)
@@ -148,7 +149,7 @@ def _mean_probabilities(
     def classify(size: int) -> torch.Tensor:
         with torch.inference_mode(), autocast(device):
             total, count = torch.zeros((), device=device), 0
-            for view in views(images, member.size, tta):
+            for view in views(images, member.reading.size, tta):
                 logits = torch.cat([member.model(chunk) for chunk in torch.split(view, size)])
                 total, count = total + logits.float().softmax(dim=1), count + 1
             return total / count

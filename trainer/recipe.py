@@ -23,6 +23,7 @@ __all__ = [
     "MIXINGS",
     "OPTIMIZERS",
     "POOLINGS",
+    "RESIZES",
     "RULES",
     "SAMPLERS",
     "SCHEDULES",
@@ -39,12 +40,15 @@ __all__ = [
 ]
 
 # Names are listed here and not beside their functions, so that a study file is checked without importing torch.
-AUGMENTS = ("none", "flip", "light", "medium", "heavy", "cutout", "randaugment", "trivialaugment")
+AUGMENTS = (
+    "none", "flip", "light", "medium", "heavy", "cutout", "randaugment", "trivialaugment", "random_resized_crop",
+)  # fmt: skip
 CLASS_WEIGHTS = ("none", "balanced", "effective_number")
 LOSSES = ("cross_entropy", "label_smoothing", "focal", "soft_f1", "bce", "logit_adjustment", "arcface")
 MIXINGS = ("none", "mixup", "cutmix", "both")
 OPTIMIZERS = ("adamw", "sgd")
 POOLINGS = ("default", "avg", "max", "avgmax", "catavgmax", "gem")
+RESIZES = ("stretch", "crop", "pad")
 SAMPLERS = ("shuffle", "balanced")
 SCHEDULES = ("constant", "step", "cosine", "plateau", "one_cycle")
 
@@ -59,7 +63,20 @@ class Recipe:
 
     backbone: str = field_with_rule("resnet50.a1_in1k", "name of a timm model, or of one of your own", source="timm")
     pretrained: bool = field_with_rule(default=True, meaning="start from the backbone's published weights")
-    image_size: int = field_with_rule(224, "side of the square image in pixels", low=8, high=2048, ranged=False)
+    image_size: int | str = field_with_rule(
+        224,
+        'side of the square image in pixels, or a rectangle as a text, height x width: "200x320"',
+        low=8,
+        high=2048,
+        ranged=False,
+        rectangles=True,
+    )
+    resize: str = field_with_rule(
+        "stretch",
+        "how a picture comes to the image size: stretch; crop: its middle, as large as its proportions allow; pad: "
+        "whole, with grey on two sides",
+        choices=RESIZES,
+    )
     pooling: str = field_with_rule(
         "default",
         "from feature map to features: the backbone's own way, or average, maximum, their mean, both side by side, "
@@ -192,9 +209,18 @@ class Recipe:
     augment: str = field_with_rule(
         "light",
         "augmentation policy",
-        source="cutout: DeVries & Taylor 2017; randaugment: Cubuk et al. 2020; trivialaugment: Müller & Hutter 2021",
+        source="cutout: DeVries & Taylor 2017; randaugment: Cubuk et al. 2020; trivialaugment: Müller & Hutter 2021; "
+        "random_resized_crop: Szegedy et al. 2015",
         choices=AUGMENTS,
         open_choices=True,
+    )
+    crop_scale: float = field_with_rule(
+        0.08,
+        "smallest share of a picture's area that a random resized crop takes; the largest is 1",
+        source="Szegedy et al. 2015, and ImageNet recipes since",
+        low=0.01,
+        high=1.0,
+        only_if=("augment", ("random_resized_crop",)),
     )
     randaugment_ops: int = field_with_rule(
         2,

@@ -7,6 +7,8 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from trainer.image_size import HOW_TO_WRITE, rectangle_problem
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -24,6 +26,7 @@ class Rule:
     choices: tuple[str, ...] | None = None
     ranged: bool = True  # whether a range of numbers can be searched
     open_choices: bool = False  # a function of one's own may add a name
+    rectangles: bool = False  # whether a text like "200x320" may stand for the number, which is a side of a square
     only_if: tuple[str, tuple[Any, ...]] | None = None  # (other field, its values for which this one is used)
 
     @property
@@ -49,8 +52,12 @@ def problem_with(name: str, value: Any, rule: Rule, default: Any, choices: Itera
     """
     kind = type(default)
     value = whole_to_float(default, value)
+    if rule.rectangles and isinstance(value, str) and rule.low is not None and rule.high is not None:
+        problem = rectangle_problem(value, rule.low, rule.high)
+        return problem and f"{name}: {show(value)} {problem}"
     if type(value) is not kind:
-        return f"{name}: {show(value)} is not {KIND_NAMES[kind]}"
+        how = f"; {HOW_TO_WRITE}" if rule.rectangles else ""
+        return f"{name}: {show(value)} is not {KIND_NAMES[kind]}{how}"
     choices = tuple(choices)
     if kind is str and not value:
         return f"{name}: is empty"

@@ -106,7 +106,7 @@ class Session:
         is undone. What a failed attempt has added to the running statistics of batch norm stays there.)
 
         Args:
-            images: uint8 [batch, side, side, 3].
+            images: uint8 [batch, height, width, 3].
             labels: int64 [batch].
 
         Returns:
@@ -141,7 +141,7 @@ class Session:
         Raises:
             OutOfDeviceMemoryError: the device has not even memory for one image.
         """
-        pixels = data.pixels(self.recipe.image_size, self.evaluated.interpolation)
+        pixels = data.pixels(self.evaluated.reading)
         on_batch = partial(on_step, self.capture) if on_step else None
         probabilities = probabilities_of(self.evaluated, pixels, images, self.device, self.micro_batch, on_batch)
         labels = torch.from_numpy(data.index.labels[images])

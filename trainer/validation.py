@@ -52,7 +52,7 @@ def probabilities_of(
 
     Args:
         model: in eval mode, on the device.
-        pixels: uint8 [N, side, side, 3].
+        pixels: uint8 [N, height, width, 3].
         images: rows of the pixels, int64 [n].
         device: that of the model.
         micro_batch: how many images go through the model at once.

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from hpo.bundle.decision import decision_of
 from hpo.errors import HpoError
 from trainer.errors import TrainerError
-from trainer.images.pixels import INTERPOLATIONS
+from trainer.images.pixels import INTERPOLATIONS, Reading
 from trainer.images.value_range import ranges_from_json
 from trainer.recipe import read_recipe
 
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
     from trainer.calibration import Decision
     from trainer.extensions import Extensions
-    from trainer.images.value_range import ValueRanges
     from trainer.model.backbones import Classifier
     from trainer.recipe import Recipe
 
@@ -42,8 +41,7 @@ class Bundle:
         folder: where it is.
         recipe: what the model was trained by.
         classes: their names, in the order of the model's outputs.
-        interpolation: by which images are to be resized.
-        ranges: which values of images of more than 8 bits are black and white; None has each image choose by itself.
+        reading: how files become images for the model.
         info: its bundle.json.
         decision: how probabilities of the model become those that are shown, and a class.
     """
@@ -51,8 +49,7 @@ class Bundle:
     folder: Path
     recipe: Recipe
     classes: tuple[str, ...]
-    interpolation: str
-    ranges: ValueRanges | None
+    reading: Reading
     info: dict[str, Any]
     decision: Decision
 
@@ -88,9 +85,9 @@ def read_bundle(folder: Path) -> Bundle:
         if interpolation not in INTERPOLATIONS:
             raise ValueError(f'there is no interpolation "{interpolation}"')
         ranges = None if kept is None else ranges_from_json(kept)
-        classes = tuple(info["classes"])
-        decision = decision_of(info, classes)
-        return Bundle(folder, read_recipe(folder / RECIPE), classes, interpolation, ranges, info, decision)
+        recipe, classes = read_recipe(folder / RECIPE), tuple(info["classes"])
+        reading = Reading(recipe.image_size, interpolation, ranges, recipe.resize)
+        return Bundle(folder, recipe, classes, reading, info, decision_of(info, classes))
     except RecursionError:
         raise HpoError(
             f"bundle: {folder} is no bundle (its {INFO} or {RECIPE} is nested too deeply); `hpo export-best` makes one"

@@ -57,15 +57,7 @@ class Ensemble:
         if self.voting == "hard" and len(self.bundles) == 1:
             raise HpoError("predict: hard voting is for several bundles, and there is one; name more, or leave it out")
         chosen = device or choose_device()
-        members = [
-            Member(
-                bundle.load_model(self.extensions, chosen),
-                bundle.recipe.image_size,
-                bundle.interpolation,
-                bundle.ranges,
-            )
-            for bundle in self.bundles
-        ]
+        members = [Member(bundle.load_model(self.extensions, chosen), bundle.reading) for bundle in self.bundles]
         decisions = [bundle.decision for bundle in self.bundles]
         return LoadedEnsemble(self.bundles[0].classes, members, decisions, chosen, self.voting, self.tta)
 

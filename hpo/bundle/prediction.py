@@ -35,13 +35,15 @@ def fit_ranges(bundles: Sequence[Bundle], files: Sequence[Path]) -> tuple[list[B
     A bundle keeps the ranges of the images that it was trained on. Where these had none of the kind of an image here,
     that kind's is found over the images here, and a line for people says so.
     """
-    found = {ranges: find_ranges(files, ranges) for bundle in bundles if (ranges := bundle.ranges) is not None}
+    found = {ranges: find_ranges(files, ranges) for bundle in bundles if (ranges := bundle.reading.ranges) is not None}
     lines = [
         f"a bundle was trained on other kinds of images; of these, which have more than 8 bits, {ranges.line()}"
         for known, ranges in found.items()
         if ranges != known
     ]
-    return [replace(bundle, ranges=bundle.ranges and found[bundle.ranges]) for bundle in bundles], lines
+    readings = [bundle.reading for bundle in bundles]
+    known_now = [replace(reading, ranges=reading.ranges and found[reading.ranges]) for reading in readings]
+    return [replace(bundle, reading=reading) for bundle, reading in zip(bundles, known_now, strict=True)], lines
 
 
 def predict_to_csv(

@@ -74,7 +74,7 @@ def reproduce_bundle(bundle: Bundle, again: Again) -> Comparison:
     settings, device = data_of(bundle, again.data), choose_device()
     threads = again.threads or info["threads"]
     with tempfile.TemporaryDirectory(prefix="hpo-") as cache:
-        data = settings.load(Path(cache)).with_ranges(bundle.ranges)
+        data = settings.load(Path(cache)).with_ranges(bundle.reading.ranges)
         if data.index.classes != bundle.classes:
             raise HpoError(f"reproduce: the images in {settings.path} have other classes than the bundle")
         now = environment(device, threads)

@@ -126,7 +126,7 @@ class Chosen:
 
     def probabilities(self, model: Classifier, data: Data, images: NDArray[np.int64]) -> NDArray[np.float32]:
         """What a model of this recipe says of these images: float32 [images, classes]."""
-        pixels = data.pixels(self.recipe.image_size, model.interpolation)
+        pixels = data.pixels(model.reading)
         return probabilities_of(model, pixels, images, self.device, MicroBatch(self.recipe.batch_size)).numpy()
 
     def _retrained(self, data: Data, images: NDArray[np.int64], source: str) -> Retrained:

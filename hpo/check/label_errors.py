@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hpo.study.open_study import model_of, recipe_of
+from hpo.study.open_study import model_of
 from hpo.study.ranking import ranked
 from hpo.study.settings import space_of
 from storage.errors import StorageError
@@ -56,9 +57,8 @@ def find_label_errors(
             model = model_of(trial, opened, extensions, len(data.index.classes), device)
         except StorageError:  # kept on another machine, or no longer
             continue
-        size = recipe_of(trial, opened.study, extensions).image_size
         batches = []
-        for batch in predict([Member(model, size, model.interpolation, data.ranges())], files, device):
+        for batch in predict([Member(model, replace(model.reading, ranges=data.ranges()))], files, device):
             batches.append(batch[0])
             on_progress(len(found) * len(files) + sum(map(len, batches)), MODELS * len(files))
         found.append(np.concatenate(batches))

@@ -15,13 +15,14 @@ from hpo.study.interruptions import count_trials
 from hpo.study.model_limits import ModelLimits, check_of, models_of
 from hpo.study.open_study import find_study, probe_artifacts, storage_url
 from hpo.study.settings import check_settings
-from hpo.supervision.search import pixel_kinds, refuse_tries
+from hpo.supervision.search import readings_of, refuse_tries
 from hpo.units import show_bytes
 from storage.database import is_initialized, public_url, try_to_initialize
 from storage.embedded.server import has_postgres
 from storage.errors import StorageError
 from storage.outage_retry import DATABASE_ERRORS
 from trainer.errors import DataError, RecipeError, TrainerError, WeightsError
+from trainer.image_size import shape_of
 from trainer.images.duplicates import Sets
 from trainer.images.index import read_index
 from trainer.images.sides import SIDES
@@ -171,7 +172,11 @@ def _check_images(
             listed = f"`hpo check {study_file.path.name} --groups FILE.csv` writes a list that does so, for [data] path"
             leak = replace(leak, remedy=f"{leak.remedy}: {listed}")
         findings += [given_sides(index, sides), leak, *torn_groups(index, sides), tiny_classes(index, sides)]
-    return [*findings, *odd_sizes(index, survey, min(study_file.space.values("image_size")))]
+    return [*findings, *_odd_sizes(study_file.space, index, survey)]
+
+
+def _odd_sizes(space: Space, index: Index, survey: Survey) -> list[Finding]:
+    return odd_sizes(index, survey, min(space.values("image_size"), key=shape_of), space.values("resize"))
 
 
 def _check_fields(space: Space) -> Finding:
@@ -233,11 +238,10 @@ def _check_machine(study_file: StudyFile, data: Data | None, gpus: Sequence[str]
     findings = [check_gpus(gpus)]
     if data is None:
         return findings
-    pixels, cache = {kind: len(data.index.paths) * kind[0] ** 2 * 3 for kind in pixel_kinds(study_file)}, data.cache
+    images, cache = len(data.index.paths), data.cache
+    pixels = {reading: images * reading.image_bytes for reading in readings_of(study_file.space)}
     missing = sum(
-        needed
-        for (size, way), needed in pixels.items()
-        if (file := data.pixels_file(size, way)) is None or not file.exists()
+        needed for reading, needed in pixels.items() if (file := data.pixels_file(reading)) is None or not file.exists()
     )
     findings += [check_memory(sum(pixels.values())), check_disk(study_file.folder, missing)]
     if cache and cache.limit_bytes and sum(pixels.values()) > cache.limit_bytes:

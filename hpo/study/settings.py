@@ -96,6 +96,7 @@ def differences(study: optuna.Study, study_file: StudyFile, data: Data | None) -
     What only follows from another difference is left out. Without `data` nothing is said of the images.
     """
     kept = study.user_attrs[SETTINGS_KEY]
+    kept = {**kept, "recipe": {**DEFAULTS, **kept["recipe"]}}  # a field that is newer than the study has its default
     here = _settings_without_images(study_file) if data is None else settings(study_file, data)
     images = here.pop("images", None)
     found: dict[str, list[str]] = {}

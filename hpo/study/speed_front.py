@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from optuna.trial import FrozenTrial
 
+    from trainer.image_size import ImageSize
     from trainer.space import Space
 
 Model = tuple[Any, Any]  # a backbone and an image size
@@ -39,7 +40,7 @@ class FrontTrial:
     macro_f1: float
     milliseconds: float
     backbone: str
-    image_size: int
+    image_size: ImageSize
 
 
 def speeds_of(attributes: Mapping[str, Any]) -> Speeds | None:

@@ -6,6 +6,7 @@ import shlex
 import socket
 import time
 from dataclasses import asdict
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 from hpo.errors import EXIT_DONE, HpoError
@@ -17,12 +18,13 @@ from hpo.study.status import TIME_HEADINGS
 from hpo.supervision.supervisor import supervise
 from hpo.units import duration, show_bytes
 from storage.keys import END_STATES, METRICS_KEY, ORIGIN_KEY
+from trainer.augmentation.random_resized_crop import NAME
 from trainer.errors import DataError
 from trainer.quality.checks import PASSED_OVER, tiny_classes
 from trainer.quality.classes import class_counts, given_sides, similar_classes
 from trainer.quality.folders import odd_folders
 from trainer.quality.leaks import leaks, torn_groups
-from trainer.recipe import show, used_fields
+from trainer.recipe import recipe_from, show, used_fields
 from trainer.wording import counted
 
 if TYPE_CHECKING:
@@ -38,6 +40,8 @@ if TYPE_CHECKING:
     from hpo.supervision.supervisor import WorkerPlan
     from storage.halts import Halt
     from trainer.data import Data
+    from trainer.images.pixels import Reading
+    from trainer.space import Space
 
 TINY = 5  # classes with few images that the beginning of a search shows
 WEAKEST = 5  # classes that the end of a search shows
@@ -121,13 +125,22 @@ def _lines_on(data: Data, study_file: StudyFile) -> list[str]:
     return lines
 
 
-def pixel_kinds(study_file: StudyFile) -> list[tuple[int, str]]:
-    """The sizes of images, with the interpolation, that the trials of a study may ask for."""
-    from trainer.model.backbones import interpolation_of
+def readings_of(space: Space) -> list[Reading]:
+    """The ways in which the trials of a study may ask for its images, the smallest pixels first."""
+    from trainer.model.backbones import reading_of, training_reading
 
-    space = study_file.space
-    ways = sorted({interpolation_of(name, space.extensions) for name in space.values("backbone")})
-    return [(int(size), way) for size in sorted(space.values("image_size")) for way in ways]
+    names = ("backbone", "image_size", "resize", "augment")
+    found: set[Reading] = set()
+    for values in product(*map(space.values, names)):
+        recipe = recipe_from(dict(zip(names, values, strict=True)))
+        found |= {reading_of(recipe, space.extensions), training_reading(recipe, space.extensions)}
+    return sorted(found, key=lambda reading: (reading.shape, reading.interpolation, reading.resize))
+
+
+def takes_aspects(space: Space) -> bool:
+    """Whether trials may ask for the proportions of pictures: for random crops that are not deformed."""
+    crops = NAME in space.values("augment") and NAME not in space.extensions.augments
+    return crops and any(way != "stretch" for way in space.values("resize"))
 
 
 def make_pixels(study_file: StudyFile, data: Data, progress: Progress) -> None:
@@ -136,12 +149,14 @@ def make_pixels(study_file: StudyFile, data: Data, progress: Progress) -> None:
     Raises:
         DataError: images that cannot be read, or pixels that do not fit.
     """
-    kinds = pixel_kinds(study_file)
-    sizes, ways = (sorted(set(each)) for each in zip(*kinds, strict=True))
+    readings = readings_of(study_file.space)
+    sizes = list(dict.fromkeys(str(reading.size) for reading in readings))
     images = len(data.index.paths)
-    needed = sum(images * size * size * 3 for size, _ in kinds)
-    each_way = f", {' and '.join(ways)}" if len(ways) > 1 else ""
-    shown = f"{images:,} images at {' and '.join(map(str, sizes))} px{each_way}, {show_bytes(needed)}"
+    needed = sum(images * reading.image_bytes for reading in readings)
+    each_way = ""
+    for ways in ({reading.interpolation for reading in readings}, {reading.resize for reading in readings}):
+        each_way += f", {' and '.join(sorted(ways))}" if len(ways) > 1 else ""
+    shown = f"{images:,} images at {' and '.join(sizes)} px{each_way}, {show_bytes(needed)}"
     limit_bytes = data.cache.limit_bytes if data.cache else None
     if limit_bytes and needed > limit_bytes:
         raise DataError(
@@ -157,8 +172,11 @@ def make_pixels(study_file: StudyFile, data: Data, progress: Progress) -> None:
             built = True
             count(done, of)
 
-        for size, way in kinds:
-            data.pixels(size, way, on_progress)
+        for reading in readings:
+            data.pixels(reading, on_progress)
+    if takes_aspects(study_file.space):
+        with progress.counting("looking at proportions") as count:
+            data.aspects(count)
     seconds = time.monotonic() - began
     took = f", decoded in {f'{seconds:.1f} s' if seconds < 10 else duration(seconds)}" if built else ""
     progress.say(f"pixels: {shown} in {(study_file.folder / 'pixels').relative_to(study_file.path.parent)}{took}")

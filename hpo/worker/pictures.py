@@ -85,12 +85,12 @@ def draw_pictures(result: Result, data: Data, extensions: Extensions) -> Iterato
     Yields:
         the name of each picture and its PNG, as soon as it is drawn.
     """
-    from trainer.model.backbones import interpolation_of
+    from trainer.model.backbones import reading_of
 
     classes = data.index.classes
     yield LEARNING_CURVES, draw_learning_curves(result)
     yield CONFUSION_MATRIX, draw_confusion_matrix(result, classes)
-    pixels = data.pixels(result.recipe.image_size, interpolation_of(result.recipe.backbone, extensions))  # there by now
+    pixels = data.pixels(reading_of(result.recipe, extensions))  # there by now
     wrong = most_wrong(result.probabilities.numpy(), data.index.labels, data.split.valid)
     yield MOST_WRONG, draw_most_wrong(wrong, pixels, data.index.paths, classes)
 
@@ -157,7 +157,7 @@ def draw_most_wrong(
 
     Args:
         wrong: the images, at least one.
-        pixels: of all images, uint8 [N, side, side, 3].
+        pixels: of all images, uint8 [N, height, width, 3].
         paths: of all images, in the order of the index.
         classes: their names.
     """
@@ -265,10 +265,12 @@ def _png(figure: Figure) -> bytes:
 
 
 def _thumbnail(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """An image, uint8 [side, side, 3], as small as a thumbnail; a smaller one with its pixels as larger squares."""
-    side = len(pixels)
+    """An image, uint8 [height, width, 3], as small as a thumbnail; a smaller one with its pixels as larger squares."""
+    height, width = pixels.shape[:2]
+    side = max(height, width)
     if side > THUMBNAIL:
-        return np.asarray(Image.fromarray(pixels).resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX))
+        size = max(1, width * THUMBNAIL // side), max(1, height * THUMBNAIL // side)
+        return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BOX))
     times = THUMBNAIL // side
     return pixels.repeat(times, axis=0).repeat(times, axis=1)
 

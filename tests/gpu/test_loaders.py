@@ -8,7 +8,7 @@ import torch
 
 from trainer.extensions import Extensions
 from trainer.loaders import AugmentedImages, Loaders, epoch_orders
-from trainer.model.backbones import interpolation_of
+from trainer.model.backbones import training_reading
 from trainer.recipe import Recipe
 
 pytestmark = pytest.mark.gpu
@@ -24,7 +24,7 @@ def recipe():
 
 def test_no_batch_is_written_over_before_the_gpu_has_copied_it(device, noise, recipe):
     """A GPU that is many steps behind still gets every batch as the loaders made it, in this pass and in the next."""
-    pixels = noise.pixels(32, interpolation_of(recipe.backbone, Extensions()))
+    pixels = noise.pixels(training_reading(recipe, Extensions()))
     orders = [
         list(epoch_orders(recipe, noise.index.labels, noise.split.train, number)) for number in range(1, EPOCHS + 1)
     ]

@@ -21,6 +21,7 @@ from hpo.study.takeover import take_over
 from storage.keys import VALUE_RANGES_KEY
 from tests.integration.test_export import STUDY, linear, search
 from trainer.extensions import Extensions
+from trainer.images.pixels import Reading
 from trainer.images.value_range import ValueRange, ValueRanges, ranges_set_to
 
 pytestmark = pytest.mark.integration
@@ -86,7 +87,7 @@ def test_a_study_of_before_ranges_goes_on_without_one(folder, database, open_stu
         create_study(file, database, load_images(file, None))
     data = load_images(file, open_study(file).study)
     assert data.ranges() is None
-    assert data.pixels(16).max() == 16  # of 255, as it was
+    assert data.pixels(Reading(16)).max() == 16  # of 255, as it was
     new = replace(file, name="new")
     take_over(new, database, load_images(new, None), file.name)
     assert load_images(new, open_study(new).study).ranges() is None
@@ -153,5 +154,5 @@ def test_a_worker_on_another_machine_reads_the_same_pixels(folder, database, ope
     second = load_images(file, open_study(file).study)
     elsewhere = replace(second, cache=replace(second.cache, folder=tmp_path_factory.mktemp("cache")))
     elsewhere = elsewhere.with_ranges(second.ranges())
-    np.testing.assert_array_equal(first.pixels(16), elsewhere.pixels(16))
-    assert torch.from_numpy(first.pixels(16).copy()).float().mean() > 50
+    np.testing.assert_array_equal(first.pixels(Reading(16)), elsewhere.pixels(Reading(16)))
+    assert torch.from_numpy(first.pixels(Reading(16)).copy()).float().mean() > 50

@@ -52,6 +52,18 @@ def colours(write_colours, tmp_path_factory):
 
 
 @pytest.fixture
+def oblong(tmp_path):
+    """Two classes of 8 images of different proportions, in memory: 8 to train, 8 to validate."""
+    random = np.random.default_rng(2)
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        for number in range(8):
+            noise = random.integers(1, 256, (20 + 4 * number, 48 - 2 * number, 3), np.uint8)
+            Image.fromarray(noise).save(tmp_path / name / f"{number}.png")
+    return load_data(tmp_path, valid=0.5, test=0.0)
+
+
+@pytest.fixture
 def extensions():
     """Models of one's own: `linear`, and `dropout`, which draws random numbers at each step."""
     from torch import nn
@@ -86,14 +98,14 @@ def make_recipe():
 
 @pytest.fixture
 def start(colours, extensions):
-    """A function that starts a training of `colours` on its training part, validated on its validation part."""
+    """A function that starts a training of `colours`, or of other data, on its training part, validated on its own."""
     import torch  # not above: most tests of the search need no torch
 
     from trainer.fit import Subsets, fit
     from trainer.resources import Resources
 
-    def start(recipe, resume=None, on_step=None, **changes):
-        split = colours.split
+    def start(recipe, resume=None, on_step=None, data=colours, **changes):
+        split = data.split
         options = {
             "train": split.train,
             "valid": split.valid,
@@ -104,7 +116,7 @@ def start(colours, extensions):
         images = {name: options.pop(name) for name in ("train", "valid", "plateau") if name in options}
         return fit(
             recipe,
-            colours,
+            data,
             Subsets(**images),
             extensions=own,
             resources=Resources(**options),
@@ -122,9 +134,9 @@ def make_bundle(tmp_path):
 
     from trainer.model.backbones import build_model, save_weights
 
-    def make(name, classes=("blue", "green", "red"), *, size=32, seed=0, **preprocessing):
+    def make(name, classes=("blue", "green", "red"), *, size=32, resize="stretch", seed=0, **preprocessing):
         torch.manual_seed(seed)
-        recipe = Recipe(backbone="test_resnet", pretrained=False, image_size=size)
+        recipe = Recipe(backbone="test_resnet", pretrained=False, image_size=size, resize=resize)
         model, folder = build_model(recipe, len(classes), Extensions(), pretrained=False), tmp_path / name
         folder.mkdir()
         recipe.write(folder / "recipe.toml")

@@ -13,6 +13,7 @@ from torch import nn
 
 from trainer.errors import RecipeError, WeightsError
 from trainer.extensions import Extensions
+from trainer.images.pixels import Reading
 from trainer.model.backbones import Classifier, build_model, interpolation_of, load_weights, save_weights
 from trainer.model.feasibility import backbone_problem, check_backbones
 from trainer.recipe import Recipe
@@ -210,9 +211,9 @@ def test_weights_of_shared_tensors(tmp_path):
             self.first = nn.Linear(3, 3)
             self.second = self.first
 
-    model = Classifier(Shared(), (0.5,) * 3, (0.5,) * 3)
+    model = Classifier(Shared(), (0.5,) * 3, (0.5,) * 3, Reading(8))
     save_weights(model, tmp_path / "weights.safetensors")
-    other = Classifier(Shared(), (0.5,) * 3, (0.5,) * 3)
+    other = Classifier(Shared(), (0.5,) * 3, (0.5,) * 3, Reading(8))
     load_weights(other, tmp_path / "weights.safetensors")
     assert torch.equal(other.backbone.first.weight, model.backbone.first.weight)
 

@@ -13,7 +13,7 @@ import pytest
 
 from trainer.errors import DataError
 from trainer.images import cache as cache_module
-from trainer.images.cache import OURS, memory_mapped, pixels_file
+from trainer.images.cache import OURS, aspects_file, memory_mapped, pixels_file
 
 pytestmark = pytest.mark.unit
 
@@ -187,8 +187,11 @@ def test_a_read_only_cache_is_enough(tmp_path, monkeypatch):
 
 
 def test_names_are_told_apart():
-    """The name of a file says of which images it is, at which size and by which interpolation."""
+    """The name of a file says of which images it is, at which size and how they were resized; it may be removed."""
     name = pixels_file(Path("cache"), "0123456789abcdef0123", 224, "bilinear")
     assert str(name) == "cache/0123456789abcdef-224-bilinear.npy"
-    assert OURS.fullmatch(name.name)
+    padded = pixels_file(Path("cache"), "0123456789abcdef0123", "200x320", "bicubic", "pad")
+    assert padded.name == "0123456789abcdef-200x320-bicubic-pad.npy"
+    aspects = aspects_file(Path("cache"), "0123456789abcdef0123")
+    assert all(OURS.fullmatch(file.name) for file in (name, padded, aspects))
     assert not OURS.fullmatch("0123456789abcdef.npy")

@@ -445,6 +445,32 @@ def test_enlarged_long_and_outlying_images_are_named(folder):
     assert "5 times larger or smaller than the median of 40 pixels" in outlying.message
 
 
+@pytest.mark.parametrize(
+    ("size", "resizes", "said"),
+    [
+        (32, ["stretch"], "1 of 25 images is 3 times as long as wide or more, and stretched to a square"),
+        (32, ["crop", "pad"], "1 of 25 images is 3 times as long as wide or more, and cut to a square"),
+        (32, ["pad"], None),
+        (
+            "40x120",
+            ["crop", "stretch"],
+            "25 of 25 images are 3 times as long or as wide as 40x120 in proportion or more, and stretched to it",
+        ),
+        (
+            "120x40",
+            ["crop"],
+            "24 of 25 images are 3 times as long or as wide as 120x40 in proportion or more, and cut to it",
+        ),
+    ],
+)
+def test_long_images_are_told_as_they_will_be_resized(folder, size, resizes, said):
+    """A long image is named with what becomes of it, compared with the proportions of the recipe's images."""
+    picture(8, 90).resize((40, 130)).save(folder / "b" / "long.png")
+    index, survey = _seen(folder)
+    messages = [finding.message for finding in odd_sizes(index, survey, size, resizes)]
+    assert [message for message in messages if "times as long" in message] == ([said] if said else [])
+
+
 def test_another_size_among_images_of_one_size_is_named(folder):
     """Where nearly all images have one size, another one is named even if it is near."""
     picture(7, 44).save(folder / "a" / "other.png")

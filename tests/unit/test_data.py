@@ -17,6 +17,7 @@ from trainer.data import load_data
 from trainer.errors import DataError
 from trainer.images.cache import PixelCache
 from trainer.images.index import Grouping, Index, read_index
+from trainer.images.pixels import Reading
 from trainer.images.split import split
 
 pytestmark = pytest.mark.unit
@@ -576,14 +577,14 @@ def test_load_data(tmp_path):
     data = load_data(str(root), valid=0.3, test=0.2, seed=3, grouping=Grouping(pattern=r"(p\d)"))
     assert data.split.digest == split(data.index, valid=0.3, test=0.2, seed=3).digest  # there are no copies
     assert (len(data.split.train), len(data.split.valid), len(data.split.test)) == (10, 6, 4)
-    pixels = data.pixels(8)
+    pixels = data.pixels(Reading(8))
     assert pixels.shape == (20, 8, 8, 3)
     assert pixels[data.index.paths.index("b/p3.png"), 0, 0].tolist() == [200, 100, 50]
     assert pixels[data.index.paths.index("a/p3.png"), 0, 0].tolist() == [1, 2, 3]
-    assert data.pixels(8) is pixels
-    assert data.pixels(4).shape == (20, 4, 4, 3)
-    assert data.pixels(8, "bicubic") is pixels
-    assert data.pixels(8, "nearest") is not pixels
+    assert data.pixels(Reading(8)) is pixels
+    assert data.pixels(Reading(4)).shape == (20, 4, 4, 3)
+    assert data.pixels(Reading(8, "bicubic")) is pixels
+    assert data.pixels(Reading(8, "nearest")) is not pixels
 
 
 def test_pixels_in_a_cache(tmp_path):
@@ -591,7 +592,7 @@ def test_pixels_in_a_cache(tmp_path):
     root = _images(tmp_path / "images", *(f"{label}/{number}.png" for label in "ab" for number in range(3)))
     data = load_data(root, cache=PixelCache(tmp_path / "cache"))
     progress = []
-    pixels = data.pixels(8, "bilinear", lambda done, total: progress.append((done, total)))
+    pixels = data.pixels(Reading(8, "bilinear"), lambda done, total: progress.append((done, total)))
     file = tmp_path / "cache" / f"{data.index.fingerprint[:16]}-8-bilinear.npy"
     assert file.is_file()
     assert isinstance(pixels, np.memmap)
@@ -602,10 +603,10 @@ def test_pixels_in_a_cache(tmp_path):
     )
     np.testing.assert_array_equal(again, pixels)
     assert file.stat().st_ino == written
-    data.pixels(8, "nearest")
+    data.pixels(Reading(8, "nearest"))
     assert len(list((tmp_path / "cache").glob("*.npy"))) == 2
     with pytest.raises(DataError, match=r"\[data\] pixels_gb"):
-        load_data(root, cache=PixelCache(tmp_path / "cache", 1e3)).pixels(16)
+        load_data(root, cache=PixelCache(tmp_path / "cache", 1e3)).pixels(Reading(16))
 
 
 def test_broken_images_are_found_by_pixels(tmp_path):

@@ -30,6 +30,7 @@ def asked(space, trials):
 
 
 CONDITIONAL = {
+    "image_size": [32, "32x48"],
     "loss": ["cross_entropy", "label_smoothing", "bce"],
     "label_smoothing": [0.05, 0.1],
     "class_weights": ["none", "effective_number"],
@@ -43,8 +44,8 @@ def test_each_recipe_comes_once_and_none_is_missing():
     space = space_of(**CONDITIONAL)
     assert is_finite(space)
     found = [digest_of(recipe, space) for recipe in recipes(space, random.Random(1))]
-    # Epochs, times: weights and their beta; the same with two smoothings; bce, which has no weights.
-    assert len(found) == 3 * (3 + 2 * 3 + 1)
+    # Sizes, times epochs, times: weights and their beta; the same with two smoothings; bce, which has no weights.
+    assert len(found) == 2 * 3 * (3 + 2 * 3 + 1)
     assert len(set(found)) == len(found)
     assert {digest_of(parameters, space) for parameters in asked(space, 2000)} == set(found)
 
@@ -86,7 +87,7 @@ def test_given_values_stay():
     space = space_of(**CONDITIONAL)
     given = {"loss": "label_smoothing", "epochs": 3}
     found = list(recipes(space, random.Random(0), given))
-    assert len(found) == 2 * 3
+    assert len(found) == 2 * 2 * 3
     assert all(recipe | given == recipe for recipe in found)
     rates = space_of(learning_rate={"low": 1e-5, "high": 1e-2, "log": True}, batch_size=[8, 16])
     found = list(islice(recipes(rates, random.Random(0), {"batch_size": 8}), 100))

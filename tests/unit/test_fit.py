@@ -14,6 +14,7 @@ from trainer.data import load_data
 from trainer.errors import NonFiniteLossError
 from trainer.extensions import Extensions
 from trainer.fit import Subsets, fit
+from trainer.images.pixels import Reading
 from trainer.loaders import AugmentedImages, Loaders, epoch_orders
 from trainer.losses import balanced_weights
 from trainer.resources import Resources
@@ -114,7 +115,7 @@ def test_plain_loop(optimizer, make, colours, start, make_recipe):
     weights, bias = model[1].weight, model[1].bias
     plain = make([{"params": [weights], "weight_decay": 0.5}, {"params": [bias], "weight_decay": 0.0}])
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
-    made = AugmentedImages(colours.pixels(16), colours.index.labels, Extensions())
+    made = AugmentedImages(colours.pixels(Reading(16)), colours.index.labels, Extensions())
     for number, (epoch, state) in enumerate(epochs, start=1):
         losses = []
         orders = epoch_orders(recipe, colours.index.labels, colours.split.train, number)
@@ -305,7 +306,7 @@ def test_only_the_training_images_teach(colours, start, make_recipe):
     recipe = make_recipe(augment="watching", batch_size=6)
     linear = {"linear": lambda classes, side: nn.Sequential(nn.Flatten(), nn.Linear(3 * side * side, classes))}
     list(start(recipe, train=train, extensions=Extensions(augments={"watching": watching}, backbones=linear)))
-    expected = [colours.pixels(16)[image].tobytes() for image in train]
+    expected = [colours.pixels(Reading(16))[image].tobytes() for image in train]
     assert sorted(seen) == sorted(expected * 2)
 
 
@@ -341,7 +342,7 @@ def test_class_weights_of_the_training_images(rare, extensions, make_recipe):
     labels = torch.from_numpy(rare.index.labels[train])
     assert torch.bincount(labels).tolist() == [3, 9]
     with torch.inference_mode():
-        logits = epoch.model(torch.from_numpy(rare.pixels(16)[train]))
+        logits = epoch.model(torch.from_numpy(rare.pixels(Reading(16))[train]))
     expected = cross_entropy(logits, labels, balanced_weights(labels, 2)).item()
     assert epoch.train_loss == pytest.approx(expected, rel=1e-4)
     assert epoch.train_loss != pytest.approx(cross_entropy(logits, labels).item(), rel=1e-2)
@@ -388,6 +389,28 @@ def test_compile_in_a_process_that_has_compiled_many(start, make_recipe, monkeyp
     assert compiled[0] > 0
 
 
+@pytest.mark.parametrize("resize", ["stretch", "crop", "pad"])
+def test_random_resized_crops_train_and_validation_sees_whole_images(resize, oblong, start, make_recipe):
+    """Crops are cut from all of a picture, half as large again; validation sees images as the recipe resizes them."""
+    seen = []
+
+    def watched(classes, shape):
+        model = nn.Sequential(nn.Flatten(), nn.Linear(3 * math.prod(shape), classes))
+        model.register_forward_pre_hook(lambda module, given: seen.append((module.training, given[0].shape)))
+        return model
+
+    recipe = make_recipe(
+        backbone="watched", image_size="12x20", augment="random_resized_crop", resize=resize, epochs=1, pretrained=False
+    )
+    [epoch] = start(recipe, data=oblong, extensions=Extensions(backbones={"watched": watched}))
+    assert {shape[2:] for _, shape in seen} == {(12, 20)}
+    kept = {(reading.size, reading.resize) for reading in oblong._pixels}
+    assert {("18x30", "stretch"), ("12x20", resize)} <= kept
+    assert epoch.validation.macro_f1 >= 0
+    pixels = torch.from_numpy(oblong.pixels(Reading("12x20", resize=resize))[oblong.split.valid])
+    assert torch.equal(epoch.model(pixels).softmax(1), epoch.validation.probabilities)
+
+
 def test_larger_images(colours, start, make_recipe):
     """The recipe's image size is the side that the model sees."""
     sides = []
@@ -398,7 +421,7 @@ def test_larger_images(colours, start, make_recipe):
 
     list(start(make_recipe(backbone="watched", image_size=24), extensions=Extensions(backbones={"watched": watched})))
     assert sides == [24]
-    assert colours.pixels(24).shape == (72, 24, 24, 3)
+    assert colours.pixels(Reading(24)).shape == (72, 24, 24, 3)
 
 
 def test_an_odd_number_of_images_in_batches_of_two(start, colours, make_recipe):

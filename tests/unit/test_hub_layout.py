@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from trainer.extensions import Extensions
-from trainer.images.pixels import Reading, read_image
+from trainer.images.pixels import read_image
 from trainer.model.backbones import build_model, save_weights
 from trainer.model.hub_layout import write_config
 from trainer.recipe import Recipe
@@ -41,6 +41,7 @@ def write(tmp_path):
         {"pooling": "catavgmax"},
         {"backbone": "test_vit", "image_size": 64, "pooling": "avg"},
         {"backbone": "test_efficientnet", "freeze": 1},
+        {"image_size": "32x48"},
     ],
 )
 def test_timm_loads_the_folder(write, tmp_path, recipe):
@@ -54,10 +55,23 @@ def test_timm_loads_the_folder(write, tmp_path, recipe):
     transform = timm.data.create_transform(**timm.data.resolve_model_data_config(loaded))
     with torch.inference_mode(), Image.open(tmp_path / "picture.png") as image:
         theirs = loaded(transform(image)[None])
-        read = read_image(tmp_path / "picture.png", Reading(recipe.get("image_size", 32), model.interpolation))
+        read = read_image(tmp_path / "picture.png", model.reading)
         ours = model(torch.from_numpy(read)[None])
     assert (ours - ours.mean()).abs().max() > 0
     torch.testing.assert_close(theirs, ours, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("resize", ["crop", "pad"])
+def test_timm_crops_and_pads_as_the_recipe_does(write, tmp_path, resize):
+    """Timm's transform gives the same image, as nearly as its rounding of pixels and colours allows."""
+    model, problem = write(resize=resize)
+    assert problem is None
+    Image.linear_gradient("L").resize((90, 50)).save(tmp_path / "picture.png")
+    config = timm.data.resolve_model_data_config(timm.create_model(f"local-dir:{tmp_path}", pretrained=True))
+    with Image.open(tmp_path / "picture.png") as image:
+        theirs = timm.data.create_transform(**config)(image.convert("RGB"))
+    read = torch.from_numpy(read_image(tmp_path / "picture.png", model.reading))[None]
+    assert (theirs - model.normalized(read)[0]).abs().mean() < 0.05
 
 
 @pytest.mark.parametrize(

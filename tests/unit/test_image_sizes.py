@@ -70,6 +70,13 @@ def test_a_size_is_refused_where_pixels_are_not_seen_and_only_there(backbone):
         ("mixer_s16_224", 2047, "sees only 2032 x 2032 pixels where image_size = 2047; take 2032 or 2048"),
         ("test_vit", 40, "cannot work with image_size = 40: .*; take 32 or 48"),
         ("test_vit", 9, "cannot work with image_size = 9: .*; take 16"),
+        ("test_vit", "32x40", 'cannot work with image_size = "32x40": .*; take 32'),
+        (
+            "vit_small_patch14_reg4_dinov2",
+            "224x225",
+            'sees only 224 x 224 pixels where image_size = "224x225"; take 224',
+        ),
+        ("test_convnext", "33x64", 'sees only 32 x 64 pixels where image_size = "33x64"; take "32x64"'),
     ],
 )
 def test_the_nearest_sizes_are_named(backbone, size, line):
@@ -88,6 +95,16 @@ def test_no_nearer_size_would_do(backbone, sizes):
         problem = training_problem(Recipe(backbone=backbone, image_size=size))
         assert (problem is None) is (size in sizes)
         assert problem is None or problem.endswith(f"; take {below} or {above}")
+
+
+@pytest.mark.parametrize("backbone", ["test_resnet", "test_convnext", "test_vit"])
+def test_rectangles_that_are_seen_whole_are_taken(backbone):
+    """A rectangle of sides that a backbone takes is accepted, and the model classifies such images."""
+    recipe = Recipe(backbone=backbone, image_size="32x64", pretrained=False)
+    assert training_problem(recipe) is None
+    model = build_model(recipe, 2, Extensions(), pretrained=False)
+    assert model(torch.zeros(2, 32, 64, 3, dtype=torch.uint8)).shape == (2, 2)
+    assert model.preprocessing()["resize"].startswith("stretch to 32 x 64 (height x width)")
 
 
 @pytest.mark.parametrize("backbone", DEFAULT_SPACE["backbone"])

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import unicodedata
+from pathlib import Path
 
 import pytest
 
 from hpo.bundle.inputs import find_bundles, find_images, known_of
 from hpo.errors import HpoError
 from tests.conftest import paint
+from trainer.images.pixels import Reading
 
 pytestmark = pytest.mark.unit
 
@@ -142,13 +144,24 @@ def test_what_gives_no_image_is_named(tmp_path, monkeypatch, given):
         find_images([given], ())
 
 
+def test_a_bundle_says_how_files_become_images(make_bundle):
+    """Size, way of resizing and interpolation are those of the training; a bundle without a word of it stretches."""
+    padded = make_bundle("padded", size="32x48", resize="pad", interpolation="bilinear")
+    assert find_bundles([padded, "x"])[0][0].reading == Reading("32x48", "bilinear", resize="pad")
+    old = Path(make_bundle("old"))
+    recipe = (old / "recipe.toml").read_text()
+    (old / "recipe.toml").write_text(recipe.replace('resize = "stretch"\n', "").replace("crop_scale = 0.08\n", ""))
+    assert (old / "recipe.toml").read_text() != recipe
+    assert find_bundles([str(old), "x"])[0][0].reading == Reading(32)
+
+
 def test_leading_bundles_are_bundles_and_the_rest_images(make_bundle):
     """Of what is named on a command line the first folders with a bundle.json are bundles, the rest is for images."""
     one, two = make_bundle("one"), make_bundle("two", size=40, interpolation="bilinear")
     bundles, rest = find_bundles([one, two, "photos", "*.jpg"])
     assert [str(bundle.folder) for bundle in bundles] == [one, two]
     assert [bundle.recipe.image_size for bundle in bundles] == [32, 40]
-    assert [bundle.interpolation for bundle in bundles] == ["bicubic", "bilinear"]
+    assert [bundle.reading.interpolation for bundle in bundles] == ["bicubic", "bilinear"]
     assert rest == ["photos", "*.jpg"]
     assert find_bundles([one, "list.csv"])[1] == ["list.csv"]
 

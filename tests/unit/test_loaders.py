@@ -20,6 +20,7 @@ import torch
 
 from tests.support.waiting import limit, wait_until
 from trainer.augmentation.augment import image_seed
+from trainer.augmentation.random_resized_crop import make_crop
 from trainer.extensions import Extensions
 from trainer.loaders import AugmentedImages, Loaders, batches_an_epoch, epoch_orders, largest_batch
 from trainer.recipe import Recipe
@@ -75,6 +76,27 @@ def test_batches_of_two_stay_as_they_are_but_for_the_last():
         orders = epoch_orders(_recipe(batch_size=2), labels, np.arange(9), 3)
         made = list(loaders.batches(AugmentedImages(pixels, labels, Extensions()), iter(orders)))
     assert [len(truth) for _, truth in made] == [2, 2, 2, 3]
+
+
+@pytest.mark.parametrize("processes", [0, 2])
+def test_random_resized_crops_are_cut_from_larger_pictures(processes):
+    """Crops have the recipe's size, are the same whoever makes them, and differ where proportions are to be kept."""
+    random = np.random.default_rng(0)
+    pixels, labels = random.integers(0, 256, (6, 24, 36, 3), np.uint8), np.zeros(6, np.int64)
+    recipe = _recipe(image_size="16x24", augment="random_resized_crop", seed=5)
+    orders = epoch_orders(recipe, labels, np.arange(6), 2)
+    made = []
+    for aspects in (None, np.full(6, 1.5, np.float32), np.full(6, 0.7, np.float32)):
+        with closing(Loaders(processes)) as loaders:
+            images = AugmentedImages(pixels, labels, Extensions(), aspects)
+            made.append([batch.clone() for batch, _ in loaders.batches(images, iter(orders))])
+    assert [batch.shape for batch in made[0]] == [(3, 16, 24, 3)] * 2
+    crop = make_crop("16x24", 0.08)
+    for order, batch in zip(orders, made[0], strict=True):
+        for image, found in zip(order.images.tolist(), batch.numpy(), strict=True):
+            np.testing.assert_array_equal(found, crop(pixels[image], 1.5, image_seed(5, 2, image)))
+    assert torch.equal(torch.cat(made[0]), torch.cat(made[1]))
+    assert not torch.equal(torch.cat(made[0]), torch.cat(made[2]))
 
 
 def test_shape():

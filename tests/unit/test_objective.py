@@ -20,6 +20,7 @@ from trainer.checkpoint import decode, encode
 from trainer.data import Data
 from trainer.errors import CheckpointError, NonFiniteLossError, RecipeError
 from trainer.extensions import Extensions
+from trainer.images.pixels import Reading
 from trainer.metrics import confusion_matrix, macro_f1
 from trainer.model.backbones import build_model, load_weights
 from trainer.objective import objective
@@ -186,7 +187,7 @@ def test_best_weights(colours, space, tmp_path):
         model = build_model(recipe, 3, space.extensions, pretrained=False)
         load_weights(model, file)
         valid = colours.split.valid
-        probabilities = probabilities_of(model.eval(), colours.pixels(16), valid, CPU, MicroBatch(5))
+        probabilities = probabilities_of(model.eval(), colours.pixels(Reading(16)), valid, CPU, MicroBatch(5))
         truth = torch.from_numpy(colours.index.labels[valid])
         assert macro_f1(confusion_matrix(truth, probabilities.argmax(dim=1), 3)) == value
         study.tell(trial, value)
@@ -418,7 +419,7 @@ def test_own_functions(colours, extensions):
 
 def _changed(data, side):
     """The data with other pixels and other labels on one side."""
-    pixels, labels = data.pixels(16).copy(), data.index.labels.copy()
+    pixels, labels = data.pixels(Reading(16)).copy(), data.index.labels.copy()
     pixels[side] = 255 - pixels[side]
     labels[side] = (labels[side] + 1) % 3
     changed = Data(dataclasses.replace(data.index, labels=labels), data.split, None)

@@ -25,7 +25,7 @@ from PIL.PngImagePlugin import PngInfo
 from trainer.errors import DataError
 from trainer.images import formats
 from trainer.images import pixels as pixels_module
-from trainer.images.pixels import INTERPOLATIONS, Reading, build_pixels, read_image
+from trainer.images.pixels import INTERPOLATIONS, Reading, build_aspects, build_pixels, read_image
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -66,6 +66,83 @@ def test_rgb_is_returned_as_it_is(tmp_path):
     pixels = read_image(_save(tmp_path / "a.png", image), Reading(16))
     assert pixels.dtype == np.uint8
     np.testing.assert_array_equal(pixels, np.asarray(image))
+
+
+@pytest.mark.parametrize("way", ["nearest", "bicubic"])
+@pytest.mark.parametrize(
+    ("size", "box"), [(20, (10, 0, 30, 20)), ("10x15", (5, 0, 35, 20)), ("10x30", (0, 20 / 6, 40, 100 / 6))]
+)
+def test_crop_takes_the_middle_of_a_picture(tmp_path, size, box, way):
+    """Cropped, a picture keeps its proportions: the largest part of its middle that has those of the image."""
+    image = _noise((40, 20))
+    pixels = read_image(_save(tmp_path / "a.png", image), Reading(size, way, resize="crop"))
+    height, width = Reading(size).shape
+    np.testing.assert_array_equal(pixels, np.asarray(image.resize((width, height), INTERPOLATIONS[way], box)))
+
+
+@pytest.mark.parametrize(
+    ("size", "inside"), [(20, (5, 0, 15, 20)), ("10x30", (0, 5, 10, 25)), ("40x20", (15, 0, 25, 20))]
+)
+def test_pad_shows_all_of_a_picture_amid_one_colour(tmp_path, size, inside):
+    """Padded, a picture keeps its proportions and is seen whole, with the mean colour of ImageNet on two sides."""
+    image = _noise((40, 20))
+    pixels = read_image(_save(tmp_path / "a.png", image), Reading(size, "bilinear", resize="pad"))
+    top, left, bottom, right = inside
+    expected = np.full((*Reading(size).shape, 3), (124, 116, 104), np.uint8)
+    small = image.resize((right - left, bottom - top), Image.Resampling.BILINEAR)
+    expected[top:bottom, left:right] = np.asarray(small)
+    np.testing.assert_array_equal(pixels, expected)
+
+
+def test_a_rectangle_is_stretched_to(tmp_path):
+    """Stretched to a rectangle a picture fills it, height before width."""
+    image = _noise((40, 20))
+    pixels = read_image(_save(tmp_path / "a.png", image), Reading("30x10"))
+    np.testing.assert_array_equal(pixels, np.asarray(image.resize((10, 30), Image.Resampling.BICUBIC)))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("ending", ["jpg", "png", "tif"])
+def test_a_turned_picture_is_cropped_and_padded_as_it_is_shown(tmp_path, orientation, ending):
+    """A picture whose EXIF turns it is resized in every way as the upright one is, and has its proportions."""
+    upright = Image.new("RGB", (40, 24), RED)
+    upright.paste(WHITE, (0, 0, 20, 24))
+    exif = Image.Exif()
+    exif[0x112] = orientation
+    stored = upright.transpose(pixels_module.UPRIGHT[orientation]) if orientation > 1 else upright
+    if orientation in (6, 8):  # whose turns undo each other, where all others undo themselves
+        stored = upright.transpose(pixels_module.UPRIGHT[14 - orientation])
+    turned = _save(
+        tmp_path / f"turned.{ending}",
+        stored,
+        exif=exif,
+        **({"quality": 100, "subsampling": 0} if ending == "jpg" else {}),
+    )
+    plain = _save(tmp_path / "plain.png", upright)
+    for resize in ("stretch", "crop", "pad"):
+        for size in (16, "12x32", "32x12"):
+            reading = Reading(size, "box", resize=resize)
+            np.testing.assert_allclose(read_image(turned, reading).astype(int), read_image(plain, reading), atol=6)
+    np.testing.assert_allclose(build_aspects([turned, plain], None), 40 / 24, rtol=1e-6)
+
+
+@pytest.mark.parametrize("resize", ["crop", "pad"])
+def test_a_large_jpeg_is_cropped_and_padded_where_it_should_be(tmp_path, resize):
+    """A JPEG that is decoded straight into a part of its size shows the same as one that is decoded whole."""
+    image = _noise((30, 20)).resize((1200, 800), Image.Resampling.BICUBIC)
+    reading = Reading(40, resize=resize)
+    jpeg = read_image(_save(tmp_path / "a.jpg", image, quality=95), reading).astype(int)
+    assert abs(jpeg - read_image(_save(tmp_path / "a.png", image), reading)).mean() < 2
+
+
+def test_aspects_are_kept_in_a_file(tmp_path):
+    """Width by height of each picture is read once and then taken from the file."""
+    paths = [_save(tmp_path / f"{width}.png", _noise((width, 20))) for width in (10, 20, 50)]
+    file = tmp_path / "cache" / "aspects.npy"
+    assert build_aspects(paths, file).tolist() == [0.5, 1.0, 2.5]
+    for path in paths:
+        path.unlink()
+    assert build_aspects(paths, file).tolist() == [0.5, 1.0, 2.5]
 
 
 def test_a_picture_is_stretched_to_the_square(tmp_path):
@@ -226,11 +303,17 @@ def test_broken_exif_is_forgiven(tmp_path, exif):
     assert read_image(path, Reading(4))[0, 0, 0] > 250
 
 
+@pytest.mark.parametrize("resize", ["stretch", "crop", "pad"])
 @pytest.mark.parametrize("size", [(1, 1), (1, 5000), (5000, 1)])
 @pytest.mark.parametrize("ending", ["png", "jpg"])
-def test_tiny_and_long_pictures(tmp_path, size, ending):
-    """A picture of one pixel, or 5,000 times as long as wide, fills the square."""
-    pixels = read_image(_save(tmp_path / f"a.{ending}", Image.new("RGB", size, (10, 200, 30))), Reading(6))
+def test_tiny_and_long_pictures(tmp_path, size, ending, resize):
+    """A picture of one pixel, or 5,000 times as long as wide, fills the square, or a line of it where it is padded."""
+    path = _save(tmp_path / f"a.{ending}", Image.new("RGB", size, (10, 200, 30)))
+    pixels = read_image(path, Reading(6, resize=resize))
+    if resize == "pad" and size != (1, 1):
+        filled = pixels[..., 1] > 150
+        assert (filled.sum(), filled.any(axis=0).sum() * filled.any(axis=1).sum()) == (6, 6)
+        return
     np.testing.assert_allclose(pixels.reshape(-1, 3).astype(int), [(10, 200, 30)] * 36, atol=3)
 
 

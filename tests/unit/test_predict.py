@@ -1,5 +1,7 @@
 """From image files to probabilities."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,7 @@ from PIL import Image
 from trainer import predict as predict_module
 from trainer.calibration import Decision
 from trainer.errors import DataError
+from trainer.images.pixels import Reading, read_image
 from trainer.model.backbones import build_model
 from trainer.predict import TTA, Member, hard_vote, predict, reading_size, soft_vote, views
 
@@ -20,7 +23,7 @@ CPU = torch.device("cpu")
 def member(extensions, make_recipe):
     """A model with random weights, always the same."""
     torch.manual_seed(4)
-    return Member(build_model(make_recipe(), 3, extensions, pretrained=False).eval(), 16, "bicubic")
+    return Member(build_model(make_recipe(), 3, extensions, pretrained=False).eval(), Reading(16, "bicubic"))
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +49,7 @@ def test_probabilities(member, files, tta):
 def test_output_of_the_model(member, files, colours):
     """The probabilities are the softmax of what the model says of the pixels it was trained with."""
     with torch.inference_mode():
-        expected = member.model(torch.from_numpy(colours.pixels(16)[:11].copy())).softmax(dim=1).numpy()
+        expected = member.model(torch.from_numpy(colours.pixels(Reading(16))[:11].copy())).softmax(dim=1).numpy()
     np.testing.assert_allclose(_whole([member], files)[0], expected, rtol=1e-5)
 
 
@@ -110,14 +113,14 @@ def _left(images):
 
 def test_flips_change_nothing_for_a_symmetric_model(files):
     """A model that cannot tell left from right gives the same probabilities with flips."""
-    member = Member(_Recorder(_brightness), 16, "bicubic")
+    member = Member(_Recorder(_brightness), Reading(16, "bicubic"))
     np.testing.assert_allclose(_whole([member], files, tta="flip"), _whole([member], files), rtol=1e-6)
     assert len(member.model.seen) == 3
 
 
 def test_flip_is_the_mean_of_both_sides(files):
     """With flips the probabilities are the mean over the picture and its mirror image, not of logits."""
-    member = Member(_Recorder(_left), 16, "bicubic")
+    member = Member(_Recorder(_left), Reading(16, "bicubic"))
     found = _whole([member], files, tta="flip")[0]
     images = torch.from_numpy(np.stack([np.asarray(Image.open(file)) for file in files])).float()
     expected = (_left(images).softmax(1) + _left(images.flip(2)).softmax(1)) / 2
@@ -129,7 +132,7 @@ def test_each_crop_is_seen(tmp_path):
     """Crops are the four corners and the centre of the picture at 8/7 of the size, each as it is and mirrored."""
     picture = np.random.default_rng(0).integers(0, 255, (16, 16, 3), np.uint8)
     Image.fromarray(picture).save(tmp_path / "a.png")
-    member = Member(_Recorder(_left), 14, "bicubic")
+    member = Member(_Recorder(_left), Reading(14, "bicubic"))
     found = _whole([member], [tmp_path / "a.png"], tta="crops")[0, 0]
     crops = [picture[top : top + 14, left : left + 14] for top in (0, 2) for left in (0, 2)] + [picture[1:15, 1:15]]
     expected = [crop for one in crops for crop in (one, one[:, ::-1])]
@@ -147,19 +150,34 @@ def test_size_of_crops(size, side):
     assert {view.shape for view in views(pictures, size, "crops")} == {(1, size, size, 3)}
 
 
+@pytest.mark.parametrize("tta", TTA)
+@pytest.mark.parametrize("resize", ["crop", "pad"])
+def test_an_image_is_resized_as_in_the_training(tmp_path, tta, resize):
+    """A model that was trained on cropped or padded rectangles predicts from such, also from several views."""
+    Image.fromarray(np.random.default_rng(0).integers(1, 255, (40, 60, 3), np.uint8)).save(tmp_path / "a.png")
+    reading = Reading("14x28", resize=resize)
+    member = Member(_Recorder(_left), reading)
+    _whole([member], [tmp_path / "a.png"], tta=tta)
+    seen = torch.cat(member.model.seen)
+    assert seen.shape == ({"none": 1, "flip": 2, "crops": 10}[tta], 14, 28, 3)
+    read = read_image(tmp_path / "a.png", replace(reading, size=reading_size(reading.size, tta)))
+    assert read.shape == ((16, 32, 3) if tta == "crops" else (14, 28, 3))
+    np.testing.assert_array_equal(seen[0], read[:14, :28])
+
+
 def test_members_see_their_own_pixels(files, monkeypatch):
     """Each of several models gets its own size and interpolation, and what is the same is decoded once."""
     decoded = []
     original = predict_module.read_image
     monkeypatch.setattr(predict_module, "read_image", lambda *a: decoded.append(a[1:]) or original(*a))
     wants = [(16, "bicubic"), (8, "bicubic"), (16, "bilinear"), (8, "bicubic")]
-    members = [Member(_Recorder(_brightness), *want) for want in wants]
+    members = [Member(_Recorder(_brightness), Reading(*want)) for want in wants]
     found = _whole(members, files, batch_size=11)
     decoded = [(reading.size, reading.interpolation) for (reading,) in decoded]
     assert sorted(decoded) == sorted([(16, "bicubic"), (8, "bicubic"), (16, "bilinear")] * 11)
     assert found.shape == (4, 11, 2)
     for number, member in enumerate(members):
-        assert member.model.seen[0].shape == (11, member.size, member.size, 3)
+        assert member.model.seen[0].shape == (11, *member.reading.shape, 3)
         np.testing.assert_array_equal(_whole([member], files)[0], found[number])
     np.testing.assert_array_equal(found[1], found[3])
 

@@ -13,6 +13,7 @@ from hpo.errors import HpoError
 from tests.conftest import paint
 from trainer.data import load_data
 from trainer.errors import DataError
+from trainer.images.pixels import Reading
 
 pytestmark = pytest.mark.unit
 
@@ -46,7 +47,7 @@ def test_unlabelled_images_come_behind_the_labelled_ones(data, found):
     assert joined.data.index.labels[:36].tolist() == data.index.labels.tolist()
     assert len(set(joined.data.index.groups.tolist())) == 40
     assert joined.data.split is data.split
-    np.testing.assert_array_equal(joined.data.pixels(8)[:36], data.pixels(8))
+    np.testing.assert_array_equal(joined.data.pixels(Reading(8))[:36], data.pixels(Reading(8)))
     assert joined.left_out() is None
 
 
@@ -113,8 +114,8 @@ def test_no_sure_image_is_refused_with_the_highest_probability(data, found):
 def test_new_classes_need_no_new_pixels(data, found):
     """Pixels that were decoded before the classes were known are used with them."""
     joined = join(data, found)
-    pixels = joined.data.pixels(8)
-    assert choose(joined, probabilities(*[[1, 0, 0]] * 4), 1).data.pixels(8) is pixels
+    pixels = joined.data.pixels(Reading(8))
+    assert choose(joined, probabilities(*[[1, 0, 0]] * 4), 1).data.pixels(Reading(8)) is pixels
 
 
 @pytest.mark.parametrize(

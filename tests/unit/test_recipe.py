@@ -16,7 +16,8 @@ pytestmark = pytest.mark.unit
 WRONG = {
     "backbone": ["", 3],
     "pretrained": ["yes", 1],
-    "image_size": [7, 2049, 32.0],
+    "image_size": [7, 2049, 32.0, [200, 320], "200 x 320", "7x320", "320x2049", "200x200", "0200x320", ""],
+    "resize": ["squash", True],
     "pooling": ["mean", 1],
     "dropout": [-0.1, 0.95],
     "drop_path": [-0.1, 0.95],
@@ -40,6 +41,7 @@ WRONG = {
     "effective_beta": [-0.1, 1],
     "sampler": ["random", 1.5],
     "augment": ["", []],
+    "crop_scale": [0.0, 1.01],
     "randaugment_ops": [0, 15, 2.0],
     "randaugment_magnitude": [-1, 31],
     "mixing": ["cutout", True],
@@ -55,7 +57,11 @@ MESSAGES = {
     ("backbone", 3): "backbone: 3 is not a text",
     ("pretrained", "yes"): 'pretrained: "yes" is not true or false',
     ("image_size", 7): "image_size: 7 is outside 8 to 2048",
-    ("image_size", 32.0): "image_size: 32.0 is not a whole number",
+    ("image_size", 32.0): 'image_size: 32.0 is not a whole number; a rectangle is a text, height x width: "200x320"',
+    ("image_size", "big"): 'image_size: "big" is no size of an image; a rectangle is a text, height x width: "200x320"',
+    ("image_size", "224"): 'image_size: "224" is a text: write 224',
+    ("image_size", "7x320"): 'image_size: "7x320" has a side outside 8 to 2048',
+    ("image_size", "200x200"): 'image_size: "200x200" is a square: write 200',
     ("epochs", True): "epochs: true is not a whole number",
     ("optimizer", "lion"): 'optimizer: "lion" is not known; known: adamw, sgd',
     ("optimizer", "adam"): 'optimizer: "adam" is not known; did you mean "adamw"?',
@@ -199,6 +205,7 @@ OF_RANDAUGMENT = {"randaugment_ops", "randaugment_magnitude"}
 def test_used_fields(changes, unused):
     """The used fields of a recipe are all but those whose condition it does not meet."""
     made = Recipe(**changes)
+    unused = unused | {"crop_scale"}
     assert used_fields(made) == {k: v for k, v in dataclasses.asdict(made).items() if k not in unused}
 
 
@@ -206,7 +213,7 @@ def test_conditions_can_be_met():
     """A conditional field depends on a field before it, by values that this one can have."""
     order = list(DEFAULTS)
     conditions = {name: rule.only_if for name, rule in RULES.items() if rule.only_if}
-    assert len(conditions) == 15
+    assert len(conditions) == 16
     for name, (other, values) in conditions.items():
         assert order.index(other) < order.index(name)
         assert set(values) <= set(RULES[other].choices or (False, True))
@@ -214,6 +221,7 @@ def test_conditions_can_be_met():
 
 NAMES = {
     "optimizer": recipe.OPTIMIZERS,
+    "resize": recipe.RESIZES,
     "schedule": recipe.SCHEDULES,
     "loss": recipe.LOSSES,
     "class_weights": recipe.CLASS_WEIGHTS,

@@ -129,6 +129,16 @@ def test_every_size_and_interpolation_is_made(make, tmp_path):
     assert names == {f"{size}-{way}.npy" for size in (32, 40) for way in ("bicubic", "bilinear")}
 
 
+def test_all_ways_of_resizing_are_made(make, tmp_path):
+    """Where trials may crop, pad or stretch, each has its pixels, and random crops of all ways have theirs together."""
+    more = '\nresize = ["stretch", "crop", "pad"]\naugment = ["light", "random_resized_crop"]'
+    line = make(f'"test_efficientnet"{more}', '"20x32"')
+    assert line.startswith("pixels: 36 images at 20x32 and 30x48 px, crop and pad and stretch, 363 kB in .hpo/pixels")
+    names = {file.name.split("-", 1)[1] for file in (tmp_path / ".hpo/pixels").glob("*.npy")}
+    pixels = {"20x32-bicubic.npy", "20x32-bicubic-crop.npy", "20x32-bicubic-pad.npy", "30x48-bicubic.npy"}
+    assert names == {*pixels, "aspects.npy"}
+
+
 def test_pixels_above_the_bound_are_refused_at_once(make, tmp_path):
     """Pixels that together take more than [data] pixels_gb are refused before any is decoded, with what to change."""
     with pytest.raises(DataError, match=r"283 kB are more than \[data\] pixels_gb = 0\.0002; .*image_size"):

@@ -383,9 +383,9 @@ def test_data_find_their_ranges_and_keep_pixels_of_others_apart(tmp_path):
     assert data.ranges() == ValueRanges(BITS_12)
     other = data.with_ranges(ValueRanges(ValueRange(0, 8190, "set")))
     old = data.with_ranges(None)
-    pixels = [each.pixels(SIDE).astype(int) for each in (data, other, old)]
+    pixels = [each.pixels(Reading(SIDE)).astype(int) for each in (data, other, old)]
     np.testing.assert_allclose(pixels[0], 2 * pixels[1], atol=2)
     assert pixels[2].max() == 16
     assert len(list((tmp_path / "cache").glob("*.npy"))) == 3
-    np.testing.assert_array_equal(old.pixels(SIDE), data.with_ranges(ValueRanges()).pixels(SIDE))
+    np.testing.assert_array_equal(old.pixels(Reading(SIDE)), data.with_ranges(ValueRanges()).pixels(Reading(SIDE)))
     assert len(list((tmp_path / "cache").glob("*.npy"))) == 3

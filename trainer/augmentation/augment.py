@@ -1,6 +1,7 @@
 """Augmentation policies by name. What happens to an image is a pure function of (seed, epoch, image).
 
-Images come here already resized to the recipe's size, so that no transform works on more pixels than the model sees.
+Images come here already resized to the recipe's size, so that no transform works on more pixels than the model sees;
+but for random resized crops, which are cut from larger ones and are not made here.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from trainer.augmentation.image_ops import (
     warp,
 )
 from trainer.errors import RecipeError
+from trainer.images.pixels import MEAN_COLOUR
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,11 +33,9 @@ if TYPE_CHECKING:
     from trainer.extensions import Extensions
     from trainer.recipe import Recipe
 
-    Image = NDArray[np.uint8]  # [side, side, 3]
+    Image = NDArray[np.uint8]  # [height, width, 3]
     # (image, seed of this image in this epoch, in 0 … 2^64 - 1) -> image
     SeededAugment = Callable[[Image, int], Image]
-
-MEAN_COLOUR = (124, 116, 104)  # of ImageNet
 
 
 def image_seed(seed: int, epoch: int, image: int, draw: int = 0) -> int:
@@ -135,8 +135,9 @@ def _cutout(recipe: Recipe, random: Random) -> list[Any]:
     """
 
     def hide(image: Image) -> Image:
-        side, half = image.shape[0], image.shape[0] // 4
-        left, top = random.randrange(side) - half, random.randrange(side) - half
+        height, width = image.shape[:2]
+        half = min(height, width) // 4
+        left, top = random.randrange(width) - half, random.randrange(height) - half
         corners = (left, top), (left + 2 * half - 1, top + 2 * half - 1)
         hidden: Image = cv2.rectangle(image.copy(), *corners, MEAN_COLOUR, cv2.FILLED)
         return hidden

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Counts = NDArray[np.int64]  # [256]
-    Image = NDArray[np.uint8]  # [side, side, 3]
+    Image = NDArray[np.uint8]  # [height, width, 3]
     Matrix = tuple[float, float, float, float]  # a, b, c, d of x' = a x + b y, y' = c x + d y
 
 STRONGEST = 30  # highest magnitude; at 0 most operations change nothing
@@ -102,16 +102,16 @@ def warp(image: Image, linear: Matrix, shift: tuple[float, float] = (0, 0)) -> I
 
     A shift is of whole pixels, towards 0. What comes from outside is black.
     """
-    (a, b, c, d), side = linear, image.shape[0]
-    centre = (side - 1) / 2
+    (a, b, c, d), (height, width) = linear, image.shape[:2]
+    x, y = (width - 1) / 2, (height - 1) / 2
     matrix = np.array(
         [
-            (a, b, centre * (1 - a - b) + int(shift[0] * side)),
-            (c, d, centre * (1 - c - d) + int(shift[1] * side)),
+            (a, b, x * (1 - a - b * (y / x)) + int(shift[0] * width)),
+            (c, d, y * (1 - c * (x / y) - d) + int(shift[1] * height)),
         ]
     )
     # With a fourth channel OpenCV takes half the time.
-    moved = cv2.warpAffine(cv2.cvtColor(image, cv2.COLOR_RGB2RGBA), matrix, (side, side))
+    moved = cv2.warpAffine(cv2.cvtColor(image, cv2.COLOR_RGB2RGBA), matrix, (width, height))
     changed: Image = cv2.cvtColor(moved, cv2.COLOR_RGBA2RGB)
     return changed
 

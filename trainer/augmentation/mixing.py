@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from trainer.recipe import Recipe
 
-    # (images uint8 [batch, side, side, 3], labels int64 [batch]) -> (images uint8 or float32, partners if mixed)
+    # (images uint8 [batch, height, width, 3], labels int64 [batch]) -> (images uint8 or float32, partners if mixed)
     Mixing = Callable[[Tensor, Tensor], tuple[Tensor, "Partners | None"]]
 
 

@@ -20,9 +20,12 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from trainer.image_size import ImageSize
+
     Put = Callable[[int, NDArray[np.uint8]], None]  # (number of the picture, its pixels)
 
-OURS = re.compile(r"[0-9a-f]{16}-\d+-[a-z]+\.npy")  # what `pixels_file` makes; nothing else is ever removed
+# What `pixels_file` and `aspects_file` make; nothing else is ever removed.
+OURS = re.compile(r"[0-9a-f]{16}-(aspects|\d+(x\d+)?-[a-z]+(-[a-z]+)?)\.npy")
 TEMPORARY = ".tmp"
 LOCK = "building.lock"
 
@@ -40,9 +43,15 @@ class PixelCache:
     limit_bytes: float | None = None
 
 
-def pixels_file(folder: Path, fingerprint: str, size: int, interpolation: str) -> Path:
-    """Where in the cache the pixels of these images are kept, at this size in pixels and by this interpolation."""
-    return folder / f"{fingerprint[:16]}-{size}-{interpolation}.npy"
+def pixels_file(folder: Path, fingerprint: str, size: ImageSize, interpolation: str, resize: str = "stretch") -> Path:
+    """Where in the cache the pixels of these images are kept, at this size and by these ways of resizing."""
+    way = interpolation if resize == "stretch" else f"{interpolation}-{resize}"
+    return folder / f"{fingerprint[:16]}-{size}-{way}.npy"
+
+
+def aspects_file(folder: Path, fingerprint: str) -> Path:
+    """Where in the cache the aspects of these images are kept."""
+    return folder / f"{fingerprint[:16]}-aspects.npy"
 
 
 def memory_mapped(

@@ -1,4 +1,4 @@
-"""Decoded images: files of any kind -> square uint8 RGB pixels, in memory or in a file that all processes share."""
+"""Decoded images: files of any kind -> uint8 RGB pixels of one size, in memory or in a file for all processes."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy as np
 from PIL import ExifTags, Image
 
 from trainer.errors import DataError
+from trainer.image_size import ImageSize, shape_of
 from trainer.images.cache import memory_mapped
 from trainer.images.formats import TOLERANCE, UnreadableError, opened, taking_turns
 from trainer.images.samples import FULL, eight_bits_by_itself, is_grey, kind_of, load_samples
@@ -23,9 +24,11 @@ if TYPE_CHECKING:
 
     from trainer.images.value_range import ValueRanges
 
+    Box = tuple[float, float, float, float]  # left, top, right, bottom
     Progress = Callable[[int, int], None]  # (images done, images in all)
 
 SHOWN_FAILURES = 5
+MEAN_COLOUR = (124, 116, 104)  # of ImageNet, which timm pads with, too
 CHUNK = 4096  # images that wait for a thread at a time: a million waiting ones would take gigabytes by themselves
 
 INTERPOLATIONS = {
@@ -46,6 +49,7 @@ UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }  # EXIF orientation -> what undoes it
+LYING = frozenset({5, 6, 7, 8})  # EXIF orientations whose picture is stored with width and height exchanged
 
 
 @dataclass(frozen=True)
@@ -53,20 +57,34 @@ class Reading:
     """How files become pixels.
 
     Attributes:
-        size: side in pixels.
+        size: of the pixels, as a recipe has it.
         interpolation: a name in INTERPOLATIONS.
         ranges: which values of pictures of more than 8 bits are black and white. Where they are None, or do not have
             the kind of a picture's samples, each grey picture has its own: of integers 0 to 65535, of floats 0 to the
             first of 1, 255 and 65535 that holds them all, of other values from the lowest to the highest.
+        resize: "stretch"; "crop" for the middle of a picture, as large as its proportions allow; "pad" for the whole
+            picture with its proportions, in the middle of the mean colour of ImageNet.
     """
 
-    size: int
+    size: ImageSize
     interpolation: str = "bicubic"
     ranges: ValueRanges | None = None
+    resize: str = "stretch"
+
+    @property
+    def image_bytes(self) -> int:
+        """How many bytes the pixels of one image take."""
+        height, width = self.shape
+        return height * width * 3
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width of the pixels."""
+        return shape_of(self.size)
 
 
 def read_image(picture: Path | Image.Image, reading: Reading) -> NDArray[np.uint8]:
-    """Decode one file, or an image that is loaded, into uint8 [size, size, 3], RGB in 0 … 255, stretched to the square.
+    """Decode one file, or an image that is loaded, into uint8 [height, width, 3], RGB in 0 … 255.
 
     EXIF orientation is applied, transparency is laid on white, of several pages or frames the first is taken.
 
@@ -104,7 +122,7 @@ def build_pixels(
     on_progress: Progress | None = None,
     limit_bytes: float | None = None,
 ) -> NDArray[np.uint8]:
-    """Decode all images into a read-only uint8 [len(paths), size, size, 3], RGB, in the order of the paths.
+    """Decode all images into a read-only uint8 [len(paths), height, width, 3], RGB, in the order of the paths.
 
     Without `file` the pixels are in memory. With it they are memory-mapped from that .npy file, which is written if it
     is not there yet, as `memory_mapped` describes; they may be more than the memory holds, now and when they are used.
@@ -119,30 +137,87 @@ def build_pixels(
     Raises:
         DataError: images that cannot be read (all are named, or the first five), or a file that cannot be written.
     """
-    shape = (len(paths), reading.size, reading.size, 3)
+    shape = (*reading.shape, 3)
+    return _made(paths, shape, lambda path: _decode(path, reading), file, on_progress, limit_bytes)
+
+
+def build_aspects(
+    paths: Sequence[Path],
+    file: Path | None,
+    on_progress: Progress | None = None,
+    limit_bytes: float | None = None,
+) -> NDArray[np.float32]:
+    """Width divided by height of all pictures as they are shown, read-only float32 [len(paths)].
+
+    Arguments and errors are those of `build_pixels`.
+    """
+    kept = _made(paths, (1, 1, np.dtype(np.float32).itemsize), _aspect, file, on_progress, limit_bytes)
+    return kept.reshape(len(paths), -1).view(np.float32)[:, 0]
+
+
+def _made(
+    paths: Sequence[Path],
+    shape: tuple[int, int, int],
+    make: Callable[[Path], NDArray[np.uint8]],
+    file: Path | None,
+    on_progress: Progress | None,
+    limit_bytes: float | None,
+) -> NDArray[np.uint8]:
+    """What is made of each file, uint8 of this shape, together: read-only, memory-mapped where there is a file."""
+    whole = (len(paths), *shape)
     if file is not None:
-        return memory_mapped(file, shape, lambda put: _decode_all(paths, reading, put, on_progress), limit_bytes)
-    pixels = np.empty(shape, np.uint8)
-    _decode_all(paths, reading, pixels.__setitem__, on_progress)
+        return memory_mapped(file, whole, lambda put: _make_all(paths, make, put, on_progress), limit_bytes)
+    pixels = np.empty(whole, np.uint8)
+    _make_all(paths, make, pixels.__setitem__, on_progress)
     pixels.flags.writeable = False  # as if memory-mapped, so that a caller who writes fails in both cases
     return pixels
 
 
 def _decode(picture: Path | Image.Image, reading: Reading) -> NDArray[np.uint8]:
-    """Decode one picture, uint8 [size, size, 3]; UnreadableError names the cause."""
-    size = reading.size
+    """Decode one picture, uint8 [height, width, 3]; UnreadableError names the cause."""
+    height, width = reading.shape
     with opened(picture) as image:
         # A JPEG decodes straight into 1/2, 1/4 or 1/8. Twice the target leaves the rest to the better filter.
-        draft = image.draft(None, (2 * size, 2 * size))
+        draft = image.draft(None, (2 * max(height, width), 2 * max(height, width)))
         with taking_turns(image):
             whole = _interpolable(_loaded(image, picture, reading.ranges))
-            small = whole.resize((size, size), INTERPOLATIONS[reading.interpolation], draft and draft[1])
+            orientation = _orientation(image)  # once loaded: a PNG may have its EXIF behind the pixels
+            # Turned after the resize: the same pixels for less memory.
+            target = (height, width) if orientation in LYING else (width, height)
+            box, target = _framed(draft[1] if draft else (0, 0, *whole.size), target, reading.resize)
+            small = whole.resize(target, INTERPOLATIONS[reading.interpolation], box)
         if small.mode == "RGBA":
             small = Image.alpha_composite(Image.new("RGBA", small.size, "white"), small)
-        turn = _turn(image)  # once loaded: a PNG may have its EXIF behind the pixels, a TIFF is upright by then
-        if turn is not None:
-            small = small.transpose(turn)  # after the resize, as the target is square: the same pixels for less memory
-        return np.array(small.convert("RGB"))
+        if orientation in UPRIGHT:
+            small = small.transpose(UPRIGHT[orientation])
+        if small.size == (width, height):
+            return np.array(small.convert("RGB"))
+        padded = np.full((height, width, 3), MEAN_COLOUR, np.uint8)
+        top, left = (height - small.height) // 2, (width - small.width) // 2
+        padded[top : top + small.height, left : left + small.width] = np.asarray(small.convert("RGB"))
+        return padded
+
+
+def _framed(box: Box, target: tuple[int, int], resize: str) -> tuple[Box, tuple[int, int]]:
+    """Which part of a picture is resized to which width and height; for "pad" these are less than the target."""
+    left, top, right, bottom = box
+    width, height = right - left, bottom - top
+    across, down = target[0] / width, target[1] / height
+    if resize == "crop":
+        spare_across = max(0.0, width - target[0] / max(across, down))
+        spare_down = max(0.0, height - target[1] / max(across, down))
+        box = (left + spare_across / 2, top + spare_down / 2, right - spare_across / 2, bottom - spare_down / 2)
+    elif resize == "pad":
+        target = (max(1, round(width * min(across, down))), max(1, round(height * min(across, down))))
+    return box, target
+
+
+def _aspect(path: Path) -> NDArray[np.uint8]:
+    """Width divided by height of a picture as it is shown, the bytes of a float32 as [1, 1, 4]."""
+    with opened(path) as image:
+        width, height = image.size
+        lying = image.format != "TIFF" and _orientation(image) in LYING  # the size of a TIFF is that of the upright one
+    return np.array([[[height / width if lying else width / height]]], np.float32).view(np.uint8)
 
 
 def _loaded(image: Image.Image, picture: Path | Image.Image, ranges: ValueRanges | None) -> Image.Image:
@@ -164,24 +239,25 @@ def _interpolable(image: Image.Image) -> Image.Image:
     return image.convert("L" if image.mode == "1" else "RGB")
 
 
-def _turn(image: Image.Image) -> Image.Transpose | None:
+def _orientation(image: Image.Image) -> int:
+    """As EXIF has it; 1 is upright, as a TIFF is that is loaded."""
     try:
-        return UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:  # noqa: BLE001 (broken EXIF is no reason to refuse the picture, and fails in all kinds of ways)
-        return None
+        return 1
 
 
-def _decode_all(
+def _make_all(
     paths: Sequence[Path],
-    reading: Reading,
+    make: Callable[[Path], NDArray[np.uint8]],
     put: Callable[[int, NDArray[np.uint8]], None],
     on_progress: Progress | None,
 ) -> None:
-    """Decode on all cores (Pillow lets go of the interpreter's lock) and put each picture in its place."""
+    """Read all files on all cores (Pillow lets go of the interpreter's lock) and put what is made in its place."""
 
-    def decode(number: int) -> str | None:
+    def read(number: int) -> str | None:
         try:
-            pixels = _decode(paths[number], reading)
+            pixels = make(paths[number])
         except UnreadableError as failure:
             return f"{str(paths[number])!r}: {failure}"
         put(number, pixels)
@@ -192,7 +268,7 @@ def _decode_all(
     try:
         with TOLERANCE:
             chunks = (range(start, min(start + CHUNK, len(paths))) for start in range(0, len(paths), CHUNK))
-            for done, failure in enumerate((failure for chunk in chunks for failure in pool.map(decode, chunk)), 1):
+            for done, failure in enumerate((failure for chunk in chunks for failure in pool.map(read, chunk)), 1):
                 if failure is not None:
                     failures.append(failure)
                 if on_progress is not None:

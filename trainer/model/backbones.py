@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import timm
@@ -11,9 +12,11 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import get_pretrained_cfg
 from torch import Tensor, nn
 
+from trainer.augmentation.random_resized_crop import MARGIN, takes_random_crops
 from trainer.checkpoint import copies
 from trainer.errors import RecipeError
-from trainer.images.pixels import INTERPOLATIONS
+from trainer.image_size import scaled, side_or_shape
+from trainer.images.pixels import INTERPOLATIONS, MEAN_COLOUR, Reading
 from trainer.model.feasibility import backbone_problem, own_backbone_problem
 from trainer.model.freezing import freeze_layers
 from trainer.model.heads import use_cosine_head
@@ -31,16 +34,17 @@ INTERPOLATION = "bicubic"  # timm's own default, too
 
 
 class Classifier(nn.Module):
-    """A backbone that takes images as they lie in memory: uint8 [batch, side, side, 3] -> logits [batch, classes]."""
+    """A backbone that takes images as they lie in memory: uint8 [batch, height, width, 3] -> logits [batch, classes].
+
+    reading: how files become images for it.
+    """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(
-        self, backbone: nn.Module, mean: tuple[float, ...], std: tuple[float, ...], interpolation: str = INTERPOLATION
-    ) -> None:
+    def __init__(self, backbone: nn.Module, mean: tuple[float, ...], std: tuple[float, ...], reading: Reading) -> None:
         super().__init__()
-        self.backbone, self.interpolation = backbone, interpolation
+        self.backbone, self.reading = backbone, reading
         self.frozen: list[nn.Module] = []  # modules of the backbone that stay in eval mode
         # Not saved with the weights: they belong to the preprocessing, and timm should load our files as its own.
         self.register_buffer("mean", 255 * torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
@@ -52,7 +56,7 @@ class Classifier(nn.Module):
         return logits
 
     def normalized(self, images: Tensor) -> Tensor:
-        """What the backbone gets of images uint8 [batch, side, side, 3]: float32 [batch, 3, side, side]."""
+        """What the backbone gets of images uint8 [batch, height, width, 3]: float32 [batch, 3, height, width]."""
         return (images.permute(0, 3, 1, 2) - self.mean) / self.std
 
     def train(self, mode: bool = True) -> Classifier:
@@ -65,8 +69,8 @@ class Classifier(nn.Module):
     def preprocessing(self) -> dict[str, Any]:
         """What has to happen to an image before the backbone sees it, for those who use the weights without us."""
         return {
-            "interpolation": self.interpolation,
-            "resize": f"stretch to a square, {self.interpolation} with antialiasing",
+            "interpolation": self.reading.interpolation,
+            "resize": f"{_way(self.reading)}, {self.reading.interpolation} with antialiasing",
             "mean": [round(value, 6) for value in (self.mean.flatten() / 255).tolist()],
             "std": [round(value, 6) for value in (self.std.flatten() / 255).tolist()],
         }
@@ -90,9 +94,10 @@ def build_model(
     """
     if recipe.backbone in extensions.backbones:
         model = Classifier(
-            extensions.backbones[recipe.backbone](classes, recipe.image_size),
+            extensions.backbones[recipe.backbone](classes, side_or_shape(recipe.image_size)),
             IMAGENET_DEFAULT_MEAN,
             IMAGENET_DEFAULT_STD,
+            reading_of(recipe, extensions),
         )
         if problem := own_backbone_problem(model.backbone, recipe):
             raise RecipeError([problem])
@@ -103,11 +108,27 @@ def build_model(
         config = timm.data.resolve_model_data_config(backbone)
         if recipe.loss == "arcface" and recipe.loss not in extensions.losses:
             use_cosine_head(backbone, classes, recipe.arcface_scale)
-        model = Classifier(backbone, config["mean"], config["std"], interpolation_of(recipe.backbone, extensions))
+        model = Classifier(backbone, config["mean"], config["std"], reading_of(recipe, extensions))
     if recipe.pretrained and recipe.freeze > 0:
         model.frozen = freeze_layers(model.backbone, recipe.freeze)
         model.train(model.training)  # which leaves the frozen modules in eval mode
     return model
+
+
+def reading_of(recipe: Recipe, extensions: Extensions) -> Reading:
+    """How files become images for a recipe's model, but for the ranges of values."""
+    return Reading(recipe.image_size, interpolation_of(recipe.backbone, extensions), resize=recipe.resize)
+
+
+def training_reading(recipe: Recipe, extensions: Extensions) -> Reading:
+    """How files become pixels that a recipe's augmentation takes, but for the ranges of values.
+
+    Random resized crops are cut from the whole picture with `MARGIN`, whichever way images are resized for validation.
+    """
+    reading = reading_of(recipe, extensions)
+    if not takes_random_crops(recipe, extensions):
+        return reading
+    return replace(reading, size=scaled(recipe.image_size, MARGIN), resize="stretch")
 
 
 def interpolation_of(backbone: str, extensions: Extensions) -> str:
@@ -120,6 +141,19 @@ def interpolation_of(backbone: str, extensions: Extensions) -> str:
     config = get_pretrained_cfg(backbone)
     known = config is not None and config.interpolation in INTERPOLATIONS
     return str(config.interpolation) if known else INTERPOLATION
+
+
+def _way(reading: Reading) -> str:
+    """How a picture comes to its size, in words."""
+    height, width = reading.shape
+    shape = f"{height} x {width} (height x width)"
+    match reading.resize:
+        case "crop":
+            return f"scale until it covers {shape}, of which the middle is taken"
+        case "pad":
+            return f"scale until it lies whole in {shape}, in the middle of the colour {MEAN_COLOUR}"
+        case _:
+            return "stretch to a square" if height == width else f"stretch to {shape}"
 
 
 def weights_of(model: Classifier) -> dict[str, Tensor]:

@@ -10,12 +10,14 @@ import timm
 import torch
 
 from trainer.errors import RecipeError
+from trainer.image_size import shape_of, side_or_shape
 from trainer.model.freezing import layer_problem, needs_layers
 from trainer.model.heads import use_cosine_head
 from trainer.model.image_sizes import FAILURES, dry_run, size_failure, unseen_problem
 from trainer.model.pretrained import pretrained_backbone
 from trainer.model.timm_models import create_backbone, first_line, has_tag
 from trainer.recipe import recipe_from
+from trainer.rules import show
 from trainer.space import Space
 
 if TYPE_CHECKING:
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from trainer.extensions import Extensions
+    from trainer.image_size import ImageSize
     from trainer.recipe import Recipe
 
 # Fields that not every model can follow.
@@ -53,7 +56,7 @@ def backbone_problems(space: Space, classes: int) -> list[str]:
     problems = []
     for name in space.values("backbone"):
         own, variants = space.extensions.backbones.get(name), _variants(space, name)
-        model = own(classes, variants[0].image_size) if own else None
+        model = own(classes, side_or_shape(variants[0].image_size)) if own else None
         problems += [own_backbone_problem(model, recipe) if model else training_problem(recipe) for recipe in variants]
     return list(dict.fromkeys(problem for problem in problems if problem))
 
@@ -103,16 +106,17 @@ def training_problem(recipe: Recipe) -> str | None:
 
 
 @cache
-def _single_image_problem(name: str, size: int) -> str | None:
+def _single_image_problem(name: str, size: ImageSize) -> str | None:
     """Say why a backbone that works with this size cannot learn from one image at a time, as by batch norm, or None."""
     model = dry_run(name, size).model
     assert model, "it works with this size"
     try:
         with torch.device("meta"), torch.no_grad():
-            model.train()(torch.empty(1, 3, size, size))
+            model.train()(torch.empty(1, 3, *shape_of(size)))
     except FAILURES as error:
         reason = first_line(error)
-        return f'batch_size: "{name}" cannot learn from 1 image at a time where image_size = {size}: {reason}; take 2'
+        where = f"where image_size = {show(size)}"
+        return f'batch_size: "{name}" cannot learn from 1 image at a time {where}: {reason}; take 2'
     finally:
         model.eval()
     return None
@@ -127,7 +131,7 @@ def backbone_problem(recipe: Recipe) -> str | None:
 
 
 @cache
-def _timm_problem(name: str, size: int, pooling: str, drop_path: float, loss: str, layered: bool) -> str | None:
+def _timm_problem(name: str, size: ImageSize, pooling: str, drop_path: float, loss: str, layered: bool) -> str | None:
     architecture = name.partition(".")[0]
     if not timm.is_model(name):
         known = difflib.get_close_matches(architecture, timm.list_models(), n=1, cutoff=0.5)
@@ -155,7 +159,7 @@ def _timm_problem(name: str, size: int, pooling: str, drop_path: float, loss: st
                 model = create_backbone(recipe, 2)
                 if recipe.loss == "arcface":
                     use_cosine_head(model, 2, recipe.arcface_scale)
-                model.eval()(torch.empty(1, 3, size, size))
+                model.eval()(torch.empty(1, 3, *shape_of(size)))
         except FAILURES as error:
             return f"{complaint}: {first_line(error)}"
     return layer_problem(name, model) if layered else None

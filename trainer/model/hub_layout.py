@@ -8,6 +8,7 @@ import timm
 import torch
 from timm.models._hub import save_config_for_hf
 
+from trainer.image_size import shape_of
 from trainer.model.backbones import build_model, load_weights
 from trainer.model.timm_models import first_line
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from trainer.recipe import Recipe
 
 CONFIG = "config.json"  # the name that timm looks for
+CROP_MODES = {"stretch": "squash", "crop": "center", "pad": "border"}  # what timm calls the ways of resizing
 TOLERANCE = 1e-4  # of logits, absolute and relative: the same weights in the same model
 
 
@@ -60,16 +62,16 @@ def _own_part(recipe: Recipe, extensions: Extensions) -> str | None:
 
 def _tried(folder: Path, model: Classifier, recipe: Recipe, classes: Sequence[str]) -> str | None:
     """Write the config and compare the logits of timm's model with those of this one, in eval mode on the CPU."""
-    side = recipe.image_size
+    height, width = shape_of(recipe.image_size)
     data_config: dict[str, Any] = {
-        "input_size": (3, side, side),
-        "interpolation": model.interpolation,
+        "input_size": (3, height, width),
+        "interpolation": model.reading.interpolation,
         "mean": tuple(model.preprocessing()["mean"]),
         "std": tuple(model.preprocessing()["std"]),
         "crop_pct": 1.0,
-        "crop_mode": "squash",  # timm's word for a stretch to the square
+        "crop_mode": CROP_MODES[recipe.resize],
     }
-    images = torch.randint(0, 256, (1, side, side, 3), dtype=torch.uint8)
+    images = torch.randint(0, 256, (1, height, width, 3), dtype=torch.uint8)
     try:
         save_config_for_hf(
             model.backbone, str(folder / CONFIG), {"label_names": list(classes)}, data_config=data_config

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from trainer.device import autocast, memory_format
+from trainer.image_size import shape_of
 from trainer.model.backbones import build_model
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def image_milliseconds(recipe: Recipe, classes: int, extensions: Extensions, dev
     with torch.random.fork_rng(devices=[]):
         model = build_model(recipe, classes, extensions, pretrained=False)
     model.to(device, memory_format=memory_format(device)).eval()  # type: ignore[call-overload]
-    image = torch.zeros(1, recipe.image_size, recipe.image_size, 3, dtype=torch.uint8, device=device)
+    image = torch.zeros(1, *shape_of(recipe.image_size), 3, dtype=torch.uint8, device=device)
     fastest, begun = float("inf"), time.perf_counter()
     with torch.inference_mode(), autocast(device):
         for number in range(WARM_UP_PASSES + PASSES):

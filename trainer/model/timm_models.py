@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Any
 import timm
 from timm.models import get_pretrained_cfg
 
+from trainer.image_size import side_or_shape
 from trainer.model.heads import use_generalized_mean
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from trainer.image_size import ImageSize
     from trainer.recipe import Recipe
 
 
@@ -30,10 +32,10 @@ def create_backbone(recipe: Recipe, classes: int, **pretrained: Any) -> nn.Modul
     return model
 
 
-def size_argument(name: str, size: int) -> dict[str, int]:
+def size_argument(name: str, size: ImageSize) -> dict[str, int | tuple[int, int]]:
     """Models with a fixed input size are built for another one only when told so."""
     config = get_pretrained_cfg(name)
-    return {"img_size": size} if config is not None and config.fixed_input_size else {}
+    return {"img_size": side_or_shape(size)} if config is not None and config.fixed_input_size else {}
 
 
 def has_tag(name: str) -> bool:

@@ -7,14 +7,17 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from trainer.image_size import shape_of
 from trainer.images.files import is_image
 from trainer.wording import counted
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
     from pathlib import Path
 
     from numpy.typing import NDArray
 
+    from trainer.image_size import ImageSize
     from trainer.images.index import Index
     from trainer.images.split import Split
     from trainer.quality.survey import Survey
@@ -24,7 +27,7 @@ Level = Literal["ok", "warning", "error"]
 FEW_TO_TRAIN = 20  # images of a class to train on; fewer are reported
 FEW_TO_JUDGE = 10  # images of a class on a side that judges: each moves the F1 of its class by about 0.1
 UPSCALED = 2  # an image that is enlarged so many times or more has little detail at the size of the recipe
-LONG = 3  # an image so many times as long as wide is deformed by the stretching to a square
+LONG = 3  # an image so many times as long as wide is deformed where it is stretched to a square
 OUTLYING = 5  # an image whose side is so many times the median, or so many times less, is an outlier
 ONE_SIZE_SHARE = 0.95  # where so large a share of the images has one size, each other size is named
 PASSED_OVER = "no image by its ending, or in no class folder"
@@ -112,13 +115,19 @@ def tiny_classes(index: Index, sides: Split) -> Finding:
     )
 
 
-def odd_sizes(index: Index, survey: Survey, image_size: int) -> list[Finding]:
-    """Images that are enlarged, deformed, or unlike the others in size; `image_size` is the smallest to be searched."""
+def odd_sizes(
+    index: Index, survey: Survey, image_size: ImageSize, resizes: Collection[str] = ("stretch",)
+) -> list[Finding]:
+    """Images that are enlarged, deformed or cut, or unlike the others in size.
+
+    image_size: the smallest that is to be searched.
+    resizes: the ways to come to it.
+    """
     read = np.flatnonzero(survey.sizes.min(axis=1) > 0)
     if not len(read):
         return []
     width, height = survey.sizes[read].T
-    short, long = np.minimum(width, height), np.maximum(width, height)
+    rows, columns = shape_of(image_size)
     side = np.sqrt(width * height)
     (modal, count), median = _most_common(survey.sizes[read]), float(np.median(side))
     if ONE_SIZE_SHARE * len(read) <= count < len(read):
@@ -127,11 +136,16 @@ def odd_sizes(index: Index, survey: Survey, image_size: int) -> list[Finding]:
     else:
         other = (side > OUTLYING * median) | (side * OUTLYING < median)
         unlike = f"over {OUTLYING} times larger or smaller than the median of {median:.0f} pixels a side"
+    than, frame = ("as wide", "a square") if rows == columns else (f"or as wide as {image_size} in proportion", "it")
+    fate = f"{'stretched' if 'stretch' in resizes else 'cut'} to {frame}"
+    unlike_frame = (width * rows >= LONG * height * columns) | (height * columns >= LONG * width * rows)
     found = []
     for chosen, message, remedy in (
-        (short * UPSCALED <= image_size, f"enlarged {UPSCALED} times or more to {image_size} pixels",
+        ((width * UPSCALED <= columns) | (height * UPSCALED <= rows),
+         f"enlarged {UPSCALED} times or more to {image_size} pixels",
          "take larger images, or a smaller image_size, which trains faster"),
-        (long >= LONG * short, f"{LONG} times as long as wide or more, and stretched to a square", "crop them"),
+        (unlike_frame & (set(resizes) != {"pad"}), f"{LONG} times as long {than} or more, and {fate}",
+         'crop them, or keep all of them with [recipe] resize = "pad"'),
         (other, unlike, "look whether they belong to the data"),
     ):  # fmt: skip
         if chosen.any():
