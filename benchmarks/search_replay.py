@@ -27,7 +27,7 @@ import statistics
 import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import optuna
@@ -37,13 +37,16 @@ from hpo.study.encoding import Encoding
 from hpo.study.forest import Forest
 from hpo.study.pruners import rung_epochs
 from hpo.study.samplers import STARTUP_TRIALS
+from hpo.worker.recipes import DRAWS
 from storage.rungs import RungCount, has_room, rungs_with_room
-from trainer.space import Range
+from trainer.space import Range, Space, suggest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     from numpy.typing import NDArray
+
+    from hpo.study.candidates import Way
 
 TIMES = (2, 5, 10, 20, 40)  # full trainings after which the regret is taken
 
@@ -51,36 +54,63 @@ TIMES = (2, 5, 10, 20, 40)  # full trainings after which the regret is taken
 class Table:
     """The curves of one task.
 
+    Args:
+        path: of the table.
+        noise: standard deviation of what is added to each score that a search sees, as a share of the spread.
+        mislead: whether the first third of each curve is given to another configuration.
+
     Attributes:
         encoding: of its configurations.
-        scores: float64 [configurations, epochs], the higher the better.
+        scores: what a search sees, float64 [configurations, epochs], the higher the better.
+        seconds: of the epochs, float64 [configurations, epochs]; 1 where the table does not say.
+        full: seconds of a full training: of the default recipe, where there is one.
+        default: parameters of the default recipe, None where there is none.
     """
 
-    def __init__(self, path: Path) -> None:
-        rows = json.loads(gzip.decompress(path.read_bytes()))
-        losses = np.array([[math.inf if loss is None else loss for loss in row["valid_loss"]] for row in rows])
-        self.scores = -np.minimum(losses, np.median(losses[:, 0]))
-        points = {name: [row["hp"][name] for row in rows] for name in rows[0]["hp"]}
-        log = {name: min(values) > 0 and max(values) > 100 * min(values) for name, values in points.items()}
-        ranges = {name: Range(min(values), max(values), log[name]) for name, values in points.items()}
-        self.encoding = Encoding(ranges)
+    def __init__(self, path: Path, noise: float = 0.0, *, mislead: bool = False) -> None:
+        found = json.loads(gzip.decompress(path.read_bytes()))
+        if isinstance(found, dict):
+            rows, self.space = found["rows"], Space(found["space"])
+            epochs = int(max(self.space.values("epochs")))
+            self.encoding, self.default = Encoding.of(self.space), rows[0]["hp"]
+            self._true = np.array([[*row["valid_macro_f1"], *[0.0] * epochs][:epochs] for row in rows])
+            self.seconds = np.array([[*row["seconds"], *[1.0] * epochs][:epochs] for row in rows])
+        else:
+            rows, self.space, self.default = found, None, None
+            losses = np.array([[math.inf if loss is None else loss for loss in row["valid_loss"]] for row in rows])
+            self._true = -np.minimum(losses, np.median(losses[:, 0]))
+            self.seconds = np.ones_like(self._true)
+            points = {name: [row["hp"][name] for row in rows] for name in rows[0]["hp"]}
+            log = {name: min(values) > 0 and max(values) > 100 * min(values) for name, values in points.items()}
+            self.encoding = Encoding({name: Range(min(each), max(each), log[name]) for name, each in points.items()})
         self._known = np.stack([self.encoding.coordinates(row["hp"]) for row in rows])
-        ends = self.scores.max(axis=1)
-        self._best, self._median = float(ends.max()), float(np.median(ends))
+        self._features = self.encoding.features(self._known)
+        self.full = float(self.seconds[0].sum())
+        self.ends = self._true.max(axis=1)
+        self._best, self._median = float(self.ends.max()), float(np.median(self.ends))
+        rng, self.scores = np.random.default_rng(0), self._true.copy()
+        if mislead:
+            third = -(-self.epochs // 3)
+            self.scores[:, :third] = self.scores[rng.permutation(len(rows)), :third]
+        self.scores += noise * (self._best - self._median) * rng.normal(size=self.scores.shape)
 
     @property
     def epochs(self) -> int:
         """Of a full training."""
-        return int(self.scores.shape[1])
+        return int(self._true.shape[1])
 
-    def nearest(self, coordinates: NDArray[np.float64]) -> tuple[dict[str, float], NDArray[np.float64]]:
-        """The parameters of the configuration that is nearest to a recipe, and its curve, float64 [epochs]."""
-        at = int(np.argmin(((self._known - coordinates) ** 2).sum(axis=1)))
-        return self.encoding.params(self._known[at]), self.scores[at]
+    def nearest(self, coordinates: NDArray[np.float64]) -> int:
+        """Number of the configuration that is nearest to a recipe."""
+        features = self.encoding.features(coordinates[None])
+        return int(np.argmin(((self._features - features) ** 2).sum(axis=1)))
 
-    def regret(self, score: float) -> float:
-        """Of a score: 0 of the best configuration, 1 of the median one."""
-        return (self._best - score) / (self._best - self._median)
+    def params(self, row: int) -> dict[str, Any]:
+        """The parameters of a configuration."""
+        return self.encoding.params(self._known[row])
+
+    def regret(self, row: int, epochs: int) -> float:
+        """Of a configuration after so many epochs, by what is true: 0 of the best one, 1 of the median one."""
+        return (self._best - float(self._true[row, :epochs].max())) / (self._best - self._median)
 
 
 @dataclass(eq=False)
@@ -88,13 +118,13 @@ class Training:
     """A training that is under way, or paused."""
 
     number: int
-    params: Mapping[str, float]
-    curve: NDArray[np.float64]
+    row: int  # of the table
     epoch: int = 0  # the last one that was trained
     best: float = -math.inf
     rungs: dict[int, float] = field(default_factory=dict)  # epoch -> best score then
     paused_after: int | None = None
     trial: optuna.Trial | None = None
+    way: Way | None = None
 
 
 class Search(Protocol):
@@ -108,25 +138,32 @@ class Search(Protocol):
 
 
 class Stock:
-    """Stock Optuna."""
+    """Stock Optuna, which begins with the default recipe, too."""
 
     def __init__(self, table: Table, sampler: optuna.samplers.BaseSampler, pruner: optuna.pruners.BasePruner) -> None:
         self._table, self._study = table, optuna.create_study(direction="maximize", sampler=sampler, pruner=pruner)
+        self._begun = False
 
     def next(self) -> Training:
         """A new one."""
         distributions = self._table.encoding.distributions()
-        proposed = self._study.ask(distributions)
-        self._study.tell(proposed, state=TrialState.FAIL)  # which samplers and pruners pass over
-        params, curve = self._table.nearest(self._table.encoding.coordinates(proposed.params))
+        row = 0
+        if self._begun or self._table.default is None:
+            proposed = self._study.ask(None if self._table.space else distributions)
+            if self._table.space:
+                suggest(proposed, self._table.space)
+            self._study.tell(proposed, state=TrialState.FAIL)  # which samplers and pruners pass over
+            row = self._table.nearest(self._table.encoding.coordinates(proposed.params))
+        self._begun = True
+        params = self._table.params(row)
         self._study.enqueue_trial(params)
-        trial = self._study.ask(distributions)
-        return Training(trial.number, params, curve, trial=trial)
+        trial = self._study.ask({name: distributions[name] for name in params})
+        return Training(trial.number, row, trial=trial)
 
     def goes_on(self, training: Training) -> bool:
         """Whether the pruner lets it."""
         assert training.trial
-        training.trial.report(training.curve[training.epoch - 1], training.epoch)
+        training.trial.report(self._table.scores[training.row, training.epoch - 1], training.epoch)
         if training.epoch == self._table.epochs:
             self._study.tell(training.trial, training.best)
             return False
@@ -143,6 +180,8 @@ class Halving:
         self._table, self._seed, self._model = table, seed, model
         self._rungs = rung_epochs(table.epochs)
         self._forest = Forest(table.encoding, len(self._rungs))
+        if table.default is not None:
+            self._forest.start_at(table.default)
         self._trainings: list[Training] = []
 
     def next(self) -> Training:
@@ -152,24 +191,34 @@ class Halving:
             best = max(paused, key=lambda each: (each.rungs[rung.epoch], -each.number))
             best.paused_after = None
             return best
-        number = len(self._trainings)
-        seed = int(np.random.SeedSequence((self._seed, number)).generate_state(1)[0])
-        if self._model:
-            drawn = self._forest.propose(seed)
-        else:
-            drawn = self._table.encoding.random(np.random.default_rng(seed), 1)[0]
-        self._trainings.append(Training(number, *self._table.nearest(drawn)))
+        number, tried = len(self._trainings), {each.row for each in self._trainings}
+        row, way = 0, None
+        if number or self._table.default is None:
+            for draw in range(DRAWS):  # as no recipe is trained twice
+                row, way = self._proposed(int(np.random.SeedSequence((self._seed, number, draw)).generate_state(1)[0]))
+                if row not in tried:
+                    break
+        self._trainings.append(Training(number, row, way=way))
         return self._trainings[-1]
 
+    def _proposed(self, seed: int) -> tuple[int, Way | None]:
+        if not self._model:
+            return self._table.nearest(self._table.encoding.random(np.random.default_rng(seed), 1)[0]), None
+        proposal = self._forest.propose(seed)
+        return self._table.nearest(proposal.coordinates), proposal.way
+
     def goes_on(self, training: Training) -> bool:
-        """Whether it is among the best half of its rung."""
+        """Whether it is among the best half of its rung; the default recipe is always trained to its end."""
         epoch, last = training.epoch, self._table.epochs
         if epoch != last and epoch not in self._rungs:
             return True
         rung = len(self._rungs) if epoch == last else self._rungs.index(epoch)
-        self._forest.observe(training.number, training.params, rung, training.best)
+        params = self._table.params(training.row)
+        self._forest.observe(training.number, params, rung, training.best, training.way)
         if epoch == last:
             return False
+        if training.number == 0 and self._table.default is not None:
+            return True
         training.rungs[epoch], training.paused_after = training.best, epoch
         paused = [each for each in self._trainings if each.paused_after == epoch]
         best = max(paused, key=lambda each: (each.rungs[epoch], -each.number))
@@ -212,20 +261,26 @@ METHODS: dict[str, Callable[[Table, int], Search]] = {
 
 
 def replay(table: Table, search: Search, workers: int) -> list[float]:
-    """The regret of a search after each of the TIMES."""
-    wanted = [math.ceil(time * table.epochs / workers) for time in TIMES]  # in epochs of one worker
-    regrets, best, order = list[float](), -math.inf, itertools.count()
-    ends: list[tuple[int, int, Training]] = []  # when each worker's epoch ends
+    """The regret, after each of the TIMES, of the configuration that has the best score so far."""
+    wanted = [time * table.full / workers for time in TIMES]  # in seconds
+    regrets, best, regret, order = list[float](), -math.inf, math.inf, itertools.count()
+    ends: list[tuple[float, int, Training]] = []  # when each worker's epoch ends
+
+    def begin(at: float, training: Training) -> None:
+        seconds = float(table.seconds[training.row, training.epoch])
+        heapq.heappush(ends, (at + seconds, next(order), training))
+
     for _ in range(workers):
-        heapq.heappush(ends, (1, next(order), search.next()))
+        begin(0.0, search.next())
     while len(regrets) < len(wanted):
         now, _, training = heapq.heappop(ends)
-        while len(regrets) < len(wanted) and now > wanted[len(regrets)]:
-            regrets.append(table.regret(best))
-        training.best = max(training.best, float(training.curve[training.epoch]))
+        while len(regrets) < len(wanted) and now > wanted[len(regrets)] + 1e-9:
+            regrets.append(min(regret, 1.0))
+        training.best = max(training.best, float(table.scores[training.row, training.epoch]))
         training.epoch += 1
-        best = max(best, training.best)
-        heapq.heappush(ends, (now + 1, next(order), training if search.goes_on(training) else search.next()))
+        if training.best > best:
+            best, regret = training.best, table.regret(training.row, training.epoch)
+        begin(now, training if search.goes_on(training) else search.next())
     return regrets
 
 
@@ -236,10 +291,12 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=8, help="that run at the same time; default: 8")
     parser.add_argument("--seeds", type=int, default=5, help="default: 5")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--noise", type=float, default=0.0, help="added to each score, as a share of the spread")
+    parser.add_argument("--mislead", action="store_true", help="give the first third of each curve to another recipe")
     options = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-    tables = [Table(path) for path in sorted(options.curves.glob("*.json.gz"))]
+    tables = [Table(path, options.noise, mislead=options.mislead) for path in sorted(options.curves.glob("*.json.gz"))]
     print(f"{len(tables)} tasks, {options.seeds} seeds, {options.workers} workers; mean regret (worst task) after")
     print(f"{'full trainings:':<18}{''.join(f'{time:>22}' for time in TIMES)}")
     for name in options.methods:

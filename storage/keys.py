@@ -62,6 +62,9 @@ ORIGIN_KEY = "taken_over_from"
 QUEUED_KEY = "queued_by"
 """Who has queued the recipe of a trial: the study file, or `hpo try`. Written with it; read by logs and notes."""
 
+WAY_KEY = "proposed"
+"""How the sampler `forest` has drawn the recipe: near which. Written by workers; read by the sampler, logs, notes."""
+
 BEST_EPOCH_KEY = "best_epoch"
 """Number of the epoch with the best macro-F1, 0 where time was over before one; without it, hpo did not train it."""
 

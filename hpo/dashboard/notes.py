@@ -10,7 +10,7 @@ from optuna.trial import FixedTrial
 
 from hpo.study.interruptions import beginning_of
 from hpo.units import duration
-from storage.keys import DEVICE_KEY, HOST_KEY, METRICS_KEY, QUEUED_KEY
+from storage.keys import DEVICE_KEY, HOST_KEY, METRICS_KEY, QUEUED_KEY, WAY_KEY
 from trainer.errors import TrainerError
 from trainer.recipe import used_fields
 from trainer.space import suggest
@@ -56,6 +56,8 @@ def trial_note(trial: FrozenTrial, space: Space, failed: FailedTrial | None = No
         lines.append(f"Ran on {_code(host)}, {_code(attributes.get(DEVICE_KEY, '?'))}.")
     if queued_by := attributes.get(QUEUED_KEY):
         lines.append(f"Its recipe was queued by {_code(queued_by)}.")
+    if way := attributes.get(WAY_KEY):
+        lines.append(f"Its recipe was drawn {_code(way)}.")
     if began := beginning_of(trial):
         lines.append(f"{began.capitalize()}.")
     if paused:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     Coordinates = NDArray[np.float64]
 
 UNUSED = -0.5  # as a feature: of a field that the recipe does not use
+MOST_CHANGES = 4  # fields in which a neighbour differs from its recipe
+STEP = 0.15  # standard deviation of the steps of a neighbour in a range, as a share of the range
 
 
 class Encoding:
@@ -67,22 +69,67 @@ class Encoding:
 
     def random(self, rng: np.random.Generator, count: int) -> Coordinates:
         """Coordinates of recipes drawn at random, float64 [count, fields]."""
-        drawn = np.empty((count, len(self.names)))
+        return self._settled(self._drawn(rng, count))
+
+    def neighbours(self, rng: np.random.Generator, parents: Coordinates) -> Coordinates:
+        """Coordinates of recipes near others, float64 [count, fields], one for each of the parents [count, fields].
+
+        Each changes one to `MOST_CHANGES` of the fields that its parent uses: a position in a range by a normally
+        distributed step, a number in a list to one of its two neighbours, a name to any other. Fields that come into
+        use by that are drawn at random.
+        """
+        count = len(parents)
+        unused = np.isnan(parents)
+        movable = ~unused & np.array([_has_room(self._fields[name]) for name in self.names])
+        order = np.argsort(np.argsort(np.where(movable, rng.random(parents.shape), np.inf), axis=1), axis=1)
+        changes = np.array(rng.integers(1, MOST_CHANGES + 1, size=count))
+        changed = movable & (order < changes[:, None])
+        near = np.where(unused, self._drawn(rng, count), parents)
+        for position, name in enumerate(self.names):
+            rows = np.flatnonzero(changed[:, position])
+            near[rows, position] = self._moved(rng, name, near[rows, position])
+        return self._settled(near)
+
+    def _drawn(self, rng: np.random.Generator, count: int) -> Coordinates:
+        """Random coordinates, float64 [count, fields], also of the fields that the recipes do not use."""
+        entries = [self._fields[name] for name in self.names]
+        drawn = [
+            rng.integers(len(entry.values), size=count) if isinstance(entry, Choice) else rng.random(count)
+            for entry in entries
+        ]
+        return np.stack(drawn, axis=1).astype(float) if drawn else np.empty((count, 0))
+
+    def _moved(self, rng: np.random.Generator, name: str, positions: Coordinates) -> Coordinates:
+        """Another position [count] of a field for each of these."""
+        entry, count = self._fields[name], len(positions)
+        if isinstance(entry, Range):
+            return np.clip(positions + rng.normal(0.0, STEP, count), 0.0, 1.0)
+        if _are_names(entry):
+            return (positions + rng.integers(1, len(entry.values), size=count)) % len(entry.values)
+        by_size = np.array(sorted(range(len(entry.values)), key=entry.values.__getitem__))
+        ranks = np.argsort(by_size)[positions.astype(int)]
+        steps = rng.choice([-1, 1], size=count)
+        steps[ranks == 0], steps[ranks == len(by_size) - 1] = 1, -1
+        moved: Coordinates = by_size[ranks + steps].astype(float)
+        return moved
+
+    def _settled(self, coordinates: Coordinates) -> Coordinates:
+        """The same, with NaN for the fields that the recipes do not use."""
         used: dict[str, NDArray[np.bool_]] = {}
-        for name, entry in self._fields.items():
-            used[name] = np.ones(count, dtype=bool)
+        settled = coordinates.copy()
+        for name in self._fields:
+            used[name] = np.ones(len(settled), dtype=bool)
             if name in self._conditions:
                 on, wanted = self._conditions[name]
                 other = self._fields[on]
                 if isinstance(other, Choice):
                     asked = [index for index, value in enumerate(other.values) if value in wanted]
-                    used[name] = used[on] & np.isin(drawn[:, self.names.index(on)], asked)
+                    used[name] = used[on] & np.isin(settled[:, self.names.index(on)], asked)
                 else:
                     used[name] = used[on] & (other in wanted)
-            if isinstance(entry, Choice | Range):
-                values = rng.integers(len(entry.values), size=count) if isinstance(entry, Choice) else rng.random(count)
-                drawn[:, self.names.index(name)] = np.where(used[name], values, np.nan)
-        return drawn
+            if name in self.names:
+                settled[~used[name], self.names.index(name)] = np.nan
+        return settled
 
     def features(self, coordinates: Coordinates) -> NDArray[np.float64]:
         """What a model sees of recipes, float64 [count, features], from their coordinates [count, fields].
@@ -95,7 +142,7 @@ class Encoding:
             unused = np.isnan(given)
             if isinstance(entry, Range):
                 found = given[:, None]
-            elif any(isinstance(value, str | bool) for value in entry.values):
+            elif _are_names(entry):
                 found = (given[:, None] == np.arange(len(entry.values))).astype(float)
             else:
                 ranks = np.argsort(np.argsort(entry.values)) / max(1, len(entry.values) - 1)
@@ -141,3 +188,13 @@ class Encoding:
                 value = low * (high / low) ** position if log else low + (high - low) * position
                 return min(max(round(value) if name in self._whole else value, low), high)
         raise AssertionError(name)
+
+
+def _has_room(entry: Choice | Range) -> bool:
+    """Whether a field can have more than one value."""
+    return entry.low < entry.high if isinstance(entry, Range) else len(entry.values) > 1
+
+
+def _are_names(entry: Choice) -> bool:
+    """Whether the values of a list have no order."""
+    return any(isinstance(value, str | bool) for value in entry.values)

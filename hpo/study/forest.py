@@ -7,10 +7,13 @@ in SMAC (Hutter et al. 2011): their spread says how unsure they are.
 
 from __future__ import annotations
 
+import heapq
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from hpo.study.candidates import Proposal, draw, shares
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -18,11 +21,13 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from hpo.study.candidates import Way
     from hpo.study.encoding import Coordinates, Encoding
 
-FIRST_RECIPES = 10  # at random, before there is a model
-RANDOM_SHARE = 0.1  # of the recipes after that
-CANDIDATES = 1000  # random recipes among which the model chooses one
+FIRST_RECIPES = 10  # results before there is a model
+UNGUIDED_SHARE = 0.1  # of the recipes after that, which the model does not choose
+CANDIDATES = 1000  # recipes among which the model chooses one
+BEST = 5  # recipes near which others are drawn
 OPTIMISM = 0.5  # standard deviations of the trees that are added to their mean
 FEWEST_OF_RUNG = 3  # results at a rung, below which the model does not learn from it
 MOST_ROWS = 500  # that the model learns from: half of them the best ones, the others at random
@@ -43,13 +48,23 @@ class Forest:
     def __init__(self, encoding: Encoding, last: int) -> None:
         self.encoding, self._last = encoding, last
         self._known: dict[int, Coordinates] = {}  # by the key of a recipe
+        self._ways: dict[int, Way] = {}  # by the key of a recipe: how it was drawn, where it was
+        self._starts: list[Coordinates] = []
         self._results: list[dict[int, float]] = [{} for _ in range(last + 1)]  # by rung: key -> score
         self._fitted_rows = 0
         self._trees: list[Any] = []
         self._fitting: Future[list[Any]] | None = None
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="forest")
 
-    def observe(self, key: int, params: Mapping[str, Any], rung: int, score: float) -> None:
+    def start_at(self, params: Mapping[str, Any]) -> None:
+        """Take in a recipe that somebody holds for good, near which others are drawn; it may be known already."""
+        coordinates = self._coordinates(params)
+        if coordinates is not None and not any(
+            np.array_equal(coordinates, one, equal_nan=True) for one in self._starts
+        ):
+            self._starts.append(coordinates)
+
+    def observe(self, key: int, params: Mapping[str, Any], rung: int, score: float, way: Way | None = None) -> None:
         """Take in a result; one that is there is written over.
 
         Args:
@@ -57,29 +72,56 @@ class Forest:
             params: its parameters; one that the space does not hold teaches nothing.
             rung: at which the result was reached.
             score: the higher the better.
+            way: how the recipe was drawn, where it was proposed.
         """
         if key not in self._known:
-            try:
-                self._known[key] = self.encoding.coordinates(params)
-            except (TypeError, ValueError):
+            coordinates = self._coordinates(params)
+            if coordinates is None:
                 return
+            self._known[key] = coordinates
+            if way:
+                self._ways[key] = way
         self._results[rung][key] = score
 
-    def propose(self, seed: int) -> Coordinates:
-        """Coordinates [fields] of the next recipe to try."""
+    def propose(self, seed: int) -> Proposal:
+        """The next recipe to try."""
         rng = np.random.default_rng(seed)
         if self._fitting:
             self._trees, self._fitting = self._fitting.result(), None
         trees = self._trees
         self._begin_to_fit(rng)
-        if not trees or rng.random() < RANDOM_SHARE:
-            at_random: Coordinates = self.encoding.random(rng, 1)[0]
-            return at_random
-        candidates = self.encoding.random(rng, CANDIDATES)
+        parents = self._parents()
+        wanted = shares([(self._ways.get(key), score) for key, score in self._results[0].items()], list(parents))
+        guided = trees and rng.random() >= UNGUIDED_SHARE
+        candidates, ways = draw(
+            self.encoding, rng, parents, rng.multinomial(CANDIDATES if guided else 1, wanted).tolist()
+        )
+        if not guided:
+            return Proposal(candidates[0], ways[0])
         rows = self._rows(candidates, np.full(CANDIDATES, self._last)).astype(np.float32)
         guesses = np.stack([tree.tree_.predict(rows)[:, 0] for tree in trees])
-        best: Coordinates = candidates[np.argmax(guesses.mean(axis=0) + OPTIMISM * guesses.std(axis=0))]
-        return best
+        best = int(np.argmax(guesses.mean(axis=0) + OPTIMISM * guesses.std(axis=0)))
+        return Proposal(candidates[best], ways[best])
+
+    def _parents(self) -> dict[Way, Coordinates]:
+        """The ways to draw a recipe, with the recipes [n, fields] near which each does: the best have come farthest."""
+        best: list[int] = []
+        for results in reversed(self._results):
+            ranked = heapq.nlargest(BEST, results, key=lambda key: (results[key], -key))
+            best += [key for key in ranked if key not in best][: BEST - len(best)]
+        none = np.empty((0, len(self.encoding.names)))
+        parents: dict[Way, Coordinates] = {"at random": none}
+        if self._starts:
+            parents["near a starting recipe"] = np.stack(self._starts)
+        if best and self._trees:
+            parents["near the best"] = np.stack([self._known[key] for key in best])
+        return parents
+
+    def _coordinates(self, params: Mapping[str, Any]) -> Coordinates | None:
+        try:
+            return self.encoding.coordinates(params)
+        except (TypeError, ValueError):
+            return None
 
     def _begin_to_fit(self, rng: np.random.Generator) -> None:
         """Have trees fitted for the next proposal, where there are enough new results since the last time."""

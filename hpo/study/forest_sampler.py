@@ -9,16 +9,20 @@ from typing import TYPE_CHECKING, Any
 from optuna.samplers import BaseSampler, RandomSampler
 from optuna.trial import TrialState
 
+from hpo.study.candidates import WAYS
 from hpo.study.encoding import Encoding
 from hpo.study.forest import Forest
 from hpo.study.pruners import TrialProgress, rung_epochs
-from storage.keys import FIRST_RUN_KEY
+from storage.keys import FIRST_RUN_KEY, QUEUED_KEY, WAY_KEY
+from storage.optuna_internals import given_parameters
+from trainer.space import parameters_of, recipe_near_default
 
 if TYPE_CHECKING:
     import optuna
     from optuna.distributions import BaseDistribution
     from optuna.trial import FrozenTrial
 
+    from hpo.study.candidates import Proposal, Way
     from trainer.space import Space
 
 
@@ -32,6 +36,7 @@ class TrialForest:
     def __init__(self, space: Space) -> None:
         self._rungs = rung_epochs(int(max(space.values("epochs"))))
         self._forest = Forest(Encoding.of(space), len(self._rungs))
+        self._forest.start_at(parameters_of(recipe_near_default({}, space), space))
         self._progress = TrialProgress()
 
     @property
@@ -39,24 +44,27 @@ class TrialForest:
         """That of the space."""
         return self._forest.encoding
 
-    def propose(self, study: optuna.Study, seed: int) -> dict[str, Any]:
-        """The parameters of the next recipe to try."""
+    def propose(self, study: optuna.Study, seed: int) -> Proposal:
+        """The next recipe to try."""
         finished, unfinished = self._progress.read(study)
         for trial in sorted((*finished, *unfinished), key=lambda each: each.number):
             self._observe(trial)
-        return self.encoding.params(self._forest.propose(seed))
+        return self._forest.propose(seed)
 
     def _observe(self, trial: FrozenTrial) -> None:
+        if QUEUED_KEY in trial.user_attrs:
+            self._forest.start_at(given_parameters(trial))
         # A trial that goes on with another one is the same recipe, and knows what that has reached.
         first = trial.user_attrs.get(FIRST_RUN_KEY)
         key = first if type(first) is int else trial.number
         reports = sorted((step, value) for step, value in trial.intermediate_values.items() if math.isfinite(value))
         best = dict(zip((step for step, _ in reports), accumulate((value for _, value in reports), max), strict=True))
+        way = next((each for each in WAYS if each == trial.user_attrs.get(WAY_KEY)), None)
         for rung, epoch in enumerate(self._rungs):
             if epoch in best:
-                self._forest.observe(key, trial.params, rung, best[epoch])
+                self._forest.observe(key, trial.params, rung, best[epoch], way)
         if trial.state is TrialState.COMPLETE and trial.value is not None and math.isfinite(trial.value):
-            self._forest.observe(key, trial.params, len(self._rungs), trial.value)
+            self._forest.observe(key, trial.params, len(self._rungs), trial.value, way)
 
 
 class ForestSampler(BaseSampler):
@@ -70,6 +78,12 @@ class ForestSampler(BaseSampler):
     def __init__(self, forest: TrialForest, seed: int) -> None:
         self._forest, self._seed, self._random = forest, seed, RandomSampler(seed)
         self._draws = 0  # recipes that were proposed; each draw for the trial is another one
+        self.way: Way | None = None
+        """How the last of them was drawn; None before, and where somebody has given the trial a recipe."""
+
+    def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:  # noqa: ARG002 - Optuna's signature
+        """Forget how the recipe of the trial before was drawn; one that is given is not drawn."""
+        self.way = None
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:  # noqa: ARG002 - Optuna's
         """All searched fields."""
@@ -85,7 +99,9 @@ class ForestSampler(BaseSampler):
         if trial.params:
             return {}
         self._draws += 1
-        return self._forest.propose(study, self._seed + ((self._draws - 1) << 32))
+        proposal = self._forest.propose(study, self._seed + ((self._draws - 1) << 32))
+        self.way = None if given_parameters(trial) else proposal.way
+        return self._forest.encoding.params(proposal.coordinates)
 
     def sample_independent(
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution

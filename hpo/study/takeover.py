@@ -34,6 +34,7 @@ from storage.keys import (
     SPEED_KEY,
     TAKEN_OVER_KEY,
     TEST_USE_KEY,
+    WAY_KEY,
     WEIGHTS_NAME,
 )
 from trainer.errors import RecipeError
@@ -55,6 +56,7 @@ NOT_TAKEN_OVER = (
     FIRST_RUN_KEY,
     DEFAULT_KEY,
     QUEUED_KEY,
+    WAY_KEY,
 )  # user attributes that hold for the old study only
 UNKNOWN = "no known recipe"
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from hpo.errors import EXIT_DONE, HpoError, exit_code
 from hpo.study.from_options import open_study_from, study_file_from
-from storage.keys import ORIGIN_KEY, QUEUED_KEY, SAME_RECIPE_KEY
+from storage.keys import ORIGIN_KEY, QUEUED_KEY, SAME_RECIPE_KEY, WAY_KEY
 
 if TYPE_CHECKING:
     import argparse
@@ -71,6 +71,8 @@ def run_logs(options: argparse.Namespace) -> int:
         print(f"epochs {run.first} to {run.last}: trial {run.trial} on {run.host} ({run.device})")
     if queued_by := trial.user_attrs.get(QUEUED_KEY):
         print(f"its recipe was queued by {queued_by}")
+    if way := trial.user_attrs.get(WAY_KEY):
+        print(f"its recipe was drawn {way}")
     if began := beginning_of(trial):
         print(f"trial {trial.number} {began}")
     if failed and failed.interrupted:

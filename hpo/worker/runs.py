@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState, create_trial
 
-from hpo.study.forest_sampler import TrialForest
+from hpo.study.forest_sampler import ForestSampler, TrialForest
 from hpo.study.interruptions import TOLD_FROM_OUTSIDE
 from hpo.study.samplers import make_pruner, make_sampler
 from hpo.study.stop_rules import reason_to_end
@@ -27,6 +27,7 @@ from storage.keys import (
     REASON_KEY,
     REPEATS_KEY,
     RESUMED_KEY,
+    WAY_KEY,
 )
 from storage.optuna_internals import forget_cached_trials, trial_id_of
 from storage.places import LostPlaceError
@@ -243,11 +244,14 @@ class Runs:
 
     def _ask(self, trial_id: int, place: Place) -> optuna.Trial:
         """The running trial of this id with its recipe, as `Study.ask` gives one, which would choose a trial itself."""
-        self._study.sampler = make_sampler(self._file, place.number, self._forest)
+        self._study.sampler = sampler = make_sampler(self._file, place.number, self._forest)
         forget_cached_trials(self._study)
         self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
         trial = self._recipes.draw(trial_id, place)
-        for key, value in self._about.items():
+        about = dict(self._about)
+        if isinstance(sampler, ForestSampler) and sampler.way:
+            about[WAY_KEY] = sampler.way
+        for key, value in about.items():
             if trial.user_attrs.get(key) != value:
                 trial.set_user_attr(key, value)
         return trial
@@ -277,7 +281,7 @@ class Runs:
 
     def _repetition(self, earlier: FrozenTrial) -> FrozenTrial:
         """A trial with the parameters of an earlier one, and what the pruner has noted of it."""
-        marks = {key: value for key, value in earlier.user_attrs.items() if key in (DEFAULT_KEY, QUEUED_KEY)}
+        marks = {key: value for key, value in earlier.user_attrs.items() if key in (DEFAULT_KEY, QUEUED_KEY, WAY_KEY)}
         first = earlier.user_attrs.get(FIRST_RUN_KEY, earlier.number)
         return _waiting_trial(
             params=earlier.params,

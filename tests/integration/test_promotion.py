@@ -12,6 +12,7 @@ import torch
 from optuna.trial import TrialState, create_trial
 
 from hpo.report.results import read_results
+from hpo.study.candidates import WAYS
 from hpo.study.interruptions import pauses
 from hpo.study.retention import take_inventory
 from hpo.study.status import take_snapshot
@@ -21,6 +22,7 @@ from storage import logs
 from storage.budget import Limits, used
 from storage.database import connect
 from storage.heartbeat import WorkerPresence
+from storage.keys import WAY_KEY
 from storage.places import Lease, LostPlaceError, Progress
 from storage.requeue import requeue
 from storage.study_rows import places
@@ -281,7 +283,7 @@ def test_an_interruption_changes_nothing_of_a_search_by_halves(harness, step):
 
 
 def test_the_forest_proposes_to_real_workers(harness):
-    """With `forest` the first recipes are random, later ones are proposed, and two searches of one worker are alike."""
+    """With `forest` each new trial says how its recipe was drawn, the default one not; two searches are alike."""
     recipe = {**FIXED, "epochs": 2, "learning_rate": {"low": 1e-5, "high": 1e-1, "log": True}}
     more = 'sampler = "forest"'
     searches = [
@@ -291,5 +293,8 @@ def test_the_forest_proposes_to_real_workers(harness):
         study.work(study.file.name)
     tried = [[study.trials[place.trial].params for place in study.places] for study in searches]
     assert tried[0] == tried[1]
-    assert len({params["learning_rate"] for params in tried[0]}) == 14
+    assert len({tuple(sorted(params.items())) for params in tried[0]}) == 14
     assert {"complete", "paused"} == {place.state for place in searches[0].places}
+    default, *others = [searches[0].trials[place.trial] for place in searches[0].places]
+    assert WAY_KEY not in default.user_attrs
+    assert {trial.user_attrs[WAY_KEY] for trial in others} <= set(WAYS)

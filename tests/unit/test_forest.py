@@ -11,13 +11,14 @@ import optuna
 import pytest
 from optuna.trial import FixedTrial, TrialState, create_trial
 
-from hpo.study.encoding import UNUSED, Encoding
+from hpo.study.candidates import WAYS, draw, shares
+from hpo.study.encoding import MOST_CHANGES, UNUSED, Encoding
 from hpo.study.forest import FIRST_RECIPES, Forest
 from hpo.study.forest_sampler import ForestSampler, TrialForest
-from storage.keys import FIRST_RUN_KEY, REPEATS_KEY
+from storage.keys import FIRST_RUN_KEY, QUEUED_KEY, REPEATS_KEY
 from tests.support.waiting import limit
 from trainer.recipe import used_fields
-from trainer.space import Choice, Range, Space, suggest
+from trainer.space import Choice, Range, Space, parameters_of, recipe_near_default, suggest
 
 pytestmark = pytest.mark.unit
 
@@ -34,9 +35,10 @@ def searched(forest, recipes, seed, score=toy_score):
     """Recipes that a forest proposes one after the other, each of which it is told at both of its rungs."""
     found = []
     for key in range(recipes):
-        found.append(forest.encoding.params(forest.propose(1000 * seed + key)))
+        proposal = forest.propose(1000 * seed + key)
+        found.append(forest.encoding.params(proposal.coordinates))
         for rung in (0, 1):
-            forest.observe(key, found[-1], rung, score(found[-1]) - (rung == 0))
+            forest.observe(key, found[-1], rung, score(found[-1]) - (rung == 0), proposal.way)
     return found
 
 
@@ -70,6 +72,60 @@ def test_a_recipe_comes_back_from_its_coordinates():
         encoding.coordinates({"optimizer": "adam"})
 
 
+def test_a_neighbour_changes_one_to_four_fields_by_a_small_step():
+    """One to four fields of a recipe change: numbers a little; what comes into use with them is drawn."""
+    encoding = Encoding.of(Space({"batch_size": {"low": 8, "high": 64, "log": True}, "warmup": [0.2, 0.0, 0.1, 0.05]}))
+    default = encoding.coordinates(parameters_of(recipe_near_default({}, SPACE), SPACE) | {"batch_size": 32})
+    near = encoding.neighbours(np.random.default_rng(0), np.stack([default] * 500))
+    changed = (near != default) & ~np.isnan(default) & ~np.isnan(near)
+    assert set(changed.sum(axis=1)) == set(range(1, MOST_CHANGES + 1))
+    assert changed.any(axis=0).sum() == (~np.isnan(default)).sum()
+    rate = encoding.names.index("learning_rate")
+    assert 0.1 < np.abs(near - default)[changed[:, rate], rate].mean() < 0.15
+    values = {encoding.params(row).get("warmup") for row in near}
+    assert values == {0.0, 0.05, 0.1, None}  # 0.05 is the default; None where the schedule has none
+    for row in near:
+        params = encoding.params(row)
+        assert params.keys() == parameters_of(suggest(FixedTrial(params), SPACE), SPACE).keys() | {"batch_size"}
+
+
+def test_ways_that_bring_good_results_get_more_recipes():
+    """Each way to draw begins with the same share; one with results among the best quarter gains, and none is lost."""
+    assert shares([], WAYS).tolist() == pytest.approx([1 / 3] * 3)
+    results = [("at random", 0.1)] * 6 + [("near a starting recipe", 0.9)] * 4 + [(None, 0.9), (None, 0.2)]
+    found = dict(zip(WAYS, shares(results, WAYS), strict=True))
+    assert found["at random"] < found["near the best"] < found["near a starting recipe"]
+    assert sum(found.values()) == pytest.approx(1)
+    assert min(shares([("at random", 0.1)] * 10_000 + [("near the best", 1.0)] * 5_000, WAYS)) > 0.09
+
+
+def test_recipes_are_drawn_near_what_is_given():
+    """At random a recipe is like no other; near recipes it shares most of its fields with one of them."""
+    encoding, rng = Encoding.of(SPACE), np.random.default_rng(0)
+    two = encoding.random(rng, 2)
+    drawn, ways = draw(encoding, rng, {"at random": two[:0], "near the best": two}, [50, 50])
+    assert ways == ["at random"] * 50 + ["near the best"] * 50
+    unlike = [min((~np.isclose(row, one, equal_nan=True)).sum() for one in two) for row in drawn]
+    assert max(unlike[50:]) < 10 < min(unlike[:50])
+    assert all(any(np.isclose(row, one).sum() >= 10 for row in drawn[50:]) for one in two)
+
+
+def test_the_first_recipes_are_near_the_default_one_and_near_those_of_the_user():
+    """Before there is a model most recipes are near those that somebody holds for good, as random ones are hopeless."""
+    own = Encoding.of(SPACE).params(Encoding.of(SPACE).random(np.random.default_rng(9), 1)[0])
+    study = optuna.create_study(direction="maximize", storage="sqlite://")
+    study.enqueue_trial(own, user_attrs={QUEUED_KEY: "somebody"})
+    forest, default = TrialForest(SPACE), parameters_of(recipe_near_default({}, SPACE), SPACE)
+    near = {"default": 0, "own": 0}
+    for seed in range(40):
+        params = forest.encoding.params(forest.propose(study, seed).coordinates)
+        for name, recipe in (("default", default), ("own", own)):
+            near[name] += sum(params.get(field) == value for field, value in recipe.items()) > 0.7 * len(recipe)
+    assert near["default"] >= 5
+    assert near["own"] >= 5
+    assert near["default"] + near["own"] < 40
+
+
 def test_the_model_sees_numbers_in_order_and_names_apart():
     """A range stays, a list of numbers becomes ranks, a name a feature of its own, and an unused field is marked."""
     space = {"rate": Range(1.0, 100.0, log=True), "share": Choice((0.9, 0.0, 0.1)), "kind": Choice(("a", "b"))}
@@ -94,11 +150,11 @@ def test_the_forest_finds_more_than_chance():
 
 
 def test_proposals_depend_on_results_and_no_clock():
-    """The same results in the same order give the same proposals; before ten results they are random ones."""
+    """The same results in the same order give the same proposals, and other results others."""
     one, other = (searched(Forest(TOY, 1), 30, seed=1) for _ in range(2))
     assert one == other
     unlike = searched(Forest(TOY, 1), 30, seed=1, score=lambda params: -toy_score(params))
-    assert unlike[: FIRST_RECIPES + 1] == one[: FIRST_RECIPES + 1]
+    assert unlike[0] == one[0]
     assert unlike[FIRST_RECIPES + 1 :] != one[FIRST_RECIPES + 1 :]
 
 
@@ -144,7 +200,7 @@ def test_the_forest_learns_from_all_that_trials_have_reported(monkeypatch):
         ]
     )
     seen = {}
-    monkeypatch.setattr(Forest, "observe", lambda _, key, __, rung, score: seen.update({(key, rung): score}))
+    monkeypatch.setattr(Forest, "observe", lambda _, key, __, rung, score, _way: seen.update({(key, rung): score}))
     TrialForest(SPACE).propose(study, seed=0)
     assert seen == {(0, 0): 0.3, (0, 1): 0.3, (0, 2): 0.4, (0, 3): 0.4, (1, 0): 0.2, (1, 1): 0.3}
 
@@ -155,8 +211,10 @@ def test_a_trial_gets_the_whole_recipe_that_the_forest_proposes():
     asked = study.ask()
     suggest(asked, SPACE)
     expected = TrialForest(SPACE).propose(optuna.create_study(storage="sqlite://"), 5)
-    assert asked.params == expected
+    assert asked.params == TrialForest(SPACE).encoding.params(expected.coordinates)
+    assert study.sampler.way == expected.way
     study.enqueue_trial(SPACE.default_parameters())
     enqueued = study.ask()
     suggest(enqueued, SPACE)
     assert enqueued.params.items() <= SPACE.default_parameters().items()
+    assert study.sampler.way is None

@@ -63,10 +63,13 @@ def trial_note(trial, space):
     return note_of(trial, space, failed_trials([trial], []).get(trial.number))
 
 
-def test_a_queued_recipe_says_who_has_queued_it():
-    """The note of a trial names the file by which its recipe was queued, as it is."""
+def test_a_note_says_where_the_recipe_comes_from():
+    """The note of a trial names the file by which its recipe was queued, as it is, or says how it was drawn."""
     assert "Its recipe was queued by <code>hpo try &lt;b&gt;.toml</code>" in rendered(
         trial_note(trial_of(queued_by="hpo try <b>.toml"), SPACE)
+    )
+    assert "Its recipe was drawn <code>near the best</code>" in rendered(
+        trial_note(trial_of(proposed="near the best"), SPACE)
     )
 
 
