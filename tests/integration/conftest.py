@@ -67,6 +67,18 @@ def small_memory(classes, size):
 
 
 @pytest.fixture
+def drawn_pictures():
+    """Has the pictures of trials drawn, for tests that are about them."""
+
+
+@pytest.fixture(autouse=True)
+def undrawn_pictures(request, monkeypatch):
+    """Leaves out the pictures of trials, which take longer than such small trainings."""
+    if "drawn_pictures" not in request.fixturenames:
+        monkeypatch.setattr("hpo.worker.observer.draw_pictures", lambda *_: iter(()))
+
+
+@pytest.fixture
 def storage(database):
     """Optuna's storage on an empty, initialised database."""
     initialize(database)

@@ -22,7 +22,7 @@ from storage.keys import PICTURES
 from storage.requeue import requeue
 from tests.integration.conftest import FIXED, ScriptedLoss, lines_of, stop_of, weights_of
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("drawn_pictures")]
 
 
 def pictures_of(study, number):

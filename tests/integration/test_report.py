@@ -220,7 +220,7 @@ def test_the_pictures_of_the_winner_are_in_the_page(harness, tmp_path, monkeypat
         assert "Pictures of the winner are not where this page was made" in page.text
 
 
-def test_a_store_that_does_not_answer_is_asked_once(harness, tmp_path, monkeypatch):
+def test_a_store_that_does_not_answer_is_asked_once(drawn_pictures, harness, tmp_path, monkeypatch):
     """A page waits for a silent store once, and not for each of its pictures."""
     study = harness(trials=1)
     study.work()
