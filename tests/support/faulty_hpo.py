@@ -56,7 +56,7 @@ def linear(classes, size):
 
 
 def main(arguments, faults):
-    """Run a command, with its faults; the pictures of its trials, which would take longer than the rest, stay undrawn."""
+    """Run a command, with its faults; pictures of trials, which would take longer than the rest, stay undrawn."""
     hpo.worker.observer.draw_pictures = lambda *_: iter(())
     if faults.grace_seconds:
         _shorten_grace(faults.grace_seconds)
