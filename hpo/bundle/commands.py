@@ -1,4 +1,4 @@
-"""The commands `hpo export-best`, `predict`, `reproduce`; imports are in the functions, so that `--help` is fast."""
+"""The commands `hpo export-best`, `convert`, `predict`, `reproduce`; imports wait in functions: `--help` is fast."""
 
 from __future__ import annotations
 
@@ -26,6 +26,10 @@ def run_export_best(options: argparse.Namespace) -> int:
     from hpo.bundle.retraining import Training
     from hpo.bundle.scores import headline
 
+    if options.onnx:
+        from hpo.bundle.conversion import require_packages
+
+        require_packages()
     if options.confidence is not None and not options.unlabelled:
         raise HpoError("export: --confidence says which images of --unlabelled are learned; give --unlabelled, too")
     training = Training(
@@ -35,6 +39,7 @@ def run_export_best(options: argparse.Namespace) -> int:
         threads=options.threads,
     )
     output: Path = options.output
+    refused = False
     with open_study_from(options) as opened:
         if options.top is not None:
             refuse_existing(output)
@@ -53,9 +58,45 @@ def run_export_best(options: argparse.Namespace) -> int:
                 if options.top is None:
                     print(_predict_command(output, folder / TEST))
             print(f"written: {folder}", flush=True)
+            refused |= options.onnx and not _converted(folder, options)
     if options.top is not None and test:
         print("their vote on the same images:")
         print(_predict_command(output, folder / TEST))
+    return EXIT_FAILED if refused else EXIT_DONE
+
+
+def _converted(folder: Path, options: argparse.Namespace) -> bool:
+    """Write the ONNX file of a bundle that is there; False where that cannot be, with the reason on stderr."""
+    from trainer.errors import TrainerError
+
+    try:
+        print(_conversion_line(folder, [], options), flush=True)
+    except (HpoError, TrainerError) as error:
+        print(f"hpo: {error}; the bundle itself is written", file=sys.stderr)
+        return False
+    return True
+
+
+def _conversion_line(folder: Path, images: list[str], options: argparse.Namespace) -> str:
+    from hpo.bundle.bundle import read_bundle
+    from hpo.bundle.conversion import convert
+    from hpo.hardware import cores
+    from trainer.device import torch_threads
+    from trainer.extensions import Extensions
+
+    threads = options.threads or cores()
+    with torch_threads(threads):
+        return convert(read_bundle(folder), options.extensions or Extensions(), images, threads).line()
+
+
+def run_convert(options: argparse.Namespace) -> int:
+    """`hpo convert`: bundles as ONNX files."""
+    from hpo.bundle.conversion import require_packages
+    from hpo.bundle.inputs import read_bundles
+
+    require_packages()
+    for bundle in read_bundles([options.bundle]):
+        print(_conversion_line(bundle.folder, options.images or [], options), flush=True)
     return EXIT_DONE
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hpo.argument_types import THREADS, positive, probability
-from hpo.bundle.commands import run_export_best, run_predict, run_reproduce
+from hpo.bundle.commands import run_convert, run_export_best, run_predict, run_reproduce
 
 if TYPE_CHECKING:
     import argparse
@@ -53,6 +53,17 @@ def add_bundle_commands(add: Add, add_for_study: Add, add_storage: Callable[[arg
     added.add_argument(
         "--threads", type=positive, metavar="N", help=f"{THREADS}; default: on a CPU as many as the trial had"
     )
+    added.add_argument("--onnx", action="store_true", help="also write model.onnx, as convert does")
+    added = add("convert", run_convert, "write a bundle's model with its preprocessing as one ONNX file")
+    added.add_argument("bundle", metavar="BUNDLE", help="folder that export-best wrote, or one that holds such folders")
+    added.add_argument("--onnx", action="store_true", required=True, help="what to write: BUNDLE/model.onnx")
+    added.add_argument(
+        "--images",
+        metavar="IMAGES",
+        nargs="+",
+        help="images to compare the file with the bundle on; default: the bundle's validation images",
+    )
+    added.add_argument("--threads", type=positive, metavar="N", help="of the CPU; default: all cores")
     added = add("predict", run_predict, "write classes and probabilities of images to a CSV")
     added.add_argument("bundle", metavar="BUNDLE", help="folder that export-best wrote, or one that holds such folders")
     added.add_argument(

@@ -6,14 +6,17 @@ import csv
 import json
 import shutil
 import time
+from pathlib import Path
 
 import pytest
 import torch
 from optuna.trial import FixedTrial, TrialState, create_trial
 
+import hpo.bundle.conversion
 import hpo.bundle.retraining
 from hpo.bundle.chosen_trials import trial_of_number
 from hpo.bundle.commands import run_export_best, run_predict
+from hpo.bundle.conversion import Conversion
 from hpo.bundle.ensemble import Ensemble
 from hpo.bundle.export import export as export_trials
 from hpo.bundle.inputs import find_bundles, find_images
@@ -359,3 +362,19 @@ def test_a_retraining_follows_the_plateaus_of_the_winner(tmp_path, photos, datab
     assert list(export_trials(opened, trials, Training(threads=1), lambda _: None))
     opened.storage.engine.dispose()
     assert rates == pytest.approx([0.01] * 5 + [0.003] * 2)
+
+
+def test_an_export_may_bring_its_onnx_file(tried, tmp_path, monkeypatch, capsys):
+    """--onnx converts the bundle once it is written; where that cannot be the bundle stays, and the exit code is 1."""
+    written = Conversion(Path("model.onnx"), 2000, 1, 0.0, 1.0, 1)
+    monkeypatch.setattr(hpo.bundle.conversion, "convert", lambda *_: written)
+    assert export_of(tried, "-o", tmp_path / "one", "--trial", 2, "--onnx") == 0
+    assert capsys.readouterr().out.splitlines()[-1] == written.line()
+
+    def refuse(*_):
+        raise HpoError("onnx: linear cannot be exported")
+
+    monkeypatch.setattr(hpo.bundle.conversion, "convert", refuse)
+    assert export_of(tried, "-o", tmp_path / "two", "--trial", 2, "--onnx") == 1
+    assert capsys.readouterr().err == "hpo: onnx: linear cannot be exported; the bundle itself is written\n"
+    assert (tmp_path / "two" / "bundle.json").is_file()

@@ -46,6 +46,6 @@ def has_tag(name: str) -> bool:
         return False
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """What an error says, as one line; its kind where it says nothing."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
