@@ -8,6 +8,7 @@ from optuna.testing.pytest_storages import StorageTestCase
 
 from storage.database import connect, initialize
 from storage.outage_retry import OutageRetry
+from tests.conftest import empty_database
 
 pytestmark = pytest.mark.integration
 
@@ -23,14 +24,23 @@ MADE = (
 )
 
 
+@pytest.fixture(scope="module")
+def url(postgres):
+    """Of a database with Optuna's tables and ours."""
+    with empty_database(postgres, "conformance") as url:
+        initialize(url)
+        yield url
+
+
 @pytest.fixture(params=["bare", "patient", "cached"])
-def storage(request, database):
-    """Our storage: alone; waiting for its database; and so behind Optuna's cache."""
+def storage(request, url):
+    """Our storage without any study: alone; waiting for its database; and so behind Optuna's cache."""
     if request.param != "bare" and request.node.originalname in MADE:
         request.applymarker(pytest.mark.xfail(reason="hpo:made", strict=True, raises=AssertionError))
-    initialize(database)
-    ours = connect(database, None if request.param == "bare" else OutageRetry())
+    ours = connect(url, None if request.param == "bare" else OutageRetry())
     yield get_storage(ours) if request.param == "cached" else ours
+    for study in ours.get_all_studies():
+        ours.delete_study(study._study_id)
     ours.engine.dispose()
 
 
