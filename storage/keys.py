@@ -33,6 +33,11 @@ MICRO_BATCH_KEY = "hpo:micro_batch: "
 SPEED_KEY = "hpo:speed: "
 """Followed by backbone, image size and device: milliseconds an image. Written by workers; read by them and reports."""
 
+# System attributes of a study, beside Optuna's own --------------------------------------------------------------------
+
+EARLIER_KEY = "hpo:learn_from"
+"""What earlier studies have found. Written when a study is made or gets more of them; read by workers and status."""
+
 # User attributes of a trial -------------------------------------------------------------------------------------------
 
 DEFAULT_KEY = "hpo:default_recipe"
@@ -60,7 +65,7 @@ ORIGIN_KEY = "taken_over_from"
 """The study and number of the trial that this one was taken over from. Written by `hpo init --from`; read by logs."""
 
 QUEUED_KEY = "queued_by"
-"""Who has queued the recipe of a trial: the study file, or `hpo try`. Written with it; read by logs and notes."""
+"""Who has queued a trial's recipe: the study file, `hpo try`, `learn_from`. Written with it; read by logs and notes."""
 
 WAY_KEY = "proposed"
 """How the sampler `forest` has drawn the recipe: near which. Written by workers; read by the sampler, logs, notes."""

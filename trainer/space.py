@@ -197,6 +197,36 @@ def parameters_of(recipe: Recipe, space: Space) -> dict[str, Any]:
     return {name: value for name, value in used_fields(recipe).items() if name in varying}
 
 
+def nearest_parameters(recipe: Recipe, space: Space) -> tuple[dict[str, Any], list[str]]:
+    """A trial's parameters in a space, as near to a recipe of another space as they can be.
+
+    A field that the space fixes is left as it is there, a number is moved to the nearest that the space allows.
+
+    Returns:
+        the parameters; the fields whose value, a name or a switch, the space does not list: they have none.
+    """
+    chosen: dict[str, Any] = {}
+    nearest, missing = dict[str, Any](), list[str]()
+    for name, entry in space.fields.items():
+        value = getattr(recipe, name)
+        if not isinstance(entry, Choice | Range):
+            chosen[name] = entry
+            continue
+        chosen[name] = value
+        if not is_used(name, chosen):
+            continue
+        match entry:
+            case Range(low, high):
+                chosen[name] = min(max(value, low), high)
+            case Choice(values) if not isinstance(value, str | bool):
+                chosen[name] = min(values, key=lambda one: abs(one - value))
+            case Choice(values) if value not in values:
+                missing.append(name)
+                continue
+        nearest[name] = chosen[name]
+    return nearest, missing
+
+
 def suggest(trial: BaseTrial, space: Space) -> Recipe:
     """Ask the trial for the fields that vary, and only for those that this recipe uses.
 

@@ -92,6 +92,7 @@ def study_note(snapshot: Snapshot, study_id: int) -> str:
     lines += [f"Budget: {spent} {spent.name}" for spent in snapshot.spent]
     if snapshot.reason_to_end:
         lines.append(f"**No further trial begins**: {snapshot.reason_to_end}")
+    lines += [_code(line) for line in snapshot.earlier]
     if snapshot.halt:
         lines.append(f"**{HALTS[snapshot.halt]}**: `hpo resume` lets it go on")
     lines += [f"**Paused**: {_code(host)}; `hpo resume --host` lets it go on" for host in snapshot.paused_hosts]

@@ -38,10 +38,11 @@ def run_init(options: argparse.Namespace) -> int:
         data = load_images(study_file, study)
         with storage_url(study_file, options.url, create=options.old is None) as url:
             if options.old is None:
-                if queued := create_study(study_file, url, data):
-                    print(f"recipes of the study file that are tried first: {queued}")
+                lines = create_study(study_file, url, data)
             else:
-                print("\n".join(take_over(study_file, url, data, options.old).lines()))
+                lines = take_over(study_file, url, data, options.old).lines()
+            for line in lines:
+                print(line)
             print(f'the study "{study_file.name}" is ready in {public_url(url)}')
     return EXIT_DONE
 

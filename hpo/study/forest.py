@@ -16,16 +16,18 @@ import numpy as np
 from hpo.study.candidates import Proposal, draw, shares
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping, Sequence
     from concurrent.futures import Future
 
     from numpy.typing import NDArray
 
     from hpo.study.candidates import Way
     from hpo.study.encoding import Coordinates, Encoding
+    from hpo.study.transfer import Lesson, Numbers
 
 FIRST_RECIPES = 10  # results before there is a model
 UNGUIDED_SHARE = 0.1  # of the recipes after that, which the model does not choose
+UNSURE_SHARE = 0.5  # of the first ones where earlier studies teach the model: what these say is yet to be tried
 CANDIDATES = 1000  # recipes among which the model chooses one
 BEST = 5  # recipes near which others are drawn
 OPTIMISM = 0.5  # standard deviations of the trees that are added to their mean
@@ -43,10 +45,11 @@ class Forest:
     Args:
         encoding: of the recipes.
         last: number of the last rung, which is the end of the training; the first is 0.
+        lessons: of earlier studies, which stand in for results while there are few.
     """
 
-    def __init__(self, encoding: Encoding, last: int) -> None:
-        self.encoding, self._last = encoding, last
+    def __init__(self, encoding: Encoding, last: int, lessons: Sequence[Lesson] = ()) -> None:
+        self.encoding, self._last, self._lessons = encoding, last, lessons
         self._known: dict[int, Coordinates] = {}  # by the key of a recipe
         self._ways: dict[int, Way] = {}  # by the key of a recipe: how it was drawn, where it was
         self._starts: list[Coordinates] = []
@@ -86,13 +89,16 @@ class Forest:
     def propose(self, seed: int) -> Proposal:
         """The next recipe to try."""
         rng = np.random.default_rng(seed)
+        if self._lessons and not self._trees and not self._fitting:
+            self._begin_to_fit(rng)
         if self._fitting:
             self._trees, self._fitting = self._fitting.result(), None
         trees = self._trees
         self._begin_to_fit(rng)
         parents = self._parents()
         wanted = shares([(self._ways.get(key), score) for key, score in self._results[0].items()], list(parents))
-        guided = trees and rng.random() >= UNGUIDED_SHARE
+        unguided = UNGUIDED_SHARE if len(self._results[0]) >= FIRST_RECIPES else UNSURE_SHARE
+        guided = trees and rng.random() >= unguided
         candidates, ways = draw(
             self.encoding, rng, parents, rng.multinomial(CANDIDATES if guided else 1, wanted).tolist()
         )
@@ -125,7 +131,7 @@ class Forest:
 
     def _begin_to_fit(self, rng: np.random.Generator) -> None:
         """Have trees fitted for the next proposal, where there are enough new results since the last time."""
-        if len(self._results[0]) < FIRST_RECIPES:
+        if len(self._results[0]) < FIRST_RECIPES and not self._lessons:
             return
         learned = [
             (key, rung, score)
@@ -133,24 +139,62 @@ class Forest:
             if len(results) >= FEWEST_OF_RUNG
             for key, score in results.items()
         ]
-        if len(learned) < 1.1 * self._fitted_rows + 2:
+        if len(learned) < 1.1 * self._fitted_rows + 2 and (self._trees or not self._lessons):
             return
         self._fitted_rows = len(learned)
         if len(learned) > MOST_ROWS:
             learned.sort(key=lambda row: -row[2])
             others = rng.choice(np.arange(MOST_ROWS // 2, len(learned)), MOST_ROWS // 2, replace=False)
             learned = [*learned[: MOST_ROWS // 2], *(learned[at] for at in sorted(others))]
-        coordinates = np.stack([self._known[key] for key, _, _ in learned])
-        rows = self._rows(coordinates, np.array([rung for _, rung, _ in learned]))
+        rows = self._rows(self._recipes(key for key, _, _ in learned), np.array([rung for _, rung, _ in learned]))
         scores = np.array([score for _, _, score in learned])
-        self._fitting = self._executor.submit(_fit, rows, scores, int(rng.integers(2**31)))
+        seed, first = int(rng.integers(2**31)), self._results[0]
+        if self._lessons:
+            recipes = self.encoding.features(self._recipes(first))
+            self._fitting = self._executor.submit(
+                _fit_taught, rows, scores, seed, self._lessons, (recipes, np.array(list(first.values())))
+            )
+        else:
+            self._fitting = self._executor.submit(_fit, rows, scores, seed)
+
+    def _recipes(self, keys: Iterable[int]) -> Coordinates:
+        """Coordinates [recipes, fields] of known recipes."""
+        return np.array([self._known[key] for key in keys]).reshape(-1, len(self.encoding.names))
 
     def _rows(self, coordinates: Coordinates, rungs: NDArray[Any]) -> NDArray[np.float64]:
         return np.column_stack([self.encoding.features(coordinates), rungs])
 
 
-def _fit(rows: NDArray[np.float64], scores: NDArray[np.float64], seed: int) -> list[Any]:
+def _fit(rows: Numbers, scores: Numbers, seed: int, weights: Numbers | None = None) -> list[Any]:
     from sklearn.ensemble import ExtraTreesRegressor
 
     model = ExtraTreesRegressor(TREES, min_samples_leaf=LEAF, max_features=FEATURES, random_state=seed)
-    return list(model.fit(rows, scores).estimators_)
+    return list(model.fit(rows, scores, weights).estimators_)
+
+
+def _fit_taught(
+    rows: Numbers, scores: Numbers, seed: int, lessons: Sequence[Lesson], first: tuple[Numbers, Numbers]
+) -> list[Any]:
+    """Fit trees to rows and to lessons, which count as results at the first rung: there most recipes have one.
+
+    None where there are few results, and these contradict all lessons.
+
+    Args:
+        rows: of the study's own results.
+        scores: of these.
+        seed: of the trees.
+        lessons: of earlier studies.
+        first: features and scores of the study's own recipes at the first rung, with which the lessons are compared.
+    """
+    features, own = first
+    trusted = [(lesson, weight) for lesson in lessons if (weight := lesson.weight(features, own))]
+    if not trusted and len(own) < FIRST_RECIPES:
+        return []  # as if there had been no lesson
+    taught = [np.column_stack([lesson.features, np.zeros(len(lesson.ranks))]) for lesson, _ in trusted]
+    weights = [np.full(len(lesson.ranks), weight) for lesson, weight in trusted]
+    return _fit(
+        np.concatenate([rows, *taught]),
+        np.concatenate([scores, *(lesson.scores(own) for lesson, _ in trusted)]),
+        seed,
+        np.concatenate([np.ones(len(scores)), *weights]),
+    )

@@ -6,6 +6,7 @@ import math
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from optuna.samplers import BaseSampler, RandomSampler
 from optuna.trial import TrialState
 
@@ -13,16 +14,20 @@ from hpo.study.candidates import WAYS
 from hpo.study.encoding import Encoding
 from hpo.study.forest import Forest
 from hpo.study.pruners import TrialProgress, rung_epochs
+from hpo.study.transfer import FEWEST_LESSONS, Lesson
 from storage.keys import FIRST_RUN_KEY, QUEUED_KEY, WAY_KEY
 from storage.optuna_internals import given_parameters
 from trainer.space import parameters_of, recipe_near_default
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     import optuna
     from optuna.distributions import BaseDistribution
     from optuna.trial import FrozenTrial
 
     from hpo.study.candidates import Proposal, Way
+    from hpo.study.earlier import EarlierStudy
     from trainer.space import Space
 
 
@@ -31,11 +36,14 @@ class TrialForest:
 
     Args:
         space: of the study.
+        earlier: what it learns from earlier studies.
     """
 
-    def __init__(self, space: Space) -> None:
+    def __init__(self, space: Space, earlier: Iterable[EarlierStudy] = ()) -> None:
         self._rungs = rung_epochs(int(max(space.values("epochs"))))
-        self._forest = Forest(Encoding.of(space), len(self._rungs))
+        encoding = Encoding.of(space)
+        lessons = [_lesson(each, encoding) for each in earlier if len(each.results) >= FEWEST_LESSONS]
+        self._forest = Forest(encoding, len(self._rungs), lessons)
         self._forest.start_at(parameters_of(recipe_near_default({}, space), space))
         self._progress = TrialProgress()
 
@@ -65,6 +73,11 @@ class TrialForest:
                 self._forest.observe(key, trial.params, rung, best[epoch], way)
         if trial.state is TrialState.COMPLETE and trial.value is not None and math.isfinite(trial.value):
             self._forest.observe(key, trial.params, len(self._rungs), trial.value, way)
+
+
+def _lesson(earlier: EarlierStudy, encoding: Encoding) -> Lesson:
+    coordinates = np.stack([encoding.coordinates(result.params) for result in earlier.results])
+    return Lesson(encoding.features(coordinates), np.array([result.rank for result in earlier.results]))
 
 
 class ForestSampler(BaseSampler):

@@ -15,8 +15,9 @@ import optuna
 from optuna.trial import FixedTrial, TrialState
 
 from hpo.errors import HpoError
+from hpo.study.earlier import learn, refuse_unknown
 from hpo.study.images import keep_ranges
-from hpo.study.queued import queue_tries
+from hpo.study.queued import STUDY_FILE, queue_new
 from hpo.study.settings import check_settings, refuse_foreign, settings, space_of
 from storage.artifacts.artifact_store import probe
 from storage.artifacts.artifacts import fetch_file
@@ -40,7 +41,7 @@ from trainer.space import recipe_near_default, suggest
 from trainer.wording import counted
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     import torch
     from optuna.storages import RDBStorage
@@ -148,22 +149,24 @@ def _begun(study_file: StudyFile, url: str) -> optuna.Study | None:
     return study
 
 
-def create_study(study_file: StudyFile, url: str, data: Data) -> int:
+def create_study(study_file: StudyFile, url: str, data: Data) -> list[str]:
     """Make the tables and the study where they do not exist yet; safe to repeat, safe in parallel.
 
     The first trials of a new study are those of the recipes of its file, then that of the default recipe, so that the
-    search can be compared with not searching. A recipe that has come to the file since is queued.
+    search can be compared with not searching, then those of earlier studies. A recipe that has come to the file since
+    is queued.
 
     Returns:
-        how many recipes of the study file were queued.
+        lines that say which recipes were queued, and what was learned from earlier studies.
 
     Raises:
         StorageError: the database cannot be used.
-        HpoError: the study exists with other settings.
+        HpoError: the study exists with other settings, or is to learn from one that does not.
     """
     initialize(url)
     storage = connect(url)
     refuse_letters(storage, study_file.name, url)
+    refuse_unknown(study_file, storage)
     with one_at_a_time(url):
         study = optuna.create_study(
             study_name=study_file.name, storage=storage, direction="maximize", load_if_exists=True
@@ -175,7 +178,7 @@ def create_study(study_file: StudyFile, url: str, data: Data) -> int:
         else:
             give_id(study)
         check_settings(study, study_file, data)
-        return queue_tries(study, study_file.tries, study_file.space)
+        return [*_queue_own(study, study_file, study_file.tries), *learn(study, study_file, len(data.index.classes))]
 
 
 def only_waits(study: optuna.Study) -> bool:
@@ -189,19 +192,25 @@ def give_id(study: optuna.Study) -> None:
         study.set_user_attr(ID_KEY, uuid.uuid4().hex)
 
 
-def begin_study(study: optuna.Study, study_file: StudyFile, data: Data) -> int:
-    """Let workers begin: the recipes of the file and then the default one wait, unless they were tried already.
+def begin_study(study: optuna.Study, study_file: StudyFile, data: Data) -> list[str]:
+    """Let workers begin: recipes of the file, the default one, those of earlier studies wait, unless they were tried.
 
-    The settings come last. Returns how many recipes of the file were queued.
+    The settings come last. Returns what `create_study` does.
     """
     own = [recipe for recipe in study_file.tries if recipe != recipe_near_default({}, study_file.space)]
-    queued = queue_tries(study, own, study_file.space)
+    lines = _queue_own(study, study_file, own)
     if not any(DEFAULT_KEY in trial.user_attrs for trial in study.get_trials(deepcopy=False)):
         study.enqueue_trial(study_file.space.default_parameters(), user_attrs={DEFAULT_KEY: True})
+    lines += learn(study, study_file, len(data.index.classes))
     give_id(study)
     keep_ranges(study, data)
     study.set_user_attr(SETTINGS_KEY, settings(study_file, data))
-    return queued
+    return lines
+
+
+def _queue_own(study: optuna.Study, study_file: StudyFile, recipes: Iterable[Recipe]) -> list[str]:
+    queued = queue_new(study, dict.fromkeys(recipes, STUDY_FILE), study_file.space)
+    return [f"recipes of the study file that are tried first: {queued}"] if queued else []
 
 
 def load_study(study_file: StudyFile, url: str, outage_retry: OutageRetry | None = None) -> OpenStudy:

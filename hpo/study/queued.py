@@ -16,7 +16,7 @@ from trainer.rules import show
 from trainer.space import parameters_of, recipe_near_default
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping
     from pathlib import Path
 
     import optuna
@@ -28,14 +28,19 @@ if TYPE_CHECKING:
 STUDY_FILE = "the study file"
 
 
-def queue_tries(study: optuna.Study, recipes: Sequence[Recipe], space: Space) -> int:
-    """Queue the recipes of a study file that no trial of the study has, in their order; returns how many.
+def queue_new(study: optuna.Study, recipes: Mapping[Recipe, str], space: Space) -> int:
+    """Queue recipes that no trial of the study has, in their order; returns how many.
 
     To be called by one process at a time.
+
+    Args:
+        study: that is to try them.
+        recipes: of its space, each with who queues it.
+        space: of the study.
     """
     new = [recipe for recipe in recipes if not trials_of(recipe, study, space)]
     for recipe in new:
-        study.enqueue_trial(parameters_of(recipe, space), user_attrs={QUEUED_KEY: STUDY_FILE})
+        study.enqueue_trial(parameters_of(recipe, space), user_attrs={QUEUED_KEY: recipes[recipe]})
     return len(new)
 
 

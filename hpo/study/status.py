@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from optuna.trial import FixedTrial
 
 from hpo.errors import HpoError
+from hpo.study.earlier import earlier_studies
 from hpo.study.expected_gain import expected_gain
 from hpo.study.interruptions import failed_trials, pauses
 from hpo.study.ranking import find_best
@@ -96,6 +97,7 @@ class Snapshot:
         rungs: to which trials have come, where those that are paused there may go on.
         expected: what further trials may be expected to bring; None where too few have ended.
         paused_hosts: those that are paused by themselves.
+        earlier: what it learns from earlier studies, a line for each.
         speeds: of the models; None where none was measured.
         front: the complete trials of which no other is both better and faster, the best first.
     """
@@ -119,6 +121,7 @@ class Snapshot:
     rungs: Sequence[RungCount] = ()
     expected: ExpectedGain | None = None
     paused_hosts: Sequence[str] = ()
+    earlier: Sequence[str] = ()
     speeds: Speeds | None = None
     front: Sequence[FrontTrial] = ()
 
@@ -201,6 +204,7 @@ class Snapshot:
             ],
             "halt": self.halt,
             "paused_hosts": list(self.paused_hosts),
+            "earlier_studies": list(self.earlier),
             "front": self.speeds and {"device": self.speeds.device, "trials": [asdict(trial) for trial in self.front]},
         }
 
@@ -241,6 +245,7 @@ def take_snapshot(opened: OpenStudy) -> Snapshot:
         rungs=state.rungs if study_file.pruner == "asha" else (),
         expected=expected_gain(state.places, state.used, study_file.limits, trial),
         paused_hosts=state.paused_hosts,
+        earlier=[each.line() for each in earlier_studies(study_file, opened.storage, opened.study_id)],
         speeds=speeds,
         front=front_of(trials, space, speeds),
     )

@@ -60,7 +60,9 @@ def render(snapshot: Snapshot) -> RenderableType:
     expected = [Text(snapshot.expected.line())] if snapshot.expected else []
     used_up = [Text("every recipe of the search space has been trained")] if snapshot.space_used_up else []
     ends = [Text(f"no further trial begins: {snapshot.reason_to_end}")] if snapshot.reason_to_end else []
-    return Group(table, _budget(snapshot), Text(how_far), *paused, *expected, *told, *used_up, *ends, *halted)
+    earlier = [Text(line) for line in snapshot.earlier]
+    more = (*paused, *expected, *told, *earlier, *used_up, *ends, *halted)
+    return Group(table, _budget(snapshot), Text(how_far), *more)
 
 
 def _rungs(snapshot: Snapshot) -> str:

@@ -125,6 +125,7 @@ class StudyFile:
         trial_minutes: that a trial may take, however often it is started; None for any time.
         tries: recipes of the user's own, the tables [[try]], which are tried first.
         model_limits: the table [limits].
+        learn_from: names of earlier studies whose results help; "all" for those that the storage holds.
     """
 
     path: Path
@@ -147,6 +148,7 @@ class StudyFile:
     trial_minutes: float | None = None
     tries: tuple[Recipe, ...] = ()
     model_limits: ModelLimits = field(default_factory=ModelLimits)
+    learn_from: tuple[str, ...] | str = ()
 
     @property
     def folder(self) -> Path:
@@ -228,6 +230,7 @@ def read_study_file(path: Path, extensions: Extensions | None = None) -> StudyFi
         problems.append(f"study.notify: {problem}")
     sampler = study.choice("sampler", SAMPLERS) or StudyFile.sampler
     pruner = study.choice("pruner", PRUNERS) or StudyFile.pruner
+    learn_from = study.texts("learn_from", every="all", but=name)
     seed = study.number("seed", whole=True, low=0, high=2**31 - 1)
     retries = study.number("retries", whole=True, low=0, high=100)
     hang_minutes = study.number("hang_minutes", low=1e-3, high=1e6) or StudyFile.hang_minutes
@@ -307,6 +310,7 @@ def read_study_file(path: Path, extensions: Extensions | None = None) -> StudyFi
         trial_minutes=trial_minutes,
         tries=tries,
         model_limits=model_limits,
+        learn_from=learn_from,
     )
 
 

@@ -57,6 +57,21 @@ class Table:
             return None
         return value
 
+    def texts(self, key: str, every: str, but: str) -> tuple[str, ...] | str:
+        """A list of different texts, all but one, or the word for all there are; empty where nothing is written."""
+        value = self._get(key)
+        if value is None or value == every:
+            return value or ()
+        if not isinstance(value, list) or not all(isinstance(each, str) and each.strip() for each in value):
+            self._problem(key, f'{show(value)} is no list of names, such as ["first", "second"], nor "{every}"')
+            return ()
+        self._problems += [
+            f"{self._name}.{key}: {show(each)} is listed more than once" for each in set(value) if value.count(each) > 1
+        ]
+        if but in value:
+            self._problem(key, f"{show(but)} is this study itself; name others")
+        return tuple(value)
+
     def switch(self, key: str) -> bool:
         """True or false; false where nothing is written."""
         value = self._get(key)

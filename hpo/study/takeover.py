@@ -14,6 +14,7 @@ import optuna
 from optuna.trial import FixedTrial, FrozenTrial, TrialState
 
 from hpo.errors import HpoError
+from hpo.study.earlier import refuse_unknown
 from hpo.study.images import with_kept_ranges
 from hpo.study.interruptions import successors_of
 from hpo.study.model_limits import ModelCheck, ModelLimits
@@ -84,11 +85,13 @@ class TakenOver:
         old: name of the old study.
         fit: which of its trials fit.
         weightless: how many complete ones should have brought weights, which the store does not hold.
+        begun: what else was queued and learned where the new study was begun now, as `create_study` says it.
     """
 
     old: str
     fit: Fit
     weightless: int
+    begun: Sequence[str] = ()
 
     def lines(self) -> list[str]:
         """The lines that `hpo init` prints."""
@@ -99,9 +102,9 @@ class TakenOver:
             line += "; " + ("1 does not: " if others == 1 else f"{others} do not: ")
             line += ", ".join(f"{name} ({count})" for name, count in self.fit.reasons.most_common())
         if not self.weightless:
-            return [line]
+            return [line, *self.begun]
         came = counted(self.weightless, "of them came without its weights", "of them came without their weights")
-        return [line, f"{came}, which this store does not hold"]
+        return [line, f"{came}, which this store does not hold", *self.begun]
 
 
 def take_over(study_file: StudyFile, url: str, data: Data, old_name: str) -> TakenOver:
@@ -125,7 +128,7 @@ def take_over(study_file: StudyFile, url: str, data: Data, old_name: str) -> Tak
     old = _load_old(study_file, url, data, old_name)
     with one_at_a_time(url):
         new = _prepare(study_file, url, data, old)
-    fit = _fit(old, study_file, len(data.index.classes))
+    fit, begun = _fit(old, study_file, len(data.index.classes)), list[str]()
     artifacts, weightless = _copy_files(old, new, fit, study_file.keep_weights)
     with one_at_a_time(url):
         there = _origins(new)
@@ -136,8 +139,9 @@ def take_over(study_file: StudyFile, url: str, data: Data, old_name: str) -> Tak
             if key.startswith((TEST_USE_KEY, SPEED_KEY)):
                 new.study.set_user_attr(key, value)
         if SETTINGS_KEY not in new.study.user_attrs:
-            begin_study(new.study, study_file, with_kept_ranges(data, old.study))  # whose scores it goes on with
-    return TakenOver(old_name, fit, weightless)
+            data = with_kept_ranges(data, old.study)  # whose scores it goes on with
+            begun = begin_study(new.study, study_file, data)
+    return TakenOver(old_name, fit, weightless, begun)
 
 
 def _load_old(study_file: StudyFile, url: str, data: Data, name: str) -> OpenStudy:
@@ -167,9 +171,9 @@ def _load_old(study_file: StudyFile, url: str, data: Data, name: str) -> OpenStu
 def _prepare(study_file: StudyFile, url: str, data: Data, old: OpenStudy) -> OpenStudy:
     """The new study, not begun yet unless it was taken over before, marked with where it comes from."""
     source = {"study": old.study.study_name, "id": old.owner, "recipe": study_file.space.as_dict()}
-    study = optuna.create_study(
-        study_name=study_file.name, storage=connect(url), direction="maximize", load_if_exists=True
-    )
+    storage = connect(url)
+    refuse_unknown(study_file, storage)
+    study = optuna.create_study(study_name=study_file.name, storage=storage, direction="maximize", load_if_exists=True)
     attributes = study.user_attrs
     if SETTINGS_KEY in attributes:
         check_settings(study, study_file, data)

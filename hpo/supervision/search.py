@@ -197,8 +197,8 @@ def search(study_file: StudyFile, url: str, data: Data, progress: Progress, plan
             was begun with other settings.
         StorageError: the database cannot be used.
     """
-    if queued := create_study(study_file, url, data):
-        progress.say(f"recipes of the study file that are tried first: {queued}")
+    for line in create_study(study_file, url, data):
+        progress.say(line)
     opened = load_study(study_file, url)
     halt = opened.rows.end_halt("stop")  # whoever searches again wants a stopped study to go on
     for line in pauses_here(opened, halt):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState, create_trial
 
+from hpo.study.earlier import earlier_studies
 from hpo.study.forest_sampler import ForestSampler, TrialForest
 from hpo.study.interruptions import TOLD_FROM_OUTSIDE
 from hpo.study.samplers import make_pruner, make_sampler
@@ -125,7 +126,8 @@ class Runs:
         self._opened, self._lease, self._about = opened, lease, dict(about)
         self._file, self._study = opened.file, opened.study
         self._study.pruner = make_pruner(self._file, lease.reach_rung)
-        self._forest = TrialForest(self._file.space)
+        earlier = earlier_studies(self._file, opened.storage, opened.study_id)
+        self._forest = TrialForest(self._file.space, earlier)
         lease.promotion = self._file.pruner == "asha"
         self._recipes = Recipes(opened, lease, models)
 

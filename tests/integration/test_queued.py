@@ -58,8 +58,8 @@ def test_a_recipe_that_comes_to_the_study_file_later_is_queued_once(harness):
     study.work()
     tables = "learning_rate = 0.02", "learning_rate = 0.03"
     more = replace(with_tries(study, *tables), name="tries")
-    assert create_study(more, study.url, study.data) == 1
-    assert create_study(more, study.url, study.data) == 0
+    assert create_study(more, study.url, study.data) == ["recipes of the study file that are tried first: 1"]
+    assert create_study(more, study.url, study.data) == []
     study.file = replace(more, limits=replace(more.limits, trials=3))
     study.work("later")
     assert rates(study) == [0.02, 0.001, 0.03]

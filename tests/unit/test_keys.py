@@ -28,6 +28,7 @@ STORED = {
     "TEST_SCORE_KEY": "hpo:test_score:",
     "MICRO_BATCH_KEY": "hpo:micro_batch: ",
     "SPEED_KEY": "hpo:speed: ",
+    "EARLIER_KEY": "hpo:learn_from",
     "DEFAULT_KEY": "hpo:default_recipe",
     "REPEATS_KEY": "repeats",
     "FIRST_RUN_KEY": "first_run",

@@ -54,6 +54,7 @@ retries = 0
 weights = "weights"
 artifacts = "../shared files"
 keep_weights = 5
+learn_from = ["first", "second"]
 hang_minutes = 30
 notify = "https://example.org/hook"
 [data]
@@ -95,6 +96,7 @@ focal_gamma = 1
     assert file.data.value_range == (-1, 2.5)
     assert file.limits == Limits(trials=7, hours=1.5, gpu_hours=9)
     assert file.hang_minutes == 30
+    assert file.learn_from == ("first", "second")
     assert (file.stop_rules, file.trial_minutes) == (StopRules(target=0.9, patience=6), 2.5)
     assert file.space.values("epochs") == (5,)
     tried = [(recipe.epochs, recipe.learning_rate, recipe.loss, recipe.focal_gamma) for recipe in file.tries]
@@ -130,6 +132,10 @@ def test_a_range_of_values_is_two_numbers(read, wrong):
         ('[study]\nartifacts = "gs://a"\n[data]\npath = "a"', "study.artifacts: gs:// is not known; write s3://"),
         ('[study]\nkeep_weights = 0\n[data]\npath = "a"', "study.keep_weights: 0 is outside 1 to"),
         ('[study]\nweights = "nowhere"\n[data]\npath = "a"', "study.weights:"),
+        ('[study]\nlearn_from = "first"\n[data]\npath = "a"', 'study.learn_from: "first" is no list of names, such as'),
+        ('[study]\nlearn_from = ["a", 1]\n[data]\npath = "a"', 'study.learn_from: ["a", 1] is no list of names, such'),
+        ('[study]\nlearn_from = ["a", "a"]\n[data]\npath = "a"', 'study.learn_from: "a" is listed more than once'),
+        ('[study]\nname = "b"\nlearn_from = ["b"]\n[data]\npath = "a"', 'study.learn_from: "b" is this study itself'),
         ('[study]\nseed = true\n[data]\npath = "a"', "study.seed: true is not a whole number"),
         ("[data]\npath = 3", "data.path: 3 is not a text"),
         (f'[study]\nname = "{"x" * 513}"\n[data]\npath = "a"', "study.name: has 513 characters; the storage takes 512"),
