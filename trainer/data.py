@@ -7,6 +7,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from trainer.errors import DataError
+from trainer.images.archives import archive_of, at_hand
 from trainer.images.cache import PixelCache, aspects_file, pixels_file
 from trainer.images.index import Grouping, Index, read_index
 from trainer.images.pixels import build_aspects, build_pixels
@@ -128,22 +130,31 @@ def load_data(
     seed: int = 0,
     grouping: Grouping | None = None,
     cache: PixelCache | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
 ) -> Data:
     """Read the index and split it, images of the same bytes on one side; no image is decoded yet.
 
     Args:
         path: a folder with one folder a class, or with folders like train and test that hold the classes, or a CSV with
-            the columns path,label[,group][,split].
+            the columns path,label[,group][,split]; or a zip or tar file that holds one of these, which is unpacked into
+            the cache.
         valid: share of the images to validate on, in (0, 1); not used where the data give this side.
         test: share of the images that are held out, in [0, 1); likewise.
         seed: of the split.
         grouping: which images belong together, and so on one side of the split; and how the data name its sides.
         cache: where the files of pixels are kept; None keeps the pixels in memory.
+        on_progress: called with the files done and the files in all while an archive is unpacked.
 
     Raises:
-        DataError: fractions out of range, or anything that `read_index` and `split` refuse.
+        DataError: fractions out of range, or anything that `at_hand`, `read_index` and `split` refuse; an archive where
+            there is no cache.
     """
     check_fractions(valid, test)  # first, as listing many files takes long
-    index = read_index(Path(path), grouping)
+    path = Path(path)
+    if cache is not None:
+        path = at_hand(path, cache.folder, on_progress)
+    elif archive_of(path):
+        raise DataError(f"{str(path)!r} is unpacked into a cache: give load_data a PixelCache, or unpack it yourself")
+    index = read_index(path, grouping)
     sides = split(index, valid=valid, test=test, seed=seed, copies=index.copies)
     return Data(index, sides, cache)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import shlex
 import sys
+import tempfile
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hpo.errors import EXIT_DONE, EXIT_FAILED, HpoError
@@ -14,7 +16,6 @@ from trainer.wording import counted
 
 if TYPE_CHECKING:
     import argparse
-    from pathlib import Path
 
 
 def run_export_best(options: argparse.Namespace) -> int:
@@ -115,15 +116,16 @@ def run_predict(options: argparse.Namespace) -> int:
     from trainer.extensions import Extensions
 
     bundles, inputs = find_bundles([options.bundle, *options.images])
-    rows = find_images(inputs, bundles[0].classes)
-    bundles, notes = fit_ranges(bundles, [row.file for row in rows])
-    for note in notes:
-        print(note, file=sys.stderr)
-    ensemble = Ensemble(bundles, options.extensions or Extensions(), options.voting, options.tta)
-    with torch_threads(options.threads or cores()):
-        metrics = predict_to_csv(
-            ensemble, rows, options.output, keep_columns=options.keep_columns, decoders=options.threads
-        )
+    with tempfile.TemporaryDirectory(prefix="hpo-") as unpacked:
+        rows = find_images(inputs, bundles[0].classes, unpack=Path(unpacked))
+        bundles, notes = fit_ranges(bundles, [row.file for row in rows])
+        for note in notes:
+            print(note, file=sys.stderr)
+        ensemble = Ensemble(bundles, options.extensions or Extensions(), options.voting, options.tta)
+        with torch_threads(options.threads or cores()):
+            metrics = predict_to_csv(
+                ensemble, rows, options.output, keep_columns=options.keep_columns, decoders=options.threads
+            )
     known = known_of(rows)
     if options.json:
         used = {"bundles": [str(bundle.folder) for bundle in bundles], "voting": options.voting, "tta": options.tta}

@@ -87,7 +87,8 @@ def export(
     data, device = load_images(study_file, opened.study), choose_device()
     check_settings(opened.study, study_file, data)
     given = training.unlabelled
-    joined = join(data, [row.file for row in find_images(given, (), "export")]) if given else None
+    rows = find_images(given, (), "export", unpack=study_file.folder / "pixels") if given else []
+    joined = join(data, [row.file for row in rows]) if given else None
     for folder, trial in folders.items():
         recipe = recipe_of(trial, opened.study, study_file.space.extensions)
         chosen = Chosen(

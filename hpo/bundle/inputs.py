@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import os
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from glob import glob, has_magic
 from itertools import takewhile
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from hpo.bundle.bundle import INFO, read_bundle
 from hpo.errors import HpoError
 from trainer.errors import DataError
+from trainer.images.archives import archive_of, at_hand
 from trainer.images.files import image_files, nfc, path_bytes, some, walk
 from trainer.images.manifest import MISSING, class_name, on_disk, places
 from trainer.images.spreadsheets import text_of
@@ -94,7 +95,9 @@ def find_bundles(inputs: Sequence[str]) -> tuple[list[Bundle], list[str]]:
     count = 1 + sum(1 for _ in takewhile(_bundles_of, inputs[1:]))
     bundles, rest = read_bundles(inputs[:count]), list(inputs[count:])
     if not rest:
-        raise HpoError("predict: no images are given; name folders, image files, patterns or a CSV after the bundles")
+        raise HpoError(
+            "predict: no images are given; name folders, image files, patterns, archives or a CSV after the bundles"
+        )
     for given in rest:
         if _bundles_of(given):
             raise HpoError(f"predict: {given} is a bundle; name it before the images")
@@ -117,8 +120,10 @@ def read_bundles(inputs: Sequence[str]) -> list[Bundle]:
     return bundles
 
 
-def find_images(inputs: Sequence[str], classes: Sequence[str], command: str = "predict") -> list[Row]:
-    """The images that folders, files, patterns and CSVs stand for, in their order.
+def find_images(
+    inputs: Sequence[str], classes: Sequence[str], command: str = "predict", *, unpack: Path | None = None
+) -> list[Row]:
+    """The images that folders, files, patterns, CSVs and archives stand for, in their order.
 
     Each row of a CSV is one, with the class in its column label; other files come once each. Their class is told by the
     outermost folder of a class's name below the folder that was given, or by that folder itself where none below it has
@@ -128,6 +133,7 @@ def find_images(inputs: Sequence[str], classes: Sequence[str], command: str = "p
         inputs: of the command line.
         classes: those that true classes may be.
         command: begins the line of a failure.
+        unpack: a folder in which archives are unpacked; the rows are good as long as it is there. None takes none.
 
     Raises:
         HpoError: something given does not exist, a CSV has mistakes, or there is no image at all.
@@ -142,6 +148,9 @@ def find_images(inputs: Sequence[str], classes: Sequence[str], command: str = "p
         if not matches:
             raise HpoError(f"{command}: nothing matches {given}")
         for path in matches:
+            if unpack and archive_of(path):
+                rows += _rows_packed(path, unpack, same, command)
+                continue
             if path.is_dir():
                 found = [row for row in _rows_below(path, same, command) if row.file not in seen]
             elif path.suffix.lower() == ".csv":
@@ -199,6 +208,24 @@ def _rows_below(folder: Path, same: Mapping[str, str], command: str) -> list[Row
     if not any(name is not None for name in classes):
         classes = [_class_of(_name_of(folder), same)] * len(files)
     return [Row(file, str(file), name) for file, name in zip(files, classes, strict=True)]
+
+
+def _rows_packed(archive: Path, unpack: Path, same: Mapping[str, str], command: str) -> Iterator[Row]:
+    """The rows of an archive: of a CSV in it, else its images, named as if it were a folder."""
+    try:
+        found = at_hand(archive, unpack)
+    except DataError as error:
+        raise HpoError(f"{command}: {error}") from error
+    if found.suffix.lower() == ".csv":
+        yield from _rows_listed(found, same, command)
+        return
+    if found.is_file():
+        yield Row(found, str(archive), _class_of(_name_of(found.parent), same))
+        return
+    if not found.is_dir():
+        raise HpoError(f"{command}: {archive} does not exist")
+    for row in _rows_below(found, same, command):
+        yield replace(row, path=str(archive / row.file.relative_to(found)))
 
 
 def _rows_listed(path: Path, same: Mapping[str, str], command: str) -> Iterator[Row]:

@@ -41,7 +41,7 @@ def add_bundle_commands(add: Add, add_for_study: Add, add_storage: Callable[[arg
         "--unlabelled",
         metavar="IMAGES",
         nargs="+",
-        help="folders, image files, patterns, or a CSV with a column path: train once more, also on those of these"
+        help="folders, files, patterns, archives, or a CSV with a column path: train once more, also on those of these"
         " images that the retrained winner classifies surely",
     )
     added.add_argument(
@@ -70,7 +70,7 @@ def add_bundle_commands(add: Add, add_for_study: Add, add_storage: Callable[[arg
         "images",
         metavar="IMAGES",
         nargs="+",
-        help="folders, image files, patterns, or a CSV with a column path; before them more bundles, which then vote",
+        help="folders, files, patterns, archives, or a CSV with a column path; before them more bundles, which vote",
     )
     added.add_argument("-o", "--output", metavar="FILE.csv", type=Path, required=True, help="where to write")
     added.add_argument(

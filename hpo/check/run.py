@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from hpo.check.label_errors import find_label_errors
 from hpo.check.machine import check_disk, check_gpus, check_memory
 from hpo.errors import HpoError
-from hpo.study.images import with_kept_ranges
+from hpo.study.images import read_images, with_kept_ranges
 from hpo.study.interruptions import count_trials
 from hpo.study.model_limits import ModelLimits, check_of, models_of
 from hpo.study.open_study import find_study, probe_artifacts, storage_url
@@ -23,6 +23,7 @@ from storage.errors import StorageError
 from storage.outage_retry import DATABASE_ERRORS
 from trainer.errors import DataError, RecipeError, TrainerError, WeightsError
 from trainer.image_size import shape_of
+from trainer.images.archives import at_hand
 from trainer.images.duplicates import Sets
 from trainer.images.index import read_index
 from trainer.images.sides import SIDES
@@ -84,7 +85,8 @@ class Report:
 def run_checks(study_file: StudyFile, url: str | None, gpus: Sequence[str], progress: Progress) -> Report:
     """Check images, backbones, machine, storage and study; where one check fails, the others are made all the same.
 
-    Nothing is written beside the study file. Pretrained weights that are not here yet are downloaded, as a search does.
+    Nothing is written beside the study file but what an archive of images holds. Pretrained weights that are not here
+    yet are downloaded, as a search does.
 
     Args:
         study_file: of the study.
@@ -96,13 +98,14 @@ def run_checks(study_file: StudyFile, url: str | None, gpus: Sequence[str], prog
     data: Data | None = None
     index: Index | None = None
     try:
-        data = study_file.data.load(study_file.folder / "pixels")
+        with progress.counting("unpacking") as count:
+            data = read_images(study_file, count)
         index = data.index
     except DataError as error:
         findings.append(Finding("data", "error", str(error)))
         settings = study_file.data
         with suppress(DataError):  # the finding above says it already
-            index = read_index(settings.path, settings.grouping)
+            index = read_index(at_hand(settings.path, study_file.folder / "pixels"), settings.grouping)
     survey: Survey | None = None
     pairs: Sequence[Pair] | None = None
     if index is not None:

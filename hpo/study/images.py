@@ -6,22 +6,36 @@ from typing import TYPE_CHECKING
 
 from hpo.errors import HpoError
 from storage.keys import SETTINGS_KEY, VALUE_RANGES_KEY
+from trainer.images.archives import archive_of
 from trainer.images.value_range import ranges_from_json
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import optuna
 
     from hpo.study.study_file import StudyFile
     from trainer.data import Data
 
 
-def load_images(study_file: StudyFile, study: optuna.Study | None) -> Data:
-    """List and split the images of a study file; what its study has kept holds where that has begun.
+def read_images(study_file: StudyFile, on_progress: Callable[[int, int], None] | None = None) -> Data:
+    """List and split the images of a study file; an archive is unpacked beside it.
+
+    on_progress: called with the files done and the files in all while an archive is unpacked.
 
     Raises:
         DataError: as `load_data` does.
     """
-    data = study_file.data.load(study_file.folder / "pixels")
+    if archive_of(study_file.data.path):
+        study_file.make_folder()
+    return study_file.data.load(study_file.folder / "pixels", on_progress)
+
+
+def load_images(
+    study_file: StudyFile, study: optuna.Study | None, on_progress: Callable[[int, int], None] | None = None
+) -> Data:
+    """The images of a study file, as `read_images` has them; what its study has kept holds where that has begun."""
+    data = read_images(study_file, on_progress)
     return data if study is None or SETTINGS_KEY not in study.user_attrs else with_kept_ranges(data, study)
 
 

@@ -29,6 +29,8 @@ from trainer.recipe import nearest, show
 from trainer.space import Space, recipe_near_default
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from trainer.data import Data
     from trainer.extensions import Extensions
     from trainer.images.index import Grouping
@@ -48,7 +50,7 @@ class DataSettings:
     """The table [data]: where the images are and how they are split.
 
     Attributes:
-        path: a folder with one folder a class, or a CSV with the columns path and label.
+        path: a folder with one folder a class, or a CSV with the columns path and label; or an archive with one.
         valid: share of the images that judges the trials.
         test: share of the images that the search never sees.
         seed: of the split.
@@ -69,8 +71,8 @@ class DataSettings:
     value_range: tuple[float, float] | None = None
     pixels_gb: float = 100.0
 
-    def load(self, cache: Path) -> Data:
-        """List and split the images; raises DataError."""
+    def load(self, cache: Path, on_progress: Callable[[int, int], None] | None = None) -> Data:
+        """List and split the images, as `load_data` does, which raises DataError."""
         from trainer.data import load_data
         from trainer.images.cache import PixelCache
 
@@ -81,6 +83,7 @@ class DataSettings:
             seed=self.seed,
             grouping=self.grouping,
             cache=PixelCache(cache, self.pixels_gb * 1e9),
+            on_progress=on_progress,
         )
         return data if self.ranges is None else data.with_ranges(self.ranges)
 

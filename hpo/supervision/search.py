@@ -62,7 +62,8 @@ def prepare(study_file: StudyFile, progress: Progress, study: optuna.Study | Non
 
     space = study_file.space
     try:
-        data = load_images(study_file, study)
+        with progress.counting("unpacking") as count:
+            data = load_images(study_file, study, count)
     except DataError as error:
         if "backbone" not in space.given or not (problems := backbone_problems(space, 2)):
             raise

@@ -172,7 +172,7 @@ def test_paths_that_lead_nowhere(tmp_path):
     """A path that does not exist, or is neither a folder nor a CSV, is refused by name."""
     assert "gone' does not exist" in _refusal(read_index, tmp_path / "gone")
     (tmp_path / "a.txt").touch()
-    assert "a.txt' is neither a folder nor a .csv file" in _refusal(read_index, tmp_path / "a.txt")
+    assert "a.txt' is neither a folder nor a .csv, .zip or .tar file" in _refusal(read_index, tmp_path / "a.txt")
 
 
 def test_line_breaks_in_names_stay_out_of_messages(tmp_path):

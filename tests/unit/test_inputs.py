@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -205,3 +206,21 @@ def test_bundles_of_different_classes_do_not_vote(make_bundle, classes, differen
         find_bundles([one, two, "photos"])
     differ = difference.format(one=one, two=two)
     assert str(failure.value) == f"predict: {one} and {two} cannot vote together, their classes differ: {differ}"
+
+
+def test_the_images_of_an_archive_are_named_as_if_it_were_a_folder(tmp_path):
+    """A zip stands for its images, with the classes that its folders tell, or for the CSV in it."""
+    paint(tmp_path / "new" / "red" / "1.png", (200, 0, 0), 1)
+    archive = tmp_path / "new.zip"
+    with zipfile.ZipFile(archive, "w") as zipped:
+        zipped.write(tmp_path / "new" / "red" / "1.png", "red/1.png")
+    [row] = find_images([str(archive)], ("red", "blue"), unpack=tmp_path / "unpacked")
+    assert (row.path, row.true) == (f"{archive}/red/1.png", "red")
+    assert row.file.read_bytes() == (tmp_path / "new" / "red" / "1.png").read_bytes()
+    with zipfile.ZipFile(archive, "a") as zipped:
+        zipped.writestr("labels.csv", "path,label\nred/1.png,blue\n")
+    [row] = find_images([str(archive)], ("red", "blue"), unpack=tmp_path / "unpacked")
+    assert (row.path, row.true) == ("red/1.png", "blue")
+    archive.write_bytes(b"")
+    with pytest.raises(HpoError, match=r"predict: .*new\.zip' cannot be unpacked: .*; copy or pack it again"):
+        find_images([str(archive)], ("red", "blue"), unpack=tmp_path / "unpacked")

@@ -76,7 +76,7 @@ def memory_mapped(
     """
     complete = _open(file, shape)  # without the lock: a finished file in a read-only folder is enough
     if complete is None:
-        with _exclusive(file):
+        with exclusive(file):
             complete = _open(file, shape)  # another process may have built it while we waited
             if complete is None:
                 _build(file, shape, fill, limit_bytes)
@@ -110,7 +110,7 @@ def _build(file: Path, shape: tuple[int, ...], fill: Callable[[Put], None], limi
     """Write the file under a temporary name and rename it once its bytes are on the disk; the lock is ours."""
     temporary = file.with_name(file.name + TEMPORARY)
     picture_bytes = shape[1] * shape[2] * shape[3]
-    with _writing(file), ExitStack() as undo:
+    with writing(file), ExitStack() as undo:
         _remove_leftovers(file)
         _make_room(file, shape[0] * picture_bytes, limit_bytes)
         undo.callback(temporary.unlink, missing_ok=True)
@@ -122,7 +122,7 @@ def _build(file: Path, shape: tuple[int, ...], fill: Callable[[Put], None], limi
             def put(number: int, pixels: NDArray[np.uint8]) -> None:
                 # Not through a writable memory map: a full disk would kill the process there instead of telling it.
                 offset, rest = start + number * picture_bytes, memoryview(pixels.tobytes())
-                with _writing(file):
+                with writing(file):
                     while rest:
                         written = os.pwrite(out.fileno(), rest, offset)
                         offset, rest = offset + written, rest[written:]
@@ -206,10 +206,13 @@ def _lock_unused(file: Path, locks: ExitStack) -> bool:
 
 
 @contextmanager
-def _exclusive(file: Path) -> Iterator[None]:
-    """Hold the folder's lock; the system takes it back from a process that dies. Its file stays for the next."""
+def exclusive(file: Path) -> Iterator[None]:
+    """Hold the lock of the folder of a file, which is made; the lock's own file stays for the next.
+
+    The system takes it back from a process that dies.
+    """
     with ExitStack() as held:
-        with _writing(file):
+        with writing(file):
             file.parent.mkdir(parents=True, exist_ok=True)
             lock = held.enter_context(file.with_name(LOCK).open("ab"))
             fcntl.flock(lock, fcntl.LOCK_EX)
@@ -218,7 +221,8 @@ def _exclusive(file: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _writing(file: Path) -> Iterator[None]:
+def writing(file: Path) -> Iterator[None]:
+    """Raise DataError, with this file, where something cannot be written."""
     try:
         yield
     except OSError as error:

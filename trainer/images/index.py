@@ -156,7 +156,7 @@ def read_index(path: Path, grouping: Grouping | None = None) -> Index:
             raise DataError(f"group = {group!r} and group_pattern = {group_pattern!r} exclude each other; give one")
         root, listing = path.parent, read_csv(path, group, splits)
     else:
-        raise DataError(f"{str(path)!r} is neither a folder nor a .csv file; {LAYOUT}")
+        raise DataError(f"{str(path)!r} is neither a folder nor a .csv, .zip or .tar file; {LAYOUT}")
     keys = listing.groups if pattern is None else _captured(listing.paths, pattern)
     # The order of the normalised names is the same on every system; macOS may hand out Korean letters in pieces.
     sides = listing.sides or ["" for _ in listing.paths]
