@@ -8,6 +8,7 @@ import uuid
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from hpo.bundle.bundle import (
@@ -22,6 +23,7 @@ from hpo.bundle.bundle import (
     new_folder,
     refuse_existing,
 )
+from hpo.bundle.card import Story, write_card
 from hpo.bundle.decision import Found, find_decision
 from hpo.bundle.inputs import find_images
 from hpo.bundle.origin import ORIGIN, origin_of
@@ -31,8 +33,8 @@ from hpo.bundle.scores import scores
 from hpo.study.environment import environment
 from hpo.study.images import load_images
 from hpo.study.open_study import count_test_use, keep_test_score, model_of, recipe_of
-from hpo.study.ranking import best_trial
-from hpo.study.settings import check_settings
+from hpo.study.ranking import best_trial, ranked
+from hpo.study.settings import check_settings, space_of
 from storage.errors import StorageError
 from storage.keys import BEST_EPOCH_KEY
 from trainer.calibration import Decision
@@ -46,6 +48,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
+    from numpy.typing import NDArray
     from optuna.trial import FrozenTrial
 
     from hpo.bundle.pseudo_labels import Joined, PseudoLabels
@@ -154,7 +157,21 @@ def export(
             recipe.write(temporary / RECIPE)
             text = json.dumps(info, indent=2, ensure_ascii=False, allow_nan=False)
             (temporary / INFO).write_text(f"{text}\n", encoding="utf-8")
+            comparable = ranked(
+                opened.study.get_trials(deepcopy=False), space_of(opened.study, study_file.space.extensions)
+            )
+            write_card(temporary, info, Story(recipe, _images_of(data), len(list(comparable)), found.lines()))
         yield folder, info
+
+
+def _images_of(data: Data) -> NDArray[np.int64]:
+    """How many images each class has in each side of the split, int64 [classes, 3]."""
+    sides, labels, classes = (
+        (data.split.train, data.split.valid, data.split.test),
+        data.index.labels,
+        data.index.classes,
+    )
+    return np.stack([np.bincount(labels[side], minlength=len(classes)) for side in sides], axis=1)
 
 
 def _score_line(trial: FrozenTrial, best: FrozenTrial | None) -> str:

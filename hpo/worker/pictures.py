@@ -89,7 +89,8 @@ def draw_pictures(result: Result, data: Data, extensions: Extensions) -> Iterato
 
     classes = data.index.classes
     yield LEARNING_CURVES, draw_learning_curves(result)
-    yield CONFUSION_MATRIX, draw_confusion_matrix(result, classes)
+    title = f"validation images in epoch {result.best_epoch}"
+    yield CONFUSION_MATRIX, draw_confusion_matrix(result.confusion.numpy(), classes, title)
     pixels = data.pixels(reading_of(result.recipe, extensions))  # there by now
     wrong = most_wrong(result.probabilities.numpy(), data.index.labels, data.split.valid)
     yield MOST_WRONG, draw_most_wrong(wrong, pixels, data.index.paths, classes)
@@ -117,9 +118,9 @@ def draw_learning_curves(result: Result) -> bytes:
         return _png(figure)
 
 
-def draw_confusion_matrix(result: Result, classes: Sequence[str]) -> bytes:
-    """How many validation images of which class were taken for which in the best epoch, as PNG."""
-    matrix, left, top, side = result.confusion.numpy(), 200, 30, 430
+def draw_confusion_matrix(matrix: NDArray[np.int64], classes: Sequence[str], images: str) -> bytes:
+    """How many images of which class were taken for which, int64 [true, predicted], as PNG; `images` says which."""
+    left, top, side = 200, 30, 430
     shown = most_confused(matrix)
     counts, shares = matrix[np.ix_(shown, shown)], shares_of(matrix)[np.ix_(shown, shown)]
     cell = side / len(shown)
@@ -141,7 +142,7 @@ def draw_confusion_matrix(result: Result, classes: Sequence[str]) -> bytes:
         axes.set_xlabel("predicted class")
         axes.set_ylabel("true class (images)")
         some = f", the {len(shown)} of {len(matrix)} classes with the most confusions" * (len(shown) < len(matrix))
-        axes.set_title(f"validation images in epoch {result.best_epoch}{some}")
+        axes.set_title(f"{images}{some}")
         if len(shown) <= COUNTED_CLASSES:
             points = min(8, cell / len(str(counts.max())))
             for row, column in np.argwhere(counts):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from optuna.trial import FixedTrial, TrialState, create_trial
 
 import hpo.bundle.conversion
@@ -128,6 +129,14 @@ def test_sure_images_are_learned_by_a_second_model(export, tmp_path, database):
     assert trained[2].startswith(f"retraining on {learned} images, training and validation, for ")
     assert trained[3].endswith("0.6 or more: blue 10, green 0, red 0")
     assert trained[4].startswith(f"retraining on {learned + 10} images, 10 of them unlabelled, for ")
+
+    card = ModelCard.load(tmp_path / "bundle" / "MODEL_CARD.md")
+    assert [each.metric_value for each in card.data.eval_results] == [
+        info["metrics"]["test"][name] for name in ("macro_f1", "accuracy")
+    ]
+    assert "It has also learned 10 unlabelled images with pseudo-labels." in card.text
+    assert f"{learned} training" not in card.text
+    assert f"{len(held_out)} held out" in card.text
 
     # The first training is the plain one, the second has as many epochs and gives another model.
     losses = [line.split(",")[0] for line in lines if line.startswith("epoch ")]

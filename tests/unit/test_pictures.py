@@ -92,7 +92,7 @@ def test_any_number_of_classes(classes, result):
     pixels = np.zeros((40, 30, 30, 3), np.uint8)
     for content in (
         draw_learning_curves(given),
-        draw_confusion_matrix(given, names),
+        draw_confusion_matrix(given.confusion.numpy(), names, "images"),
         draw_most_wrong(wrong, pixels, names * 40, names),
     ):
         picture = opened(content)
@@ -106,9 +106,11 @@ def test_odd_names(result, figure_of):
     names = [f"{name}{number}" for number, name in enumerate(ODD_NAMES)]
     given = result(len(names))
     wrong = most_wrong(given.probabilities.numpy(), np.zeros(40, np.int64), np.arange(40))
-    opened(draw_confusion_matrix(given, names))
+    opened(draw_confusion_matrix(given.confusion.numpy(), names, "images"))
     opened(draw_most_wrong(wrong, np.zeros((40, 8, 8, 3), np.uint8), names * 4, names))
-    axes = figure_of(draw_confusion_matrix, given, [*names[:-1], f"a {OF_ANOTHER_FONT}"]).axes[0]
+    axes = figure_of(
+        draw_confusion_matrix, given.confusion.numpy(), [*names[:-1], f"a {OF_ANOTHER_FONT}"], "images"
+    ).axes[0]
     shown = [label.get_text().strip(pictures.LEFT) for label in axes.get_xticklabels()]
     assert shown[0] == "$x^2$0"
     assert shown[2] == "cat dog 2"
@@ -133,7 +135,7 @@ def test_learning_curves_show_every_epoch(result, figure_of):
 def test_the_confusion_matrix_shows_counts_and_shares(result, figure_of):
     """A cell has its number of images, and the shade of the share of its true class."""
     given = result(4)
-    axes = figure_of(draw_confusion_matrix, given, "abcd").axes[0]
+    axes = figure_of(draw_confusion_matrix, given.confusion.numpy(), "abcd", "images").axes[0]
     matrix = given.confusion.numpy()
     drawn = np.zeros_like(matrix)
     for number in axes.texts:

@@ -1,0 +1,188 @@
+"""The model card of a bundle, MODEL_CARD.md in the form of the Hugging Face hub, with its confusion matrix."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from huggingface_hub import EvalResult, ModelCardData
+from timm.models import get_pretrained_cfg
+
+from hpo.bundle.scores import headline
+from hpo.worker.pictures import draw_confusion_matrix
+from trainer.model.timm_models import has_tag
+from trainer.wording import counted
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from trainer.recipe import Recipe
+
+CARD, CONFUSION = "MODEL_CARD.md", "confusion.png"
+TASK = "image-classification"
+SIDES = ("training", "validation", "held out")
+
+
+@dataclass(frozen=True)
+class Story:
+    """What a card tells that bundle.json does not.
+
+    Attributes:
+        recipe: of the model.
+        images: of each class in each of SIDES, int64 [classes, 3].
+        compared: how many complete trials the search has compared.
+        lines: on temperature and offsets, as the export has printed them.
+    """
+
+    recipe: Recipe
+    images: NDArray[np.int64]
+    compared: int
+    lines: Sequence[str]
+
+
+def write_card(folder: Path, info: Mapping[str, Any], story: Story) -> None:
+    """Write MODEL_CARD.md and, where the model was tested, confusion.png into the folder of a bundle.
+
+    Args:
+        folder: of the bundle.
+        info: its bundle.json, the only source of numbers beside the story.
+        story: what else is told.
+    """
+    test = info["metrics"]["test"]
+    text = f"---\n{_head(info, story).to_yaml()}\n---\n\n" + "\n".join(_body(info, story)) + "\n"
+    (folder / CARD).write_text(text, encoding="utf-8", errors="backslashreplace")
+    if test:
+        classes = info["classes"]
+        rows = [[test["confusion_matrix"][true].get(name, 0) for name in classes] for true in classes]
+        picture = draw_confusion_matrix(np.array(rows, np.int64), classes, "held-out images")
+        (folder / CONFUSION).write_bytes(picture)
+
+
+def _head(info: Mapping[str, Any], story: Story) -> ModelCardData:
+    """What the hub reads: the licence of a model is for its owner to say."""
+    results = [
+        EvalResult(
+            task_type=TASK,
+            dataset_type="imagefolder",
+            dataset_name=info["study"],
+            dataset_split="test",
+            metric_type=kind,
+            metric_name=name,
+            metric_value=info["metrics"]["test"][key],
+            metric_args=arguments,
+        )
+        for kind, name, key, arguments in (
+            ("f1", "macro-F1", "macro_f1", {"average": "macro"}),
+            ("accuracy", "accuracy", "accuracy", None),
+        )
+        if info["metrics"]["test"]
+    ]
+    start = _start(story.recipe)
+    return ModelCardData(
+        license="unknown",
+        library_name=None if info["timm_problem"] else "timm",
+        pipeline_tag=TASK,
+        tags=[TASK, "hpo-images"],
+        base_model=start[0] if start else None,
+        metrics=["f1", "accuracy"],
+        model_name=info["study"] if results else None,
+        eval_results=results or None,
+    )
+
+
+def _start(recipe: Recipe) -> tuple[str, str | None] | None:
+    """The published weights that a training began with, by their name on the hub, and their licence, if known."""
+    config = get_pretrained_cfg(recipe.backbone) if recipe.pretrained and has_tag(recipe.backbone) else None
+    return (config.hf_hub_id, config.license) if config is not None and config.hf_hub_id else None
+
+
+def _body(info: Mapping[str, Any], story: Story) -> Iterator[str]:
+    recipe, classes, test = story.recipe, info["classes"], info["metrics"]["test"]
+    of_all = story.images.sum(axis=0)
+    yield f"# {_plain(info['study'])}"
+    yield ""
+    yield (
+        f"A classifier of pictures into {counted(len(classes), 'class', 'classes')}: `{recipe.backbone}` at"
+        f" {recipe.image_size} pixels, trained by hpo {info['versions']['hpo']}."
+    )
+    yield from ("", "## Use", "", "```python", "from hpo import load_bundle", "")
+    yield from ('found = load_bundle("bundle").predict(["picture.jpg"])', "```", "")
+    if info["timm_problem"]:
+        yield f"timm alone cannot load it: {_plain(info['timm_problem'])}."
+    else:
+        yield 'timm alone loads it by `timm.create_model("local-dir:bundle", pretrained=True)`.'
+    yield from ("", "## Intended use", "")
+    yield (
+        "Pictures of the same kind as those below, each of which shows one of these classes. It gives one of them to"
+        " any picture, also to one that shows something else. How good it is on pictures of another origin is unknown."
+    )
+    yield from ("", "## Data", "")
+    yield (
+        f"{counted(int(of_all.sum()), 'labelled image')}: "
+        + ", ".join(f"{count} {side}" for side, count in zip(SIDES, of_all.tolist(), strict=True))
+        + f". Their digest is `{info['data_digest']}`, that of the split `{info['split_digest']}`."
+    )
+    if info["pseudo_labels"]:
+        yield f"It has also learned {counted(info['pseudo_labels']['images'], 'unlabelled image')} with pseudo-labels."
+    yield ""
+    yield from _table(
+        ["class", *SIDES], [[name, *row] for name, row in zip(classes, story.images.tolist(), strict=True)]
+    )
+    yield from ("", "## How it was chosen", "")
+    yield from _choice(info, story)
+    yield from ("", "## Test", "")
+    if not test:
+        yield "No image was held out: nothing is known of it on images that did not choose or train it."
+        return
+    yield (
+        f"{headline(test)} (± one standard error) on {counted(test['images'], 'held-out image')}, which the search"
+        f" never saw. They had been used for tests of this study {counted(info['test_uses'] - 1, 'time')} before."
+    )
+    yield ""
+    found = test["per_class"]
+    yield from _table(
+        ["class", "precision", "recall", "F1", "images"],
+        [
+            [name, *(f"{found[name][key]:.4f}" for key in ("precision", "recall", "f1")), found[name]["images"]]
+            for name in classes
+        ],
+    )
+    yield from ("", f"![confusion matrix]({CONFUSION})")
+
+
+def _choice(info: Mapping[str, Any], story: Story) -> Iterator[str]:
+    """How the model came to be this one."""
+    yield (
+        f"Trial {info['trial']} of a search that has compared {counted(story.compared, 'complete trial')} by their"
+        f" macro-F1 on the validation images; its own was {info['metrics']['valid_macro_f1']:.4f}, which may flatter"
+        " it, as these images have chosen among the trials."
+    )
+    epochs = f"{info['epochs']} of {counted(story.recipe.epochs, 'epoch')}"
+    yield (
+        f"Its recipe was trained again on training and validation images together, for {epochs}."
+        if info["retrained"]
+        else f"These are the trial's own weights, after {epochs}, which have not learned the validation images."
+    )
+    start = _start(story.recipe)
+    if start is None:
+        yield "The training did not begin with weights that timm publishes."
+    else:
+        licence = f"their licence is {start[1]}" if start[1] else "timm does not say their licence"
+        yield f"The training began with the weights `{start[0]}`; {licence}."
+    yield from (f"{line[0].upper()}{line[1:]}." for line in map(_plain, story.lines))
+    yield "`recipe.toml` has all settings, `bundle.json` seeds, versions and all metrics."
+
+
+def _table(headings: Sequence[str], rows: Sequence[Sequence[object]]) -> Iterator[str]:
+    for row in (headings, ["---"] * len(headings), *rows):
+        yield f"| {' | '.join(_plain(str(cell)) for cell in row)} |"
+
+
+def _plain(text: str) -> str:
+    """Text that Markdown shows as it is, in one line."""
+    escaped = "".join(f"\\{letter}" if letter in "\\`*_[]<>|#$&" else letter for letter in text)
+    return " ".join(escaped.split())
