@@ -76,14 +76,9 @@ class DataSettings:
         from trainer.data import load_data
         from trainer.images.cache import PixelCache
 
+        split, pixels = {"valid": self.valid, "test": self.test}, PixelCache(cache, self.pixels_gb * 1e9)
         data = load_data(
-            self.path,
-            valid=self.valid,
-            test=self.test,
-            seed=self.seed,
-            grouping=self.grouping,
-            cache=PixelCache(cache, self.pixels_gb * 1e9),
-            on_progress=on_progress,
+            self.path, **split, seed=self.seed, grouping=self.grouping, cache=pixels, on_progress=on_progress
         )
         return data if self.ranges is None else data.with_ranges(self.ranges)
 

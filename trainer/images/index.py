@@ -139,7 +139,9 @@ def read_index(path: Path, grouping: Grouping | None = None) -> Index:
     group, group_pattern, splits = grouping.column, grouping.pattern, grouping.splits
     pattern = None if group_pattern is None else _compile(group_pattern)
     if not path.exists():
-        raise DataError(f"{str(path)!r} does not exist; give a folder of images or a CSV")
+        is_url = any(part in ("http:", "https:", "s3:") for part in path.parts)
+        how = "URLs are not read: download it, and name the file" if is_url else "give a folder of images or a CSV"
+        raise DataError(f"{str(path)!r} does not exist; {how}")
     if path.is_dir():
         if group is not None:
             raise DataError(
