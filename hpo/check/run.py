@@ -1,4 +1,4 @@
-"""`hpo check`: finds what could make a search fail, or its scores too good, before it begins; changes nothing."""
+"""`hpo check`: finds what could make a search fail, or its scores too good, before it begins; unpacks archives only."""
 
 from __future__ import annotations
 
