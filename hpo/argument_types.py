@@ -18,6 +18,14 @@ def positive(text: str) -> int:
     return number
 
 
+def repeats(text: str) -> int:
+    """A whole number from 2 on: of one training nobody knows how far it may be off."""
+    number = int(text)
+    if number < 2:
+        raise argparse.ArgumentTypeError(f"{number} says nothing of the noise; give 2 or more")
+    return number
+
+
 def probability(text: str) -> float:
     """A number from 0 to 1."""
     number = float(text)

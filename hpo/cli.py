@@ -11,7 +11,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from hpo.argument_types import THREADS, header_value, port, positive, price, proxy
+from hpo.argument_types import THREADS, header_value, port, positive, price, proxy, repeats
 from hpo.bundle.options import add_bundle_commands
 from hpo.check.commands import run_check
 from hpo.dashboard.commands import run_dashboard
@@ -30,7 +30,7 @@ from hpo.study.commands import (
     run_stop,
     run_try,
 )
-from hpo.supervision.commands import run_search, run_workers
+from hpo.supervision.commands import run_confirm, run_search, run_workers
 from hpo.version import VERSION
 from hpo.worker.commands import run_logs, run_worker
 
@@ -129,6 +129,12 @@ def parser() -> argparse.ArgumentParser:
         "search", run_search, "check, create or resume the study, and search to the end of the budget"
     )
     _add_workers(added)
+    added = add_for_study(
+        "confirm", run_confirm, "train the best recipes and the default one again on fresh folds, and name the winner"
+    )
+    added.add_argument("--top", type=positive, metavar="K", help="how many of the best recipes; default: 3")
+    added.add_argument("--repeats", type=repeats, metavar="R", help="folds for each of them, 2 or more; default: 4")
+    _add_workers(added)
     added = add_for_study("init", run_init, "create the tables and the study, nothing else; safe to repeat")
     added.add_argument(
         "--from",
@@ -157,6 +163,7 @@ def parser() -> argparse.ArgumentParser:
     added = add_for_study("worker", run_worker, "run one worker on the first visible GPU, or on the CPU")
     added.add_argument("--name", default=None, help="of the worker; default: made up")
     added.add_argument("--threads", type=positive, metavar="N", default=cores(), help=f"{THREADS}; default: all cores")
+    added.add_argument("--confirm", action="store_true", help="only do what `hpo confirm` has queued")
     added.add_argument("--parent", type=int, metavar="PID", help="end when this is no longer the parent process")
     added = add_for_study(
         "workers",
@@ -195,6 +202,7 @@ def parser() -> argparse.ArgumentParser:
     add_bundle_commands(add, add_for_study, _add_storage)
     added = add_for_study("logs", run_logs, "show what a trial printed, wherever it ran")
     added.add_argument("trial", metavar="TRIAL", type=int, help="number of the trial")
+    added.add_argument("--confirm", action="store_true", help="of a training of `hpo confirm`, by its number there")
     added = add_for_study("report", run_report, "write what was found, and how sure that is, as one HTML page")
     added.add_argument(
         "-o", "--output", metavar="FILE.html", type=Path, required=True, help="where to write; written over"

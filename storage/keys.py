@@ -27,6 +27,9 @@ TEST_USE_KEY = "hpo:test_use:"
 TEST_SCORE_KEY = "hpo:test_score:"
 """Followed by what the use of the test images is called: the score that it gave. Written by `hpo export-best`."""
 
+CONFIRMATION_KEY = "hpo:confirmation"
+"""The plan of a study that confirms another one. Written by `hpo confirm` with it; read by workers and commands."""
+
 MICRO_BATCH_KEY = "hpo:micro_batch: "
 """Followed by backbone, image size and device: how many images fit into memory. Written and read by workers."""
 
@@ -69,6 +72,9 @@ QUEUED_KEY = "queued_by"
 
 WAY_KEY = "proposed"
 """How the sampler `forest` has drawn the recipe: near which. Written by workers; read by the sampler, logs, notes."""
+
+CONFIRMS_KEY = "confirms"
+"""The trial whose recipe this one confirms, and the fold. Written by `hpo confirm`; read by workers and commands."""
 
 BEST_EPOCH_KEY = "best_epoch"
 """Number of the epoch with the best macro-F1, 0 where time was over before one; without it, hpo did not train it."""

@@ -110,6 +110,7 @@ class Data:
         """The same images on other sides; pixels that are decoded by now are not decoded again."""
         other = replace(self, split=split)
         other._pixels.update(self._pixels)  # noqa: SLF001 - of the same class
+        other._aspects.extend(self._aspects)  # noqa: SLF001
         other._ranges.extend(self._ranges)  # noqa: SLF001
         return other
 

@@ -5,19 +5,19 @@ from __future__ import annotations
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 
 from hpo.errors import HpoError
 from hpo.study.interruptions import successors_of
-from hpo.study.open_study import recipe_of
-from hpo.study.ranking import counts, ranked
+from hpo.study.ranking import best_of_different_recipes, counts, ranked
 from hpo.study.settings import space_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from optuna.trial import FrozenTrial
+
     from hpo.study.open_study import OpenStudy
-    from trainer.recipe import Recipe
 
 SHOWN = 5  # numbers of trials that could be taken in place of one that cannot
 
@@ -28,12 +28,9 @@ def best_trials(opened: OpenStudy, count: int = 1) -> list[FrozenTrial]:
     Raises:
         HpoError: there are not so many.
     """
-    extensions = opened.file.space.extensions
-    found: dict[Recipe, FrozenTrial] = {}
-    for trial in ranked(opened.study.get_trials(deepcopy=False), space_of(opened.study, extensions)):
-        found.setdefault(recipe_of(trial, opened.study, extensions), trial)
-        if len(found) == count:
-            return list(found.values())
+    found = best_of_different_recipes(opened, count, seeds_differ=True)
+    if len(found) == count:
+        return found
     if not found:
         raise HpoError(
             f"export: no trial is complete yet; `hpo status {opened.file.path.name}` shows how far the search is"

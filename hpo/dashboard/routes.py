@@ -27,7 +27,7 @@ from hpo.dashboard.notes import without_ours
 from hpo.dashboard.study_page import StudyPage
 from hpo.dashboard.visitors import VISITOR
 from hpo.errors import HpoError
-from hpo.study.open_study import delete_idle_study, delete_study
+from hpo.study.deletion import delete_idle_study, delete_study
 from hpo.study.settings import refuse_foreign
 from hpo.study.status import take_snapshot
 from storage.errors import StorageError

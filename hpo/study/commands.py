@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     import argparse
     from pathlib import Path
 
+    from rich.console import Console
+
+    from hpo.study.open_study import OpenStudy
     from storage.halts import Halt
 
 
@@ -83,6 +86,7 @@ def run_status(options: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.live import Live
 
+    from hpo.study.confirmed import read_confirmed
     from hpo.study.status import take_snapshot
     from hpo.study.status_table import render
     from storage.outage_retry import OutageRetry
@@ -93,9 +97,12 @@ def run_status(options: argparse.Namespace) -> int:
     with open_study_from(options, OutageRetry() if options.watch else None) as opened:
         snapshot = take_snapshot(opened)
         if options.json:
-            print(json.dumps(snapshot.as_json(), indent=2, ensure_ascii=False, allow_nan=False))
+            confirmed = read_confirmed(opened)
+            shown = {**snapshot.as_json(), "confirmation": confirmed and confirmed.as_json()}
+            print(json.dumps(shown, indent=2, ensure_ascii=False, allow_nan=False))
         elif not options.watch:
             console.print(render(snapshot))
+            _show_confirmation(opened, console)
         else:
             with Live(render(snapshot), console=console, auto_refresh=False) as live:
                 while not snapshot.finished:
@@ -103,6 +110,24 @@ def run_status(options: argparse.Namespace) -> int:
                     snapshot = take_snapshot(opened)
                     live.update(render(snapshot), refresh=True)
     return EXIT_DONE
+
+
+def _show_confirmation(opened: OpenStudy, console: Console) -> None:
+    """Show how the confirmation of a study stands, where it has begun: its workers while it runs, and its result."""
+    from hpo.study.confirmation import find_confirmation
+    from hpo.study.confirmed import read_confirmed
+    from hpo.study.confirmed_table import confirmed_lines
+    from hpo.study.status import take_snapshot
+    from hpo.study.status_table import render
+
+    confirmation, confirmed = find_confirmation(opened), read_confirmed(opened)
+    if confirmation is None or confirmed is None:
+        return
+    console.print("\nconfirmation:")
+    if not (snapshot := take_snapshot(confirmation)).finished:
+        console.print(render(snapshot))
+    for line in confirmed_lines(confirmed):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def run_pause(options: argparse.Namespace) -> int:
@@ -116,12 +141,15 @@ def run_stop(options: argparse.Namespace) -> int:
 
 
 def _halt(options: argparse.Namespace, kind: Halt) -> int:
+    from hpo.study.confirmation import with_confirmation
     from hpo.study.status import take_snapshot
     from trainer.wording import counted
 
     with open_study_from(options) as opened:
-        opened.rows.begin_halt(kind)
-        count = len(take_snapshot(opened).present)
+        count = 0
+        for study in with_confirmation(opened):
+            study.rows.begin_halt(kind)
+            count += len(take_snapshot(study).present)
     then = "wait" if kind == "pause" else "end"
     leave = counted(count, "worker leaves its trial", "workers leave their trials")
     how = (
@@ -132,16 +160,19 @@ def _halt(options: argparse.Namespace, kind: Halt) -> int:
 
 
 def _pause_host(options: argparse.Namespace) -> int:
+    from hpo.study.confirmation import with_confirmation
     from trainer.wording import counted
 
     host = options.host
     with open_study_from(options) as opened:
-        workers = opened.rows.read().workers
+        studies = with_confirmation(opened)
+        workers = [worker for study in studies for worker in study.rows.read().workers]
         hosts = sorted({worker.host for worker in workers})
         if host not in hosts:
             there = f"its workers were on {', '.join(hosts)}" if hosts else "it has had no worker yet"
             raise HpoError(f'pause: no worker of the study "{opened.file.name}" was on {host}; {there}')
-        opened.rows.pause_host(host)
+        for study in studies:
+            study.rows.pause_host(host)
         count = sum(worker.host == host and not worker.gone for worker in workers)
     leave = counted(count, "worker leaves its trial", "workers leave their trials")
     waits = f"its {leave} to others within seconds, and wait{'s' * (count == 1)}"
@@ -156,17 +187,22 @@ def _resume_host(options: argparse.Namespace, host: str) -> str:
 
 def run_resume(options: argparse.Namespace) -> int:
     """`hpo resume`: a paused or stopped study goes on, or a host that was paused by itself."""
+    from hpo.study.confirmation import with_confirmation
+
     with open_study_from(options) as opened:
+        studies = with_confirmation(opened)
         hosts = opened.rows.paused_hosts()
         if options.host is not None:
             if options.host not in hosts:
                 paused = f"paused are {', '.join(hosts)}" if hosts else "no host is"
                 raise HpoError(f"resume: {options.host} is not paused by itself; {paused}")
-            opened.rows.resume_host(options.host)
+            for study in studies:
+                study.rows.resume_host(options.host)
             then = f" when the study does, which is {HALTED[halt]}" if (halt := opened.rows.halt()) else ""
             print(f"{options.host} goes on{then}")
             return EXIT_DONE
-        halt = opened.rows.end_halt()
+        halts = [study.rows.end_halt() for study in studies]
+        halt = halts[0]
     ways = {
         "pause": "its workers go on",
         "stop": "start workers again (`hpo search`, `hpo workers`)",
@@ -208,8 +244,9 @@ def run_delete(options: argparse.Namespace) -> int:
     """`hpo delete`: a study with all that is its own."""
     import optuna
 
+    from hpo.study.deletion import delete_idle_study, refuse_if_at_work
     from hpo.study.interruptions import count_trials
-    from hpo.study.open_study import delete_idle_study, find_study, refuse_if_at_work, storage_url
+    from hpo.study.open_study import find_study, storage_url
     from hpo.units import show_bytes
     from storage.embedded.server import folders_of
     from trainer.wording import counted
@@ -240,16 +277,21 @@ def run_delete(options: argparse.Namespace) -> int:
 
 def run_prune_artifacts(options: argparse.Namespace) -> int:
     """`hpo prune-artifacts`: clears what is no longer needed."""
+    from hpo.study.confirmation import with_confirmation
     from hpo.study.retention import prune_artifacts, take_inventory
     from hpo.units import show_bytes
     from trainer.wording import counted
 
     with open_study_from(options) as opened:
-        inventory = take_inventory(opened, opened.file.keep_weights)
-        if not options.dry_run:
-            prune_artifacts(opened, inventory.surplus)
-    removed, kept = [one.file.size_bytes for one in inventory.surplus], [one.size_bytes for one in inventory.kept]
-    for one in inventory.surplus:
+        inventories = []
+        for study in with_confirmation(opened):
+            inventories.append(take_inventory(study, study.file.keep_weights))
+            if not options.dry_run:
+                prune_artifacts(study, inventories[-1].surplus)
+    surplus = [one for inventory in inventories for one in inventory.surplus]
+    removed = [one.file.size_bytes for one in surplus]
+    kept = [one.size_bytes for inventory in inventories for one in inventory.kept]
+    for one in surplus:
         print(f"{one.file.artifact_id}, {show_bytes(one.file.size_bytes)}: {one.why}")
     done = "would be removed" if options.dry_run else "removed"
     files = counted(len(removed), "file")

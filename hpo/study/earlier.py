@@ -20,7 +20,7 @@ from hpo.study.model_limits import check_of
 from hpo.study.queued import queue_new, trials_of
 from hpo.study.settings import space_of
 from hpo.study.transfer import shares_below
-from storage.keys import BEST_EPOCH_KEY, EARLIER_KEY, SAME_RECIPE_KEY, SETTINGS_KEY
+from storage.keys import BEST_EPOCH_KEY, CONFIRMATION_KEY, EARLIER_KEY, SAME_RECIPE_KEY, SETTINGS_KEY
 from storage.optuna_internals import cache_of
 from trainer.enumeration import digest_of
 from trainer.errors import RecipeError
@@ -173,7 +173,11 @@ def _from_json(kept: dict[str, Any]) -> EarlierStudy:
 def _read(study_file: StudyFile, storage: BaseStorage, known: set[str]) -> list[EarlierStudy]:
     """The earlier studies with results that are not known yet."""
     every = study_file.learn_from == EVERY
-    made = {study.study_name for study in storage.get_all_studies() if SETTINGS_KEY in study.user_attrs}
+    made = {
+        study.study_name
+        for study in storage.get_all_studies()
+        if SETTINGS_KEY in study.user_attrs and CONFIRMATION_KEY not in study.user_attrs
+    }
     if every:
         names = sorted(made - known, key=storage.get_study_id_from_name, reverse=True)[:MOST_STUDIES]
     else:

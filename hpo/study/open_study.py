@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
 import uuid
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -25,8 +24,8 @@ from storage.artifacts.store_url import open_store
 from storage.database import connect, initialize, one_at_a_time, refuse_letters
 from storage.embedded.server import embedded_postgres, has_postgres
 from storage.errors import StorageError
-from storage.heartbeat import GRACE_SECONDS
 from storage.keys import (
+    CONFIRMATION_KEY,
     DEFAULT_KEY,
     ID_KEY,
     MICRO_BATCH_KEY,
@@ -38,7 +37,6 @@ from storage.keys import (
 )
 from storage.study_rows import StudyRows
 from trainer.space import recipe_near_default, suggest
-from trainer.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -54,6 +52,8 @@ if TYPE_CHECKING:
     from trainer.extensions import Extensions
     from trainer.model.backbones import Classifier
     from trainer.recipe import Recipe
+
+CONFIRM_SUFFIX = "/confirm"  # of the name of the study that confirms another one
 
 
 @dataclass(frozen=True)
@@ -252,38 +252,18 @@ def probe_artifacts(study_file: StudyFile) -> None:
         probe(open_store(study_file.artifacts))
 
 
-def refuse_if_at_work(opened: OpenStudy) -> None:
-    """Raise HpoError while a worker of the study beats."""
-    there = [row for row in opened.rows.read().workers if not row.gone]
-    if any(row.beat_seconds_ago < GRACE_SECONDS for row in there):
-        many = counted(len(there), "worker is", "workers are")
-        raise HpoError(f"study: {many} at work on it; stop them first (Ctrl-C in `hpo search`)")
-
-
-def delete_study(opened: OpenStudy, *, with_files: bool = True) -> None:
-    """Delete a study with its trials, our own rows and, if so wished, its files, for good, whoever has made it.
-
-    Raises:
-        HpoError: the role may not delete it, and nothing was.
-    """
-    if not opened.rows.may_delete():  # asked before the files are gone
-        raise HpoError("study: the role may not delete it; use the role that owns the tables")
-    if with_files:
-        opened.rows.remove_files(opened.artifacts, opened.owner)
-    opened.storage.delete_study(opened.study_id)
-
-
-def delete_idle_study(opened: OpenStudy) -> None:
-    """Delete the study of a study file, as `delete_study` does, and its TensorBoard logs.
-
-    Raises:
-        HpoError: a worker is at work on it, or the role may not delete it; nothing was deleted.
-    """
-    refuse_if_at_work(opened)
-    delete_study(opened)
-    folder = opened.file.tensorboard_folder
-    if not folder.parent.is_symlink():  # one that came from elsewhere may lead to anywhere
-        shutil.rmtree(folder, ignore_errors=True)
+def study_that_confirms(opened: OpenStudy, outage_retry: OutageRetry | None = None) -> OpenStudy | None:
+    """The study that confirms this one, with the study file of this one, made to its end or not; None without one."""
+    storage = opened.storage if outage_retry is None else connect(opened.url, outage_retry)
+    name = opened.file.name + CONFIRM_SUFFIX
+    try:
+        study = optuna.load_study(study_name=name, storage=storage)
+    except KeyError:
+        return None
+    if CONFIRMATION_KEY not in study.user_attrs:
+        return None
+    study_id, owner = storage.get_study_id_from_name(name), study.user_attrs.get(ID_KEY, "")
+    return replace(opened, study=study, storage=storage, study_id=study_id, owner=owner, outage_retry=outage_retry)
 
 
 def recipe_of(trial: FrozenTrial, study: optuna.Study, extensions: Extensions) -> Recipe:

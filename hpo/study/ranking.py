@@ -7,6 +7,7 @@ trial from outside does not: one that was told or added by somebody else, such a
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from optuna.trial import FixedTrial, TrialState
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
     from hpo.study.open_study import OpenStudy
+    from trainer.recipe import Recipe
     from trainer.space import Space
 
 
@@ -78,6 +80,24 @@ def best_trial(opened: OpenStudy) -> FrozenTrial | None:
         RecipeError: it names functions of one's own that the study file's extensions do not hold.
     """
     return next(ranked(opened.study.get_trials(deepcopy=False), _space(opened)), None)
+
+
+def best_of_different_recipes(opened: OpenStudy, count: int, *, seeds_differ: bool) -> list[FrozenTrial]:
+    """The best trials of a study, the best first, each with another recipe; all where there are fewer.
+
+    Args:
+        opened: the study.
+        count: of the trials.
+        seeds_differ: whether recipes that only differ by their seed count as different ones.
+    """
+    space = _space(opened)
+    found: dict[Recipe, FrozenTrial] = {}
+    for trial in ranked(opened.study.get_trials(deepcopy=False), space):
+        recipe = suggest(FixedTrial(trial.params), space)
+        found.setdefault(recipe if seeds_differ else replace(recipe, seed=0), trial)
+        if len(found) == count:
+            break
+    return list(found.values())
 
 
 def default_trial(opened: OpenStudy) -> FrozenTrial | None:

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 import optuna
 
 from hpo.study.interruptions import count_trials
+from hpo.study.open_study import CONFIRM_SUFFIX
 from hpo.study.ranking import find_best
 from hpo.study.settings import space_of
 from storage.database import connect
-from storage.keys import SETTINGS_KEY
+from storage.keys import CONFIRMATION_KEY, SETTINGS_KEY
 from trainer.errors import RecipeError
 from trainer.wording import counted
 
@@ -57,9 +58,13 @@ def list_studies(url: str, extensions: Extensions) -> list[ListedStudy]:
         StorageError: the database cannot be used or is not initialised.
     """
     storage, listed = connect(url), list[ListedStudy]()
-    for name in sorted(optuna.get_all_study_names(storage)):
+    names = set(optuna.get_all_study_names(storage))
+    for name in sorted(names):
         with suppress(KeyError):  # it has been deleted since
-            listed.append(_listed(optuna.load_study(study_name=name, storage=storage), extensions))
+            study = optuna.load_study(study_name=name, storage=storage)
+            confirms = CONFIRMATION_KEY in study.user_attrs and name.removesuffix(CONFIRM_SUFFIX) in names
+            if not confirms:  # which belongs to the study that it confirms
+                listed.append(_listed(study, extensions))
     return listed
 
 

@@ -1,4 +1,4 @@
-"""The commands `hpo search` and `hpo workers`. Imports are in the functions, so that `hpo --help` is fast."""
+"""The commands `hpo search`, `confirm` and `workers`. Imports are in the functions, so that `hpo --help` is fast."""
 
 from __future__ import annotations
 
@@ -35,12 +35,39 @@ def run_search(options: argparse.Namespace) -> int:
             return search(study_file, url, data, progress, plan)
 
 
+def run_confirm(options: argparse.Namespace) -> int:
+    """`hpo confirm`: the best recipes again, on fresh folds."""
+    from rich.console import Console
+
+    from hpo.study.confirmation import REPEATS, TOP, begin_confirmation
+    from hpo.study.images import load_images
+    from hpo.study.open_study import load_study, probe_artifacts, storage_url
+    from hpo.study.settings import check_settings
+    from hpo.supervision.confirmation import confirm
+    from hpo.supervision.progress import Progress
+
+    study_file = study_file_from(options)
+    plan, progress = _plan(options, study_file).confirming(), Progress(Console(force_jupyter=False))
+    probe_artifacts(study_file)
+    with storage_url(study_file, options.url, create=False) as url:
+        opened = load_study(study_file, url)
+        check_settings(opened.study, study_file, None)  # what needs no image, before these are listed
+        study_file.make_folder()
+        data = load_images(study_file, opened.study)
+        check_settings(opened.study, study_file, data)
+        confirmation = begin_confirmation(opened, data, top=options.top or TOP, repeats=options.repeats or REPEATS)
+        return confirm(opened, confirmation, progress, plan)
+
+
 def run_workers(options: argparse.Namespace) -> int:
     """`hpo workers`: the workers of this machine, without checks of the images and without the winner."""
     from rich.console import Console
 
+    from hpo.study.confirmation import find_confirmation
     from hpo.study.open_study import load_study, probe_artifacts, storage_url
     from hpo.study.settings import check_settings
+    from hpo.study.status import take_snapshot
+    from hpo.supervision.confirmation import announcement
     from hpo.supervision.progress import Progress
     from hpo.supervision.search import pauses_here
     from hpo.supervision.supervisor import supervise
@@ -57,6 +84,10 @@ def run_workers(options: argparse.Namespace) -> int:
         for line in pauses_here(opened, halt):
             progress.say(line)
         done = supervise(opened, progress, plan, tell_starts=True)
+        confirmation = find_confirmation(opened) if done.snapshot and not done.snapshot.halt else None
+        if confirmation and not take_snapshot(confirmation).finished:
+            progress.say(announcement(opened, confirmation))
+            done = supervise(confirmation, progress, plan.confirming(), tell_starts=True)
     if done.snapshot:
         if done.snapshot.halt == "stop":
             progress.say(
@@ -71,7 +102,7 @@ def run_workers(options: argparse.Namespace) -> int:
 
 
 def _plan(options: argparse.Namespace, study_file: StudyFile) -> WorkerPlan:
-    """The workers that `hpo search` or `hpo workers` is to run."""
+    """The workers that a command is to run."""
     from hpo.hardware import cores, visible_gpus
     from hpo.study.notify_url import notify_problem
     from hpo.study.open_study import storage_url

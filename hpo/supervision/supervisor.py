@@ -6,7 +6,7 @@ import signal
 import socket
 import time
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING
 
@@ -49,6 +49,10 @@ class WorkerPlan:
     gpus: Sequence[str]
     reopen: Callable[[], AbstractContextManager[object]]
     notify: str | None = field(default=None, repr=False)
+
+    def confirming(self) -> WorkerPlan:
+        """The same workers on the study that confirms theirs."""
+        return replace(self, command=[*self.command, "--confirm"])
 
 
 @dataclass(frozen=True)

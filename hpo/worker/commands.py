@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import uuid
 from typing import TYPE_CHECKING
 
@@ -12,14 +13,17 @@ from storage.keys import ORIGIN_KEY, QUEUED_KEY, SAME_RECIPE_KEY, WAY_KEY
 if TYPE_CHECKING:
     import argparse
 
+    from hpo.study.open_study import OpenStudy
+
 
 def run_worker(options: argparse.Namespace) -> int:
     """`hpo worker`: one worker in this process; signals hand its trial back."""
     study_file = study_file_from(options)
     import torch
 
+    from hpo.study.confirmation import find_confirmation
     from hpo.study.images import load_images
-    from hpo.study.open_study import load_study, storage_url
+    from hpo.study.open_study import CONFIRM_SUFFIX, load_study, storage_url
     from hpo.study.settings import check_settings
     from hpo.worker.shutdown import Shutdown, asked_by_signals
     from hpo.worker.stopwatch import Stopwatch
@@ -31,31 +35,50 @@ def run_worker(options: argparse.Namespace) -> int:
     shutdown = Shutdown(parent=options.parent)
     torch.set_num_threads(options.threads)
     with storage_url(study_file, options.url, create=False) as url:
-        opened = load_study(study_file, url, OutageRetry(shutdown.given_up))
+        retry = OutageRetry(shutdown.given_up)
+        opened = load_study(study_file, url, retry)
         check_settings(opened.study, study_file, None)  # what needs no image, before these are listed
         study_file.make_folder()
         data = load_images(study_file, opened.study)
         check_settings(opened.study, study_file, data)
-        worker = Worker(
-            opened,
-            data,
-            name=options.name or str(uuid.uuid4()),
-            loaders=loaders_for(choose_device(), options.threads),
-            stopwatch=Stopwatch(options.started),
-            shutdown=shutdown,
-        )
-        with asked_by_signals(shutdown) as received:  # until here they end the process at once
-            worker.run()
+        name, received = options.name or str(uuid.uuid4()), list[int]()
+
+        def work_on(study: OpenStudy, name: str, started: float) -> None:
+            worker = Worker(
+                study,
+                data,
+                name=name,
+                loaders=loaders_for(choose_device(), options.threads),
+                stopwatch=Stopwatch(started),
+                shutdown=shutdown,
+            )
+            with asked_by_signals(shutdown) as signals:  # until here they end the process at once
+                worker.run()
+            received.extend(signals)
+
+        if options.confirm:
+            if (confirmation := find_confirmation(opened, retry)) is None:
+                raise HpoError(f"worker: there is nothing to confirm; `hpo confirm {study_file.path.name}` begins it")
+            work_on(confirmation, name, options.started)
+        else:
+            work_on(opened, name, options.started)
+            # One that another process has started does what it was started for.
+            if not received and options.parent is None and (confirmation := find_confirmation(opened, retry)):
+                work_on(confirmation, f"{name}{CONFIRM_SUFFIX}", time.perf_counter())
     return exit_code(received[0]) if received else EXIT_DONE
 
 
 def run_logs(options: argparse.Namespace) -> int:
     """`hpo logs`: what a trial printed, which run did which epochs, and how it ended."""
+    from hpo.study.confirmation import find_confirmation
     from hpo.study.interruptions import beginning_of, failed_trials, pauses
     from hpo.worker.runs import shares
     from storage.heartbeat import INTERRUPTED
 
-    with open_study_from(options) as opened:
+    with open_study_from(options) as searched:
+        opened = find_confirmation(searched) if options.confirm else searched
+        if opened is None:
+            raise HpoError(f"logs: nothing is confirmed yet; `hpo confirm {searched.file.path.name}` begins it")
         lines = opened.rows.log(options.trial)
         trials = opened.study.get_trials(deepcopy=False)
         places = opened.rows.read().places

@@ -20,6 +20,7 @@ from storage.budget import StopRules
 from storage.keys import (
     ARTIFACT_KEY,
     BEST_EPOCH_KEY,
+    CONFIRMS_KEY,
     DEFAULT_KEY,
     DEVICE_KEY,
     FIRST_RUN_KEY,
@@ -51,6 +52,9 @@ PLACE_STATE_AT_END: dict[TrialState, EndState] = {
     TrialState.PRUNED: "pruned",
     TrialState.FAIL: "failed",
 }
+
+# User attributes that a trial shares with those that continue it.
+MARKS = (CONFIRMS_KEY, DEFAULT_KEY, QUEUED_KEY, WAY_KEY)
 
 logger = logging.getLogger(__name__)
 
@@ -283,7 +287,7 @@ class Runs:
 
     def _repetition(self, earlier: FrozenTrial) -> FrozenTrial:
         """A trial with the parameters of an earlier one, and what the pruner has noted of it."""
-        marks = {key: value for key, value in earlier.user_attrs.items() if key in (DEFAULT_KEY, QUEUED_KEY, WAY_KEY)}
+        marks = {key: value for key, value in earlier.user_attrs.items() if key in MARKS}
         first = earlier.user_attrs.get(FIRST_RUN_KEY, earlier.number)
         return _waiting_trial(
             params=earlier.params,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, cast
 import optuna
 from optuna.exceptions import UpdateFinishedTrialError
 
+from hpo.study.confirmed import hopeless_after
 from hpo.study.open_study import keep_micro_batches, read_micro_batches
 from hpo.study.pruners import may_pause
 from hpo.worker.checkpoints import Checkpoints, wait_for_store
@@ -19,12 +20,13 @@ from hpo.worker.time_limit import TimeLimit
 from hpo.worker.trial_log import TrialLog
 from storage.artifacts.artifacts import keep_file
 from storage.errors import StorageError
-from storage.keys import BEST_EPOCH_KEY, RESUMED_KEY, THREADS_KEY, WEIGHTS_NAME
+from storage.keys import BEST_EPOCH_KEY, CONFIRMS_KEY, RESUMED_KEY, THREADS_KEY, WEIGHTS_NAME
 from storage.outage_retry import is_outage
 from storage.places import LostPlaceError
 from trainer.device import torch_threads
 from trainer.errors import CheckpointError
 from trainer.objective import objective
+from trainer.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -60,6 +62,8 @@ class Training:
             LostPlaceError, UpdateFinishedTrialError: the run no longer counts.
         """
         opened, stopwatch = self._context.opened, self._context.stopwatch
+        if CONFIRMS_KEY in self._run.trial.user_attrs and (not_needed := self._end_of_hopeless()):
+            return not_needed
         time = TrainingTime(stopwatch)
         limit = TimeLimit(opened.file.trial_minutes, self._run.earlier)
         observer = RunObserver(self._context, self._run, self.checkpoints, self._log, time, limit)
@@ -133,6 +137,18 @@ class Training:
             case Pruned():
                 self._keep_pictures(end.pictures)
         return end
+
+    def _end_of_hopeless(self) -> Pruned | None:
+        """How a training ends before it begins that confirms a recipe which is surely worse than another by now."""
+        opened, trial = self._context.opened, self._run.trial
+        with self._context.stopwatch.time("storage"):
+            after = hopeless_after(opened, trial)
+            if after is None:
+                return None
+            reason = f"not needed: after {counted(after, 'fold')} its recipe is surely worse than the best one"
+            trial.set_user_attr(BEST_EPOCH_KEY, 0)  # hpo has ended it, and nobody from outside
+            self._context.lease.log(trial.number, [reason])
+            return Pruned({}, reason)
 
     def _is_paused_at(self, checkpoint: Checkpoint) -> bool:
         """Whether the trial is paused where it was left: its worker may have died before it could tell."""

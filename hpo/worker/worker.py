@@ -7,6 +7,7 @@ import os
 import re
 import socket
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -16,6 +17,7 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FixedTrial
 
 from hpo.errors import HpoError
+from hpo.study.confirmation import data_of_fold, mark_of
 from hpo.study.environment import software
 from hpo.study.model_limits import check_of
 from hpo.study.pruners import RungPruner
@@ -108,7 +110,7 @@ class Worker:
                 if run:
                     stopwatch.training_begins()
                     with TemporaryDirectory(prefix="hpo-") as folder, self._dropped_if_lost(run):
-                        training = Training(self._context, run, Path(folder))
+                        training = Training(self._context_of(run), run, Path(folder))
                         with self._context.heartbeat.watching(run):
                             end = training.train()
                         stopwatch.training_ended()
@@ -154,6 +156,14 @@ class Worker:
             yield
         except (LostPlaceError, UpdateFinishedTrialError):
             logger.warning("trial %d %s; this worker drops it", run.trial.number, self._runs.drop(run))
+
+    def _context_of(self, run: Run) -> WorkerContext:
+        """What the run is given: in a study that confirms another one, the images as its fold divides them."""
+        context = self._context
+        if mark := mark_of(run.trial):
+            seed = context.opened.file.seed
+            return replace(context, data=data_of_fold(context.data, fold=mark[1], seed=seed))
+        return context
 
     def _tell(self, run: Run, end: RunEnd, checkpoints: Checkpoints) -> None:
         """Tell how a run ended, whose files are kept.

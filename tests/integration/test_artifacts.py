@@ -26,7 +26,8 @@ from sqlalchemy import text
 from hpo.check.run import run_checks
 from hpo.cli import parser, run
 from hpo.study import retention
-from hpo.study.open_study import create_study, delete_study, load_study, model_of
+from hpo.study.deletion import delete_study
+from hpo.study.open_study import create_study, load_study, model_of
 from hpo.study.retention import drop_surplus_weights, prune_artifacts, take_inventory
 from hpo.study.status import take_snapshot
 from hpo.study.study_file import read_study_file

@@ -22,7 +22,8 @@ from hpo.dashboard.login_gate import LoginGate
 from hpo.dashboard.notes import MARK
 from hpo.dashboard.routes import AT_WORK, REFUSED, Dashboard
 from hpo.errors import HpoError
-from hpo.study.open_study import delete_study, load_study
+from hpo.study.deletion import delete_study
+from hpo.study.open_study import load_study
 from storage.artifacts.artifacts import drop_file, kept_files
 from storage.database import parse_url
 from storage.heartbeat import WorkerPresence

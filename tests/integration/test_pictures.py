@@ -10,7 +10,7 @@ from optuna.artifacts import get_all_artifact_meta
 from optuna.trial import TrialState
 from PIL import Image
 
-from hpo.study.open_study import delete_study
+from hpo.study.deletion import delete_study
 from hpo.study.retention import take_inventory
 from hpo.worker import observer
 from hpo.worker.pictures import draw_pictures

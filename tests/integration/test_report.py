@@ -19,7 +19,8 @@ from optuna.trial import FixedTrial, TrialState, create_trial
 
 from hpo.errors import HpoError
 from hpo.report.page import make_report
-from hpo.study.open_study import count_test_use, delete_study, keep_test_score, recipe_of
+from hpo.study.deletion import delete_study
+from hpo.study.open_study import count_test_use, keep_test_score, recipe_of
 from hpo.study.study_file import read_study_file
 from hpo.study.takeover import take_over
 from storage.artifacts.artifacts import keep_file

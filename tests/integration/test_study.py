@@ -16,7 +16,8 @@ import hpo.supervision.search
 from hpo.bundle.chosen_trials import best_trials
 from hpo.cli import parse, run
 from hpo.errors import EXIT_DONE, EXIT_FAILED, HpoError
-from hpo.study.open_study import create_study, delete_study, find_study, load_study
+from hpo.study.deletion import delete_study
+from hpo.study.open_study import create_study, find_study, load_study
 from hpo.study.ranking import best_trial, default_trial, ranked
 from hpo.study.status import take_snapshot
 from hpo.study.study_file import read_study_file

@@ -18,7 +18,7 @@ from trainer.errors import DataError
 from trainer.images.cache import PixelCache
 from trainer.images.index import Grouping, Index, read_index
 from trainer.images.pixels import Reading
-from trainer.images.split import split
+from trainer.images.split import divide_into_folds, split
 
 pytestmark = pytest.mark.unit
 
@@ -547,6 +547,33 @@ def test_too_few_groups_are_named():
     index = _index([0] * 40 + [1] * 3, [0] * 20 + [1] * 20 + [2, 3, 4])
     message = _refusal(split, index, valid=0.2, test=0.15, seed=0)
     assert "each class needs 3 groups, one for each part: 'class 0' has 2 with 40 images; " in message
+
+
+def test_folds_hold_each_image_once_by_class_and_groups_whole():
+    """Each fold has its share of every class, groups and copies whole, and another seed gives other folds."""
+    labels, groups = [0] * 40 + [1] * 20 + [2] * 20, [number // 2 for number in range(80)]
+    index, images = _index(labels, groups), np.arange(4, 80)
+    copies = np.arange(80)
+    copies[79] = copies[4]  # of another group and class
+    folds = divide_into_folds(index, images, 4, seed="a", copies=copies)
+    assert folds.min() == 0
+    for label, wanted in ((0, 9), (1, 5), (2, 5)):
+        held = np.bincount(folds[index.labels[images] == label], minlength=4)
+        assert abs(held - wanted).max() <= 2
+    assert all(len(set(folds[index.groups[images] == group])) == 1 for group in set(groups[4:]))
+    assert folds[0] == folds[-1]
+    assert (folds == divide_into_folds(index, images, 4, seed="a", copies=copies)).all()
+    assert (folds != divide_into_folds(index, images, 4, seed="b", copies=copies)).any()
+
+
+def test_each_class_trains_in_every_fold():
+    """A class of two groups is judged in two folds of four, and the only group of a class always trains."""
+    labels, groups = [0] * 20 + [1] * 4 + [2] * 3, [*range(20), 20, 20, 21, 21, 22, 22, 22]
+    folds = divide_into_folds(_index(labels, groups), np.arange(27), 4, seed="a")
+    assert len(set(folds[20:24])) == 2
+    assert set(folds[24:]) == {-1}
+    torn = divide_into_folds(_index([0, 1] * 4, [0, 0, 1, 1, 2, 2, 3, 3]), np.arange(8), 2, seed="a")
+    assert set(torn) == {0, 1}
 
 
 def test_a_large_data_set_is_split_at_once():

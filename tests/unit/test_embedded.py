@@ -9,7 +9,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from hpo.study import open_study
+from hpo.study import deletion
+from hpo.study.study_file import StudyFile
 from storage import private_folder
 from storage.embedded import programs, server, sockets
 from storage.errors import StorageError
@@ -192,16 +193,16 @@ def test_a_file_of_the_server_that_is_nested_too_deeply_is_damaged(tmp_path):
 
 def test_deleting_a_study_removes_nothing_behind_a_link(tmp_path, monkeypatch):
     """A folder of logs that is a link is left alone where its study is deleted; one that is none goes."""
-    for name in ("refuse_if_at_work", "delete_study"):
-        monkeypatch.setattr(open_study, name, lambda _: None)
+    for name in ("refuse_if_at_work", "delete_study", "study_that_confirms"):
+        monkeypatch.setattr(deletion, name, lambda _: None)
     logs = tmp_path / ".hpo" / "tensorboard"
-    opened = SimpleNamespace(file=SimpleNamespace(tensorboard_folder=logs / "photographs"))
+    opened = SimpleNamespace(file=StudyFile(tmp_path / "study.toml", "photographs", data=None, limits=None, space=None))
     (tmp_path / "precious" / "photographs").mkdir(parents=True)
     (tmp_path / ".hpo").mkdir()
     logs.symlink_to(tmp_path / "precious")
-    open_study.delete_idle_study(opened)
+    deletion.delete_idle_study(opened)
     assert (tmp_path / "precious" / "photographs").is_dir()
     logs.unlink()
     (logs / "photographs").mkdir(parents=True)
-    open_study.delete_idle_study(opened)
+    deletion.delete_idle_study(opened)
     assert not (logs / "photographs").exists()

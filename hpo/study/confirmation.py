@@ -1,0 +1,248 @@
+"""The study that confirms another one: its best recipes and the default one, trained again on the same fresh folds."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import optuna
+
+from hpo.errors import HpoError
+from hpo.study.images import keep_ranges
+from hpo.study.open_study import CONFIRM_SUFFIX, give_id, recipe_of, study_that_confirms
+from hpo.study.ranking import best_of_different_recipes
+from hpo.study.settings import check_settings, settings, space_of
+from hpo.study.study_file import NAME_LENGTH
+from storage.budget import Limits, StopRules
+from storage.database import one_at_a_time
+from storage.keys import CONFIRMATION_KEY, CONFIRMS_KEY, DEFAULT_KEY, SETTINGS_KEY
+from trainer.images.split import Split, divide_into_folds
+from trainer.space import Space, parameters_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from optuna.trial import FrozenTrial
+
+    from hpo.study.open_study import OpenStudy
+    from hpo.study.study_file import StudyFile
+    from storage.outage_retry import OutageRetry
+    from trainer.data import Data
+    from trainer.recipe import Recipe
+
+TOP, REPEATS = 3, 4  # recipes beside the default one, and folds: see docs/benchmarks.md
+FOLDS = range(2, 11)  # a cross-validation may have
+SEEDS = {"low": 0, "high": 2**31 - 1}  # each fold trains with a seed of its own
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is trained to confirm a study.
+
+    Attributes:
+        trials: numbers of the trials whose recipes are trained again.
+        default: that of the default recipe among them; None where the search has none.
+        repeats: on how many folds each of them is trained.
+        folds: of one cross-validation; more repeats than that begin another one.
+        parameters: weights and biases of each recipe's model, in the order of the trials.
+        hours, gpu_hours: that the trainings may take; None for any time.
+    """
+
+    trials: tuple[int, ...]
+    default: int | None
+    repeats: int
+    folds: int
+    parameters: tuple[int, ...]
+    hours: float | None = None
+    gpu_hours: float | None = None
+
+    @property
+    def runs(self) -> list[tuple[int, int]]:
+        """Trial and fold of each training, all recipes on one fold before any on the next."""
+        return [(trial, fold) for fold in range(self.repeats) for trial in self.trials]
+
+    @property
+    def test_share(self) -> float:
+        """Images to validate over images to train, in each fold."""
+        return 1 / (self.folds - 1)
+
+
+def plan_of(study: optuna.Study) -> Plan:
+    """The plan of a study that confirms another one."""
+    kept: dict[str, Any] = study.user_attrs[CONFIRMATION_KEY]
+    lists: dict[str, Any] = {key: tuple(value) for key, value in kept.items() if isinstance(value, list)}
+    return Plan(**{**kept, **lists})
+
+
+def find_confirmation(opened: OpenStudy, outage_retry: OutageRetry | None = None) -> OpenStudy | None:
+    """The study that confirms this one; None where `hpo confirm` has not begun it.
+
+    Its study file is that of the search, with the budget and the space that the plan needs.
+    """
+    found = study_that_confirms(opened, outage_retry)
+    if found is None or SETTINGS_KEY not in found.study.user_attrs:
+        return None
+    return replace(found, file=_file_for(opened, plan_of(found.study)))
+
+
+def with_confirmation(opened: OpenStudy) -> list[OpenStudy]:
+    """A study, and the one that confirms it where there is one: what holds for the first holds for both."""
+    confirmation = find_confirmation(opened)
+    return [opened] if confirmation is None else [opened, confirmation]
+
+
+def begin_confirmation(
+    opened: OpenStudy, data: Data, *, top: int = TOP, repeats: int = REPEATS, limits: Limits | None = None
+) -> OpenStudy:
+    """Queue the trainings that confirm a study, as far as they are not queued yet; safe to repeat, safe in parallel.
+
+    What an earlier call has queued stays: another one can add recipes and folds.
+
+    Args:
+        opened: the study, which may still be searching.
+        data: its images.
+        top: how many of its best trials, each with another recipe.
+        repeats: on how many folds, at least 2.
+        limits: of the time that the trainings may take; any where not given.
+
+    Returns:
+        the study that confirms it.
+
+    Raises:
+        HpoError: no trial is complete yet, or another study has the name that this one needs.
+    """
+    name = opened.file.name + CONFIRM_SUFFIX
+    if len(name) > NAME_LENGTH:
+        raise HpoError(
+            f"confirm: the name of the study is too long to add {CONFIRM_SUFFIX}; the storage takes {NAME_LENGTH}"
+        )
+    with one_at_a_time(opened.url):
+        earlier = find_confirmation(opened)
+        plan = _plan(opened, data, top, repeats, plan_of(earlier.study) if earlier else None)
+        if limits:
+            plan = replace(plan, hours=limits.hours, gpu_hours=limits.gpu_hours)
+        study = optuna.create_study(study_name=name, storage=opened.storage, direction="maximize", load_if_exists=True)
+        if CONFIRMATION_KEY not in study.user_attrs and (SETTINGS_KEY in study.user_attrs or study.get_trials()):
+            raise HpoError(f'confirm: another study is called "{name}"; give one of the two another [study] name')
+        study_file = _file_for(opened, plan)
+        study.set_user_attr(CONFIRMATION_KEY, asdict(plan))
+        if earlier is None:
+            give_id(study)
+            keep_ranges(study, data)
+        queued = {mark_of(trial) for trial in study.get_trials(deepcopy=False)}
+        for trial, fold in plan.runs:
+            if (trial, fold) not in queued:
+                recipe = replace(_recipe_of(opened, trial), seed=_seed_of(fold, study_file.seed))
+                mark = {"trial": trial, "fold": fold}
+                study.enqueue_trial(parameters_of(recipe, study_file.space), user_attrs={CONFIRMS_KEY: mark})
+        if earlier is None:
+            study.set_user_attr(SETTINGS_KEY, settings(study_file, data))
+    confirmation = find_confirmation(opened)
+    assert confirmation, "it was made above"
+    check_settings(confirmation.study, confirmation.file, data)
+    return confirmation
+
+
+def mark_of(trial: FrozenTrial | optuna.Trial) -> tuple[int, int] | None:
+    """The trial that a training confirms, and its fold; None where it confirms none."""
+    mark: Mapping[str, int] | None = trial.user_attrs.get(CONFIRMS_KEY)
+    return None if mark is None else (mark["trial"], mark["fold"])
+
+
+def data_of_fold(data: Data, fold: int, seed: int) -> Data:
+    """The images of a study, those to train and to validate divided anew; those that are held out are in neither.
+
+    Args:
+        data: as the search has them.
+        fold: 0 for the first; those of one cross-validation have no image to validate in common.
+        seed: of the search.
+    """
+    pool = np.sort(np.concatenate([data.split.train, data.split.valid]))
+    count = _fold_count(data)
+    turn, number = divmod(fold, count)
+    found = divide_into_folds(data.index, pool, count, seed=f"confirm {seed} {turn}", copies=data.index.copies)
+    held = found == number
+    return data.with_split(Split(pool[~held], pool[held], data.split.test, f"{data.split.digest}, fold {fold}"))
+
+
+def _plan(opened: OpenStudy, data: Data, top: int, repeats: int, earlier: Plan | None) -> Plan:
+    best = best_of_different_recipes(opened, top, seeds_differ=False)
+    if not best:
+        raise HpoError(
+            f"confirm: no trial is complete yet; `hpo status {opened.file.path.name}` shows how far the search is"
+        )
+    default = _default_trial(opened)
+    there = [*(earlier.trials if earlier else ()), *(trial.number for trial in best)]
+    recipes = {_without_seed(_recipe_of(opened, number)): number for number in reversed(there)}
+    if default is not None:
+        recipe = _without_seed(_recipe_of(opened, default))
+        default = recipes.setdefault(recipe, default)
+        there.append(default)
+    trials = tuple(number for number in dict.fromkeys(there) if number in recipes.values())
+    return Plan(
+        trials,
+        default,
+        max(repeats, earlier.repeats if earlier else 0),
+        _fold_count(data),
+        tuple(_parameters_of(_recipe_of(opened, number), opened, data) for number in trials),
+    )
+
+
+def _default_trial(opened: OpenStudy) -> int | None:
+    """The number of the first trial of the default recipe, however it ended; None where it has not begun."""
+    extensions = opened.file.space.extensions
+    for trial in opened.study.get_trials(deepcopy=False):
+        if DEFAULT_KEY in trial.user_attrs:
+            try:
+                recipe_of(trial, opened.study, extensions)
+            except ValueError:
+                continue  # it has no parameters yet
+            return trial.number
+    return None
+
+
+def _recipe_of(opened: OpenStudy, number: int) -> Recipe:
+    trial = opened.study.get_trials(deepcopy=False)[number]
+    return recipe_of(trial, opened.study, opened.file.space.extensions)
+
+
+def _without_seed(recipe: Recipe) -> Recipe:
+    return replace(recipe, seed=0)
+
+
+def _parameters_of(recipe: Recipe, opened: OpenStudy, data: Data) -> int:
+    from trainer.model.backbones import build_model
+
+    model = build_model(recipe, len(data.index.classes), opened.file.space.extensions, pretrained=False)
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def _seed_of(fold: int, seed: int) -> int:
+    """The seed of the trainings on a fold: another one than that of the search, whatever that is."""
+    drawn = hashlib.sha256(f"confirm {seed} {fold}".encode()).digest()
+    return int.from_bytes(drawn[:4], "big") >> 1
+
+
+def _fold_count(data: Data) -> int:
+    """How many folds let a training have about as many images as in the search."""
+    train, valid = len(data.split.train), len(data.split.valid)
+    return min(max(round((train + valid) / valid), FOLDS[0]), FOLDS[-1])
+
+
+def _file_for(opened: OpenStudy, plan: Plan) -> StudyFile:
+    """The study file of the search, with the space and the budget that the plan needs."""
+    search = opened.file
+    space = space_of(opened.study, search.space.extensions)
+    return replace(
+        search,
+        name=search.name + CONFIRM_SUFFIX,
+        space=Space({**space.as_dict(), "seed": SEEDS}, search.space.extensions),
+        sampler="random",
+        pruner="none",
+        limits=Limits(len(plan.runs), plan.hours, plan.gpu_hours),
+        stop_rules=StopRules(),
+        tries=(),
+        learn_from=(),
+    )

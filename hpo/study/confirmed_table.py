@@ -1,0 +1,84 @@
+"""What a confirmation says, as lines for a terminal."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hpo.units import duration
+from trainer.wording import counted
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from hpo.study.confirmed import Confirmed, ConfirmedRecipe
+
+HEADINGS = ("trial", "search", "confirmed", "optimism", "epochs", "parameters", "a training", "")
+
+
+def confirmed_lines(confirmed: Confirmed) -> list[str]:
+    """A row for each recipe, the best one first, and who has won, or what is missing."""
+    rows = [HEADINGS, *(_cells(recipe, confirmed) for recipe in confirmed.recipes)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return [*lines, verdict(confirmed)]
+
+
+def verdict(confirmed: Confirmed) -> str:
+    """Who has won, how sure that is, and how much of the search's score was luck; or what is missing for that."""
+    won = confirmed.won
+    if won is None or won.mean is None:
+        if confirmed.trainings < confirmed.planned:
+            return f"{confirmed.trainings} of {counted(confirmed.planned, 'training')} are done: no winner is named yet"
+        return "no winner can be named: no recipe has done all of its folds"
+    line = f"confirmed winner: trial {won.trial}{', the default recipe' * won.is_default}, macro-F1 {shown_mean(won)}"
+    if won.optimism is not None:
+        line += f"; in the search it had {won.search_score:.4f}, {abs(won.optimism):.4f} "
+        line += "more" if won.optimism >= 0 else "less"
+    others = [trial for trial in confirmed.tied if trial != won.trial]
+    if others:
+        line += f"; not to be told apart from it: {_trials(others)}"
+        if won.trial != confirmed.recipes[0].trial:
+            line += f", of which {confirmed.recipes[0].trial} has the highest score and the larger model"
+    return line
+
+
+def shown_mean(recipe: ConfirmedRecipe) -> str:
+    """The confirmed score with half its interval of 95 %."""
+    if recipe.mean is None:
+        return "-"
+    return f"{recipe.mean:.4f}" + ("" if recipe.margin is None else f" ± {recipe.margin:.4f}")
+
+
+def remark(recipe: ConfirmedRecipe, confirmed: Confirmed) -> str:
+    """What there is to say of a recipe beside its numbers."""
+    parts = ["default recipe"] if recipe.is_default else []
+    if recipe.trial == confirmed.winner:
+        parts.append("winner")
+    elif recipe.trial in confirmed.tied:
+        parts.append("not to be told apart from the best")
+    if recipe.end:
+        parts.append(recipe.end)
+    elif recipe.folds < confirmed.repeats:
+        parts.append(f"{recipe.folds} of {counted(confirmed.repeats, 'fold')}")
+    return ", ".join(parts)
+
+
+def cells(recipe: ConfirmedRecipe) -> tuple[str, ...]:
+    """The numbers of a recipe, one for each of `HEADINGS` but the last."""
+    return (
+        str(recipe.trial),
+        "-" if recipe.search_score is None else f"{recipe.search_score:.4f}",
+        shown_mean(recipe),
+        "-" if recipe.optimism is None else f"{recipe.optimism:+.4f}",
+        "-" if recipe.epochs is None else str(recipe.epochs),
+        f"{recipe.parameters:,}",
+        "-" if recipe.seconds is None else duration(recipe.seconds),
+    )
+
+
+def _cells(recipe: ConfirmedRecipe, confirmed: Confirmed) -> tuple[str, ...]:
+    return (*cells(recipe), remark(recipe, confirmed))
+
+
+def _trials(numbers: Sequence[int]) -> str:
+    return f"trial{'s' * (len(numbers) > 1)} {', '.join(map(str, numbers))}"

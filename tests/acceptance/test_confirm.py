@@ -1,0 +1,80 @@
+"""`hpo confirm` as a user runs it."""
+
+from __future__ import annotations
+
+import json
+import signal
+
+import optuna
+import pytest
+
+from hpo.study.confirmation import find_confirmation, mark_of
+from storage.study_rows import places
+from tests.support.tally import count
+from tests.support.waiting import wait_until
+
+pytestmark = pytest.mark.acceptance
+
+
+def trainings(study):
+    """Fold and trial of each complete training that confirms a study, with its scores by epoch."""
+    trials = find_confirmation(study.opened).study.get_trials()
+    ended = [trial for trial in trials if trial.state is optuna.trial.TrialState.COMPLETE]
+    found = {mark_of(trial): trial.intermediate_values for trial in ended}
+    assert len(found) == len(ended)  # none is done twice
+    return found
+
+
+def test_a_confirmation_outlives_kills_and_a_restart_of_its_database(faulty_study, server):
+    """Kill -9 and a restart of Postgres in the middle change no training of a confirmation, and not its winner."""
+    printed, done = [], []
+    for folder, disturbed in (("killed", True), ("calm", False)):
+        study = faulty_study(folder, trials=4, epochs=3)
+
+        def command(*words, study=study, **faults):
+            process = study.begin(*words, **faults)
+            assert process.end() == 0, process.printed
+            return process.printed
+
+        assert study.worker().end() == 0
+        options = ("--top", "2", "--repeats", "3", "--workers", "1")
+        if disturbed:
+            begun = study.begin("confirm", *options, step_seconds=0.1)
+
+            def rows(study=study):
+                confirmation = find_confirmation(study.opened)
+                if confirmation is None:
+                    return []
+                with study.opened.storage.engine.connect() as connection:
+                    return places(connection, confirmation.study_id)
+
+            wait_until(lambda rows=rows: any(place.state == "complete" for place in rows()))
+            wait_until(lambda rows=rows: any(place.state == "running" and place.epoch for place in rows()))
+            begun.send(signal.SIGKILL)
+            begun.end()
+            worker = study.begin("worker", "--threads", "1", "--confirm", step_seconds=0.1)
+            wait_until(lambda rows=rows: sum(place.state == "complete" for place in rows()) > 1)
+            server.restart("immediate")
+            worker.send(signal.SIGKILL)
+            worker.end()
+        printed.append(command("confirm", *options))
+        done.append(trainings(study))
+        confirmation = find_confirmation(study.opened)
+        assert count(confirmation.file, study.url).problems == ()
+        # The search knows nothing of it: plain Optuna names the same best trial, and no trial was added.
+        assert len(study.trials) == 4
+        assert max(trial.value for trial in study.trials) == study.opened.study.best_value
+        shown = json.loads(command("status", "--json"))["confirmation"]
+        assert shown["planned"] == shown["trainings"] == 3 * len(shown["recipes"])
+        assert f"confirmed winner: trial {shown['winner']}" in command("status")
+    assert done[0] == done[1]
+    assert {line for line in printed[0].splitlines() if line.startswith("confirmed winner")} == {
+        line for line in printed[1].splitlines() if line.startswith("confirmed winner")
+    }
+    assert f"on 3 fresh folds: at most {shown['planned']} trainings" in printed[1]
+    assert "faults: 4 trials, best macro-F1" in command("list")
+    assert "/confirm" not in command("list")
+    assert "epoch 3 of 3" in command("logs", "0", "--confirm")
+    assert "the study was stopped" not in command("confirm", *options)  # there is nothing left to do
+    assert command("delete", "--yes").startswith('the study "faults" is deleted')
+    assert optuna.get_all_study_names(study.opened.storage) == []
