@@ -64,12 +64,7 @@ class Recipe:
     backbone: str = field_with_rule("resnet50.a1_in1k", "name of a timm model, or of one of your own", source="timm")
     pretrained: bool = field_with_rule(default=True, meaning="start from the backbone's published weights")
     image_size: int | str = field_with_rule(
-        224,
-        'side of the square image in pixels, or a rectangle as a text, height x width: "200x320"',
-        low=8,
-        high=2048,
-        ranged=False,
-        rectangles=True,
+        224, 'side of a square in pixels, or "200x320": height x width', low=8, high=2048, ranged=False, rectangles=True
     )
     resize: str = field_with_rule(
         "stretch",
