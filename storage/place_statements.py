@@ -42,7 +42,7 @@ TAKE = (
 )
 TAKE_PAUSED = (
     f"{_PRESENT} UPDATE hpo.place SET state = 'running', worker = :worker, taken = now(), promoted = true,"  # noqa: S608 - ours
-    f" paused_after = NULL WHERE study_id = :study AND number = :number RETURNING {COLUMNS}"
+    f" paused_after = NULL, checkpoint_bytes = NULL WHERE study_id = :study AND number = :number RETURNING {COLUMNS}"
 )
 MAKE = (
     f"{_PRESENT} INSERT INTO hpo.place (study_id, number, state, worker, recipe)"  # noqa: S608 - ours

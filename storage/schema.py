@@ -107,7 +107,12 @@ CREATE TABLE hpo.notification (
 );
 """
 
-STEPS = (_FIRST, _HALTS, _RECIPES, _RUNGS, _HOST_HALTS, _NOTIFICATIONS)
+# How large the checkpoint of a paused trial is; NULL where there is none any more, or none was noted.
+_CHECKPOINTS = """
+ALTER TABLE hpo.place ADD COLUMN checkpoint_bytes bigint;
+"""
+
+STEPS = (_FIRST, _HALTS, _RECIPES, _RUNGS, _HOST_HALTS, _CHECKPOINTS, _NOTIFICATIONS)
 
 
 def version(connection: Connection) -> int:

@@ -10,6 +10,7 @@ from sqlalchemy import text
 from storage import logs
 from storage.artifacts.artifacts import drop_file, kept_files, remove_files
 from storage.budget import Used, used
+from storage.checkpoint_sizes import forget_checkpoints, note_checkpoint
 from storage.halts import begin_halt, end_halt, halt_count, halt_in_force, paused_hosts
 from storage.heartbeat import WorkerPresence
 from storage.notifications import claim
@@ -18,7 +19,7 @@ from storage.requeue import requeue
 from storage.rungs import rung_counts
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Mapping
     from datetime import datetime
 
     from optuna.storages import RDBStorage
@@ -48,6 +49,7 @@ class PlaceRow:
         best: the highest of the epochs so far, likewise.
         seconds: for which trials have run in it, by the clock of the database.
         paused_after: the epoch of the rung at which its trial is paused, or is about to be.
+        checkpoint_bytes: size of the checkpoint of a paused trial; None where there is none, or none was noted.
     """
 
     number: int
@@ -61,6 +63,7 @@ class PlaceRow:
     best: float | None
     seconds: float
     paused_after: int | None = None
+    checkpoint_bytes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -94,7 +97,8 @@ def places(connection: Connection, study_id: int) -> list[PlaceRow]:
     """All places of a study, by number."""
     rows = connection.execute(
         text(
-            "SELECT number, state, worker, trial, reason, epoch, epochs, macro_f1, best, paused_after, (busy_seconds"
+            "SELECT number, state, worker, trial, reason, epoch, epochs, macro_f1, best, paused_after,"
+            " checkpoint_bytes, (busy_seconds"
             " + CASE WHEN state = 'running' THEN extract(epoch FROM now() - taken) ELSE 0 END)::float AS seconds"
             " FROM hpo.place WHERE study_id = :study ORDER BY number"
         ),
@@ -208,6 +212,16 @@ class StudyRows:
             if not kinds or halt in kinds:
                 end_halt(connection, self.study_id)
         return halt
+
+    def note_checkpoint(self, trial: int, size_bytes: int) -> None:
+        """Note how large the checkpoint of a trial is, if it is paused."""
+        with self._engine.begin() as connection:
+            note_checkpoint(connection, self.study_id, trial, size_bytes)
+
+    def forget_checkpoints(self, reasons: Mapping[int, str]) -> list[int]:
+        """Note that trials, if they are paused, have no checkpoint any more, and why; returns which of them are."""
+        with self._engine.begin() as connection:
+            return forget_checkpoints(connection, self.study_id, reasons)
 
     def requeue(self, worker: str, *, by_us: bool = False) -> None:
         """Fail the run of a worker whose process has ended, and let its place wait; see `storage.requeue.requeue`."""

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 from optuna.trial import TrialState
 
+from hpo.study.paused_checkpoints import checkpoints_of, paused_trials, surplus_checkpoints
 from storage.artifacts.artifact_store import discard
-from storage.keys import CHECKPOINT_KEY, END_STATES, REPEATS_KEY, WEIGHTS_NAME
+from storage.keys import CHECKPOINT_KEY, END_STATES, WEIGHTS_NAME
 from storage.outage_retry import retry_outages
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from hpo.study.open_study import OpenStudy
     from storage.artifacts.artifact_store import StoredFile
     from storage.artifacts.artifacts import KeptFile
+    from storage.study_rows import SearchState
 
 STRAY_SECONDS = 86_400.0  # a file that no trial names after so long will not be named any more
 
@@ -43,8 +45,9 @@ def take_inventory(opened: OpenStudy, keep: int) -> Inventory:
     """List the files of a study, whose workers may be at work; those of other studies in the same store are left out.
 
     Needed are the weights of the best complete trials, the pictures of complete and pruned ones, and the last
-    checkpoint of each trial whose place in the budget has not ended, whatever has become of the trial itself. A file
-    that nothing names may be about to be named, until it is a day old.
+    checkpoint of each trial whose place in the budget has not ended, whatever has become of the trial itself; of those
+    that are paused, as many as may still go on and as the study file has room for. A file that nothing names may be
+    about to be named, until it is a day old.
 
     Args:
         opened: the study.
@@ -55,14 +58,18 @@ def take_inventory(opened: OpenStudy, keep: int) -> Inventory:
     """
     files = list(opened.artifacts.files(f"{opened.owner}-"))  # before the names: what is named meanwhile is young
     named = opened.rows.kept_files()
-    at_work = {place.trial for place in opened.rows.read().places if place.state not in END_STATES}
+    state = opened.rows.read()
     trials = opened.study.get_trials(deepcopy=False)
+    paused = _surplus_of_paused(opened, state, trials, files)
+    at_work = {place.trial for place in state.places if place.state not in END_STATES} - paused.keys()
     needed = _needed_checkpoints(trials, at_work)
     reasons: dict[str, str] = {}
     for trial in trials:
         checkpoint = trial.user_attrs.get(CHECKPOINT_KEY)
         if checkpoint is not None and checkpoint not in needed:
             reasons[checkpoint] = f"checkpoint of trial {trial.number}, which has ended"
+    for number, line in paused.items():
+        reasons.update(dict.fromkeys(checkpoints_of(trials, number), f"of trial {number}, which is paused: {line}"))
     for each in named:
         if each.state is TrialState.FAIL or (each.state is TrialState.PRUNED and each.name == WEIGHTS_NAME):
             reasons[each.artifact_id] = f"{each.name} of trial {each.number}, which did not complete"
@@ -118,9 +125,19 @@ def _needed_checkpoints(trials: Sequence[FrozenTrial], at_work: set[int | None])
     """The checkpoints of the trials at work, and of those that they repeat and so go on with."""
     needed = set()
     for trial in trials:
-        number = trial.number if trial.number in at_work or not trial.state.is_finished() else None
-        while number is not None:
-            if checkpoint := trials[number].user_attrs.get(CHECKPOINT_KEY):
-                needed.add(checkpoint)
-            number = trials[number].user_attrs.get(REPEATS_KEY)
+        if trial.number in at_work or not trial.state.is_finished():
+            needed |= set(checkpoints_of(trials, trial.number))
     return needed
+
+
+def _surplus_of_paused(
+    opened: OpenStudy, state: SearchState, trials: Sequence[FrozenTrial], files: Sequence[StoredFile]
+) -> dict[int, str]:
+    """The paused trials whose checkpoints are not to be kept, each with the reason."""
+    if opened.file.pruner != "asha":
+        return {}
+    held = {file.artifact_id: file.size_bytes for file in files}
+    paused = paused_trials(state)
+    sizes = {each.trial: sum(held.get(key, 0) for key in checkpoints_of(trials, each.trial)) for each in paused}
+    sizes = {trial: size for trial, size in sizes.items() if size}
+    return surplus_checkpoints(paused, sizes, opened.file.checkpoints_gb)

@@ -11,6 +11,7 @@ from hpo.errors import HpoError
 from hpo.study.earlier import earlier_studies
 from hpo.study.expected_gain import expected_gain
 from hpo.study.interruptions import failed_trials, pauses
+from hpo.study.paused_checkpoints import noted_sizes
 from hpo.study.ranking import find_best
 from hpo.study.settings import space_of
 from hpo.study.speed_front import front_of, speeds_of
@@ -96,6 +97,7 @@ class Snapshot:
         paused: what has become of the trials that are or were paused, by number.
         rungs: to which trials have come, where those that are paused there may go on.
         expected: what further trials may be expected to bring; None where too few have ended.
+        checkpoints_gb: that the checkpoints of paused trials may take, in units of 10^9 bytes.
         paused_hosts: those that are paused by themselves.
         earlier: what it learns from earlier studies, a line for each.
         speeds: of the models; None where none was measured.
@@ -120,6 +122,7 @@ class Snapshot:
     paused: Mapping[int, str] = field(default_factory=dict)
     rungs: Sequence[RungCount] = ()
     expected: ExpectedGain | None = None
+    checkpoints_gb: float | None = None
     paused_hosts: Sequence[str] = ()
     earlier: Sequence[str] = ()
     speeds: Speeds | None = None
@@ -158,6 +161,11 @@ class Snapshot:
             return False
         more = self.counts["waiting"] or rungs_with_room(self.rungs, closing=True)
         return not (more and self.used.hours_within(self.limits))
+
+    @property
+    def paused_checkpoints(self) -> list[int]:
+        """Bytes of the checkpoints that paused trials keep, as far as they were noted."""
+        return list(noted_sizes(self.places).values())
 
     @property
     def present(self) -> list[WorkerRow]:
@@ -203,6 +211,11 @@ class Snapshot:
                 for worker in self.dead
             ],
             "halt": self.halt,
+            "paused_checkpoints": {
+                "count": len(self.paused_checkpoints),
+                "bytes": sum(self.paused_checkpoints),
+                "limit_gb": self.checkpoints_gb,
+            },
             "paused_hosts": list(self.paused_hosts),
             "earlier_studies": list(self.earlier),
             "front": self.speeds and {"device": self.speeds.device, "trials": [asdict(trial) for trial in self.front]},
@@ -244,6 +257,7 @@ def take_snapshot(opened: OpenStudy) -> Snapshot:
         paused=pauses(trials, state.places),
         rungs=state.rungs if study_file.pruner == "asha" else (),
         expected=expected_gain(state.places, state.used, study_file.limits, trial),
+        checkpoints_gb=study_file.checkpoints_gb,
         paused_hosts=state.paused_hosts,
         earlier=[each.line() for each in earlier_studies(study_file, opened.storage, opened.study_id)],
         speeds=speeds,

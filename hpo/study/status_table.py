@@ -10,7 +10,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from hpo.units import duration
+from hpo.units import duration, show_bytes
+from trainer.wording import counted
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -66,8 +67,12 @@ def render(snapshot: Snapshot) -> RenderableType:
 
 
 def _rungs(snapshot: Snapshot) -> str:
-    """How many trials have come to each rung, and how many of them are paused there."""
-    return ", ".join(f"{rung.paused} of {rung.reached} after epoch {rung.epoch}" for rung in snapshot.rungs)
+    """How many trials have come to each rung, how many are paused there, and how much their checkpoints take."""
+    rungs = ", ".join(f"{rung.paused} of {rung.reached} after epoch {rung.epoch}" for rung in snapshot.rungs)
+    if not (sizes := snapshot.paused_checkpoints):
+        return rungs
+    most = "" if snapshot.checkpoints_gb is None else f" of at most {snapshot.checkpoints_gb:g} GB"
+    return f"{rungs}; {counted(len(sizes), 'checkpoint is', 'checkpoints are')} kept, {show_bytes(sum(sizes))}{most}"
 
 
 def _budget(snapshot: Snapshot) -> Table:

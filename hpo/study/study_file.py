@@ -118,6 +118,7 @@ class StudyFile:
         storage: URL of a Postgres; None for the embedded one.
         artifacts: URL or folder of the trials' files; None for the folder beside the file.
         keep_weights: how many complete trials keep their weights, the best ones.
+        checkpoints_gb: the most that the checkpoints of paused trials may take, in units of 10^9 bytes.
         hang_minutes: after which a step may count as hung.
         stop_rules: of the table [budget], what ends the search when it has found enough.
         trial_minutes: that a trial may take, however often it is started; None for any time.
@@ -141,6 +142,7 @@ class StudyFile:
     storage: str | None = None
     artifacts: str | None = None
     keep_weights: int = 20
+    checkpoints_gb: float = 100.0
     hang_minutes: float = 10.0
     stop_rules: StopRules = field(default_factory=StopRules)
     trial_minutes: float | None = None
@@ -217,6 +219,7 @@ def read_study_file(path: Path, extensions: Extensions | None = None) -> StudyFi
         except StorageError as error:
             problems.append(f"study.{error}")
     keep_weights = study.number("keep_weights", whole=True, low=1, high=10_000_000)
+    checkpoints_gb = study.number("checkpoints_gb", low=0, high=1e6)
     weights = study.text("weights")
     if weights is not None and not (path.parent / weights).exists():
         problems.append(f"study.weights: {path.parent / weights} does not exist; name a folder of weights, or a file")
@@ -303,6 +306,7 @@ def read_study_file(path: Path, extensions: Extensions | None = None) -> StudyFi
         storage=storage,
         artifacts=artifacts,
         keep_weights=StudyFile.keep_weights if keep_weights is None else int(keep_weights),
+        checkpoints_gb=StudyFile.checkpoints_gb if checkpoints_gb is None else checkpoints_gb,
         hang_minutes=hang_minutes,
         stop_rules=stop_rules,
         trial_minutes=trial_minutes,

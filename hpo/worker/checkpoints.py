@@ -51,6 +51,7 @@ class Checkpoints:
         self._earlier = [key for trial in run.earlier if (key := trial.user_attrs.get(CHECKPOINT_KEY))]
         self._last, self._cost = time.monotonic(), 0.0
         self._trouble: str | None = None
+        self.size_bytes: int | None = None  # of the last one that was written or read
 
     def resume(self) -> Checkpoint | None:
         """The latest checkpoint of an earlier run that is whole; None where the trial begins anew.
@@ -61,7 +62,9 @@ class Checkpoints:
         for artifact_id in self._earlier:
             try:
                 with self._store.open_reader(artifact_id) as reader:
-                    return decode(reader.read())
+                    content = reader.read()
+                checkpoint, self.size_bytes = decode(content), len(content)
+                return checkpoint
             except ArtifactNotFound:
                 self._tell(f"{artifact_id} is not in this store; the training goes on without")
             except CheckpointError as error:
@@ -77,7 +80,8 @@ class Checkpoints:
         """Keep where the training stands now."""
         begun = time.monotonic()
         try:
-            self._store.write(self._id, io.BytesIO(encode(capture())))
+            content = encode(capture())
+            self._store.write(self._id, io.BytesIO(content))
         except StorageError as error:
             self._tell(f"{error}; the training goes on")
             self._cost = SHARE * STEP_SECONDS  # so that the next attempt comes soon
@@ -86,7 +90,7 @@ class Checkpoints:
                 self._trial.set_user_attr(CHECKPOINT_KEY, self._id)
                 self._named = True
                 self._discard(self._earlier)
-            self._cost = time.monotonic() - begun
+            self._cost, self.size_bytes = time.monotonic() - begun, len(content)
         self._last = time.monotonic()
 
     def discard(self) -> None:

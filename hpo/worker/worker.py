@@ -20,6 +20,7 @@ from hpo.errors import HpoError
 from hpo.study.confirmation import data_of_fold, mark_of
 from hpo.study.environment import software
 from hpo.study.model_limits import check_of
+from hpo.study.paused_checkpoints import drop_surplus_checkpoints
 from hpo.study.pruners import RungPruner
 from hpo.study.retention import drop_surplus_weights
 from hpo.worker.context import WorkerContext
@@ -189,11 +190,15 @@ class Worker:
         paused = isinstance(end, Pruned) and end.reason is None and isinstance(opened.study.pruner, RungPruner)
         if not paused:
             checkpoints.discard()
-        if isinstance(end, Complete):
-            try:
+        try:
+            if paused and checkpoints.size_bytes is not None:
+                opened.rows.note_checkpoint(run.trial.number, checkpoints.size_bytes)
+            if isinstance(opened.study.pruner, RungPruner):
+                drop_surplus_checkpoints(opened)
+            if isinstance(end, Complete):
                 drop_surplus_weights(opened, opened.file.keep_weights)
-            except StorageError as error:  # the next complete trial's worker, or `hpo prune-artifacts`, does it
-                logger.warning("weights that are no longer needed stay: %s", error)
+        except StorageError as error:  # the next trial's worker, or `hpo prune-artifacts`, does it
+            logger.warning("files that are no longer needed stay: %s", error)
 
     def _measure(self, run: Run) -> None:
         """Measure how fast the model of a complete trial is, where no worker with such a device has."""

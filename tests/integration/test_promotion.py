@@ -221,6 +221,12 @@ def test_a_search_by_halves_is_told_as_it_is(searched):
     assert snapshot.counts["paused"] == len(paused)
     assert len(halved.checkpoints) == len(paused)
     assert take_inventory(halved.opened, 20).surplus == ()
+    sizes = sorted(file.stat().st_size for file in halved.checkpoints)
+    assert sorted(snapshot.paused_checkpoints) == sizes
+    limited = replace(halved.opened, file=replace(halved.file, checkpoints_gb=sizes[0] * 1.5 / 1e9))
+    surplus = take_inventory(limited, 20).surplus  # as `hpo prune-artifacts` does
+    assert len(surplus) == len(paused) - 1
+    assert all("which is paused: its checkpoint is removed: those of the trials" in one.why for one in surplus)
     told = pauses(halved.trials, halved.places)
     for place in paused:
         assert (
@@ -263,6 +269,27 @@ def test_more_budget_lets_paused_trials_go_on(harness):
     later.work("second")
     assert len(later.places) == 9
     assert any(place.trial != before[place.number] for place in later.places if place.number in before)
+
+
+def test_a_paused_trial_without_its_checkpoint_begins_anew(harness):
+    """Where checkpoints_gb leaves no room none is kept; what goes on all the same ends as if it had never stopped."""
+    study = harness(ScriptedLoss({}), more=f"{SEED}\ncheckpoints_gb = 0", pruner="asha", recipe=RECIPE, trials=6)
+    study.work()
+    paused = [place for place in study.places if place.state == "paused"]
+    assert paused
+    assert study.checkpoints == []
+    assert take_snapshot(study.opened).paused_checkpoints == []
+    removed = "its checkpoint is removed: those of the trials that are likelier to go on take 0 bytes, and [study]"
+    assert all(lines_of(study, place.trial)[-1].startswith(removed) for place in paused)
+    whole = harness(ScriptedLoss({}), more=SEED, recipe=RECIPE, trials=6, name="whole")
+    whole.work("whole")
+    anew = 0
+    for place in study.places:
+        if place.state == "complete":
+            trial = study.trials[place.trial]
+            assert trial.intermediate_values == whole.trials[place.number].intermediate_values
+            anew += "repeats" in trial.user_attrs
+    assert anew
 
 
 @pytest.mark.parametrize("step", [4, 5, 7, 8, 9])

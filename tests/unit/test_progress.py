@@ -160,6 +160,7 @@ def test_json_has_the_documented_form():
         "front",
         "expected_gain",
         "earlier_studies",
+        "paused_checkpoints",
     }
     assert set(shown) == keys | {"reason_to_end", "last_gain"}
     assert shown["trials"] == {"complete": 1, "pruned": 0, "failed": 0, "paused": 0, "running": 1, "waiting": 0}
