@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from itertools import product
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from hpo.errors import HpoError
@@ -85,7 +86,7 @@ class ModelCheck:
         for name, limit in asdict(self._limits).items():
             known = [(figures[name], model) for model, figures in self._figures.items() if name in figures]
             if limit is not None and known:
-                least, model = min(known)
+                least, model = min(known, key=itemgetter(0))
                 shown = _shown(dict(zip(MODEL_FIELDS, model, strict=True)))
                 parts.append(f"{name} is {limit:,}, and the smallest, {shown}, has {_figure(name, least)}")
         raise HpoError(
