@@ -46,6 +46,9 @@ EARLIER_KEY = "hpo:learn_from"
 DEFAULT_KEY = "hpo:default_recipe"
 """Marks the trial of the default recipe. Written when a study is made; read to compare the best trial with it."""
 
+CONTROL_KEY = "trained_to_the_end"
+"""Marks a trial that is never paused, to see what pausing costs. Written by workers; read by pruner, status, report."""
+
 REPEATS_KEY = "repeats"
 """Number of the trial whose recipe this one runs again. Written by workers; read by lease, pruners, status, report."""
 

@@ -12,7 +12,7 @@ import numpy as np
 from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner
 from optuna.trial import TrialState
 
-from storage.keys import DEFAULT_KEY, FIRST_RUN_KEY, REPEATS_KEY
+from storage.keys import CONTROL_KEY, DEFAULT_KEY, FIRST_RUN_KEY, REPEATS_KEY
 from storage.optuna_internals import StudyView, latest_trials, share_cached_trials
 from storage.rungs import ETA
 
@@ -42,7 +42,8 @@ def rung_epochs(epochs: int) -> tuple[int, ...]:
 class RungPruner(BasePruner):
     """Asynchronous successive halving (Li et al. 2020): what it prunes is paused, and goes on if its rung says so.
 
-    The default recipe is never paused: it is what the winner is compared with.
+    The default recipe is never paused: it is what the winner is compared with. Nor are the trials that show what
+    pausing costs (`hpo.study.early_ranks`); at the rungs neither counts.
 
     Args:
         epochs: of the longest training.
@@ -54,7 +55,7 @@ class RungPruner(BasePruner):
 
     def compares(self, trial: optuna.Trial | FrozenTrial, epoch: int) -> bool:
         """Whether a trial is compared with others after an epoch, and may be paused then."""
-        return epoch in self._rungs and DEFAULT_KEY not in trial.user_attrs
+        return epoch in self._rungs and trial.user_attrs.keys().isdisjoint((DEFAULT_KEY, CONTROL_KEY))
 
     def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:  # noqa: ARG002 - Optuna's signature
         """Whether the trial has come to a rung and does not go on."""

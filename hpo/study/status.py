@@ -9,9 +9,11 @@ from optuna.trial import FixedTrial
 
 from hpo.errors import HpoError
 from hpo.study.earlier import earlier_studies
+from hpo.study.early_ranks import early_ranks
 from hpo.study.expected_gain import expected_gain
 from hpo.study.interruptions import failed_trials, pauses
 from hpo.study.paused_checkpoints import noted_sizes
+from hpo.study.pruners import rung_epochs
 from hpo.study.ranking import find_best
 from hpo.study.settings import space_of
 from hpo.study.speed_front import front_of, speeds_of
@@ -26,6 +28,7 @@ from trainer.space import suggest
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from hpo.study.early_ranks import EarlyRanks
     from hpo.study.expected_gain import ExpectedGain
     from hpo.study.interruptions import FailedTrial
     from hpo.study.open_study import OpenStudy
@@ -97,6 +100,7 @@ class Snapshot:
         paused: what has become of the trials that are or were paused, by number.
         rungs: to which trials have come, where those that are paused there may go on.
         expected: what further trials may be expected to bring; None where too few have ended.
+        early: what the trials tell that were trained to their end whatever their rank; None before the first.
         checkpoints_gb: that the checkpoints of paused trials may take, in units of 10^9 bytes.
         paused_hosts: those that are paused by themselves.
         earlier: what it learns from earlier studies, a line for each.
@@ -122,6 +126,7 @@ class Snapshot:
     paused: Mapping[int, str] = field(default_factory=dict)
     rungs: Sequence[RungCount] = ()
     expected: ExpectedGain | None = None
+    early: EarlyRanks | None = None
     checkpoints_gb: float | None = None
     paused_hosts: Sequence[str] = ()
     earlier: Sequence[str] = ()
@@ -211,6 +216,7 @@ class Snapshot:
                 for worker in self.dead
             ],
             "halt": self.halt,
+            "early_ranks": self.early and asdict(self.early),
             "paused_checkpoints": {
                 "count": len(self.paused_checkpoints),
                 "bytes": sum(self.paused_checkpoints),
@@ -257,6 +263,7 @@ def take_snapshot(opened: OpenStudy) -> Snapshot:
         paused=pauses(trials, state.places),
         rungs=state.rungs if study_file.pruner == "asha" else (),
         expected=expected_gain(state.places, state.used, study_file.limits, trial),
+        early=early_ranks(trials, rung_epochs(max(space.values("epochs")))) if study_file.pruner == "asha" else None,
         checkpoints_gb=study_file.checkpoints_gb,
         paused_hosts=state.paused_hosts,
         earlier=[each.line() for each in earlier_studies(study_file, opened.storage, opened.study_id)],

@@ -59,6 +59,8 @@ def render(snapshot: Snapshot) -> RenderableType:
     told = [Text(f"told or added from outside, and without a part in this: trial {outside}")] if outside else []
     how_far = f"{counts or 'no trials yet'}; {best}" if counts or snapshot.best else "no trials yet"
     expected = [Text(snapshot.expected.line())] if snapshot.expected else []
+    warning = snapshot.early.warning() if snapshot.early else None
+    expected += [Text(f"warning: {warning}")] if warning else []
     used_up = [Text("every recipe of the search space has been trained")] if snapshot.space_used_up else []
     ends = [Text(f"no further trial begins: {snapshot.reason_to_end}")] if snapshot.reason_to_end else []
     earlier = [Text(line) for line in snapshot.earlier]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 import tomllib
 import unicodedata
 from contextlib import suppress
@@ -25,7 +24,7 @@ from storage.database import parse_url
 from storage.errors import StorageError
 from storage.private_folder import make_private
 from trainer.errors import RecipeError
-from trainer.recipe import nearest, show
+from trainer.recipe import nearest
 from trainer.space import Space, recipe_near_default
 
 if TYPE_CHECKING:
@@ -118,6 +117,7 @@ class StudyFile:
         storage: URL of a Postgres; None for the embedded one.
         artifacts: URL or folder of the trials' files; None for the folder beside the file.
         keep_weights: how many complete trials keep their weights, the best ones.
+        control_share: share of the trials that `asha` never pauses, to see what pausing costs.
         checkpoints_gb: the most that the checkpoints of paused trials may take, in units of 10^9 bytes.
         hang_minutes: after which a step may count as hung.
         stop_rules: of the table [budget], what ends the search when it has found enough.
@@ -142,6 +142,7 @@ class StudyFile:
     storage: str | None = None
     artifacts: str | None = None
     keep_weights: int = 20
+    control_share: float = 0.05
     checkpoints_gb: float = 100.0
     hang_minutes: float = 10.0
     stop_rules: StopRules = field(default_factory=StopRules)
@@ -219,6 +220,7 @@ def read_study_file(path: Path, extensions: Extensions | None = None) -> StudyFi
         except StorageError as error:
             problems.append(f"study.{error}")
     keep_weights = study.number("keep_weights", whole=True, low=1, high=10_000_000)
+    control_share = study.share("control_share", StudyFile.control_share)
     checkpoints_gb = study.number("checkpoints_gb", low=0, high=1e6)
     weights = study.text("weights")
     if weights is not None and not (path.parent / weights).exists():
@@ -243,7 +245,7 @@ def read_study_file(path: Path, extensions: Extensions | None = None) -> StudyFi
         test=data.share("test", DataSettings.test),
         seed=int(data.number("seed", whole=True, low=0, high=2**31 - 1) or 0),
         group=data.text("group"),
-        group_pattern=data.text("group_pattern"),
+        group_pattern=data.pattern("group_pattern"),
         splits=read_splits(data.value("splits"), problems),
         value_range=data.interval("value_range"),
         pixels_gb=data.number("pixels_gb", low=1e-6, high=1e6) or DataSettings.pixels_gb,
@@ -254,8 +256,6 @@ def read_study_file(path: Path, extensions: Extensions | None = None) -> StudyFi
         problems.append("data.valid: 0 leaves nothing to judge the trials by")
     if settings.group and settings.group_pattern:
         problems.append("data.group: cannot stand beside group_pattern; one of them says which images belong together")
-    if settings.group_pattern:
-        problems += _pattern_problems(settings.group_pattern)
     data.no_more()
 
     trials = budget.number("trials", whole=True, low=1, high=10_000_000)
@@ -306,6 +306,7 @@ def read_study_file(path: Path, extensions: Extensions | None = None) -> StudyFi
         storage=storage,
         artifacts=artifacts,
         keep_weights=StudyFile.keep_weights if keep_weights is None else int(keep_weights),
+        control_share=control_share,
         checkpoints_gb=StudyFile.checkpoints_gb if checkpoints_gb is None else checkpoints_gb,
         hang_minutes=hang_minutes,
         stop_rules=stop_rules,
@@ -341,11 +342,3 @@ def _name_problems(name: str) -> list[str]:
     if any(unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp") for letter in name):
         return [f"study.name: {name!r} holds line breaks or other control characters; write one line of text"]
     return []
-
-
-def _pattern_problems(pattern: str) -> list[str]:
-    try:
-        groups = re.compile(pattern).groups
-    except re.error as error:
-        return [f"data.group_pattern: {show(pattern)} is no regular expression: {error}"]
-    return [] if groups == 1 else [f"data.group_pattern: {show(pattern)} has {groups} groups in ( ); it needs one"]

@@ -72,6 +72,20 @@ class Table:
             self._problem(key, f"{show(but)} is this study itself; name others")
         return tuple(value)
 
+    def pattern(self, key: str) -> str | None:
+        """A regular expression with one group."""
+        value = self.text(key)
+        if value is None:
+            return None
+        try:
+            groups = re.compile(value).groups
+        except re.error as error:
+            self._problem(key, f"{show(value)} is no regular expression: {error}")
+            return None
+        if groups != 1:
+            self._problem(key, f"{show(value)} has {groups} groups in ( ); it needs one")
+        return value
+
     def switch(self, key: str) -> bool:
         """True or false; false where nothing is written."""
         value = self._get(key)

@@ -24,6 +24,7 @@ from storage.artifacts.artifacts import copy_file
 from storage.database import connect, initialize, one_at_a_time
 from storage.keys import (
     CHECKPOINT_KEY,
+    CONTROL_KEY,
     DEFAULT_KEY,
     FIRST_RUN_KEY,
     ORIGIN_KEY,
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
 
 NOT_TAKEN_OVER = (
     CHECKPOINT_KEY,
+    CONTROL_KEY,
     REPEATS_KEY,
     FIRST_RUN_KEY,
     DEFAULT_KEY,

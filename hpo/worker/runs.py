@@ -10,6 +10,7 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState, create_trial
 
 from hpo.study.earlier import earlier_studies
+from hpo.study.early_ranks import is_control
 from hpo.study.forest_sampler import ForestSampler, TrialForest
 from hpo.study.interruptions import TOLD_FROM_OUTSIDE
 from hpo.study.samplers import make_pruner, make_sampler
@@ -21,6 +22,7 @@ from storage.keys import (
     ARTIFACT_KEY,
     BEST_EPOCH_KEY,
     CONFIRMS_KEY,
+    CONTROL_KEY,
     DEFAULT_KEY,
     DEVICE_KEY,
     FIRST_RUN_KEY,
@@ -54,7 +56,7 @@ PLACE_STATE_AT_END: dict[TrialState, EndState] = {
 }
 
 # User attributes that a trial shares with those that continue it.
-MARKS = (CONFIRMS_KEY, DEFAULT_KEY, QUEUED_KEY, WAY_KEY)
+MARKS = (CONFIRMS_KEY, CONTROL_KEY, DEFAULT_KEY, QUEUED_KEY, WAY_KEY)
 
 logger = logging.getLogger(__name__)
 
@@ -257,6 +259,10 @@ class Runs:
         about = dict(self._about)
         if isinstance(sampler, ForestSampler) and sampler.way:
             about[WAY_KEY] = sampler.way
+        new = REPEATS_KEY not in trial.user_attrs and DEFAULT_KEY not in trial.user_attrs
+        if new and self._file.pruner == "asha" and is_control(self._file.seed, place.number, self._file.control_share):
+            about[CONTROL_KEY] = True
+            self._lease.log(trial.number, ["trained to its end whatever its rank, to see what pausing costs"])
         for key, value in about.items():
             if trial.user_attrs.get(key) != value:
                 trial.set_user_attr(key, value)

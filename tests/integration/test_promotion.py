@@ -271,6 +271,18 @@ def test_more_budget_lets_paused_trials_go_on(harness):
     assert any(place.trial != before[place.number] for place in later.places if place.number in before)
 
 
+def test_controls_are_trained_to_their_end_and_count_at_no_rung(harness):
+    """A trial of control_share is not paused, whatever its rank, and the log says why; the status tells of them."""
+    more = 'sampler = "random"\ncontrol_share = 0.99'
+    study = harness(ScriptedLoss({}), more=more, pruner="asha", recipe=RECIPE, trials=5)
+    study.work()
+    assert [place.state for place in study.places] == ["complete"] * 5
+    said = "trained to its end whatever its rank, to see what pausing costs"
+    assert [said in lines_of(study, place.trial) for place in study.places] == [False, True, True, True, True]
+    snapshot = take_snapshot(study.opened)
+    assert (snapshot.early.trials, snapshot.rungs) == (4, [])
+
+
 def test_a_paused_trial_without_its_checkpoint_begins_anew(harness):
     """Where checkpoints_gb leaves no room none is kept; what goes on all the same ends as if it had never stopped."""
     study = harness(ScriptedLoss({}), more=f"{SEED}\ncheckpoints_gb = 0", pruner="asha", recipe=RECIPE, trials=6)

@@ -31,6 +31,7 @@ STORED = {
     "SPEED_KEY": "hpo:speed: ",
     "EARLIER_KEY": "hpo:learn_from",
     "DEFAULT_KEY": "hpo:default_recipe",
+    "CONTROL_KEY": "trained_to_the_end",
     "REPEATS_KEY": "repeats",
     "FIRST_RUN_KEY": "first_run",
     "SAME_RECIPE_KEY": "same_recipe_as",

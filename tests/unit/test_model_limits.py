@@ -88,8 +88,8 @@ def test_models_beyond_the_limits_are_told_with_their_figures():
     assert timed.excess({"backbone": "test_vit", "image_size": 64}).endswith(
         "has 4 milliseconds an image, and [limits] milliseconds is 2.5"
     )
+    mixed = Space({"backbone": "test_resnet", "image_size": [32, "32x64"], "pretrained": False})
     with pytest.raises(HpoError, match="the smallest, test_resnet at 32 px, has 373,658 parameters"):
-        mixed = Space({"backbone": "test_resnet", "image_size": [32, "32x64"], "pretrained": False})
         check_of(ModelLimits(parameters=1), mixed, 10)
     one = Space({"backbone": "test_vit", "image_size": 32, "pretrained": False})
     assert list(check_of(ModelLimits(parameters=350_000), one, 10).within({})) == [{}]

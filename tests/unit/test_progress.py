@@ -161,6 +161,7 @@ def test_json_has_the_documented_form():
         "expected_gain",
         "earlier_studies",
         "paused_checkpoints",
+        "early_ranks",
     }
     assert set(shown) == keys | {"reason_to_end", "last_gain"}
     assert shown["trials"] == {"complete": 1, "pruned": 0, "failed": 0, "paused": 0, "running": 1, "waiting": 0}
