@@ -4,13 +4,16 @@
 
 CURVES is a folder of `*.json.gz`, one a task: a list of configurations, each with `hp` (name -> number) and
 `valid_loss`, one value an epoch, null where it is not finite. Such tables of real trainings are those of TaskSet
-(Metz et al. 2020) that the authors of DyHPO (Wistuba et al. 2022) publish.
+(Metz et al. 2020) that the authors of DyHPO (Wistuba et al. 2022) publish. Those of `benchmarks/record_curves.py` will
+do, too: they begin with the default recipe, as all searches then do, and say how long each epoch took.
 
 Workers that run at the same time ask for recipes, get in place of each the nearest configuration of the table, its
-curve an epoch at a time, and do what they are told. The forest, its encoding, the rungs and the rule by which trials
+curve an epoch at a time, and do what they are told. What hpo proposes becomes the nearest configuration that was not
+tried, as it trains no recipe twice; stock Optuna may. The forest, its encoding, the rungs and the rule by which trials
 go on are those that a worker of hpo runs; what its database does in one transaction happens here in one step. The
-time is counted in full trainings, all workers together. The regret is the lowest loss so far, less that of the best
-configuration, as a share of what lies between that and the median configuration. Printed are the mean over tasks and
+time is counted in full trainings, all workers together. The regret is that of the configuration with the best score so
+far: its true lowest loss by then, less that of the best configuration, as a share of what lies between that and the
+median configuration, 1 at most. Printed are the mean over tasks and
 seeds, its standard error over the seeds, and the worst task. Losses above the median of the first epochs count as
 that.
 """
@@ -37,12 +40,11 @@ from hpo.study.encoding import Encoding
 from hpo.study.forest import Forest
 from hpo.study.pruners import rung_epochs
 from hpo.study.samplers import STARTUP_TRIALS
-from hpo.worker.recipes import DRAWS
 from storage.rungs import RungCount, has_room, rungs_with_room
 from trainer.space import Range, Space, suggest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
@@ -99,10 +101,11 @@ class Table:
         """Of a full training."""
         return int(self._true.shape[1])
 
-    def nearest(self, coordinates: NDArray[np.float64]) -> int:
-        """Number of the configuration that is nearest to a recipe."""
-        features = self.encoding.features(coordinates[None])
-        return int(np.argmin(((self._features - features) ** 2).sum(axis=1)))
+    def nearest(self, coordinates: NDArray[np.float64], tried: Sequence[int] = ()) -> int:
+        """Number of the configuration that is nearest to a recipe, of those that were not tried."""
+        distances = ((self._features - self.encoding.features(coordinates[None])) ** 2).sum(axis=1)
+        distances[list(tried)] = math.inf
+        return int(np.argmin(distances))
 
     def params(self, row: int) -> dict[str, Any]:
         """The parameters of a configuration."""
@@ -191,21 +194,17 @@ class Halving:
             best = max(paused, key=lambda each: (each.rungs[rung.epoch], -each.number))
             best.paused_after = None
             return best
-        number, tried = len(self._trainings), {each.row for each in self._trainings}
-        row, way = 0, None
+        number, row, way = len(self._trainings), 0, None
         if number or self._table.default is None:
-            for draw in range(DRAWS):  # as no recipe is trained twice
-                row, way = self._proposed(int(np.random.SeedSequence((self._seed, number, draw)).generate_state(1)[0]))
-                if row not in tried:
-                    break
+            seed = int(np.random.SeedSequence((self._seed, number)).generate_state(1)[0])
+            if self._model:
+                proposal = self._forest.propose(seed)
+                drawn, way = proposal.coordinates, proposal.way
+            else:
+                drawn = self._table.encoding.random(np.random.default_rng(seed), 1)[0]
+            row = self._table.nearest(drawn, [each.row for each in self._trainings])  # no recipe is trained twice
         self._trainings.append(Training(number, row, way=way))
         return self._trainings[-1]
-
-    def _proposed(self, seed: int) -> tuple[int, Way | None]:
-        if not self._model:
-            return self._table.nearest(self._table.encoding.random(np.random.default_rng(seed), 1)[0]), None
-        proposal = self._forest.propose(seed)
-        return self._table.nearest(proposal.coordinates), proposal.way
 
     def goes_on(self, training: Training) -> bool:
         """Whether it is among the best half of its rung; the default recipe is always trained to its end."""
