@@ -26,6 +26,14 @@ def repeats(text: str) -> int:
     return number
 
 
+def folds(text: str) -> int:
+    """How many folds a cross-validation has: 2 to 20."""
+    number = int(text)
+    if not 2 <= number <= 20:
+        raise argparse.ArgumentTypeError(f"{number} is not between 2 and 20")
+    return number
+
+
 def probability(text: str) -> float:
     """A number from 0 to 1."""
     number = float(text)

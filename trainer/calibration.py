@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -115,6 +115,20 @@ class Decision:
         return best
 
 
+def mean_of(
+    decisions: Sequence[Decision], votes: Sequence[int], probabilities: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """The mean of what models show, float32 [images, classes], each counted as often as it has votes.
+
+    Args:
+        decisions: of each model; its temperature comes before the mean.
+        votes: of each model, 1 or more.
+        probabilities: float32 [models, images, classes].
+    """
+    shown = [decision.probabilities(each) for decision, each in zip(decisions, probabilities, strict=True)]
+    return np.average(shown, axis=0, weights=votes).astype(np.float32)
+
+
 def at_temperature(probabilities: NDArray[np.float32], temperature: float) -> NDArray[np.float32]:
     """The probabilities that logits give which are divided by the temperature, float32 [images, classes]."""
     logits = _logits(probabilities) / temperature
@@ -142,7 +156,7 @@ def fit_temperature(unseen: Unseen) -> Temperature:
     labels, before, after = unseen.labels[judged], unseen.probabilities[judged], fitted[judged]
     return Temperature(
         _best_temperature(unseen.labels, unseen.probabilities),
-        (_log_loss(labels, before), _log_loss(labels, after)),
+        (log_loss(labels, before), log_loss(labels, after)),
         (expected_calibration_error(labels, before), expected_calibration_error(labels, after)),
     )
 
@@ -213,7 +227,8 @@ def _logits(probabilities: NDArray[np.float32]) -> NDArray[np.float64]:
     return np.log(np.maximum(probabilities, SMALLEST).astype(np.float64))
 
 
-def _log_loss(labels: NDArray[np.int64], probabilities: NDArray[np.float32]) -> float:
+def log_loss(labels: NDArray[np.int64], probabilities: NDArray[np.float32]) -> float:
+    """The mean negative log-probability of the true class."""
     return float(-_logits(probabilities)[np.arange(len(labels)), labels].mean())
 
 

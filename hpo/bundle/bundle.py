@@ -6,7 +6,8 @@ import json
 import shutil
 import uuid
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from hpo.bundle.decision import decision_of
@@ -44,6 +45,9 @@ class Bundle:
         reading: how files become images for the model.
         info: its bundle.json.
         decision: how probabilities of the model become those that are shown, and a class.
+        members: the models of a bundle of several, whose mean is decided upon; it has no weights of its own then, and
+            its recipe is that of the first.
+        votes: how often each of them counts.
     """
 
     folder: Path
@@ -52,6 +56,8 @@ class Bundle:
     reading: Reading
     info: dict[str, Any]
     decision: Decision
+    members: tuple[Bundle, ...] = ()
+    votes: tuple[int, ...] = ()
 
     def load_model(self, extensions: Extensions, device: torch.device) -> Classifier:
         """The model with its weights, on the device, ready to predict.
@@ -80,6 +86,8 @@ def read_bundle(folder: Path) -> Bundle:
     """
     try:
         info = json.loads((folder / INFO).read_text(encoding="utf-8"))
+        if "members" in info:
+            return _of_several(folder, info)
         preprocessing = info.get("preprocessing", {})
         interpolation, kept = preprocessing.get("interpolation", "bicubic"), preprocessing.get("value_ranges")
         if interpolation not in INTERPOLATIONS:
@@ -96,6 +104,24 @@ def read_bundle(folder: Path) -> Bundle:
         raise HpoError(
             f"bundle: {folder} is no bundle ({type(error).__name__}: {error}); `hpo export-best` makes one"
         ) from error
+
+
+def _of_several(folder: Path, info: dict[str, Any]) -> Bundle:
+    """A bundle whose models are bundles in folders of its own."""
+    names, votes = [str(one["folder"]) for one in info["members"]], [int(one["votes"]) for one in info["members"]]
+    if (
+        not all(names)
+        or not names
+        or any(name != PurePath(name).name or name == ".." for name in names)
+        or min(votes) < 1
+    ):
+        raise ValueError("its members are no folders in it with votes")
+    members = tuple(read_bundle(folder / name) for name in names)
+    classes = tuple(info["classes"])
+    if any(member.members or member.classes != classes for member in members):
+        raise ValueError("its members have other classes, or members of their own")
+    decision = decision_of(info, classes)
+    return replace(members[0], folder=folder, info=info, decision=decision, members=members, votes=tuple(votes))
 
 
 def refuse_existing(folder: Path) -> None:

@@ -8,7 +8,7 @@ import sys
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hpo.errors import EXIT_DONE, EXIT_FAILED, HpoError
 from hpo.study.from_options import open_study_from
@@ -16,6 +16,7 @@ from trainer.wording import counted
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Iterable
 
 
 def run_export_best(options: argparse.Namespace) -> int:
@@ -23,6 +24,7 @@ def run_export_best(options: argparse.Namespace) -> int:
     from hpo.bundle.bundle import TEST, refuse_existing
     from hpo.bundle.chosen_trials import best_trials, trial_of_number
     from hpo.bundle.export import export
+    from hpo.bundle.joint import export_ensemble, export_folds
     from hpo.bundle.pseudo_labels import CONFIDENCE
     from hpo.bundle.retraining import Training
     from hpo.bundle.scores import headline
@@ -33,6 +35,12 @@ def run_export_best(options: argparse.Namespace) -> int:
         require_packages()
     if options.confidence is not None and not options.unlabelled:
         raise HpoError("export: --confidence says which images of --unlabelled are learned; give --unlabelled, too")
+    if options.ensemble and (options.no_retrain or options.unlabelled or options.folds):
+        raise HpoError("export: --ensemble takes models as they are; leave out --folds, --no-retrain and --unlabelled")
+    if options.onnx and (options.ensemble or options.folds):
+        raise HpoError("export: --onnx writes one model; leave it out, and `hpo convert` one of the bundle's folders")
+    if options.folds and (options.no_retrain or options.unlabelled or options.top):
+        raise HpoError("export: --folds retrains one trial; leave out --top, --no-retrain and --unlabelled")
     training = Training(
         retrain=not options.no_retrain,
         unlabelled=options.unlabelled or (),
@@ -41,28 +49,38 @@ def run_export_best(options: argparse.Namespace) -> int:
     )
     output: Path = options.output
     refused = False
+
+    def say(line: str) -> None:
+        print(line, flush=True)
+
     with open_study_from(options) as opened:
-        if options.top is not None:
+        bundles: Iterable[tuple[Path, dict[str, Any]]]
+        if options.ensemble is not None:
+            bundles = [(output, export_ensemble(opened, output, options.ensemble, options.threads, say))]
+        elif options.folds is not None:
+            trial = best_trials(opened)[0] if options.trial is None else trial_of_number(opened, options.trial)
+            bundles = [(output, export_folds(opened, output, trial, options.folds, options.threads, say))]
+        elif options.top is not None:
             refuse_existing(output)
-            folders = {output / f"trial-{trial.number}": trial for trial in best_trials(opened, options.top)}
-        elif options.trial is not None:
-            folders = {output: trial_of_number(opened, options.trial)}
+            trials = {output / f"trial-{trial.number}": trial for trial in best_trials(opened, options.top)}
+            bundles = export(opened, trials, training, say)
         else:
-            folders = {output: best_trials(opened)[0]}
-        for folder, info in export(opened, folders, training, lambda line: print(line, flush=True)):
+            trial = best_trials(opened)[0] if options.trial is None else trial_of_number(opened, options.trial)
+            bundles = export(opened, {output: trial}, training, say)
+        for folder, info in bundles:
             if test := info["metrics"]["test"]:
-                print(
+                say(
                     f"test {headline(test)} (± one standard error),"
                     f" on {counted(test['images'], 'image')} that the search never saw"
                     f" (use {info['test_uses']} of the test split)"
                 )
                 if options.top is None:
-                    print(_predict_command(output, folder / TEST))
-            print(f"written: {folder}", flush=True)
+                    say(_predict_command(output, folder / TEST))
+            say(f"written: {folder}")
             refused |= options.onnx and not _converted(folder, options)
     if options.top is not None and test:
-        print("their vote on the same images:")
-        print(_predict_command(output, folder / TEST))
+        say("their vote on the same images:")
+        say(_predict_command(output, folder / TEST))
     return EXIT_FAILED if refused else EXIT_DONE
 
 

@@ -99,6 +99,11 @@ def convert(bundle: Bundle, extensions: Extensions, images: Sequence[str], threa
             probabilities, or it cannot be written.
         DataError: an image cannot be read.
     """
+    if bundle.members:
+        raise HpoError(
+            f"onnx: {bundle.folder} is a bundle of several models; convert one of them, such as"
+            f" {bundle.members[0].folder}"
+        )
     require_packages()
     pictures = [_pixels(file) for file in _files(bundle, images)]
     exported = _exported(bundle, extensions)

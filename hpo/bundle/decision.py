@@ -30,18 +30,29 @@ class Found:
     """What was found for a bundle.
 
     Attributes:
-        decision: what it uses.
         source: of which predictions, for people.
         images: how many.
         temperature: None where there were too few images.
         offsets: None where there were too few images, or too many classes.
     """
 
-    decision: Decision
     source: str
     images: int = 0
     temperature: Temperature | None = None
     offsets: Offsets | None = None
+
+    @property
+    def decision(self) -> Decision:
+        """What the bundle uses of it."""
+        return Decision(self._value, self._offsets() if self.offsets and self.offsets.helps else ())
+
+    @property
+    def _value(self) -> float:
+        return self.temperature.value if self.temperature and self.temperature.helps else 1.0
+
+    def _offsets(self) -> tuple[float, ...]:
+        """Those that are added to the logits that are shown, which are divided by the temperature."""
+        return tuple((self.offsets.values / self._value).tolist()) if self.offsets else ()
 
     def lines(self) -> list[str]:
         """What people are told."""
@@ -57,7 +68,7 @@ class Found:
         said = [line]
         if self.offsets:
             low, high = self.offsets.interval
-            use = "used" if self.offsets.helps else "left out, as this may be chance"
+            use = "used" if self.offsets.helps else "left out, as this is no gain beyond chance"
             said.append(
                 f"thresholds: an offset for each class changes the macro-F1 of images that it was not fitted on by"
                 f" {self.offsets.gain:+.4f} ({low:+.4f} to {high:+.4f} in 95 %): {use}"
@@ -79,7 +90,7 @@ class Found:
             }
         if self.offsets:
             found["thresholds"] = {
-                "offsets": dict(zip(classes, self.offsets.values.tolist(), strict=True)),
+                "offsets": dict(zip(classes, self._offsets(), strict=True)),
                 "used": self.offsets.helps,
                 "macro_f1": dict(zip(("without", "with"), self.offsets.macro_f1, strict=True)),
                 "gain": self.offsets.gain,
@@ -98,18 +109,16 @@ def find_decision(data: Data, images: NDArray[np.int64], probabilities: NDArray[
         source: whose predictions these are, for people.
     """
     if len(images) < FEWEST_IMAGES:
-        return Found(Decision(), f"as {counted(len(images), 'image')} are too few to find them by")
+        return Found(f"as {counted(len(images), 'image')} are too few to find them by")
     index = data.index
     parts = divide_into_folds(index, images, PARTS, seed="calibration", copies=index.copies)
     if len(np.unique(parts[parts >= 0])) < PARTS:
-        return Found(Decision(), "as the images are of too few groups to judge them by")
+        return Found("as the images are of too few groups to judge them by")
     groups = keep_copies_together(index.groups, index.copies)[images]
     unseen = Unseen(index.labels[images], probabilities, groups, parts)
     temperature = fit_temperature(unseen)
     offsets = fit_offsets(unseen) if len(index.classes) <= MOST_CLASSES else None
-    value = temperature.value if temperature.helps else 1.0
-    added = tuple((offsets.values / value).tolist()) if offsets and offsets.helps else ()  # as the logits are divided
-    return Found(Decision(value, added), source, len(images), temperature, offsets)
+    return Found(source, len(images), temperature, offsets)
 
 
 def decision_of(info: Mapping[str, Any], classes: Sequence[str]) -> Decision:
@@ -123,4 +132,4 @@ def decision_of(info: Mapping[str, Any], classes: Sequence[str]) -> Decision:
     if not 0 < value < math.inf:
         raise ValueError(f"{value} is no temperature")
     kept = thresholds["offsets"] if thresholds and thresholds["used"] else {}
-    return Decision(value, tuple(float(kept[name]) / value for name in classes) if kept else ())
+    return Decision(value, tuple(float(kept[name]) for name in classes) if kept else ())

@@ -13,6 +13,7 @@ from PIL import Image
 
 from hpo.bundle.inputs import read_bundles
 from hpo.errors import HpoError
+from trainer.calibration import mean_of
 from trainer.extensions import Extensions
 
 if TYPE_CHECKING:
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from hpo.bundle.bundle import Bundle
-    from trainer.calibration import Decision
     from trainer.predict import Member
 
     Picture = str | PathLike[str] | Image.Image | NDArray[np.uint8]
@@ -57,9 +57,12 @@ class Ensemble:
         if self.voting == "hard" and len(self.bundles) == 1:
             raise HpoError("predict: hard voting is for several bundles, and there is one; name more, or leave it out")
         chosen = device or choose_device()
-        members = [Member(bundle.load_model(self.extensions, chosen), bundle.reading) for bundle in self.bundles]
-        decisions = [bundle.decision for bundle in self.bundles]
-        return LoadedEnsemble(self.bundles[0].classes, members, decisions, chosen, self.voting, self.tta)
+        members = [
+            Member(bundle.load_model(self.extensions, chosen), bundle.reading)
+            for whole in self.bundles
+            for bundle in whole.members or (whole,)
+        ]
+        return LoadedEnsemble(self.bundles, members, chosen, self.voting, self.tta)
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,20 +87,23 @@ class LoadedEnsemble:
     """Bundles with their models in memory, as `load_bundle` returns them.
 
     Attributes:
-        classes: their names, in the order of the probabilities.
-        members: the models.
-        decisions: how the probabilities of each become a class.
+        bundles: of the same classes.
+        members: the models of all of them, in their order.
         device: that of the models.
         voting: as in `Ensemble`.
         tta: as in `Ensemble`.
     """
 
-    classes: tuple[str, ...]
+    bundles: Sequence[Bundle]
     members: Sequence[Member]
-    decisions: Sequence[Decision]
     device: torch.device
     voting: str
     tta: str
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Their names, in the order of the probabilities."""
+        return self.bundles[0].classes
 
     def predict(self, images: Picture | Iterable[Picture], *, batch_size: int = 64) -> Predictions:
         """Classify images as `hpo predict` does.
@@ -138,11 +144,22 @@ class LoadedEnsemble:
         """
         from trainer.predict import VOTINGS, predict
 
-        rest = iter(pictures)
+        decisions, rest = [bundle.decision for bundle in self.bundles], iter(pictures)
         while batch := list(islice(rest, batch_size)):
             found = predict(self.members, batch, self.device, tta=self.tta, batch_size=batch_size, decoders=decoders)
             for probabilities in found:
-                yield VOTINGS[self.voting](probabilities, self.decisions)
+                yield VOTINGS[self.voting](self._of_bundles(probabilities), decisions)
+
+    def _of_bundles(self, probabilities: NDArray[np.float32]) -> NDArray[np.float32]:
+        """What each bundle says, [bundles, images, classes], by the probabilities of all models, [models, …]."""
+        found, first = [], 0
+        for bundle in self.bundles:
+            own = probabilities[first : first + len(bundle.members or (bundle,))]
+            found.append(
+                mean_of([member.decision for member in bundle.members], bundle.votes, own) if bundle.members else own[0]
+            )
+            first += len(own)
+        return np.stack(found)
 
 
 def load_bundle(

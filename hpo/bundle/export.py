@@ -2,27 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import os
 import uuid
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from hpo.bundle.bundle import (
-    INFO,
-    PSEUDO_LABELS,
-    RECIPE,
-    TEST,
-    TRAIN,
-    UNLABELLED,
-    VALID,
-    WEIGHTS,
-    new_folder,
-    refuse_existing,
-)
+from hpo.bundle.bundle import new_folder, refuse_existing
 from hpo.bundle.card import Story, write_card
 from hpo.bundle.decision import Found, find_decision
 from hpo.bundle.inputs import find_images
@@ -30,31 +18,26 @@ from hpo.bundle.origin import ORIGIN, origin_of
 from hpo.bundle.pseudo_labels import join
 from hpo.bundle.retraining import Chosen, Training
 from hpo.bundle.scores import scores
-from hpo.study.environment import environment
+from hpo.bundle.writing import write_info, write_lists, write_model, write_pseudo_labels
 from hpo.study.images import load_images
 from hpo.study.open_study import count_test_use, keep_test_score, model_of, recipe_of
 from hpo.study.ranking import best_trial, ranked
 from hpo.study.settings import check_settings, space_of
 from storage.errors import StorageError
 from storage.keys import BEST_EPOCH_KEY
-from trainer.calibration import Decision
 from trainer.device import choose_device, torch_threads
-from trainer.images.spreadsheets import cell_of, write_rows
-from trainer.model.backbones import save_weights
-from trainer.model.hub_layout import write_config
 from trainer.wording import counted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
     from numpy.typing import NDArray
     from optuna.trial import FrozenTrial
 
-    from hpo.bundle.pseudo_labels import Joined, PseudoLabels
     from hpo.study.open_study import OpenStudy
+    from trainer.calibration import Decision
     from trainer.data import Data
-    from trainer.images.index import Index
     from trainer.model.backbones import Classifier
 
 
@@ -87,23 +70,13 @@ def export(
     for folder in folders:
         refuse_existing(folder)
     study_file.make_folder()
-    data, device = load_images(study_file, opened.study), choose_device()
+    data = load_images(study_file, opened.study)
     check_settings(opened.study, study_file, data)
     given = training.unlabelled
     rows = find_images(given, (), "export", unpack=study_file.folder / "pixels") if given else []
     joined = join(data, [row.file for row in rows]) if given else None
     for folder, trial in folders.items():
-        recipe = recipe_of(trial, opened.study, study_file.space.extensions)
-        chosen = Chosen(
-            recipe=recipe,
-            epochs=int(trial.user_attrs[BEST_EPOCH_KEY]),
-            valid_macro_f1=[score for _, score in sorted(trial.intermediate_values.items())],
-            extensions=study_file.space.extensions,
-            weights=study_file.weights,
-            device=device,
-            threads=training.threads_for(trial, device),
-            say=say,
-        )
+        chosen = chosen_of(trial, opened, training, say)
         say(_score_line(trial, best))
         with new_folder(folder) as temporary, torch_threads(chosen.threads):
             used, pseudo, losses = data, None, None
@@ -115,35 +88,18 @@ def export(
                 retrained = chosen.retrained(data)
                 model, losses = retrained.model, retrained.train_losses
             else:
-                model = model_of(trial, opened, study_file.space.extensions, len(data.index.classes), device)
-            save_weights(model, temporary / WEIGHTS)
-            if problem := write_config(temporary / WEIGHTS, recipe, data.index.classes, study_file.space.extensions):
-                say(f"timm alone cannot load this bundle, only hpo: {problem}")
+                model = model_of(trial, opened, study_file.space.extensions, len(data.index.classes), chosen.device)
+            about = write_model(temporary, model, chosen, study_file, used)
             found = _find_decision(chosen, None if training.retrain else model, trial, opened, used)
             for line in found.lines():
                 say(line)
-            test, uses = None, 0
-            if len(data.split.test):
-                now = datetime.now(UTC).isoformat(timespec="seconds")
-                use = str(uuid.uuid4())
-                uses = count_test_use(opened.study, use, now)
-                test = _test(chosen, model, used, found.decision)
-                keep_test_score(opened.study, use, trial.number, test)
+            test, uses = tested_once(opened, trial.number, partial(_test, chosen, model, used, found.decision), data)
             info = {
-                "classes": list(data.index.classes),
-                "preprocessing": {
-                    "image_size": recipe.image_size,
-                    **model.preprocessing(),
-                    "value_ranges": ranges.as_json() if (ranges := used.ranges()) else None,
-                },
-                "timm_problem": problem,
+                **about,
                 "study": study_file.name,
                 "trial": trial.number,
                 "retrained": training.retrain,
                 "pseudo_labels": pseudo and pseudo.as_json(),
-                "epochs": trial.user_attrs[BEST_EPOCH_KEY],
-                "seeds": {"training": recipe.seed, "split": study_file.data.seed, "search": study_file.seed},
-                **environment(device, chosen.threads),
                 "data_digest": data.index.digest,
                 "split_digest": data.split.digest,
                 "metrics": {"valid_macro_f1": trial.value, "test": test},
@@ -151,17 +107,52 @@ def export(
                 **found.as_json(data.index.classes),
                 ORIGIN: origin_of(study_file, folder, chosen.valid_macro_f1, losses),
             }
-            _write_lists(temporary, folder, data)
+            write_lists(temporary, folder, data)
             if joined and pseudo:
-                _write_pseudo_labels(temporary, folder, joined, pseudo)
-            recipe.write(temporary / RECIPE)
-            text = json.dumps(info, indent=2, ensure_ascii=False, allow_nan=False)
-            (temporary / INFO).write_text(f"{text}\n", encoding="utf-8")
+                write_pseudo_labels(temporary, folder, joined, pseudo)
+            write_info(temporary, info)
             comparable = ranked(
                 opened.study.get_trials(deepcopy=False), space_of(opened.study, study_file.space.extensions)
             )
-            write_card(temporary, info, Story(recipe, _images_of(data), len(list(comparable)), found.lines()))
+            write_card(temporary, info, Story(chosen.recipe, _images_of(data), len(list(comparable)), found.lines()))
         yield folder, info
+
+
+def chosen_of(trial: FrozenTrial, opened: OpenStudy, training: Training, say: Callable[[str], None]) -> Chosen:
+    """A trial, ready to be trained again on this machine."""
+    extensions, device = opened.file.space.extensions, choose_device()
+    return Chosen(
+        recipe=recipe_of(trial, opened.study, extensions),
+        epochs=int(trial.user_attrs[BEST_EPOCH_KEY]),
+        valid_macro_f1=[score for _, score in sorted(trial.intermediate_values.items())],
+        extensions=extensions,
+        weights=opened.file.weights,
+        device=device,
+        threads=training.threads_for(trial, device),
+        say=say,
+    )
+
+
+def tested_once(
+    opened: OpenStudy, trial: int, test: Callable[[], dict[str, Any]], data: Data
+) -> tuple[dict[str, Any] | None, int]:
+    """Count a use of the held-out images, and then test on them; returns the scores and how many uses there were.
+
+    None and 0 where nothing is held out.
+
+    Args:
+        opened: the study.
+        trial: number of the trial that is tested.
+        test: gives the scores.
+        data: of the study.
+    """
+    if not len(data.split.test):
+        return None, 0
+    use = str(uuid.uuid4())
+    uses = count_test_use(opened.study, use, datetime.now(UTC).isoformat(timespec="seconds"))
+    found = test()
+    keep_test_score(opened.study, use, trial, found)
+    return found, uses
 
 
 def _images_of(data: Data) -> NDArray[np.int64]:
@@ -194,9 +185,7 @@ def _find_decision(chosen: Chosen, own: Classifier | None, trial: FrozenTrial, o
     try:
         model = own or model_of(trial, opened, chosen.extensions, classes, chosen.device)
     except StorageError:
-        return Found(
-            Decision(), f"as the weights of trial {trial.number} that have not learned the validation images are gone"
-        )
+        return Found(f"as the weights of trial {trial.number} that have not learned the validation images are gone")
     images = data.split.valid
     source = f"{counted(len(images), 'validation image')} that the trial's own weights have not learned"
     return find_decision(data, images, chosen.probabilities(model, data, images), source)
@@ -207,38 +196,3 @@ def _test(chosen: Chosen, model: Classifier, data: Data, decision: Decision) -> 
     shown = decision.probabilities(chosen.probabilities(model, data, data.split.test))
     labels = torch.from_numpy(data.index.labels[data.split.test])
     return scores(labels, torch.from_numpy(decision.classes(shown)), torch.from_numpy(shown), data.index.classes)
-
-
-def _write_lists(temporary: Path, folder: Path, data: Data) -> None:
-    """The images of each side with their classes, and those without, as paths from where the bundle will be.
-
-    `hpo predict` reads them.
-    """
-    index, sides = data.index, {TRAIN: data.split.train, VALID: data.split.valid, TEST: data.split.test}
-    lists: dict[str, list[tuple[str, ...]]] = {
-        name: [(index.paths[image], index.classes[index.labels[image]]) for image in images]
-        for name, images in sides.items()
-    }
-    lists[UNLABELLED] = [(path,) for path in index.unlabelled]
-    for name, rows in lists.items():
-        if rows:
-            _write_list(temporary / name, folder, index, rows)
-
-
-def _write_pseudo_labels(temporary: Path, folder: Path, joined: Joined, pseudo: PseudoLabels) -> None:
-    """All unlabelled images but the copies, with the classes of those that were learned; `hpo reproduce` reads them."""
-    index, learned = pseudo.data.index, set(pseudo.images.tolist())
-    rows = [
-        (index.paths[image], index.classes[index.labels[image]] if image in learned else "")
-        for image in joined.unlabelled.tolist()
-    ]
-    _write_list(temporary / PSEUDO_LABELS, folder, index, rows)
-
-
-def _write_list(file: Path, folder: Path, index: Index, rows: Sequence[tuple[str, ...]]) -> None:
-    """Rows of a path and perhaps a class."""
-    with file.open("w", encoding="utf-8", errors="surrogateescape", newline="") as opened:
-        write_rows(opened, [("path", "label")[: len(rows[0])]])
-        for path, *label in rows:
-            relative = os.path.relpath(index.root / path, folder.absolute())
-            write_rows(opened, [map(cell_of, (relative, *label))])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hpo.argument_types import THREADS, positive, probability
+from hpo.argument_types import THREADS, folds, positive, probability
 from hpo.bundle.commands import run_convert, run_export_best, run_predict, run_reproduce
 
 if TYPE_CHECKING:
@@ -34,6 +34,15 @@ def add_bundle_commands(add: Add, add_for_study: Add, add_storage: Callable[[arg
     which.add_argument("--trial", type=int, metavar="N", help="this trial in place of the winner")
     which.add_argument(
         "--top", type=positive, metavar="N", help="a bundle of each of the best N trials, in DIR/trial-NUMBER, to vote"
+    )
+    which.add_argument(
+        "--ensemble",
+        type=positive,
+        metavar="N",
+        help="one bundle of the kept models that are best together: N votes at most, given one after the other",
+    )
+    added.add_argument(
+        "--folds", type=folds, metavar="K", help="one bundle of K models, each trained without another fold, 2 to 20"
     )
     learning = added.add_mutually_exclusive_group()
     learning.add_argument("--no-retrain", action="store_true", help="take the winning trial's own weights")

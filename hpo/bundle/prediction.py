@@ -41,9 +41,13 @@ def fit_ranges(bundles: Sequence[Bundle], files: Sequence[Path]) -> tuple[list[B
         for known, ranges in found.items()
         if ranges != known
     ]
-    readings = [bundle.reading for bundle in bundles]
-    known_now = [replace(reading, ranges=reading.ranges and found[reading.ranges]) for reading in readings]
-    return [replace(bundle, reading=reading) for bundle, reading in zip(bundles, known_now, strict=True)], lines
+
+    def fitted(bundle: Bundle) -> Bundle:
+        ranges = bundle.reading.ranges and found[bundle.reading.ranges]
+        members = tuple(fitted(member) for member in bundle.members)  # of the same images, and so of the same ranges
+        return replace(bundle, reading=replace(bundle.reading, ranges=ranges), members=members)
+
+    return [fitted(bundle) for bundle in bundles], lines
 
 
 def predict_to_csv(

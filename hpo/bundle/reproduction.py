@@ -12,7 +12,7 @@ from hpo.bundle.comparison import Comparison
 from hpo.bundle.inputs import find_images
 from hpo.bundle.origin import ORIGIN, data_of, weights_of
 from hpo.bundle.pseudo_labels import restore
-from hpo.bundle.retraining import Chosen, Retrained
+from hpo.bundle.retraining import Chosen, Retrained, divide
 from hpo.errors import HpoError
 from hpo.hardware import cores
 from hpo.study.environment import environment, environment_differences
@@ -66,6 +66,11 @@ def reproduce_bundle(bundle: Bundle, again: Again) -> Comparison:
         TrainerError: the images or the pretrained weights cannot be read.
     """
     info = bundle.info
+    if bundle.members:
+        raise HpoError(
+            f"reproduce: {bundle.folder} is a bundle of several models; name one of them, such as"
+            f" {bundle.members[0].folder}"
+        )
     if ORIGIN not in info:
         raise HpoError(
             f"reproduce: {bundle.folder} is of an hpo that did not keep where its images are; `hpo reproduce STUDY"
@@ -187,6 +192,8 @@ def _are_cpus(*devices: str | None) -> bool:
 
 def _retrained(chosen: Chosen, bundle: Bundle, data: Data) -> Retrained:
     """The retraining of a bundle done again."""
+    if fold := bundle.info.get("fold"):
+        return chosen.retrained_without(fold["number"] - 1, divide(data, fold["of"]), data)
     if not bundle.info["pseudo_labels"]:
         return chosen.retrained(data)
     rows = find_images([str(bundle.folder / PSEUDO_LABELS)], bundle.classes, "reproduce")

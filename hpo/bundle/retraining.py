@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hpo.bundle.pseudo_labels import CONFIDENCE, choose
+from hpo.errors import HpoError
 from hpo.hardware import cores
 from storage.keys import DEVICE_KEY, THREADS_KEY
 from trainer.fit import Subsets, fit
+from trainer.images.split import divide_into_folds
 from trainer.loaders import loaders_for
 from trainer.resources import Resources
 from trainer.step import MicroBatch
@@ -56,6 +58,34 @@ class Training:
         """How many threads the model of this trial gets on this device."""
         on_cpus = device.type == "cpu" and trial.user_attrs.get(DEVICE_KEY) == "cpu"
         return self.threads or (on_cpus and trial.user_attrs.get(THREADS_KEY)) or cores()
+
+
+@dataclass(frozen=True, eq=False)
+class Folds:
+    """The images that are not held out, divided for a cross-validation, groups and copies whole.
+
+    Attributes:
+        count: of the folds.
+        images: positions, sorted, int64 [n].
+        numbers: the fold of each of them, int64 [n], from 0 on; -1: always trained on.
+    """
+
+    count: int
+    images: NDArray[np.int64]
+    numbers: NDArray[np.int64]
+
+
+def divide(data: Data, count: int) -> Folds:
+    """Divide the images that are not held out into folds, always in the same way.
+
+    Raises:
+        HpoError: there are too few images or groups.
+    """
+    images = _labelled(data)
+    numbers = divide_into_folds(data.index, images, count, seed="folds", copies=data.index.copies)
+    if len(np.unique(numbers[numbers >= 0])) < count:
+        raise HpoError(f"export: --folds {count} needs a group of images for each fold at least; give fewer folds")
+    return Folds(count, images, numbers)
 
 
 @dataclass(frozen=True)
@@ -103,6 +133,10 @@ class Chosen:
         """The model after a training on these images and on those that have pseudo-labels."""
         images = np.concatenate([_labelled(pseudo.data), pseudo.images])
         return self._retrained(pseudo.data, images, f"{len(pseudo.images)} of them unlabelled")
+
+    def retrained_without(self, fold: int, folds: Folds, data: Data) -> Retrained:
+        """The model after a training on all images that are not held out, but for those of this fold, from 0 on."""
+        return self._retrained(data, folds.images[folds.numbers != fold], f"fold {fold + 1} of {folds.count}")
 
     def trained_as_in_the_search(self, data: Data) -> Iterator[Epoch]:
         """The epochs of a training on the images to train, each judged on those to validate."""

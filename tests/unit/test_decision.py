@@ -55,7 +55,7 @@ def test_what_does_not_help_is_left_out_and_said(data):
     """A model that is as sure as it may be, and favours no class, is left as it is; what was tried is kept in JSON."""
     found = find_decision(data, np.arange(72), told(data, sure=2.08), "72 images")
     assert found.decision.offsets == ()
-    assert found.lines()[1].endswith("left out, as this may be chance")
+    assert found.lines()[1].endswith("left out, as this is no gain beyond chance")
     kept = found.as_json(data.index.classes)
     assert not kept["thresholds"]["used"]
     assert decision_of(kept, data.index.classes) == Decision(found.decision.temperature)

@@ -101,7 +101,9 @@ def test_a_bundle_decides_by_its_temperature_and_offsets(make_bundle, photos, tm
     found = []
     for favoured in (None, "blue", "red"):
         told = {"calibration": {"temperature": 0.02, "used": True}} if favoured else {}
-        told |= {"thresholds": {"offsets": dict.fromkeys(CLASSES, 0) | {favoured: 9}, "used": True}} if favoured else {}
+        told |= (
+            {"thresholds": {"offsets": dict.fromkeys(CLASSES, 0) | {favoured: 450}, "used": True}} if favoured else {}
+        )
         (Path(folder) / "bundle.json").write_text(json.dumps(info | told))
         bundles, _ = find_bundles([folder, str(photos)])
         predict_to_csv(Ensemble(bundles, Extensions()), images, tmp_path / "out.csv")
@@ -114,6 +116,33 @@ def test_a_bundle_decides_by_its_temperature_and_offsets(make_bundle, photos, tm
     (Path(folder) / "bundle.json").write_text(json.dumps(info | {"calibration": {"temperature": 0, "used": True}}))
     with pytest.raises(HpoError, match=r"0\.0 is no temperature"):
         find_bundles([folder, str(photos)])
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_a_bundle_of_several_models_is_their_mean_by_votes(make_bundle, photos, tmp_path):
+    """Its probabilities are the mean of its models', each at its own temperature and as often as it has votes."""
+    (tmp_path / "all").mkdir()
+    for seed in range(2):
+        make_bundle(f"all/model-{seed}", seed=seed)
+    rows = find_images([str(photos)], CLASSES)
+    own = tmp_path / "all/model-1/bundle.json"
+    own.write_text(json.dumps(json.loads(own.read_text()) | {"calibration": {"temperature": 0.1, "used": True}}))
+    alone = []
+    for seed in range(2):
+        bundles, _ = find_bundles([str(tmp_path / f"all/model-{seed}"), "photos"])
+        predict_to_csv(Ensemble(bundles, Extensions()), rows, tmp_path / "out.csv")
+        alone.append(_read(tmp_path / "out.csv")[1])
+    members = [{"folder": "model-0", "votes": 1}, {"folder": "model-1", "votes": 3}]
+    info = {"classes": CLASSES, "members": members}
+    (tmp_path / "all/bundle.json").write_text(json.dumps(info))
+    bundles, _ = find_bundles([str(tmp_path / "all"), "photos"])
+    predict_to_csv(Ensemble(bundles, Extensions()), rows, tmp_path / "out.csv")
+    np.testing.assert_allclose(_read(tmp_path / "out.csv")[1], (alone[0] + 3 * alone[1]) / 4, atol=2e-6)
+    for folder in ("../all/model-0", "..", ""):
+        members[0]["folder"] = folder
+        (tmp_path / "all/bundle.json").write_text(json.dumps(info))
+        with pytest.raises(HpoError, match="is no bundle"):
+            find_bundles([str(tmp_path / "all"), "photos"])
 
 
 def test_one_bundle_has_nothing_to_vote_on(make_bundle, photos, tmp_path):

@@ -1,0 +1,260 @@
+"""Several models as one bundle: those of the folds of a cross-validation, or an ensemble of kept ones."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from hpo.bundle.bundle import new_folder, refuse_existing
+from hpo.bundle.decision import find_decision
+from hpo.bundle.export import chosen_of, tested_once
+from hpo.bundle.origin import ORIGIN, origin_of
+from hpo.bundle.retraining import Training, divide
+from hpo.bundle.scores import headline, scores
+from hpo.bundle.selection import REPEATS, judge, select
+from hpo.bundle.writing import write_info, write_lists, write_model
+from hpo.errors import HpoError
+from hpo.study.images import load_images
+from hpo.study.open_study import model_of
+from hpo.study.ranking import best_of_different_recipes
+from hpo.study.settings import check_settings
+from storage.errors import StorageError
+from storage.keys import WEIGHTS_NAME
+from trainer.calibration import Decision, mean_of
+from trainer.device import choose_device, torch_threads
+from trainer.images.duplicates import keep_copies_together
+from trainer.images.split import divide_into_folds
+from trainer.wording import counted
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+    from optuna.trial import FrozenTrial
+
+    from hpo.bundle.retraining import Chosen
+    from hpo.study.open_study import OpenStudy
+    from trainer.data import Data
+
+
+def export_folds(
+    opened: OpenStudy, folder: Path, trial: FrozenTrial, count: int, threads: int | None, say: Callable[[str], None]
+) -> dict[str, Any]:
+    """Train a trial's recipe once without each fold, and write the models as one bundle that votes softly.
+
+    The images are those that are not held out. Each training has as many epochs as the trial took to its best, so that
+    nothing is chosen on a fold, and each image is judged by the one model that has not learned it: the honest estimate,
+    which is that of one of the models; their vote is seldom worse.
+
+    Args:
+        opened: the study.
+        folder: of the bundle, to be made.
+        trial: complete.
+        count: of the folds.
+        threads: of torch; None: as many as the trial had.
+        say: takes lines on how it goes.
+
+    Returns:
+        what is in bundle.json.
+
+    Raises:
+        HpoError: as `hpo.bundle.export.export`, and where there are too few images for so many folds.
+        TrainerError: images or weights cannot be read.
+    """
+    data = _data_of(opened)
+    chosen, folds = chosen_of(trial, opened, Training(threads=threads), say), divide(data, count)
+    judged = folds.numbers >= 0
+    out_of_fold = np.zeros((len(folds.images), len(data.index.classes)), np.float32)
+    tests, members = [], []
+    with new_folder(folder) as temporary, torch_threads(chosen.threads):
+        for fold in range(count):
+            name = f"fold-{fold + 1}"
+            (temporary / name).mkdir()
+            trained = chosen.retrained_without(fold, folds, data)
+            own = folds.numbers == fold
+            out_of_fold[own] = chosen.probabilities(trained.model, data, folds.images[own])
+            tests.append(chosen.probabilities(trained.model, data, data.split.test) if len(data.split.test) else None)
+            about = write_model(temporary / name, trained.model, chosen, opened.file, data)
+            members.append(
+                {
+                    **about,
+                    **_source(opened, trial, data),
+                    "retrained": True,
+                    "pseudo_labels": None,
+                    "fold": {"number": fold + 1, "of": count},
+                    ORIGIN: origin_of(opened.file, folder / name, chosen.valid_macro_f1, trained.train_losses),
+                }
+            )
+        images = folds.images[judged]
+        source = f"{counted(len(images), 'image')}, each by the model that has not learned it"
+        found = find_decision(data, images, out_of_fold[judged], source)
+        for line in found.lines():
+            say(line)
+        told = found.as_json(data.index.classes)
+        for number, member in enumerate(members, start=1):
+            write_info(temporary / f"fold-{number}", {**member, "calibration": told["calibration"]})
+        alone = Decision(found.decision.temperature)  # of each model; the offsets come after the mean
+        together = Decision(offsets=found.decision.offsets)
+        estimate = _scores(data, images, found.decision, found.decision.probabilities(out_of_fold[judged]))
+        say(f"out of fold: {headline(estimate)} (± one standard error), on {source}")
+
+        def test() -> dict[str, Any]:
+            shown = mean_of([alone] * count, [1] * count, np.stack([one for one in tests if one is not None]))
+            return _scores(data, data.split.test, together, shown)
+
+        info = {
+            "classes": list(data.index.classes),
+            "members": [{"folder": f"fold-{number + 1}", "votes": 1} for number in range(count)],
+            **_source(opened, trial, data),
+            "epochs": chosen.epochs,
+            "metrics": {"valid_macro_f1": trial.value, "out_of_fold": estimate},
+            "calibration": None,  # each model has it
+            "thresholds": told["thresholds"],
+        }
+        info["metrics"]["test"], info["test_uses"] = tested_once(opened, trial.number, test, data)
+        write_lists(temporary, folder, data)
+        write_info(temporary, info)
+    return info
+
+
+def export_ensemble(
+    opened: OpenStudy, folder: Path, votes: int, threads: int | None, say: Callable[[str], None]
+) -> dict[str, Any]:
+    """Choose models among the kept ones of the search, by the validation images, and write them as one bundle.
+
+    The gain over the best single model is judged on images that neither was chosen by.
+
+    Args:
+        opened: the study.
+        folder: of the bundle, to be made.
+        votes: how many are given away, at most; a model may have several.
+        threads: of torch; None: as many as the trials had.
+        say: takes lines on how it goes.
+
+    Returns:
+        what is in bundle.json.
+
+    Raises:
+        HpoError: as `hpo.bundle.export.export`, and where no complete trial has kept its weights.
+        DataError: images cannot be read.
+    """
+    refuse_existing(folder)
+    data, device = _data_of(opened), choose_device()
+    images, classes = data.split.valid, len(data.index.classes)
+    kept: list[Kept] = []
+    there = {file.number for file in opened.rows.kept_files(WEIGHTS_NAME)}
+    best_first = best_of_different_recipes(opened, len(there), seeds_differ=True)
+    for trial in (trial for trial in best_first if trial.number in there):
+        chosen = chosen_of(trial, opened, Training(retrain=False, threads=threads), say)
+        try:
+            model = model_of(trial, opened, chosen.extensions, classes, device)
+        except StorageError:  # in the store of another machine
+            continue
+        with torch_threads(chosen.threads):
+            chosen.probabilities(model, data, images[:1])  # what is done at the first image alone is not timed
+            started = time.perf_counter()
+            probabilities = chosen.probabilities(model, data, images)
+        kept.append(Kept(trial, chosen, probabilities, (time.perf_counter() - started) / len(images)))
+    if not kept:
+        raise HpoError(
+            "export: no complete trial has kept its weights here; `hpo export-best` without --ensemble retrains"
+        )
+    candidates = np.stack([one.probabilities for one in kept])
+    labels, groups = data.index.labels[images], keep_copies_together(data.index.groups, data.index.copies)[images]
+    halves = [
+        divide_into_folds(data.index, images, 2, seed=f"ensemble {n}", copies=data.index.copies) for n in range(REPEATS)
+    ]
+    counts = select(labels, candidates, votes)
+    gain = judge(labels, candidates, votes, groups, halves)
+    members = [(one, int(count)) for one, count in zip(kept, counts, strict=True) if count]
+    say(
+        f"ensemble of {counted(int(counts.sum()), 'vote')} by {len(members)} of {counted(len(kept), 'kept model')}: "
+        + ", ".join(f"trial {one.trial.number} ({count})" for one, count in members)
+    )
+    seconds = (kept[0].seconds, sum(one.seconds for one, _ in members))
+    say(
+        f"its gain in macro-F1 over the best single model: {gain.mean:+.4f} ({gain.interval[0]:+.4f} to"
+        f" {gain.interval[1]:+.4f} in 95 %), on validation images that neither was chosen by"
+        f"{'' if gain.interval[0] > 0 else ': this may be chance'}; {seconds[1] * 1000:.2f} ms an image in place of"
+        f" {seconds[0] * 1000:.2f}"
+    )
+    plain = [Decision()] * len(members)
+    shown = mean_of(plain, [count for _, count in members], candidates[counts > 0])
+    source = f"{counted(len(images), 'validation image')}, which chose the models and so flatter them a little"
+    found = find_decision(data, images, shown, source)
+    for line in found.lines():
+        say(line)
+    tests: list[NDArray[np.float32]] = []
+    with new_folder(folder) as temporary:
+        for one, _ in members:
+            name = f"trial-{one.trial.number}"
+            (temporary / name).mkdir()
+            model = model_of(one.trial, opened, one.chosen.extensions, classes, device)
+            with torch_threads(one.chosen.threads):
+                tests += [one.chosen.probabilities(model, data, data.split.test)] if len(data.split.test) else []
+            about = write_model(temporary / name, model, one.chosen, opened.file, data)
+            origin = origin_of(opened.file, folder / name, one.chosen.valid_macro_f1, None)
+            more = {"retrained": False, "pseudo_labels": None, ORIGIN: origin}
+            write_info(temporary / name, {**about, **_source(opened, one.trial, data), **more})
+
+        def test() -> dict[str, Any]:
+            mean = mean_of(plain, [count for _, count in members], np.stack(tests))
+            return _scores(data, data.split.test, found.decision, found.decision.probabilities(mean))
+
+        best = kept[0].trial
+        tested, uses = tested_once(opened, best.number, test, data)
+        info = {
+            "classes": list(data.index.classes),
+            "members": [{"folder": f"trial-{one.trial.number}", "votes": count} for one, count in members],
+            **_source(opened, best, data),
+            "metrics": {"valid_macro_f1": best.value, "ensemble": gain.as_json(), "test": tested},
+            "seconds_an_image": {"best": seconds[0], "ensemble": seconds[1]},
+            "test_uses": uses,
+            **found.as_json(data.index.classes),
+        }
+        write_lists(temporary, folder, data)
+        write_info(temporary, info)
+    return info
+
+
+@dataclass(frozen=True, eq=False)
+class Kept:
+    """A complete trial whose weights are kept.
+
+    Attributes:
+        trial: the trial.
+        chosen: how it was trained.
+        probabilities: of the validation images, float32 [images, classes].
+        seconds: that an image took.
+    """
+
+    trial: FrozenTrial
+    chosen: Chosen
+    probabilities: NDArray[np.float32]
+    seconds: float
+
+
+def _data_of(opened: OpenStudy) -> Data:
+    opened.file.make_folder()
+    data = load_images(opened.file, opened.study)
+    check_settings(opened.study, opened.file, data)
+    return data
+
+
+def _source(opened: OpenStudy, trial: FrozenTrial, data: Data) -> dict[str, Any]:
+    return {
+        "study": opened.file.name,
+        "trial": trial.number,
+        "data_digest": data.index.digest,
+        "split_digest": data.split.digest,
+    }
+
+
+def _scores(data: Data, images: NDArray[np.int64], decision: Decision, shown: NDArray[np.float32]) -> dict[str, Any]:
+    labels = torch.from_numpy(data.index.labels[images])
+    return scores(labels, torch.from_numpy(decision.classes(shown)), torch.from_numpy(shown), data.index.classes)
