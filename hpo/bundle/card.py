@@ -156,11 +156,21 @@ def _body(info: Mapping[str, Any], story: Story) -> Iterator[str]:
 
 def _choice(info: Mapping[str, Any], story: Story) -> Iterator[str]:
     """How the model came to be this one."""
-    yield (
+    searched, again = info["metrics"]["valid_macro_f1"], info.get("confirmation")
+    line = (
         f"Trial {info['trial']} of a search that has compared {counted(story.compared, 'complete trial')} by their"
-        f" macro-F1 on the validation images; its own was {info['metrics']['valid_macro_f1']:.4f}, which may flatter"
-        " it, as these images have chosen among the trials."
+        " macro-F1 on the validation images"
     )
+    if searched is not None:
+        line += f"; its own was {searched:.4f}, which may flatter it, as these images have chosen among the trials"
+    yield f"{line}."
+    if again:
+        margin = "" if again["margin"] is None else f" ± {again['margin']:.4f} (95 %)"
+        won = ", and won" if again["winner"] else ""
+        yield (
+            f"The best recipes were trained again on fresh folds of the images to train and to validate: on"
+            f" {counted(again['folds'], 'fold')} this one had a macro-F1 of {again['macro_f1']:.4f}{margin}{won}."
+        )
     epochs = f"{info['epochs']} of {counted(story.recipe.epochs, 'epoch')}"
     yield (
         f"Its recipe was trained again on training and validation images together, for {epochs}."

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from optuna.trial import TrialState
 
 from hpo.errors import HpoError
+from hpo.study.confirmed_table import shown_mean
 from hpo.study.interruptions import successors_of
 from hpo.study.ranking import best_of_different_recipes, counts, ranked
 from hpo.study.settings import space_of
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
     from optuna.trial import FrozenTrial
 
+    from hpo.study.confirmed import Confirmed
     from hpo.study.open_study import OpenStudy
 
 SHOWN = 5  # numbers of trials that could be taken in place of one that cannot
@@ -39,6 +41,46 @@ def best_trials(opened: OpenStudy, count: int = 1) -> list[FrozenTrial]:
         f"export: --top {count} needs so many complete trials of different recipes, and there are {len(found)};"
         f" give --top {len(found)}"
     )
+
+
+def winner(opened: OpenStudy, confirmed: Confirmed | None) -> FrozenTrial:
+    """The trial that has won: the confirmed winner where there is one, else the one with the best validation score.
+
+    Raises:
+        HpoError: no trial is complete.
+    """
+    if confirmed and confirmed.winner is not None:
+        return opened.study.get_trials(deepcopy=False)[confirmed.winner]
+    return best_trials(opened)[0]
+
+
+def score_line(trial: FrozenTrial, opened: OpenStudy, confirmed: Confirmed | None) -> str:
+    """The score of a trial, confirmed or not, and which one has won where that is another."""
+    known, won = (confirmed.recipe_of(trial.number), confirmed.won) if confirmed else (None, None)
+    if won and known and known.mean is not None:
+        searched = "" if known.search_score is None else f"; in the search it had {known.search_score:.4f}"
+        if won == known:
+            line = f"trial {trial.number} is the confirmed winner with a macro-F1 of {shown_mean(known)}{searched}"
+            best = best_trials(opened)[0]
+            if confirmed and confirmed.recipe_of(best.number) is None:
+                line += (
+                    f"; trial {best.number} with a validation macro-F1 of {best.value:.4f} is not confirmed, and"
+                    f" `hpo confirm {opened.file.path.name}` compares it, too"
+                )
+            return line
+        return (
+            f"trial {trial.number} has a confirmed macro-F1 of {shown_mean(known)}{searched}; trial {won.trial} has won"
+            f" with {shown_mean(won)}"
+        )
+    best = best_trials(opened)[0]
+    if best.number == trial.number:
+        line = f"trial {trial.number} has won with a validation macro-F1 of {trial.value:.4f}"
+    else:
+        line = (
+            f"trial {trial.number} has a validation macro-F1 of {trial.value:.4f}; trial {best.number} has won with"
+            f" {best.value:.4f}"
+        )
+    return f"{line}; not confirmed, so that a part of it is luck (`hpo confirm {opened.file.path.name}`)"
 
 
 def trial_of_number(opened: OpenStudy, number: int) -> FrozenTrial:

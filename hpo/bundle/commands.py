@@ -22,12 +22,13 @@ if TYPE_CHECKING:
 def run_export_best(options: argparse.Namespace) -> int:
     """`hpo export-best`: the winner, or other trials, as bundles."""
     from hpo.bundle.bundle import TEST, refuse_existing
-    from hpo.bundle.chosen_trials import best_trials, trial_of_number
+    from hpo.bundle.chosen_trials import best_trials, trial_of_number, winner
     from hpo.bundle.export import export
     from hpo.bundle.joint import export_ensemble, export_folds
     from hpo.bundle.pseudo_labels import CONFIDENCE
     from hpo.bundle.retraining import Training
     from hpo.bundle.scores import headline
+    from hpo.study.confirmed import read_confirmed
 
     if options.onnx:
         from hpo.bundle.conversion import require_packages
@@ -54,19 +55,20 @@ def run_export_best(options: argparse.Namespace) -> int:
         print(line, flush=True)
 
     with open_study_from(options) as opened:
+        confirmed = read_confirmed(opened)
         bundles: Iterable[tuple[Path, dict[str, Any]]]
         if options.ensemble is not None:
             bundles = [(output, export_ensemble(opened, output, options.ensemble, options.threads, say))]
         elif options.folds is not None:
-            trial = best_trials(opened)[0] if options.trial is None else trial_of_number(opened, options.trial)
+            trial = winner(opened, confirmed) if options.trial is None else trial_of_number(opened, options.trial)
             bundles = [(output, export_folds(opened, output, trial, options.folds, options.threads, say))]
         elif options.top is not None:
             refuse_existing(output)
             trials = {output / f"trial-{trial.number}": trial for trial in best_trials(opened, options.top)}
-            bundles = export(opened, trials, training, say)
+            bundles = export(opened, trials, training, say, confirmed)
         else:
-            trial = best_trials(opened)[0] if options.trial is None else trial_of_number(opened, options.trial)
-            bundles = export(opened, {output: trial}, training, say)
+            trial = winner(opened, confirmed) if options.trial is None else trial_of_number(opened, options.trial)
+            bundles = export(opened, {output: trial}, training, say, confirmed)
         for folder, info in bundles:
             if test := info["metrics"]["test"]:
                 say(

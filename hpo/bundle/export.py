@@ -12,6 +12,7 @@ import torch
 
 from hpo.bundle.bundle import new_folder, refuse_existing
 from hpo.bundle.card import Story, write_card
+from hpo.bundle.chosen_trials import score_line
 from hpo.bundle.decision import Found, find_decision
 from hpo.bundle.inputs import find_images
 from hpo.bundle.origin import ORIGIN, origin_of
@@ -21,7 +22,7 @@ from hpo.bundle.scores import scores
 from hpo.bundle.writing import write_info, write_lists, write_model, write_pseudo_labels
 from hpo.study.images import load_images
 from hpo.study.open_study import count_test_use, keep_test_score, model_of, recipe_of
-from hpo.study.ranking import best_trial, ranked
+from hpo.study.ranking import ranked
 from hpo.study.settings import check_settings, space_of
 from storage.errors import StorageError
 from storage.keys import BEST_EPOCH_KEY
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from optuna.trial import FrozenTrial
 
+    from hpo.study.confirmed import Confirmed, ConfirmedRecipe
     from hpo.study.open_study import OpenStudy
     from trainer.calibration import Decision
     from trainer.data import Data
@@ -42,13 +44,18 @@ if TYPE_CHECKING:
 
 
 def export(
-    opened: OpenStudy, folders: Mapping[Path, FrozenTrial], training: Training, say: Callable[[str], None]
+    opened: OpenStudy,
+    folders: Mapping[Path, FrozenTrial],
+    training: Training,
+    say: Callable[[str], None],
+    confirmed: Confirmed | None = None,
 ) -> Iterator[tuple[Path, dict[str, Any]]]:
     """Write the bundles of these trials, each whole or not at all; yields each folder with its bundle.json.
 
     The retraining follows the trial: same recipe, seed, schedule and number of threads, ended at the trial's best
     epoch, with the validation images added to the training images. Nothing judges it on the way, so nothing is chosen
-    on the test images; each test is counted in the study.
+    on the test images; each test is counted in the study. A trial that is confirmed is trained for the epochs that its
+    folds say.
 
     With unlabelled images the retrained model classifies them; those that it is sure of, with the classes that it
     gives them, join its training images for a second model, which is trained likewise from the start. That one alone
@@ -59,6 +66,7 @@ def export(
         folders: to be made, none of which may exist, with a complete trial for each.
         training: how the models are to be made.
         say: takes lines on how it goes.
+        confirmed: what is known of the trials that were trained again on fresh folds.
 
     Raises:
         HpoError: the study has other settings, a folder exists or cannot be written, or of the unlabelled images there
@@ -66,7 +74,7 @@ def export(
         StorageError: the trial's own weights are not here.
         DataError: images that cannot be read.
     """
-    study_file, best = opened.file, best_trial(opened)
+    study_file = opened.file
     for folder in folders:
         refuse_existing(folder)
     study_file.make_folder()
@@ -76,8 +84,9 @@ def export(
     rows = find_images(given, (), "export", unpack=study_file.folder / "pixels") if given else []
     joined = join(data, [row.file for row in rows]) if given else None
     for folder, trial in folders.items():
-        chosen = chosen_of(trial, opened, training, say)
-        say(_score_line(trial, best))
+        known = confirmed.recipe_of(trial.number) if confirmed else None
+        chosen = chosen_of(trial, opened, training, say, known)
+        say(score_line(trial, opened, confirmed))
         with new_folder(folder) as temporary, torch_threads(chosen.threads):
             used, pseudo, losses = data, None, None
             if joined:
@@ -103,6 +112,7 @@ def export(
                 "data_digest": data.index.digest,
                 "split_digest": data.split.digest,
                 "metrics": {"valid_macro_f1": trial.value, "test": test},
+                "confirmation": _confirmation(known, confirmed),
                 "test_uses": uses,
                 **found.as_json(data.index.classes),
                 ORIGIN: origin_of(study_file, folder, chosen.valid_macro_f1, losses),
@@ -118,13 +128,21 @@ def export(
         yield folder, info
 
 
-def chosen_of(trial: FrozenTrial, opened: OpenStudy, training: Training, say: Callable[[str], None]) -> Chosen:
-    """A trial, ready to be trained again on this machine."""
+def chosen_of(
+    trial: FrozenTrial,
+    opened: OpenStudy,
+    training: Training,
+    say: Callable[[str], None],
+    known: ConfirmedRecipe | None = None,
+) -> Chosen:
+    """A trial, ready to be trained again on this machine: where it is confirmed, for the epochs that its folds say."""
     extensions, device = opened.file.space.extensions, choose_device()
+    epochs = known.epochs if training.retrain and known and known.folds > 1 else None
+    searched = [score for _, score in sorted(trial.intermediate_values.items())]
     return Chosen(
         recipe=recipe_of(trial, opened.study, extensions),
-        epochs=int(trial.user_attrs[BEST_EPOCH_KEY]),
-        valid_macro_f1=[score for _, score in sorted(trial.intermediate_values.items())],
+        epochs=epochs or int(trial.user_attrs[BEST_EPOCH_KEY]),
+        valid_macro_f1=known.curve if epochs and known else searched,
         extensions=extensions,
         weights=opened.file.weights,
         device=device,
@@ -165,14 +183,18 @@ def _images_of(data: Data) -> NDArray[np.int64]:
     return np.stack([np.bincount(labels[side], minlength=len(classes)) for side in sides], axis=1)
 
 
-def _score_line(trial: FrozenTrial, best: FrozenTrial | None) -> str:
-    """The validation score of a trial, and of the best one where that is another."""
-    if best is None or best.number == trial.number:
-        return f"trial {trial.number} has won with a validation macro-F1 of {trial.value:.4f}"
-    return (
-        f"trial {trial.number} has a validation macro-F1 of {trial.value:.4f}; trial {best.number} has won with"
-        f" {best.value:.4f}"
-    )
+def _confirmation(known: ConfirmedRecipe | None, confirmed: Confirmed | None) -> dict[str, Any] | None:
+    """What bundle.json says of the trainings that confirm a trial; None where there is none."""
+    if confirmed is None or known is None or known.mean is None:
+        return None
+    return {
+        "winner": confirmed.winner == known.trial,
+        "macro_f1": known.mean,
+        "margin": known.margin,
+        "folds": known.folds,
+        "optimism": known.optimism,
+        "trainings": confirmed.trainings,
+    }
 
 
 def _find_decision(chosen: Chosen, own: Classifier | None, trial: FrozenTrial, opened: OpenStudy, data: Data) -> Found:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import tomli_w
 from optuna.trial import FixedTrial
 
+from hpo.study.confirmed_table import HEADINGS, confirmed_rows, verdict
 from hpo.study.interruptions import beginning_of
 from hpo.units import duration
 from storage.keys import DEVICE_KEY, HOST_KEY, METRICS_KEY, QUEUED_KEY, WAY_KEY
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
     from optuna.trial import FrozenTrial
 
+    from hpo.study.confirmed import Confirmed
     from hpo.study.interruptions import FailedTrial
     from hpo.study.status import Snapshot
     from trainer.recipe import Recipe
@@ -85,8 +87,8 @@ def trial_note(trial: FrozenTrial, space: Space, failed: FailedTrial | None = No
     return "\n\n".join(part for part in parts if part)
 
 
-def study_note(snapshot: Snapshot, study_id: int) -> str:
-    """How far a search has come, which workers are at work on it, and the best recipe so far."""
+def study_note(snapshot: Snapshot, study_id: int, confirmed: Confirmed | None = None) -> str:
+    """How far a search has come, which workers are at work on it, what is confirmed, and the best recipe so far."""
     counts = ", ".join(f"{count} {state}" for state, count in snapshot.counts.items() if count)
     lines = [f"Trials: {counts or 'none yet'}"]
     lines += [f"Budget: {spent} {spent.name}" for spent in snapshot.spent]
@@ -103,6 +105,9 @@ def study_note(snapshot: Snapshot, study_id: int) -> str:
         more = ", …" if len(snapshot.from_outside) > 5 else ""
         lines.append(f"Told or added from outside, and without a part in this: {numbers}{more}")
     parts = ["\n".join(f"- {line}" for line in lines), "#### Workers", _workers(snapshot, study_id)]
+    if confirmed:
+        rows = [list(row) for row in confirmed_rows(confirmed)]
+        parts += ["#### Confirmed on fresh folds", verdict(confirmed), _table([*HEADINGS[:-1], "remark"], rows)]
     if best := snapshot.best:
         title = f"#### Best so far: macro-F1 {best.macro_f1:.4f}, {_link(study_id, best.number)}"
         parts += [title, _toml(best.recipe)]

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from hpo.dashboard.internals import StudyEncoder, find_study, trial_as_json
 from hpo.dashboard.notes import study_note, trial_note, with_ours
+from hpo.study.confirmed import read_confirmed
 from hpo.study.ranking import ranked
 from hpo.study.settings import space_of
 from hpo.study.status import take_snapshot
@@ -99,7 +100,8 @@ class StudyPage:
             new = [trial for trial in trials if trial_id_of(trial) not in self._known]
             head = self._encoder.encode(study, opened.study_id, new, hidden=IN_THE_NOTE)
             texts = [text_of(trial) for trial in trials]
-        head["note"]["body"] = with_ours(head["note"]["body"], study_note(snapshot, opened.study_id))
+        note = study_note(snapshot, opened.study_id, read_confirmed(opened))
+        head["note"]["body"] = with_ours(head["note"]["body"], note)
         del head["trials"], head["best_trials"]
         best = ",".join(texts[trial.number] for trial in best_first[:1])
         return f'{_json(head)[:-1]},"best_trials":[{best}],"trials":[{",".join(texts[after:])}]}}'
@@ -108,7 +110,8 @@ class StudyPage:
         """The note of a trial, or of the study, as it is shown."""
         snapshot = take_snapshot(self._opened)
         if trial_id is None:
-            return with_ours(theirs, study_note(snapshot, self._opened.study_id))
+            note = study_note(snapshot, self._opened.study_id, read_confirmed(self._opened))
+            return with_ours(theirs, note)
         trial = self._opened.storage.get_trial(trial_id)
         fate = snapshot.failed.get(trial.number), snapshot.paused.get(trial.number)
         return with_ours(theirs, trial_note(trial, self._space, *fate))

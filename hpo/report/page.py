@@ -24,6 +24,7 @@ from hpo.report.outcomes import complete_values, failures
 from hpo.report.parallel_coordinates import MOST_LINES, RANKS, parallel
 from hpo.report.results import read_results
 from hpo.report.speed import speed_chart
+from hpo.study.confirmed_table import HEADINGS, confirmed_rows, verdict
 from hpo.study.status import TIME_HEADINGS
 from hpo.units import duration
 from hpo.whole_file import whole_file
@@ -102,6 +103,9 @@ def make_report(opened: OpenStudy, now: datetime, gpu_hour_price: float | None =
     html = _template().render(
         made=f"{now:%Y-%m-%d %H:%M %Z}",
         results=results,
+        verdict=verdict(results.confirmed) if results.confirmed else None,
+        confirmed=confirmed_rows(results.confirmed) if results.confirmed else [],
+        confirmed_headings=HEADINGS,
         snapshot=results.snapshot,
         charts=drawn,
         choices=[name for name in searched_choices(results.space) if f"field-{name}" in drawn],

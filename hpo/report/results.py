@@ -11,6 +11,7 @@ from optuna.trial import FixedTrial, TrialState
 
 from hpo.report.costs import SECONDS_AN_HOUR, total_hours_by_end
 from hpo.report.outcomes import Outcome
+from hpo.study.confirmed import read_confirmed
 from hpo.study.interruptions import successors_of
 from hpo.study.ranking import counts, find_default
 from hpo.study.settings import space_of
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
     from optuna.trial import FrozenTrial
 
+    from hpo.study.confirmed import Confirmed
     from hpo.study.open_study import OpenStudy
     from hpo.study.status import Snapshot
     from storage.keys import EndState
@@ -51,6 +53,7 @@ class Results:
         test_scores: what these looks gave, the earliest first: `trial`, `macro_f1`, its `standard_error`, `images`.
             Those of earlier versions are not kept.
         begun: start of the first trial, in UTC; None before that.
+        confirmed: what the trainings on fresh folds say; None where there are none.
     """
 
     snapshot: Snapshot
@@ -64,6 +67,7 @@ class Results:
     test_uses: int
     test_scores: Sequence[Mapping[str, Any]]
     begun: datetime | None
+    confirmed: Confirmed | None = None
 
     @property
     def complete(self) -> list[Outcome]:
@@ -112,6 +116,7 @@ def read_results(opened: OpenStudy, now: datetime) -> Results:
         test_uses=len(uses),
         test_scores=[attributes[score] for use in uses if (score := TEST_SCORE_KEY + use) in attributes],
         begun=begun,
+        confirmed=read_confirmed(opened),
     )
 
 

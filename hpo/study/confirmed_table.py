@@ -1,4 +1,4 @@
-"""What a confirmation says, as lines for a terminal."""
+"""What a confirmation says, for people: as a table, and in a sentence."""
 
 from __future__ import annotations
 
@@ -15,9 +15,26 @@ if TYPE_CHECKING:
 HEADINGS = ("trial", "search", "confirmed", "optimism", "epochs", "parameters", "a training", "")
 
 
+def confirmed_rows(confirmed: Confirmed) -> list[tuple[str, ...]]:
+    """A row of cells for each recipe, one for each of `HEADINGS`, the best recipe first."""
+    return [
+        (
+            str(recipe.trial),
+            "-" if recipe.search_score is None else f"{recipe.search_score:.4f}",
+            shown_mean(recipe),
+            "-" if recipe.optimism is None else f"{recipe.optimism:+.4f}",
+            "-" if recipe.epochs is None else str(recipe.epochs),
+            f"{recipe.parameters:,}",
+            "-" if recipe.seconds is None else duration(recipe.seconds),
+            _remark(recipe, confirmed),
+        )
+        for recipe in confirmed.recipes
+    ]
+
+
 def confirmed_lines(confirmed: Confirmed) -> list[str]:
-    """A row for each recipe, the best one first, and who has won, or what is missing."""
-    rows = [HEADINGS, *(_cells(recipe, confirmed) for recipe in confirmed.recipes)]
+    """The table as lines, and who has won, or what is missing."""
+    rows = [HEADINGS, *confirmed_rows(confirmed)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     return [*lines, verdict(confirmed)]
@@ -49,7 +66,7 @@ def shown_mean(recipe: ConfirmedRecipe) -> str:
     return f"{recipe.mean:.4f}" + ("" if recipe.margin is None else f" ± {recipe.margin:.4f}")
 
 
-def remark(recipe: ConfirmedRecipe, confirmed: Confirmed) -> str:
+def _remark(recipe: ConfirmedRecipe, confirmed: Confirmed) -> str:
     """What there is to say of a recipe beside its numbers."""
     parts = ["default recipe"] if recipe.is_default else []
     if recipe.trial == confirmed.winner:
@@ -61,23 +78,6 @@ def remark(recipe: ConfirmedRecipe, confirmed: Confirmed) -> str:
     elif recipe.folds < confirmed.repeats:
         parts.append(f"{recipe.folds} of {counted(confirmed.repeats, 'fold')}")
     return ", ".join(parts)
-
-
-def cells(recipe: ConfirmedRecipe) -> tuple[str, ...]:
-    """The numbers of a recipe, one for each of `HEADINGS` but the last."""
-    return (
-        str(recipe.trial),
-        "-" if recipe.search_score is None else f"{recipe.search_score:.4f}",
-        shown_mean(recipe),
-        "-" if recipe.optimism is None else f"{recipe.optimism:+.4f}",
-        "-" if recipe.epochs is None else str(recipe.epochs),
-        f"{recipe.parameters:,}",
-        "-" if recipe.seconds is None else duration(recipe.seconds),
-    )
-
-
-def _cells(recipe: ConfirmedRecipe, confirmed: Confirmed) -> tuple[str, ...]:
-    return (*cells(recipe), remark(recipe, confirmed))
 
 
 def _trials(numbers: Sequence[int]) -> str:

@@ -6,6 +6,7 @@ import csv
 import json
 import shutil
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -24,9 +25,14 @@ from hpo.bundle.inputs import find_bundles, find_images
 from hpo.bundle.prediction import predict_to_csv
 from hpo.bundle.retraining import Training
 from hpo.cli import parser
+from hpo.dashboard.notes import study_note
 from hpo.errors import HpoError
 from hpo.hardware import cores
+from hpo.report.page import make_report
+from hpo.study.confirmation import begin_confirmation, mark_of
+from hpo.study.confirmed import read_confirmed
 from hpo.study.open_study import create_study, load_study
+from hpo.study.status import take_snapshot
 from hpo.study.study_file import read_study_file
 from hpo.worker.shutdown import Shutdown
 from hpo.worker.stopwatch import Stopwatch
@@ -300,7 +306,7 @@ def test_the_best_trials_are_bundles_that_vote(tried, tmp_path, capsys):
     assert sorted(path.name for path in (tmp_path / "best").iterdir()) == ["trial-2", "trial-4"]
     infos = [json.loads((tmp_path / "best" / name / "bundle.json").read_text()) for name in ("trial-2", "trial-4")]
     assert [(info["trial"], info["test_uses"]) for info in infos] == [(2, 1), (4, 2)]
-    assert "trial 4 has a validation macro-F1 of 0.8000; trial 2 has won with 0.9000\n" in said
+    assert "trial 4 has a validation macro-F1 of 0.8000; trial 2 has won with 0.9000; not confirmed, so that" in said
     [command] = [line.strip() for line in said.splitlines() if "hpo predict" in line]
     options = parser().parse_args([*command.split()[1:-1], str(tmp_path / "predictions.csv")])
     options.extensions = tried.file.space.extensions
@@ -318,6 +324,42 @@ def test_a_trial_of_ones_own_choice_becomes_a_bundle(tried, tmp_path, capsys):
     said = capsys.readouterr().out
     assert "trial 2 has won with 0.9000" in said
     assert "left out, as the weights of trial 4 that have not learned the validation images are gone\n" in said
+
+
+def test_the_confirmed_winner_becomes_the_bundle(tried, tmp_path, capsys):
+    """Where trials are confirmed, the confirmed winner is retrained for the epochs of its folds, and both say so."""
+    data = tried.file.data.load(tried.file.folder / "pixels")
+    confirmation = begin_confirmation(tried, data, top=2, repeats=2)
+    begin_confirmation(tried, data, top=2, repeats=2)  # which adds nothing
+    assert [mark_of(trial) for trial in confirmation.study.get_trials()] == [(2, 0), (4, 0), (2, 1), (4, 1)]
+    assert read_confirmed(tried).winner is None
+    stopwatch, shutdown = Stopwatch(time.perf_counter()), Shutdown()
+    Worker(confirmation, data, name="again", loaders=Loaders(0), stopwatch=stopwatch, shutdown=shutdown).run()
+    confirmed = read_confirmed(tried)
+    won, lost = confirmed.won, next(each for each in confirmed.recipes if each.trial != confirmed.winner)
+    assert {won.trial, lost.trial} == {2, 4}
+    assert won.optimism == pytest.approx({2: 0.9, 4: 0.8}[won.trial] - won.mean)
+    capsys.readouterr()
+    export_of(tried, "-o", tmp_path / "winner")
+    said = capsys.readouterr().out
+    assert f"trial {won.trial} is the confirmed winner with a macro-F1 of {won.mean:.4f} ± {won.margin:.4f}" in said
+    info = json.loads((tmp_path / "winner/bundle.json").read_text())
+    assert (info["trial"], info["epochs"]) == (won.trial, won.epochs)
+    assert info["confirmation"] == {
+        "winner": True,
+        "macro_f1": won.mean,
+        "margin": won.margin,
+        "folds": 2,
+        "optimism": won.optimism,
+        "trainings": 4,
+    }
+    export_of(tried, "--trial", lost.trial, "-o", tmp_path / "other")
+    assert f"trial {lost.trial} has a confirmed macro-F1 of {lost.mean:.4f}" in capsys.readouterr().out
+    assert json.loads((tmp_path / "other/bundle.json").read_text())["test_uses"] == 2
+    page = make_report(tried, datetime.now(UTC)).html
+    assert f"confirmed winner: trial {won.trial}, macro-F1 {won.mean:.4f}" in page
+    assert f"confirmed winner: trial {won.trial}" in study_note(take_snapshot(tried), tried.study_id, confirmed)
+    assert tried.study.best_trial.number == 1  # for plain Optuna nothing has changed
 
 
 def test_trials_without_a_model_are_refused(tried, tmp_path):
