@@ -308,7 +308,11 @@ def summary_lines(
             f" start-up a worker); of all workers' time: {shares}"
         )
         lines += _pauses([worker.seconds for worker in snapshot.workers if worker.id in names])
-    lines.append("the winner of many flatters itself on the images that chose it; this tests it on the held-out ones:")
+    lines.append(
+        "the winner of many flatters itself on the images that chose it; this trains the best again on fresh folds:"
+    )
+    lines.append("  " + shlex.join(["hpo", "confirm", str(study_file.path)]))
+    lines.append("and this tests the winner on the held-out images:")
     bundle = study_file.path.parent / "bundle"
     lines.append("  " + shlex.join(["hpo", "export-best", str(study_file.path), "-o", str(bundle)]))
     return lines
