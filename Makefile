@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: install demo test gpu-test chaos browser-test compose-test dist-test lint docs bench bench-storage bench-gpu clean
+.PHONY: install demo test gpu-test chaos browser-test tracking-test compose-test dist-test lint docs bench bench-storage bench-gpu clean
 
 install: $(VENV)/installed
 
@@ -27,6 +27,12 @@ gpu-test: install
 browser-test: install
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[browser]'
 	SCREENSHOTS=$(SCREENSHOTS) $(BIN)/pytest tests/browser
+
+# `[study] track` with a real MLflow server and the offline mode of Weights & Biases, in an environment of its own: 3 minutes
+tracking-test: install
+	$(PYTHON) -m venv build/tracking
+	build/tracking/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,tracking]'
+	build/tracking/bin/python -m pytest tests/tracking
 
 # A search of 110 trials under all faults at random moments, a quarter of an hour: make chaos CHAOS='--seed 1 --trials 20'
 chaos: install

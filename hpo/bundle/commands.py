@@ -29,6 +29,7 @@ def run_export_best(options: argparse.Namespace) -> int:
     from hpo.bundle.retraining import Training
     from hpo.bundle.scores import headline
     from hpo.study.confirmed import read_confirmed
+    from hpo.tracking.trackers import add_bundle
 
     if options.onnx:
         from hpo.bundle.conversion import require_packages
@@ -80,6 +81,9 @@ def run_export_best(options: argparse.Namespace) -> int:
                     say(_predict_command(output, folder / TEST))
             say(f"written: {folder}")
             refused |= options.onnx and not _converted(folder, options)
+            if isinstance(number := info.get("trial"), int):  # an ensemble of several trials belongs to no one run
+                for line in add_bundle(opened, trial_of_number(opened, number), folder, info):
+                    say(line)
     if options.top is not None and test:
         say("their vote on the same images:")
         say(_predict_command(output, folder / TEST))

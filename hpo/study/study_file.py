@@ -8,7 +8,6 @@ import tomllib
 import unicodedata
 from contextlib import suppress
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -18,6 +17,7 @@ from hpo.study.given_splits import read_splits
 from hpo.study.model_limits import ModelLimits, read_model_limits
 from hpo.study.notify_url import notify_problem
 from hpo.study.table import Table
+from hpo.study.tracker_names import read_trackers
 from storage.artifacts.store_url import bucket_of
 from storage.budget import Limits, StopRules
 from storage.database import parse_url
@@ -112,7 +112,7 @@ class StudyFile:
         seed: of the sampler.
         retries: how often a trial is started again after its worker died.
         weights: folder with pretrained weights, or the file of the only backbone, in place of the hub.
-        tensorboard: whether trials write logs for TensorBoard.
+        track: names of the trackers that are told of the trials.
         notify: URL that is told of problems and the end; it may hold a secret.
         storage: URL of a Postgres; None for the embedded one.
         artifacts: URL or folder of the trials' files; None for the folder beside the file.
@@ -137,7 +137,7 @@ class StudyFile:
     seed: int = 0
     retries: int = 2
     weights: Path | None = None
-    tensorboard: bool = False
+    track: tuple[str, ...] = ()
     notify: str | None = field(default=None, repr=False)
     storage: str | None = None
     artifacts: str | None = None
@@ -225,9 +225,7 @@ def read_study_file(path: Path, extensions: Extensions | None = None) -> StudyFi
     weights = study.text("weights")
     if weights is not None and not (path.parent / weights).exists():
         problems.append(f"study.weights: {path.parent / weights} does not exist; name a folder of weights, or a file")
-    tensorboard = study.switch("tensorboard")
-    if tensorboard and find_spec("tensorboard") is None:  # an optional package
-        problems.append("study.tensorboard: the package is not installed; `pip install tensorboard`, or write false")
+    track = read_trackers(study, problems)
     notify = study.value("notify")
     if notify is not None and (problem := notify_problem(notify)):
         problems.append(f"study.notify: {problem}")
@@ -301,7 +299,7 @@ def read_study_file(path: Path, extensions: Extensions | None = None) -> StudyFi
         seed=int(seed or 0),
         retries=StudyFile.retries if retries is None else int(retries),
         weights=None if weights is None else path.parent / weights,
-        tensorboard=tensorboard,
+        track=track,
         notify=notify,
         storage=storage,
         artifacts=artifacts,

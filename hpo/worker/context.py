@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from hpo.study.open_study import OpenStudy
+    from hpo.tracking.trackers import Trackers
     from hpo.worker.heartbeat import Heartbeat
     from hpo.worker.step_watch import StepWatch
     from hpo.worker.stopwatch import Stopwatch
@@ -27,6 +28,7 @@ class WorkerContext:
         heartbeat: of the worker; tells when a run is to be left.
         resources: the device, the processes that augment, and the pretrained weights.
         stopwatch: divides the time of this process among headings.
+        trackers: are told of the trials.
     """
 
     opened: OpenStudy
@@ -36,3 +38,4 @@ class WorkerContext:
     heartbeat: Heartbeat
     resources: Resources
     stopwatch: Stopwatch
+    trackers: Trackers

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
@@ -12,6 +12,8 @@ from trainer.errors import CheckpointError, TrainerError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from hpo.tracking.tracked_trial import State
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,7 @@ class Complete:
         pictures: PNGs by name.
     """
 
+    state: ClassVar[State] = "complete"
     macro_f1: float
     pictures: Mapping[str, bytes]
 
@@ -36,6 +39,7 @@ class Pruned:
         reason: one line, where that was not the pruner.
     """
 
+    state: ClassVar[State] = "pruned"
     pictures: Mapping[str, bytes]
     reason: str | None = None
 
@@ -48,6 +52,7 @@ class Failed:
         reason: one line.
     """
 
+    state: ClassVar[State] = "failed"
     reason: str
 
 
@@ -61,6 +66,7 @@ class Requeued:
         device_error: after which this process cannot use its device any more; None where it can.
     """
 
+    state: ClassVar[State] = "interrupted"
     reason: str
     failed: bool
     device_error: Exception | None = None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import optuna
@@ -10,12 +9,9 @@ import optuna
 from hpo.study.pruners import may_pause
 from hpo.worker.ends import one_line
 from hpo.worker.pictures import draw_pictures
-from hpo.worker.tensorboard import TensorBoardLog
 from storage.places import Progress
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from hpo.worker.checkpoints import Checkpoints
     from hpo.worker.context import WorkerContext
     from hpo.worker.runs import Run
@@ -59,19 +55,8 @@ class RunObserver:
     ) -> None:
         self._limit, self._steps = limit, context.steps
         self._context, self._run, self._checkpoints, self._log, self._time = context, run, checkpoints, log, time
-        self._tensorboard: TensorBoardLog | None = None
         self.best, self.best_epoch = 0.0, 0
         self.pictures: dict[str, bytes] = {}
-
-    @contextmanager
-    def writing_tensorboard(self) -> Iterator[None]:
-        """While the block runs, write TensorBoard's logs where the study file asks for them."""
-        file = self._context.opened.file
-        if not file.tensorboard:
-            yield
-            return
-        with TensorBoardLog(file, self._run.trial, self._log.write) as self._tensorboard:
-            yield
 
     def on_step(self, capture: Capture) -> None:
         """Keep a checkpoint where one is due.
@@ -99,8 +84,7 @@ class RunObserver:
             LostPlaceError: the run no longer counts.
         """
         assert epoch.validation, "a trial has validation images"
-        if self._tensorboard:
-            self._tensorboard.write(epoch)
+        self._context.trackers.write(epoch)
         self._time.epoch_ended(epoch.seconds, epoch.data_seconds)
         self._steps.epoch_ended()
         self._limit.epoch_ended(epoch.number, epoch.seconds)

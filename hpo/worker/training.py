@@ -83,7 +83,8 @@ class Training:
         resources = replace(self._context.resources, micro_batches=dict(known))
         end: RunEnd
         threads = checkpoint.threads if checkpoint and resources.device.type == "cpu" else None  # as the run has begun
-        with observer.writing_tensorboard(), self._log.capturing(), torch_threads(threads):
+        tracking = self._context.trackers.tracking(self._run.trial, self._log.write)
+        with tracking, self._log.capturing(), torch_threads(threads):
             try:
                 value = objective(
                     cast("optuna.Trial", TimedTrial(self._run.trial, stopwatch, limit)),
@@ -111,6 +112,7 @@ class Training:
                     self.checkpoints.forget_earlier()
                 self._log.write(traceback.format_exc())
                 end = end_after(error, resources.device)
+            self._context.trackers.ends_as(end.state)
         self._context.steps.begin()
         time.claim()
         with stopwatch.time("storage"):

@@ -23,6 +23,7 @@ from hpo.study.model_limits import check_of
 from hpo.study.paused_checkpoints import drop_surplus_checkpoints
 from hpo.study.pruners import RungPruner
 from hpo.study.retention import drop_surplus_weights
+from hpo.tracking.trackers import Trackers
 from hpo.worker.context import WorkerContext
 from hpo.worker.ends import Complete, Failed, Pruned, Requeued
 from hpo.worker.heartbeat import Heartbeat
@@ -91,7 +92,9 @@ class Worker:
         self._runs = Runs(opened, lease, about, models)
         steps = StepWatch(opened.file.hang_minutes)
         heartbeat = Heartbeat(self._presence, stopwatch, shutdown, steps, self._runs.give_up)
-        self._context = WorkerContext(opened, data, lease, steps, heartbeat, resources, stopwatch)
+        self._context = WorkerContext(
+            opened, data, lease, steps, heartbeat, resources, stopwatch, Trackers(opened, logger.warning)
+        )
         self._shutdown = shutdown
         self._hopeful = False  # whether the search has passed its first trials
 
@@ -145,6 +148,7 @@ class Worker:
             finally:
                 self._context.resources.loaders.close()
                 self._presence.leave(self._context.stopwatch.seconds(), interrupted=self._shutdown.asked.is_set())
+                self._context.trackers.close()
         except Exception as error:
             if not (is_outage(error) and self._shutdown.asked.is_set()):
                 raise

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from hpo.errors import StudyFileError
+from hpo.study import tracker_names
 from hpo.study.study_file import read_study_file
 from storage.budget import Limits, StopRules
 from trainer.space import DEFAULT_SPACE
@@ -128,6 +129,12 @@ def test_a_range_of_values_is_two_numbers(read, wrong):
             "study.notify: would send to x.org without encryption",
         ),
         ('[study]\nnotify = ["https://x.org"]\n[data]\npath = "a"', "study.notify: is no URL such as"),
+        (
+            '[study]\ntrack = "mlfow"\n[data]\npath = "a"',
+            'study.track: "mlfow" is not a tracker; did you mean "mlflow"?',
+        ),
+        ('[study]\ntrack = ["tensorboard", 3]\n[data]\npath = "a"', "study.track: 3 is not a tracker; there are"),
+        ('[study]\ntrack = 3\n[data]\npath = "a"', "study.track: 3 is neither a tracker nor a list of them"),
         ('[study]\nstorage = "mysql://a/b"\n[data]\npath = "a"', "study.storage: mysql:// is no Postgres"),
         ('[study]\nartifacts = "gs://a"\n[data]\npath = "a"', "study.artifacts: gs:// is not known; write s3://"),
         ('[study]\nkeep_weights = 0\n[data]\npath = "a"', "study.keep_weights: 0 is outside 1 to"),
@@ -190,3 +197,16 @@ def test_a_study_file_that_is_nested_too_deeply_is_named(tmp_path):
     (tmp_path / "study.toml").write_text(f"[data]\npath = {'[' * 200_000}", encoding="utf-8")
     with pytest.raises(StudyFileError, match=r"study\.toml: is nested too deeply"):
         read_study_file(tmp_path / "study.toml")
+
+
+@pytest.mark.parametrize("text", ['track = "tensorboard"', 'track = ["tensorboard"]', "tensorboard = true"])
+def test_trackers_are_named_one_or_several(read, text):
+    """A name or a list of them; `tensorboard = true`, as it was written before, is still read."""
+    assert read(f'[study]\n{text}\n[data]\npath = "a"').track == ("tensorboard",)
+
+
+def test_a_tracker_whose_package_is_missing_says_how_to_install_it(read, monkeypatch):
+    """A study file that asks for a tracker is refused where nobody could tell it."""
+    monkeypatch.setattr(tracker_names, "find_spec", lambda _: None)
+    with pytest.raises(StudyFileError, match=r"mlflow is not installed; `pip install 'hpo-images\[mlflow\]'`"):
+        read('[study]\ntrack = "mlflow"\n[data]\npath = "a"')

@@ -1,0 +1,1 @@
+"""`[study] track`: the trials of a search as runs of TensorBoard, MLflow or Weights & Biases."""
