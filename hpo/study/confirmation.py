@@ -47,7 +47,6 @@ class Plan:
         repeats: on how many folds each of them is trained.
         folds: of one cross-validation; more repeats than that begin another one.
         parameters: weights and biases of each recipe's model, in the order of the trials.
-        hours, gpu_hours: that the trainings may take; None for any time.
     """
 
     trials: tuple[int, ...]
@@ -55,8 +54,6 @@ class Plan:
     repeats: int
     folds: int
     parameters: tuple[int, ...]
-    hours: float | None = None
-    gpu_hours: float | None = None
 
     @property
     def runs(self) -> list[tuple[int, int]]:
@@ -93,9 +90,7 @@ def with_confirmation(opened: OpenStudy) -> list[OpenStudy]:
     return [opened] if confirmation is None else [opened, confirmation]
 
 
-def begin_confirmation(
-    opened: OpenStudy, data: Data, *, top: int = TOP, repeats: int = REPEATS, limits: Limits | None = None
-) -> OpenStudy:
+def begin_confirmation(opened: OpenStudy, data: Data, *, top: int = TOP, repeats: int = REPEATS) -> OpenStudy:
     """Queue the trainings that confirm a study, as far as they are not queued yet; safe to repeat, safe in parallel.
 
     What an earlier call has queued stays: another one can add recipes and folds.
@@ -105,7 +100,6 @@ def begin_confirmation(
         data: its images.
         top: how many of its best trials, each with another recipe.
         repeats: on how many folds, at least 2.
-        limits: of the time that the trainings may take; any where not given.
 
     Returns:
         the study that confirms it.
@@ -121,8 +115,6 @@ def begin_confirmation(
     with one_at_a_time(opened.url):
         earlier = find_confirmation(opened)
         plan = _plan(opened, data, top, repeats, plan_of(earlier.study) if earlier else None)
-        if limits:
-            plan = replace(plan, hours=limits.hours, gpu_hours=limits.gpu_hours)
         study = optuna.create_study(study_name=name, storage=opened.storage, direction="maximize", load_if_exists=True)
         if CONFIRMATION_KEY not in study.user_attrs and (SETTINGS_KEY in study.user_attrs or study.get_trials()):
             raise HpoError(f'confirm: another study is called "{name}"; give one of the two another [study] name')
@@ -241,7 +233,7 @@ def _file_for(opened: OpenStudy, plan: Plan) -> StudyFile:
         space=Space({**space.as_dict(), "seed": SEEDS}, search.space.extensions),
         sampler="random",
         pruner="none",
-        limits=Limits(len(plan.runs), plan.hours, plan.gpu_hours),
+        limits=Limits(len(plan.runs)),
         stop_rules=StopRules(),
         tries=(),
         learn_from=(),
