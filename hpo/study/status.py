@@ -17,7 +17,7 @@ from hpo.study.pruners import rung_epochs
 from hpo.study.ranking import find_best
 from hpo.study.settings import space_of
 from hpo.study.speed_front import front_of, speeds_of
-from hpo.study.stop_rules import last_gain, reason_to_end
+from hpo.study.stop_rules import check_rules
 from hpo.study.trained import is_used_up
 from storage.budget import StopRules
 from storage.database import public_url
@@ -243,6 +243,7 @@ def take_snapshot(opened: OpenStudy) -> Snapshot:
     speeds = speeds_of(opened.study.user_attrs)
     trial, from_outside = find_best(trials, space)
     best = Best(trial.number, trial.value or 0.0, suggest(FixedTrial(trial.params), space)) if trial else None
+    reason, gain = check_rules(trials, space, study_file.stop_rules)
     state = opened.rows.read()
     return Snapshot(
         study=study_file.name,
@@ -258,8 +259,8 @@ def take_snapshot(opened: OpenStudy) -> Snapshot:
         failed=failed_trials(trials, state.places),
         space_used_up=is_used_up(space, trials),
         stop_rules=study_file.stop_rules,
-        reason_to_end=reason_to_end(trials, space, study_file.stop_rules),
-        gain=None if study_file.stop_rules.patience is None else last_gain(trials, space),
+        reason_to_end=reason,
+        gain=gain,
         paused=pauses(trials, state.places),
         rungs=state.rungs if study_file.pruner == "asha" else (),
         expected=expected_gain(state.places, state.used, study_file.limits, trial),

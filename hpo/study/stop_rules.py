@@ -12,7 +12,7 @@ from storage.keys import BEST_EPOCH_KEY, METRICS_KEY, ORIGIN_KEY
 from trainer.uncertainty import standard_error
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from optuna.trial import FrozenTrial
 
@@ -54,16 +54,20 @@ def last_gain(trials: Iterable[FrozenTrial], space: Space) -> LastGain | None:
     return gain
 
 
-def reason_to_end(trials: Iterable[FrozenTrial], space: Space, rules: StopRules) -> str | None:
-    """Why no further trial of a study is to begin, as one clause; None where its rules end nothing."""
-    trials = list(trials)
+def check_rules(trials: Sequence[FrozenTrial], space: Space, rules: StopRules) -> tuple[str | None, LastGain | None]:
+    """Why no further trial of a study is to begin, as one clause, and its last gain.
+
+    The first is None where the rules end nothing, the second where they ask for no patience.
+    """
+    gain = None if rules.patience is None else last_gain(trials, space)
     if rules.target is not None:
         best, _ = find_best(trials, space)
         if best and best.value is not None and best.value >= rules.target:
-            return f"trial {best.number} has reached {best.value:.4f}, and [budget] target is {rules.target:g}"
-    if rules.patience is not None and (gain := last_gain(trials, space)) and gain.trainings >= rules.patience:
-        return (
+            return f"trial {best.number} has reached {best.value:.4f}, and [budget] target is {rules.target:g}", gain
+    if rules.patience is not None and gain and gain.trainings >= rules.patience:
+        reason = (
             f"{gain.trainings} full trainings since trial {gain.trial} ({gain.macro_f1:.4f}) have brought no gain"
             f" beyond the noise of {gain.noise:.4f}, and [budget] patience is {rules.patience}"
         )
-    return None
+        return reason, gain
+    return None, gain

@@ -14,7 +14,7 @@ from hpo.study.early_ranks import is_control
 from hpo.study.forest_sampler import ForestSampler, TrialForest
 from hpo.study.interruptions import TOLD_FROM_OUTSIDE
 from hpo.study.samplers import make_pruner, make_sampler
-from hpo.study.stop_rules import reason_to_end
+from hpo.study.stop_rules import check_rules
 from hpo.study.trained import is_used_up
 from hpo.worker.recipes import Recipes
 from storage.budget import StopRules
@@ -168,7 +168,7 @@ class Runs:
         rules = self._file.stop_rules
         if rules == StopRules():
             return None
-        return reason_to_end(self._study.get_trials(deepcopy=False), self._file.space, rules)
+        return check_rules(self._study.get_trials(deepcopy=False), self._file.space, rules)[0]
 
     def complete(self, run: Run, value: float) -> None:
         """Tell the value of a run.

@@ -9,7 +9,7 @@ import pytest
 from optuna.trial import FixedTrial, TrialState, create_trial
 
 import hpo.worker.time_limit
-from hpo.study.stop_rules import last_gain, reason_to_end
+from hpo.study.stop_rules import check_rules, last_gain
 from hpo.worker.time_limit import TimeLimit
 from storage.budget import StopRules
 from storage.keys import BEST_EPOCH_KEY, METRICS_KEY, ORIGIN_KEY
@@ -46,8 +46,8 @@ def test_a_search_ends_at_its_target():
     """The first complete trial that counts and reaches the target ends the search; one told from outside does not."""
     trials = trials_of([0.5, 0.8, 0.99])
     trials[2].user_attrs = {}
-    assert reason_to_end(trials, SPACE, StopRules(target=0.81)) is None
-    reason = reason_to_end(trials, SPACE, StopRules(target=0.8))
+    assert check_rules(trials, SPACE, StopRules(target=0.81))[0] is None
+    reason, _ = check_rules(trials, SPACE, StopRules(target=0.8))
     assert reason == "trial 1 has reached 0.8000, and [budget] target is 0.8"
 
 
@@ -55,12 +55,12 @@ def test_a_search_ends_where_its_patience_does():
     """Full trainings count from the last one that was better by more than the noise, in the order of their ends."""
     values = [0.5, 0.5 + 0.9 * NOISE, 0.5 - NOISE, 0.5 + 1.1 * NOISE, 0.5 + 1.9 * NOISE]
     trials = trials_of(values)
-    assert reason_to_end(trials[:2], SPACE, StopRules(patience=2)) is None
-    assert reason_to_end(trials[:3], SPACE, StopRules(patience=2)) == (
+    assert check_rules(trials[:2], SPACE, StopRules(patience=2))[0] is None
+    assert check_rules(trials[:3], SPACE, StopRules(patience=2))[0] == (
         "2 full trainings since trial 0 (0.5000) have brought no gain beyond the noise of 0.0500, and [budget] patience"
         " is 2"
     )
-    assert reason_to_end(trials, SPACE, StopRules(patience=2)) is None, "trial 3 is a gain"
+    assert check_rules(trials, SPACE, StopRules(patience=2))[0] is None, "trial 3 is a gain"
     assert (last_gain(trials, SPACE).trial, last_gain(trials, SPACE).trainings) == (3, 1)
     trials[3].datetime_complete = BEGUN + timedelta(minutes=1)
     assert (last_gain(trials, SPACE).trial, last_gain(trials, SPACE).trainings) == (4, 1)
@@ -75,9 +75,19 @@ def test_what_was_taken_over_is_no_training_of_the_study():
     assert last_gain([], SPACE) is None
 
 
+def test_the_last_gain_comes_with_the_answer():
+    """The last gain is told with the reason to end and without one, and is not looked for without patience."""
+    trials = trials_of([0.5, 0.9])
+    gain = last_gain(trials, SPACE)
+    assert check_rules(trials, SPACE, StopRules(patience=5)) == (None, gain)
+    reached, told = check_rules(trials, SPACE, StopRules(target=0.9, patience=5))
+    assert (reached is None, told) == (False, gain)
+    assert check_rules(trials, SPACE, StopRules(target=0.95)) == (None, None)
+
+
 def test_rules_that_are_not_given_end_nothing():
     """Without a target and patience a search ends with its budget alone."""
-    assert reason_to_end(trials_of([1.0] * 50), SPACE, StopRules()) is None
+    assert check_rules(trials_of([1.0] * 50), SPACE, StopRules())[0] is None
 
 
 def test_the_time_of_a_trial(monkeypatch):
