@@ -18,6 +18,7 @@ from hpo.study.earlier import learn, refuse_unknown
 from hpo.study.images import keep_ranges
 from hpo.study.queued import STUDY_FILE, queue_new
 from hpo.study.settings import check_settings, refuse_foreign, settings, space_of
+from hpo.study.trained import TrainedRecipes
 from storage.artifacts.artifact_store import probe
 from storage.artifacts.artifacts import fetch_file
 from storage.artifacts.store_url import open_store
@@ -84,6 +85,11 @@ class OpenStudy:
     def rows(self) -> StudyRows:
         """Its rows in our own tables."""
         return StudyRows(self.storage, self.study_id, self.outage_retry)
+
+    @cached_property
+    def trained(self) -> TrainedRecipes:
+        """The recipes that it has trained, as far as they were read."""
+        return TrainedRecipes(space_of(self.study, self.file.space.extensions))
 
     @cached_property
     def artifacts(self) -> ArtifactFiles:

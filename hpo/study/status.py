@@ -18,7 +18,6 @@ from hpo.study.ranking import find_best
 from hpo.study.settings import space_of
 from hpo.study.speed_front import front_of, speeds_of
 from hpo.study.stop_rules import check_rules
-from hpo.study.trained import is_used_up
 from storage.budget import StopRules
 from storage.database import public_url
 from storage.keys import END_STATES, PLACE_STATES
@@ -257,7 +256,7 @@ def take_snapshot(opened: OpenStudy) -> Snapshot:
         halts=state.halts,
         from_outside=from_outside,
         failed=failed_trials(trials, state.places),
-        space_used_up=is_used_up(space, trials),
+        space_used_up=opened.trained.are_all(trials),
         stop_rules=study_file.stop_rules,
         reason_to_end=reason,
         gain=gain,

@@ -10,7 +10,7 @@ import optuna
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FixedTrial, TrialState
 
-from hpo.study.trained import trained_recipe
+from hpo.study.trained import TrainedRecipes
 from storage.keys import DEFAULT_KEY, REASON_KEY, REPEATS_KEY, SAME_RECIPE_KEY
 from storage.optuna_internals import cache_of, given_parameters, latest_trials, trial_id_of
 from trainer.enumeration import digest_of, is_finite, recipes
@@ -41,15 +41,18 @@ class Recipes:
         opened: the study in the storage.
         lease: of the worker.
         models: tells which models may be trained; None where all may.
+
+    Attributes:
+        trained: those that the study has trained, as far as they were read.
+        used_up: whether `choose` has found none.
     """
 
     def __init__(self, opened: OpenStudy, lease: Lease, models: ModelCheck | None = None) -> None:
         self._study, self._storage, self._lease, self._models = opened.study, opened.storage, lease, models
         self._cache = cache_of(opened.study)
         self._space, self._seed = opened.file.space, opened.file.seed
-        self._trained: dict[str, int] = {}  # digest of a recipe -> number of the trial that was trained by it
-        self._finished: set[int] = set()  # numbers of the trials that were looked at
-        self.used_up = False  # whether `choose` has found none
+        self.trained = TrainedRecipes(self._space)
+        self.used_up = False
         self.choose: Callable[[set[str]], str | None] | None = self._choose if is_finite(self._space) else None
         """Chooses a recipe for a new place, as `Lease.take` asks; None where the space always holds another one."""
 
@@ -59,11 +62,7 @@ class Recipes:
         One that asks for a trained recipe is given its result, and one that asks for a model beyond the limits fails.
         """
         trials = latest_trials(self._study)
-        for number, trial in trials.items():
-            if number not in self._finished and trial.state.is_finished():
-                self._finished.add(number)
-                if recipe := trained_recipe(trial, self._space):
-                    self._trained.setdefault(recipe, number)
+        self.trained.read(trials.values())
         for trial in [trial for trial in trials.values() if trial.state is TrialState.WAITING and _given(trial)]:
             if (same := self._trained_as(trial)) is not None:
                 self._give_result(trial, trials[same])
@@ -105,7 +104,7 @@ class Recipes:
                 refused.append(why)
                 continue
             draws += 1
-            if recipe not in self._trained and self._lease.claim(place, recipe):
+            if recipe not in self.trained.numbers and self._lease.claim(place, recipe):
                 self._write(trial_id, trial.params, trial.distributions, there)
                 self._tell_refused(trial.number, refused)
                 return trial
@@ -133,13 +132,13 @@ class Recipes:
         return None
 
     def _untried(self, tried: set[str], given: Mapping[str, Any]) -> dict[str, Any] | None:
-        order = random.Random(f"{self._seed} {len(tried)} {len(self._trained)}")  # noqa: S311 - no secret
+        order = random.Random(f"{self._seed} {len(tried)} {len(self.trained.numbers)}")  # noqa: S311 - no secret
         models = [{}] if self._models is None else list(self._models.within(given))
         order.shuffle(models)
         for model in models:
             for recipe in recipes(self._space, order, {**given, **model}):
                 digest = digest_of(recipe, self._space)
-                if digest not in tried and digest not in self._trained:
+                if digest not in tried and digest not in self.trained.numbers:
                     return recipe
         return None
 
@@ -148,7 +147,7 @@ class Recipes:
         found: int | None = None
         with suppress(*UNUSABLE):
             for recipe in recipes(self._space, random.Random(trial.number), _given(trial)):  # noqa: S311 - no secret
-                number = self._trained.get(digest_of(recipe, self._space))
+                number = self.trained.numbers.get(digest_of(recipe, self._space))
                 if number is None:
                     return None
                 found = number if found is None else found

@@ -15,7 +15,6 @@ from hpo.study.forest_sampler import ForestSampler, TrialForest
 from hpo.study.interruptions import TOLD_FROM_OUTSIDE
 from hpo.study.samplers import make_pruner, make_sampler
 from hpo.study.stop_rules import check_rules
-from hpo.study.trained import is_used_up
 from hpo.worker.recipes import Recipes
 from storage.budget import StopRules
 from storage.keys import (
@@ -161,7 +160,7 @@ class Runs:
         """Whether budget and space hold a trial that nobody has begun."""
         if not self._lease.budget_holds_a_place(self._file.limits):
             return False
-        return not is_used_up(self._file.space, self._study.get_trials(deepcopy=False))
+        return not self._recipes.trained.are_all(self._study.get_trials(deepcopy=False))
 
     def reason_to_end(self) -> str | None:
         """Why the study file's rules let no further run begin; None where they do not."""
