@@ -52,9 +52,12 @@ def run_init(options: argparse.Namespace) -> int:
 
 def run_try(options: argparse.Namespace) -> int:
     """`hpo try`: recipes of one's own, before any that the sampler proposes."""
+    from optuna.trial import TrialState
+
     from hpo.study.model_limits import check_of
     from hpo.study.queued import queue_recipe, read_own_recipe, show_own
     from hpo.study.settings import space_of
+    from hpo.study.status import queue_lines, take_snapshot
     from storage.database import one_at_a_time
 
     with open_study_from(options) as opened:
@@ -64,20 +67,19 @@ def run_try(options: argparse.Namespace) -> int:
         for path, recipe in recipes:
             if models and (why := models.excess(asdict(recipe))):
                 raise HpoError(f"try: {path}: {why}")
+        waits = False
         for path, recipe in recipes:
             with one_at_a_time(opened.url):
                 trial, is_new = queue_recipe(opened.study, recipe, space, f"hpo try {path.name}")
+            waits = waits or trial.state is TrialState.WAITING
             if is_new:
                 print(f"{path}: queued as trial {trial.number}: {show_own(recipe, space)}")
             else:
                 value = "" if trial.value is None else f", macro-F1 {trial.value:.4f}"
                 stands = f"{trial.state.name.lower()}{value}"
                 print(f"{path}: trial {trial.number} has this recipe ({stands}); it is not queued again")
-        used, limits = opened.rows.read().used, opened.file.limits
-    if used.within(limits):
-        print("workers that are free take the queued recipes next; each counts in the budget as any trial")
-    else:
-        print("the budget is used up: raise [budget], and `hpo search` tries what is queued")
+        if waits:
+            print("\n".join(queue_lines(take_snapshot(opened), options.study)))
     return EXIT_DONE
 
 

@@ -40,6 +40,7 @@ def test_own_recipes_are_tried_first(hpo, tmp_path, photos, database):
     code, lines = run("try", "study.toml", "mine.toml")
     assert code == 0, lines
     assert "mine.toml: queued as trial 2: learning_rate = 0.005" in lines
+    assert lines.endswith("no worker is at work: `hpo search study.toml` tries what is queued")
     assert (
         "mine.toml: trial 2 has this recipe (waiting); it is not queued again"
         in run("try", "study.toml", "mine.toml")[1]
@@ -49,9 +50,10 @@ def test_own_recipes_are_tried_first(hpo, tmp_path, photos, database):
     assert "3 trials: " in lines
     assert "its recipe was queued by hpo try mine.toml" in run("logs", "study.toml", "2")[1]
     assert "its recipe was queued by the study file" in run("logs", "study.toml", "0")[1]
+    assert run("try", "study.toml", "mine.toml")[1].endswith("it is not queued again")
     mine.write_text("learning_rate = 0.006\n")
     assert (
-        "the budget is used up: raise [budget], and `hpo search` tries what is queued"
+        "the budget is used up: raise [budget], and `hpo search study.toml` tries what is queued"
         in run("try", "study.toml", "mine.toml")[1]
     )
 

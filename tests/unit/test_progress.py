@@ -6,13 +6,14 @@ import io
 import re
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from hpo.dashboard.notes import study_note
 from hpo.study.expected_gain import ExpectedGain
-from hpo.study.status import Best, Snapshot
+from hpo.study.status import Best, Snapshot, queue_lines
 from hpo.study.status_table import render
 from hpo.study.stop_rules import LastGain
 from hpo.supervision.progress import Progress
@@ -141,6 +142,41 @@ def test_what_ends_a_search_before_its_budget_is_shown():
     assert stands.as_json()["last_gain"] == {"trial": 0, "macro_f1": 0.9, "noise": 0.01, "trainings": 3}
     assert stands.finished
     assert not replace(stands, places=[place(0, "running")]).finished
+
+
+@pytest.mark.parametrize(
+    ("stands", "lines"),
+    [
+        ({}, ["workers that are free take the queued recipes next; each counts in the budget as any trial"]),
+        ({"workers": []}, ["no worker is at work: `hpo search 's 1.toml'` tries what is queued"]),
+        (
+            {"limits": Limits(trials=1)},
+            ["the budget is used up: raise [budget], and `hpo search 's 1.toml'` tries what is queued"],
+        ),
+        (
+            {"reason_to_end": "target is 0.9", "halt": "stop"},
+            [
+                "no further trial begins: target is 0.9: raise it, and `hpo search 's 1.toml'` tries what is queued",
+                "the study is stopped: `hpo search 's 1.toml'` lets it go on, and tries what is queued",
+            ],
+        ),
+        ({"halt": "pause"}, ["the study is paused: `hpo resume 's 1.toml'` lets its workers take what is queued"]),
+        (
+            {"halt": "pause", "workers": []},
+            [
+                "the study is paused: `hpo resume 's 1.toml'` lets its workers take what is queued",
+                "no worker is at work: `hpo search 's 1.toml'` tries what is queued",
+            ],
+        ),
+        (
+            {"paused_hosts": ["another", "host"]},
+            ["the hosts of all workers are paused: `hpo resume 's 1.toml' --host host` lets them take what is queued"],
+        ),
+    ],
+)
+def test_what_is_queued_is_promised_only_what_happens(stands, lines):
+    """`hpo try` says what has to be done first where no worker takes a queued recipe as things stand."""
+    assert queue_lines(replace(snapshot(place(0, "complete")), **stands), Path("s 1.toml")) == lines
 
 
 def test_json_has_the_documented_form():
