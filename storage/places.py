@@ -104,7 +104,7 @@ class Lease:
             self._used_up = False
 
             def choose_untried() -> str | None:
-                return choose(self._tried(connection) | self._failed(connection)) if choose else None
+                return choose(self._not_to_be_tried(connection)) if choose else None
 
             untried = choose_untried if choose else None
             place = take_place(connection, self._study, self.worker, limits, untried, promotion=self.promotion)
@@ -273,9 +273,15 @@ class Lease:
         """Whether the study is paused or stopped, or the host of this worker is paused."""
         return self._transactions.run_statement(lambda connection: halt_of_worker(connection, self._study, self.worker))
 
-    def budget_holds_a_place(self, limits: Limits) -> bool:
-        """Whether a trial that nobody has begun may begin."""
-        return self._transactions.run_statement(lambda connection: used(connection, self._study).within(limits))
+    def may_make_a_place(self, limits: Limits, choose: Callable[[set[str]], str | None] | None = None) -> bool:
+        """Whether `take` would make a new place, as far as no halt keeps it from doing so."""
+
+        def look(connection: Connection) -> bool:
+            return used(connection, self._study).within(limits) and (
+                choose is None or choose(self._not_to_be_tried(connection)) is not None
+            )
+
+        return self._transactions.run(look)
 
     def may_get_a_place(self, limits: Limits | None) -> bool:
         """Whether a worker without a place may find one: one that waits or is paused, within limits, or a worker's."""
@@ -320,8 +326,8 @@ class Lease:
     def _tried(self, connection: Connection, but: int = -1) -> set[str]:
         return set(self._execute(connection, f"SELECT recipe {sql.TRIED}", number=but).scalars())
 
-    def _failed(self, connection: Connection) -> set[str]:
-        return set(self._execute(connection, sql.FAILED_MEANWHILE).scalars())
+    def _not_to_be_tried(self, connection: Connection) -> set[str]:
+        return self._tried(connection) | set(self._execute(connection, sql.FAILED_MEANWHILE).scalars())
 
     def _update(self, connection: Connection, place: Place, assignments: str, **values: Any) -> None:
         statement = f"UPDATE hpo.place SET {assignments} WHERE {sql.HELD}"  # noqa: S608 - written above

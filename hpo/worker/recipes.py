@@ -43,7 +43,6 @@ class Recipes:
         models: tells which models may be trained; None where all may.
 
     Attributes:
-        trained: those that the study has trained, as far as they were read.
         used_up: whether `choose` has found none.
     """
 
@@ -51,7 +50,7 @@ class Recipes:
         self._study, self._storage, self._lease, self._models = opened.study, opened.storage, lease, models
         self._cache = cache_of(opened.study)
         self._space, self._seed = opened.file.space, opened.file.seed
-        self.trained = TrainedRecipes(self._space)
+        self._trained = TrainedRecipes(self._space)
         self.used_up = False
         self.choose: Callable[[set[str]], str | None] | None = self._choose if is_finite(self._space) else None
         """Chooses a recipe for a new place, as `Lease.take` asks; None where the space always holds another one."""
@@ -62,7 +61,7 @@ class Recipes:
         One that asks for a trained recipe is given its result, and one that asks for a model beyond the limits fails.
         """
         trials = latest_trials(self._study)
-        self.trained.read(trials.values())
+        self._trained.read(trials.values())
         for trial in [trial for trial in trials.values() if trial.state is TrialState.WAITING and _given(trial)]:
             if (same := self._trained_as(trial)) is not None:
                 self._give_result(trial, trials[same])
@@ -104,7 +103,7 @@ class Recipes:
                 refused.append(why)
                 continue
             draws += 1
-            if recipe not in self.trained.numbers and self._lease.claim(place, recipe):
+            if recipe not in self._trained.numbers and self._lease.claim(place, recipe):
                 self._write(trial_id, trial.params, trial.distributions, there)
                 self._tell_refused(trial.number, refused)
                 return trial
@@ -132,13 +131,13 @@ class Recipes:
         return None
 
     def _untried(self, tried: set[str], given: Mapping[str, Any]) -> dict[str, Any] | None:
-        order = random.Random(f"{self._seed} {len(tried)} {len(self.trained.numbers)}")  # noqa: S311 - no secret
+        order = random.Random(f"{self._seed} {len(tried)} {len(self._trained.numbers)}")  # noqa: S311 - no secret
         models = [{}] if self._models is None else list(self._models.within(given))
         order.shuffle(models)
         for model in models:
             for recipe in recipes(self._space, order, {**given, **model}):
                 digest = digest_of(recipe, self._space)
-                if digest not in tried and digest not in self.trained.numbers:
+                if digest not in tried and digest not in self._trained.numbers:
                     return recipe
         return None
 
@@ -147,7 +146,7 @@ class Recipes:
         found: int | None = None
         with suppress(*UNUSABLE):
             for recipe in recipes(self._space, random.Random(trial.number), _given(trial)):  # noqa: S311 - no secret
-                number = self.trained.numbers.get(digest_of(recipe, self._space))
+                number = self._trained.numbers.get(digest_of(recipe, self._space))
                 if number is None:
                     return None
                 found = number if found is None else found

@@ -153,14 +153,12 @@ class Runs:
 
     @property
     def space_is_used_up(self) -> bool:
-        """Whether the last `begin` has found no recipe for a new place, since all were tried or are in training."""
+        """Whether no recipe was found for a new place at the last look: all were tried or are in training."""
         return self._recipes.used_up
 
     def may_begin_a_trial(self) -> bool:
-        """Whether budget and space hold a trial that nobody has begun."""
-        if not self._lease.budget_holds_a_place(self._file.limits):
-            return False
-        return not self._recipes.trained.are_all(self._study.get_trials(deepcopy=False))
+        """Whether budget and space hold a trial that nobody has begun, and that this worker would begin."""
+        return self._lease.may_make_a_place(self._file.limits, self._recipes.choose)
 
     def reason_to_end(self) -> str | None:
         """Why the study file's rules let no further run begin; None where they do not."""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
+import torch
 from optuna.trial import TrialState, create_trial
 from sqlalchemy import text
 
@@ -20,6 +22,7 @@ from hpo.worker.recipes import Recipes
 from hpo.worker.runs import Runs
 from storage.requeue import requeue
 from tests.integration.conftest import lines_of
+from tests.support.waiting import paced, wait_until
 from trainer.model.size import model_size
 from trainer.recipe import DEFAULTS, recipe_from
 
@@ -268,6 +271,31 @@ def test_a_small_space_is_used_up_where_the_rest_is_beyond_the_limits(harness):
     study.work()
     assert sorted(trial.params["loss"] for trial in study.trials) == ["cross_entropy", "own"]
     assert {trial.params["image_size"] for trial in study.trials} == {8}
+
+
+@pytest.mark.parametrize("rest", ["failed", "beyond the limits"])
+def test_a_worker_of_a_paused_host_ends_with_the_search(harness, monkeypatch, rest):
+    """Where others have tried every recipe, the worker that waits ends, though some failed or are beyond [limits]."""
+    monkeypatch.setattr("hpo.worker.worker.IDLE_SECONDS", 0.02)
+    fails = rest == "failed"
+    study = harness(
+        (lambda logits, _: logits.sum() * float("nan")) if fails else torch.nn.functional.cross_entropy,
+        trials=10,
+        recipe=FIXED | {"loss": ["cross_entropy", "own"], "image_size": 8 if fails else [8, 16]},
+    )
+    if not fails:
+        study.file = replace(study.file, model_limits=ModelLimits(megabytes=0.003))
+    study.opened.rows.pause_host("here")
+    monkeypatch.setattr("socket.gethostname", lambda: "here")
+    waits = threading.Thread(target=study.work, args=("waits",), daemon=True)
+    waits.start()
+    wait_until(lambda: take_snapshot(study.opened).present, every=0.01)
+    monkeypatch.setattr("socket.gethostname", lambda: "elsewhere")
+    study.work("elsewhere")
+    waits.join(timeout=paced(10.0))
+    assert not waits.is_alive()
+    assert sorted(place.state for place in study.places) == ["complete", "failed" if fails else "complete"]
+    assert {place.worker for place in study.places} == {"elsewhere"}
 
 
 def test_a_worker_without_a_model_within_the_limits_begins_nothing(harness):
