@@ -110,7 +110,7 @@ class Recipes:
             if goes_on:
                 return trial
         trial = optuna.Trial(self._study, trial_id)
-        chosen = self._claim_untried(place, _given(self._storage.get_trial(trial_id)))
+        chosen = self._claim_untried(place, given_parameters(self._storage.get_trial(trial_id)))
         if chosen is not None:
             fixed = FixedTrial(chosen)
             suggest(fixed, self._space)

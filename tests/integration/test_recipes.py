@@ -23,6 +23,7 @@ from hpo.worker.runs import Runs
 from storage.requeue import requeue
 from tests.integration.conftest import lines_of
 from tests.support.waiting import paced, wait_until
+from trainer.enumeration import digest_of
 from trainer.model.size import model_size
 from trainer.recipe import DEFAULTS, recipe_from
 
@@ -191,6 +192,22 @@ def test_a_run_that_was_broken_off_before_its_recipe_was_written_gets_one(harnes
     study.work()
     assert len(recipes_of(study.trials)) == len(set(recipes_of(study.trials))) == 4
     assert [place.state for place in study.places] == ["complete"] * 4
+
+
+def test_a_run_that_was_broken_off_while_its_recipe_was_written_keeps_what_is_there(harness, monkeypatch):
+    """Where a space is nearly used up, what a run that goes on has of its recipe already is part of the one it gets."""
+    monkeypatch.setattr("hpo.worker.recipes.DRAWS", 0)  # as if the sampler drew nothing but what was tried
+    study = harness(trials=3, recipe=FIXED | FOUR | {"warmup": [n / 20 for n in range(16)]})
+    _, (_, run), _ = [study.dead_worker(name) for name in ("first", "second", "another")]
+    with study.opened.storage.engine.begin() as connection:
+        connection.execute(text("DELETE FROM trial_params WHERE param_name <> 'warmup'"))
+    requeue(study.opened.storage.engine, "second")
+    _, again = study.dead_worker("third")
+    assert again.trial.user_attrs["repeats"] == run.trial.number
+    assert again.trial.params["warmup"] == run.trial.params["warmup"]
+    with study.opened.storage.engine.connect() as connection:
+        kept = connection.execute(text("SELECT recipe FROM hpo.place WHERE number = 1")).scalar_one()
+    assert kept == digest_of(again.trial.params, study.file.space)
 
 
 def test_a_trial_that_was_named_but_had_no_recipe_reserved_is_not_trained_a_second_time(harness, monkeypatch):
