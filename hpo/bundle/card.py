@@ -114,7 +114,11 @@ def _body(info: Mapping[str, Any], story: Story) -> Iterator[str]:
     if info["timm_problem"]:
         yield f"timm alone cannot load it: {_plain(info['timm_problem'])}."
     else:
-        yield 'timm alone loads it by `timm.create_model("local-dir:bundle", pretrained=True)`.'
+        yield (
+            'timm alone loads it by `timm.create_model("local-dir:bundle", pretrained=True)`. Its logits are those of the'
+            " network, without the temperature and the offsets of the classes that `bundle.json` may have, and so may"
+            " give another class."
+        )
     yield from ("", "## Intended use", "")
     yield (
         "Pictures of the same kind as those below, each of which shows one of these classes. It gives one of them to"

@@ -66,6 +66,7 @@ def test_the_hub_reads_the_card(write, tmp_path):
         "`timm/resnet50.a1_in1k`; their licence is apache-2.0",
         "used for tests of this study 1 time before",
         'timm.create_model("local-dir:bundle", pretrained=True)',
+        "Its logits are those of the network, without the temperature and the offsets",
         "Calibration: none.",
         "![confusion matrix](confusion.png)",
     ):
