@@ -115,9 +115,9 @@ def _body(info: Mapping[str, Any], story: Story) -> Iterator[str]:
         yield f"timm alone cannot load it: {_plain(info['timm_problem'])}."
     else:
         yield (
-            'timm alone loads it by `timm.create_model("local-dir:bundle", pretrained=True)`. Its logits are those of the'
-            " network, without the temperature and the offsets of the classes that `bundle.json` may have, and so may"
-            " give another class."
+            'timm alone loads it by `timm.create_model("local-dir:bundle", pretrained=True)`. Its logits are those of'
+            " the network, without the temperature and the offsets of the classes that `bundle.json` may have, and may"
+            " so lead to another class."
         )
     yield from ("", "## Intended use", "")
     yield (
