@@ -32,13 +32,13 @@ class Story:
     """What a card tells that bundle.json does not.
 
     Attributes:
-        recipe: of the model.
+        recipes: of its models; where these have one recipe, that one alone.
         images: of each class in each of SIDES, int64 [classes, 3].
         compared: how many complete trials the search has compared.
         lines: on temperature and offsets, as the export has printed them.
     """
 
-    recipe: Recipe
+    recipes: Sequence[Recipe]
     images: NDArray[np.int64]
     compared: int
     lines: Sequence[str]
@@ -81,13 +81,13 @@ def _head(info: Mapping[str, Any], story: Story) -> ModelCardData:
         )
         if info["metrics"]["test"]
     ]
-    start = _start(story.recipe)
+    starts = [start[0] for start in _starts(story)]
     return ModelCardData(
         license="unknown",
-        library_name=None if info["timm_problem"] else "timm",
+        library_name=None if "members" in info or info["timm_problem"] else "timm",
         pipeline_tag=TASK,
         tags=[TASK, "hpo-images"],
-        base_model=start[0] if start else None,
+        base_model=starts[0] if len(starts) == 1 else starts or None,
         metrics=["f1", "accuracy"],
         model_name=info["study"] if results else None,
         eval_results=results or None,
@@ -100,18 +100,32 @@ def _start(recipe: Recipe) -> tuple[str, str | None] | None:
     return (config.hf_hub_id, config.license) if config is not None and config.hf_hub_id else None
 
 
+def _starts(story: Story) -> list[tuple[str, str | None]]:
+    """Those of all models, each once."""
+    return list(dict.fromkeys(start for recipe in story.recipes if (start := _start(recipe))))
+
+
 def _body(info: Mapping[str, Any], story: Story) -> Iterator[str]:
-    recipe, classes, test = story.recipe, info["classes"], info["metrics"]["test"]
+    classes, test, members = info["classes"], info["metrics"]["test"], info.get("members")
+    models = dict.fromkeys(f"`{recipe.backbone}` at {recipe.image_size} pixels" for recipe in story.recipes)
     of_all = story.images.sum(axis=0)
     yield f"# {_plain(info['study'])}"
     yield ""
     yield (
-        f"A classifier of pictures into {counted(len(classes), 'class', 'classes')}: `{recipe.backbone}` at"
-        f" {recipe.image_size} pixels, trained by hpo {info['versions']['hpo']}."
+        f"A classifier of pictures into {counted(len(classes), 'class', 'classes')}: {', '.join(models)}, trained by"
+        f" hpo {info['versions']['hpo']}."
     )
+    if members:
+        votes = ", ".join(f"`{member['folder']}` ({counted(member['votes'], 'vote')})" for member in members)
+        yield f"It is the mean of the probabilities of {counted(len(members), 'model')}: {votes}."
     yield from ("", "## Use", "", "```python", "from hpo import load_bundle", "")
     yield from ('found = load_bundle("bundle").predict(["picture.jpg"])', "```", "")
-    if info["timm_problem"]:
+    if members:
+        yield (
+            "timm alone cannot load it. Each folder in it is a bundle of one model, which timm loads where its"
+            " `bundle.json` names no `timm_problem`."
+        )
+    elif info["timm_problem"]:
         yield f"timm alone cannot load it: {_plain(info['timm_problem'])}."
     else:
         yield (
@@ -130,7 +144,7 @@ def _body(info: Mapping[str, Any], story: Story) -> Iterator[str]:
         + ", ".join(f"{count} {side}" for side, count in zip(SIDES, of_all.tolist(), strict=True))
         + f". Their digest is `{info['data_digest']}`, that of the split `{info['split_digest']}`."
     )
-    if info["pseudo_labels"]:
+    if info.get("pseudo_labels"):
         yield f"It has also learned {counted(info['pseudo_labels']['images'], 'unlabelled image')} with pseudo-labels."
     yield ""
     yield from _table(
@@ -160,14 +174,23 @@ def _body(info: Mapping[str, Any], story: Story) -> Iterator[str]:
 
 def _choice(info: Mapping[str, Any], story: Story) -> Iterator[str]:
     """How the model came to be this one."""
-    searched, again = info["metrics"]["valid_macro_f1"], info.get("confirmation")
-    line = (
-        f"Trial {info['trial']} of a search that has compared {counted(story.compared, 'complete trial')} by their"
-        " macro-F1 on the validation images"
-    )
-    if searched is not None:
-        line += f"; its own was {searched:.4f}, which may flatter it, as these images have chosen among the trials"
-    yield f"{line}."
+    metrics, again = info["metrics"], info.get("confirmation")
+    searched, compared = metrics["valid_macro_f1"], counted(story.compared, "complete trial")
+    if "ensemble" in metrics:
+        low, high = metrics["ensemble"]["interval"]
+        yield (
+            f"A search has compared {compared}. Of those whose weights it has kept these were chosen by the macro-F1 of"
+            " their mean on the validation images, which they have not learned. On images that neither was chosen by,"
+            f" its gain over the best single model is {metrics['ensemble']['gain']:+.4f} ({low:+.4f} to {high:+.4f} in"
+            " 95 %)."
+        )
+    else:
+        line = (
+            f"Trial {info['trial']} of a search that has compared {compared} by their macro-F1 on the validation images"
+        )
+        if searched is not None:
+            line += f"; its own was {searched:.4f}, which may flatter it, as these images have chosen among the trials"
+        yield f"{line}."
     if again:
         margin = "" if again["margin"] is None else f" ± {again['margin']:.4f} (95 %)"
         won = ", and won" if again["winner"] else ""
@@ -175,20 +198,30 @@ def _choice(info: Mapping[str, Any], story: Story) -> Iterator[str]:
             f"The best recipes were trained again on fresh folds of the images to train and to validate: on"
             f" {counted(again['folds'], 'fold')} this one had a macro-F1 of {again['macro_f1']:.4f}{margin}{won}."
         )
-    epochs = f"{info['epochs']} of {counted(story.recipe.epochs, 'epoch')}"
-    yield (
-        f"Its recipe was trained again on training and validation images together, for {epochs}."
-        if info["retrained"]
-        else f"These are the trial's own weights, after {epochs}, which have not learned the validation images."
-    )
-    start = _start(story.recipe)
-    if start is None:
-        yield "The training did not begin with weights that timm publishes."
-    else:
-        licence = f"their licence is {start[1]}" if start[1] else "timm does not say their licence"
-        yield f"The training began with the weights `{start[0]}`; {licence}."
+    if "ensemble" not in metrics:
+        yield _training(info, story.recipes[0])
+    for name, owner in _starts(story):
+        licence = f"their licence is {owner}" if owner else "timm does not say their licence"
+        yield f"The training began with the weights `{name}`; {licence}."
+    if own := sum(_start(recipe) is None for recipe in story.recipes):
+        of = f" of {own} of its models" if len(story.recipes) > 1 else ""
+        yield f"The training{of} did not begin with weights that timm publishes."
     yield from (f"{line[0].upper()}{line[1:]}." for line in map(_plain, story.lines))
-    yield "`recipe.toml` has all settings, `bundle.json` seeds, versions and all metrics."
+    yield "`recipe.toml` of each model has all settings, `bundle.json` seeds, versions and all metrics."
+
+
+def _training(info: Mapping[str, Any], recipe: Recipe) -> str:
+    """How the models of one recipe were trained."""
+    epochs = f"{info['epochs']} of {counted(recipe.epochs, 'epoch')}"
+    if estimate := info["metrics"].get("out_of_fold"):
+        return (
+            f"Its recipe was trained once without each of {counted(len(info['members']), 'fold')} of the training and"
+            f" validation images, for {epochs}. Each of these {counted(estimate['images'], 'image')} was judged by the"
+            f" one model that has not learned it: {headline(estimate)} (± one standard error)."
+        )
+    if info["retrained"]:
+        return f"Its recipe was trained again on training and validation images together, for {epochs}."
+    return f"These are the trial's own weights, after {epochs}, which have not learned the validation images."
 
 
 def _table(headings: Sequence[str], rows: Sequence[Sequence[object]]) -> Iterator[str]:

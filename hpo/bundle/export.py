@@ -30,7 +30,7 @@ from trainer.device import choose_device, torch_threads
 from trainer.wording import counted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from trainer.calibration import Decision
     from trainer.data import Data
     from trainer.model.backbones import Classifier
+    from trainer.recipe import Recipe
 
 
 def export(
@@ -121,10 +122,7 @@ def export(
             if joined and pseudo:
                 write_pseudo_labels(temporary, folder, joined, pseudo)
             write_info(temporary, info)
-            comparable = ranked(
-                opened.study.get_trials(deepcopy=False), space_of(opened.study, study_file.space.extensions)
-            )
-            write_card(temporary, info, Story(chosen.recipe, _images_of(data), len(list(comparable)), found.lines()))
+            write_card(temporary, info, story_of(opened, [chosen.recipe], data, found.lines()))
         yield folder, info
 
 
@@ -171,6 +169,13 @@ def tested_once(
     found = test()
     keep_test_score(opened.study, use, trial, found)
     return found, uses
+
+
+def story_of(opened: OpenStudy, recipes: Sequence[Recipe], data: Data, lines: Sequence[str]) -> Story:
+    """What a card tells of a bundle with models of these recipes, and these lines on temperature and offsets."""
+    trials = opened.study.get_trials(deepcopy=False)
+    comparable = ranked(trials, space_of(opened.study, opened.file.space.extensions))
+    return Story(recipes, _images_of(data), len(list(comparable)), lines)
 
 
 def _images_of(data: Data) -> NDArray[np.int64]:

@@ -10,8 +10,9 @@ import numpy as np
 import torch
 
 from hpo.bundle.bundle import new_folder, refuse_existing
+from hpo.bundle.card import write_card
 from hpo.bundle.decision import find_decision
-from hpo.bundle.export import chosen_of, tested_once
+from hpo.bundle.export import chosen_of, story_of, tested_once
 from hpo.bundle.origin import ORIGIN, origin_of
 from hpo.bundle.retraining import Training, divide
 from hpo.bundle.scores import headline, scores
@@ -112,6 +113,7 @@ def export_folds(
             "members": [{"folder": f"fold-{number + 1}", "votes": 1} for number in range(count)],
             **_source(opened, trial, data),
             "epochs": chosen.epochs,
+            "versions": members[0]["versions"],
             "metrics": {"valid_macro_f1": trial.value, "out_of_fold": estimate},
             "calibration": None,  # each model has it
             "thresholds": told["thresholds"],
@@ -119,6 +121,7 @@ def export_folds(
         info["metrics"]["test"], info["test_uses"] = tested_once(opened, trial.number, test, data)
         write_lists(temporary, folder, data)
         write_info(temporary, info)
+        write_card(temporary, info, story_of(opened, [chosen.recipe], data, found.lines()))
     return info
 
 
@@ -213,12 +216,15 @@ def export_ensemble(
             "members": [{"folder": f"trial-{one.trial.number}", "votes": count} for one, count in members],
             **_source(opened, best, data),
             "metrics": {"valid_macro_f1": best.value, "ensemble": gain.as_json(), "test": tested},
+            "versions": about["versions"],
             "seconds_an_image": {"best": seconds[0], "ensemble": seconds[1]},
             "test_uses": uses,
             **found.as_json(data.index.classes),
         }
         write_lists(temporary, folder, data)
         write_info(temporary, info)
+        recipes = [one.chosen.recipe for one, _ in members]
+        write_card(temporary, info, story_of(opened, recipes, data, found.lines()))
     return info
 
 

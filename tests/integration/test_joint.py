@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from huggingface_hub import ModelCard
 
 from hpo.bundle.bundle import read_bundle
 from hpo.bundle.commands import run_export_best, run_predict, run_reproduce
@@ -65,6 +66,10 @@ def test_the_models_of_folds_are_one_bundle(study, run, tmp_path, monkeypatch):
     info = scores_agree(run, tmp_path / "bundle")
     assert info["metrics"]["out_of_fold"]["images"] == 30
     assert info["test_uses"] == 1
+    card = ModelCard.load(tmp_path / "bundle" / "MODEL_CARD.md")
+    assert card.data.eval_results[0].metric_value == info["metrics"]["test"]["macro_f1"]
+    assert "`fold-1` (1 vote), `fold-2` (1 vote), `fold-3` (1 vote)" in card.text
+    assert "Each of these 30 images was judged by the one model that has not learned it: macro-F1 " in card.text
     assert any("out of fold: macro-F1 " in line and "on 30 images, each by the model" in line for line in lines)
     assert sum(key.startswith(TEST_USE_KEY) for key in study.opened.study.user_attrs) == 1
     bundle = read_bundle(tmp_path / "bundle")
@@ -89,6 +94,10 @@ def test_kept_models_vote_as_one_bundle(study, run, tmp_path):
     assert " ms an image in place of " in lines[1]
     info = scores_agree(run, tmp_path / "bundle")
     assert sum(member["votes"] for member in info["members"]) <= 4
+    card = ModelCard.load(tmp_path / "bundle" / "MODEL_CARD.md")
+    assert "A search has compared 2 complete trials. Of those whose weights it has kept these were chosen" in card.text
+    assert f"is {info['metrics']['ensemble']['gain']:+.4f} (" in card.text
+    assert all(f"`{member['folder']}` ({member['votes']} vote" in card.text for member in info["members"])
     assert info["test_uses"] == 1
 
 

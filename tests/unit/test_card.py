@@ -39,7 +39,9 @@ def write(tmp_path):
             "test_uses": 2,
         } | changes
         made = recipe or Recipe(epochs=9)
-        write_card(tmp_path, info, Story(made, np.array([[5, 2, 2], [6, 2, 1], [7, 2, 1]]), 20, ["calibration: none"]))
+        write_card(
+            tmp_path, info, Story([made], np.array([[5, 2, 2], [6, 2, 1], [7, 2, 1]]), 20, ["calibration: none"])
+        )
         return ModelCard.load(tmp_path / "MODEL_CARD.md"), info
 
     return write
