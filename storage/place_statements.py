@@ -49,12 +49,12 @@ MAKE = (
     f" VALUES (:study, :number, 'running', :worker, :recipe) RETURNING {COLUMNS}"
 )
 
-# The recipes that another place than that with this number has tried, or tries now; one that has failed may run again.
+# The places but the one with this number that have tried a recipe, or try it now; one that has failed may run again.
 TRIED = "FROM hpo.place WHERE study_id = :study AND recipe IS NOT NULL AND number <> :number AND state <> 'failed'"
-# Those that have failed since the worker joined: it is not to try the same ones again and again.
-FAILED_MEANWHILE = (
-    "SELECT recipe FROM hpo.place WHERE study_id = :study AND recipe IS NOT NULL AND state = 'failed'"
-    " AND ended >= (SELECT started FROM hpo.worker WHERE id = :worker)"
+# With those that have failed since the worker joined: it is not to try the same ones again and again.
+TRIED_OR_FAILED = (
+    "FROM hpo.place WHERE study_id = :study AND recipe IS NOT NULL AND number <> :number"
+    " AND (state <> 'failed' OR ended >= (SELECT started FROM hpo.worker WHERE id = :worker))"
 )
 
 _REPEATING = (

@@ -104,7 +104,7 @@ class Lease:
             self._used_up = False
 
             def choose_untried() -> str | None:
-                return choose(self._not_to_be_tried(connection)) if choose else None
+                return choose(self._recipes(connection, sql.TRIED_OR_FAILED)) if choose else None
 
             untried = choose_untried if choose else None
             place = take_place(connection, self._study, self.worker, limits, untried, promotion=self.promotion)
@@ -118,12 +118,18 @@ class Lease:
             return None  # only such a place can still come: a thousand idle workers need not queue up for the lock
         return self._transactions.run(take)
 
-    def tried_recipes(self, place: Place) -> set[str]:
-        """The recipes that other places than this one have tried, or try now; one that has failed may run again."""
-        return self._transactions.run_statement(lambda connection: self._tried(connection, place.number))
+    def tried_recipes(self, place: Place, *, failed: bool) -> set[str]:
+        """The recipes that other places than this one have tried, or try now; `failed` as in `claim`."""
+        tried = sql.TRIED_OR_FAILED if failed else sql.TRIED
+        return self._transactions.run_statement(lambda connection: self._recipes(connection, tried, place.number))
 
-    def claim(self, place: Place, recipe: str | None) -> bool:
+    def claim(self, place: Place, recipe: str | None, *, failed: bool = False) -> bool:
         """Give a place a recipe, or none, in exchange for the one that it has; False where another place has tried it.
+
+        Args:
+            place: that of this worker.
+            recipe: its digest.
+            failed: whether one counts as tried that has failed since this worker joined; one from before may run again.
 
         Raises:
             LostPlaceError: the place is no longer this worker's.
@@ -131,7 +137,7 @@ class Lease:
 
         def exchange(connection: Connection) -> bool:
             self._lock_study(connection)
-            tried = f"SELECT EXISTS (SELECT {sql.TRIED} AND recipe = :recipe)"
+            tried = f"SELECT EXISTS (SELECT {sql.TRIED_OR_FAILED if failed else sql.TRIED} AND recipe = :recipe)"
             if self._execute(connection, tried, recipe=recipe, number=place.number).scalar_one():
                 return False
             self._update(connection, place, "recipe = :recipe", recipe=recipe)
@@ -278,7 +284,7 @@ class Lease:
 
         def look(connection: Connection) -> bool:
             return used(connection, self._study).within(limits) and (
-                choose is None or choose(self._not_to_be_tried(connection)) is not None
+                choose is None or choose(self._recipes(connection, sql.TRIED_OR_FAILED)) is not None
             )
 
         return self._transactions.run(look)
@@ -323,11 +329,8 @@ class Lease:
             )
         )
 
-    def _tried(self, connection: Connection, but: int = -1) -> set[str]:
-        return set(self._execute(connection, f"SELECT recipe {sql.TRIED}", number=but).scalars())
-
-    def _not_to_be_tried(self, connection: Connection) -> set[str]:
-        return self._tried(connection) | set(self._execute(connection, sql.FAILED_MEANWHILE).scalars())
+    def _recipes(self, connection: Connection, tried: str, but: int = -1) -> set[str]:
+        return set(self._execute(connection, f"SELECT recipe {tried}", number=but).scalars())
 
     def _update(self, connection: Connection, place: Place, assignments: str, **values: Any) -> None:
         statement = f"UPDATE hpo.place SET {assignments} WHERE {sql.HELD}"  # noqa: S608 - written above

@@ -103,7 +103,7 @@ class Recipes:
                 refused.append(why)
                 continue
             draws += 1
-            if recipe not in self._trained.numbers and self._lease.claim(place, recipe):
+            if recipe not in self._trained.numbers and self._lease.claim(place, recipe, failed=not goes_on):
                 self._write(trial_id, trial.params, trial.distributions, there)
                 self._tell_refused(trial.number, refused)
                 return trial
@@ -124,9 +124,13 @@ class Recipes:
         return None if chosen is None else digest_of(chosen, self._space)
 
     def _claim_untried(self, place: Place, given: Mapping[str, Any]) -> dict[str, Any] | None:
-        """Give a place a recipe with these values that was not tried; None where there is none."""
-        while (chosen := self._untried(self._lease.tried_recipes(place), given)) is not None:
-            if self._lease.claim(place, digest_of(chosen, self._space)):
+        """Give a place a recipe with these values that was not tried; None where there is none.
+
+        One that has failed may be asked for again, and is not chosen again where nobody asks for any.
+        """
+        failed = not given
+        while (chosen := self._untried(self._lease.tried_recipes(place, failed=failed), given)) is not None:
+            if self._lease.claim(place, digest_of(chosen, self._space), failed=failed):
                 return chosen
         return None
 

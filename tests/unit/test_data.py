@@ -628,7 +628,7 @@ def test_pixels_in_a_cache(tmp_path):
     assert progress[-1] == (6, 6)
     written = file.stat().st_ino
     again = load_data(root, cache=PixelCache(tmp_path / "cache")).pixels(
-        8, "bilinear", lambda *_: pytest.fail("decoded again")
+        Reading(8, "bilinear"), lambda *_: pytest.fail("decoded again")
     )
     np.testing.assert_array_equal(again, pixels)
     assert file.stat().st_ino == written
@@ -643,7 +643,7 @@ def test_broken_images_are_found_by_pixels(tmp_path):
     root = _images(tmp_path, *(f"{label}/{number}.png" for label in "ab" for number in range(3)))
     (root / "a" / "1.png").write_bytes(b"")
     data = load_data(root)
-    message = _refusal(data.pixels, 8)
+    message = _refusal(data.pixels, Reading(8))
     assert message.startswith("1 of 6 images cannot be read: ")
     assert "a/1.png': the file is empty; remove or replace them" in message
 
