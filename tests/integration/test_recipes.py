@@ -100,7 +100,8 @@ def test_a_recipe_that_another_worker_trains_now_is_left_to_it(harness):
 
 def test_a_failed_recipe_may_run_again_but_not_for_ever(harness):
     """A recipe that fails is not tried again and again by the workers of one search; those of the next one try it."""
-    study = harness(lambda logits, _: logits.sum() * float("nan"), trials=10, recipe=FIXED | FOUR)
+    more = 'sampler = "forest"\n'  # which draws them again
+    study = harness(lambda logits, _: logits.sum() * float("nan"), more=more, trials=10, recipe=FIXED | FOUR)
     study.work()
     assert sorted(place.state for place in study.places) == ["complete", "complete", "failed", "failed"]
     assert not take_snapshot(study.opened).finished
