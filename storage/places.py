@@ -126,10 +126,7 @@ class Lease:
     def claim(self, place: Place, recipe: str | None, *, failed: bool = False) -> bool:
         """Give a place a recipe, or none, in exchange for the one that it has; False where another place has tried it.
 
-        Args:
-            place: that of this worker.
-            recipe: its digest.
-            failed: whether one counts as tried that has failed since this worker joined; one from before may run again.
+        A recipe that has failed may run again; `failed` is whether one that has since this worker joined counts as tried.
 
         Raises:
             LostPlaceError: the place is no longer this worker's.
