@@ -126,7 +126,7 @@ class Lease:
     def claim(self, place: Place, recipe: str | None, *, failed: bool = False) -> bool:
         """Give a place a recipe, or none, in exchange for the one that it has; False where another place has tried it.
 
-        A recipe that has failed may run again; `failed` is whether one that has since this worker joined counts as tried.
+        One that has failed may run again; `failed` is whether one that has since this worker joined counts as tried.
 
         Raises:
             LostPlaceError: the place is no longer this worker's.
