@@ -132,8 +132,12 @@ def parser() -> argparse.ArgumentParser:
     added = add_for_study(
         "confirm", run_confirm, "train the best recipes and the default one again on fresh folds, and name the winner"
     )
-    added.add_argument("--top", type=positive, metavar="K", help="how many of the best recipes; default: 3")
-    added.add_argument("--repeats", type=repeats, metavar="R", help="folds for each of them, 2 or more; default: 4")
+    added.add_argument(
+        "--top", type=positive, metavar="K", help="how many of the best recipes; default: as [confirm] says, else 3"
+    )
+    added.add_argument(
+        "--repeats", type=repeats, metavar="R", help="folds for each, 2 or more; default: as [confirm] says, else 4"
+    )
     _add_workers(added)
     added = add_for_study("init", run_init, "create the tables and the study, nothing else; safe to repeat")
     added.add_argument(

@@ -10,11 +10,12 @@ import numpy as np
 import optuna
 
 from hpo.errors import HpoError
+from hpo.study.confirm_settings import ConfirmSettings
 from hpo.study.images import keep_ranges
-from hpo.study.open_study import CONFIRM_SUFFIX, give_id, recipe_of, study_that_confirms
-from hpo.study.ranking import best_of_different_recipes
+from hpo.study.open_study import give_id, recipe_of, study_that_confirms
+from hpo.study.ranking import best_of_different_recipes, best_trial
 from hpo.study.settings import check_settings, settings, space_of
-from hpo.study.study_file import NAME_LENGTH
+from hpo.study.study_name import CONFIRM_SUFFIX, NAME_LENGTH
 from storage.budget import Limits, StopRules
 from storage.database import one_at_a_time
 from storage.keys import CONFIRMATION_KEY, CONFIRMS_KEY, DEFAULT_KEY, SETTINGS_KEY
@@ -22,7 +23,7 @@ from trainer.images.split import Split, divide_into_folds
 from trainer.space import Space, parameters_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from optuna.trial import FrozenTrial
 
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     from trainer.data import Data
     from trainer.recipe import Recipe
 
-TOP, REPEATS = 3, 4  # recipes beside the default one, and folds: see docs/benchmarks.md
 FOLDS = range(2, 11)  # a cross-validation may have
 SEEDS = {"low": 0, "high": 2**31 - 1}  # each fold trains with a seed of its own
 
@@ -90,16 +90,19 @@ def with_confirmation(opened: OpenStudy) -> list[OpenStudy]:
     return [opened] if confirmation is None else [opened, confirmation]
 
 
-def begin_confirmation(opened: OpenStudy, data: Data, *, top: int = TOP, repeats: int = REPEATS) -> OpenStudy:
+def begin_confirmation(
+    opened: OpenStudy, data: Data, *, top: int | None = None, repeats: int | None = None
+) -> OpenStudy:
     """Queue the trainings that confirm a study, as far as they are not queued yet; safe to repeat, safe in parallel.
 
-    What an earlier call has queued stays: another one can add recipes and folds.
+    What an earlier call has queued stays: another one can add recipes and folds. While the search is paused, or a host,
+    so is what confirms it.
 
     Args:
         opened: the study, which may still be searching.
         data: its images.
-        top: how many of its best trials, each with another recipe.
-        repeats: on how many folds, at least 2.
+        top: how many of its best trials, each with another recipe; None as the study file's [confirm] says.
+        repeats: on how many folds, at least 2; None as [confirm] says.
 
     Returns:
         the study that confirms it.
@@ -114,7 +117,9 @@ def begin_confirmation(opened: OpenStudy, data: Data, *, top: int = TOP, repeats
         )
     with one_at_a_time(opened.url):
         earlier = find_confirmation(opened)
-        plan = _plan(opened, data, top, repeats, plan_of(earlier.study) if earlier else None)
+        wanted = opened.file.confirm or ConfirmSettings()
+        wanted = ConfirmSettings(top or wanted.top, repeats or wanted.repeats)
+        plan = _plan(opened, data, wanted, plan_of(earlier.study) if earlier else None)
         study = optuna.create_study(study_name=name, storage=opened.storage, direction="maximize", load_if_exists=True)
         if CONFIRMATION_KEY not in study.user_attrs and (SETTINGS_KEY in study.user_attrs or study.get_trials()):
             raise HpoError(f'confirm: another study is called "{name}"; give one of the two another [study] name')
@@ -130,11 +135,30 @@ def begin_confirmation(opened: OpenStudy, data: Data, *, top: int = TOP, repeats
                 mark = {"trial": trial, "fold": fold}
                 study.enqueue_trial(parameters_of(recipe, study_file.space), user_attrs={CONFIRMS_KEY: mark})
         if earlier is None:
+            _hand_on_pauses(opened)
             study.set_user_attr(SETTINGS_KEY, settings(study_file, data))
     confirmation = find_confirmation(opened)
     assert confirmation, "it was made above"
     check_settings(confirmation.study, confirmation.file, data)
     return confirmation
+
+
+def confirmation_after_search(
+    opened: OpenStudy, load: Callable[[], Data], outage_retry: OutageRetry | None = None
+) -> OpenStudy | None:
+    """The study whose trainings workers take that have found a search at its end; None where there is none.
+
+    Where the study file has the table [confirm] it is begun here, on whichever machine comes first, unless the search
+    was stopped, or no trial of it is complete.
+
+    Args:
+        opened: the study of the search.
+        load: gives its images, where they are needed.
+        outage_retry: of the worker; None does not wait for the database.
+    """
+    if opened.file.confirm and opened.rows.halt() != "stop" and best_trial(opened):
+        begin_confirmation(opened, load())
+    return find_confirmation(opened, outage_retry)
 
 
 def mark_of(trial: FrozenTrial | optuna.Trial) -> tuple[int, int] | None:
@@ -159,8 +183,18 @@ def data_of_fold(data: Data, fold: int, seed: int) -> Data:
     return data.with_split(Split(pool[~held], pool[held], data.split.test, f"{data.split.digest}, fold {fold}"))
 
 
-def _plan(opened: OpenStudy, data: Data, top: int, repeats: int, earlier: Plan | None) -> Plan:
-    best = best_of_different_recipes(opened, top, seeds_differ=False)
+def _hand_on_pauses(opened: OpenStudy) -> None:
+    """Pause what confirms a study, or a host's part in it, where the study is paused."""
+    confirmation = study_that_confirms(opened)
+    assert confirmation, "it was made before"
+    if opened.rows.halt() == "pause":
+        confirmation.rows.begin_halt("pause")
+    for host in opened.rows.paused_hosts():
+        confirmation.rows.pause_host(host)
+
+
+def _plan(opened: OpenStudy, data: Data, wanted: ConfirmSettings, earlier: Plan | None) -> Plan:
+    best = best_of_different_recipes(opened, wanted.top, seeds_differ=False)
     if not best:
         raise HpoError(
             f"confirm: no trial is complete yet; `hpo status {opened.file.path.name}` shows how far the search is"
@@ -176,7 +210,7 @@ def _plan(opened: OpenStudy, data: Data, top: int, repeats: int, earlier: Plan |
     return Plan(
         trials,
         default,
-        max(repeats, earlier.repeats if earlier else 0),
+        max(wanted.repeats, earlier.repeats if earlier else 0),
         _fold_count(data),
         tuple(_parameters_of(_recipe_of(opened, number), opened, data) for number in trials),
     )
@@ -237,4 +271,5 @@ def _file_for(opened: OpenStudy, plan: Plan) -> StudyFile:
         stop_rules=StopRules(),
         tries=(),
         learn_from=(),
+        confirm=None,
     )

@@ -7,7 +7,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from hpo.errors import HpoError
-from hpo.study.open_study import CONFIRM_SUFFIX, study_that_confirms
+from hpo.study.open_study import study_that_confirms
+from hpo.study.study_name import CONFIRM_SUFFIX
 from storage.heartbeat import GRACE_SECONDS
 from trainer.wording import counted
 

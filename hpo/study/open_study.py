@@ -18,6 +18,7 @@ from hpo.study.earlier import learn, refuse_unknown
 from hpo.study.images import keep_ranges
 from hpo.study.queued import STUDY_FILE, queue_new
 from hpo.study.settings import check_settings, refuse_foreign, settings, space_of
+from hpo.study.study_name import CONFIRM_SUFFIX
 from hpo.study.trained import TrainedRecipes
 from storage.artifacts.artifact_store import probe
 from storage.artifacts.artifacts import fetch_file
@@ -53,8 +54,6 @@ if TYPE_CHECKING:
     from trainer.extensions import Extensions
     from trainer.model.backbones import Classifier
     from trainer.recipe import Recipe
-
-CONFIRM_SUFFIX = "/confirm"  # of the name of the study that confirms another one
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import tomllib
-import unicodedata
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,9 +12,11 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from hpo.errors import StudyFileError
+from hpo.study.confirm_settings import ConfirmSettings, read_confirm_settings
 from hpo.study.given_splits import read_splits
 from hpo.study.model_limits import ModelLimits, read_model_limits
 from hpo.study.notify_url import notify_problem
+from hpo.study.study_name import name_problems
 from hpo.study.table import Table
 from hpo.study.tracker_names import read_trackers
 from storage.artifacts.store_url import bucket_of
@@ -40,7 +41,6 @@ if TYPE_CHECKING:
 PRUNERS = ("asha", "median", "hyperband", "none")
 SAMPLERS = ("forest", "tpe", "random")
 DEFAULT_TRIALS = 100
-NAME_LENGTH = 512  # characters, which is what Optuna's table takes
 FOLDER_BYTES = 200  # of a folder's name; no file system takes more than 255
 
 
@@ -125,6 +125,7 @@ class StudyFile:
         tries: recipes of the user's own, the tables [[try]], which are tried first.
         model_limits: the table [limits].
         learn_from: names of earlier studies whose results help; "all" for those that the storage holds.
+        confirm: the table [confirm], with which a search confirms its best recipes at its end; None does not.
     """
 
     path: Path
@@ -150,6 +151,7 @@ class StudyFile:
     tries: tuple[Recipe, ...] = ()
     model_limits: ModelLimits = field(default_factory=ModelLimits)
     learn_from: tuple[str, ...] | str = ()
+    confirm: ConfirmSettings | None = None
 
     @property
     def folder(self) -> Path:
@@ -192,7 +194,8 @@ def read_study_file(path: Path, extensions: Extensions | None = None) -> StudyFi
         raise StudyFileError(f"{path}: is nested too deeply; a study file has tables of values and lists") from None
 
     problems: list[str] = []
-    single = ("study", "data", "budget", "limits", "recipe")
+    confirmed = "confirm" in tables
+    single = ("study", "data", "budget", "limits", "confirm", "recipe")
     known = (*single, "try")
     problems += [f"[{key}]: there is no such table{nearest(key, known)}" for key in tables if key not in known]
     for key in single:
@@ -203,9 +206,10 @@ def read_study_file(path: Path, extensions: Extensions | None = None) -> StudyFi
     data = Table("data", tables["data"], problems)
     budget = Table("budget", tables["budget"], problems)
     model_limits = read_model_limits(Table("limits", tables["limits"], problems))
+    confirm = read_confirm_settings(Table("confirm", tables["confirm"], problems)) if confirmed else None
 
     name = study.text("name") or path.stem
-    problems += _name_problems(name)
+    problems += name_problems(name, confirmed=confirmed)
     storage = study.text("storage")
     if storage is not None:
         try:
@@ -312,6 +316,7 @@ def read_study_file(path: Path, extensions: Extensions | None = None) -> StudyFi
         tries=tries,
         model_limits=model_limits,
         learn_from=learn_from,
+        confirm=confirm,
     )
 
 
@@ -331,12 +336,3 @@ def _read_tries(tables: Any, space: Space, problems: list[str]) -> tuple[Recipe,
             problems.append(f"try {number}: is the same recipe as try {numbers[recipe]}; remove one of them")
         numbers.setdefault(recipe, number)
     return tuple(numbers)
-
-
-def _name_problems(name: str) -> list[str]:
-    if len(name) > NAME_LENGTH:
-        return [f"study.name: has {len(name)} characters; the storage takes {NAME_LENGTH}"]
-    # Line breaks and other control characters, and bytes of a file's name that are no text.
-    if any(unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp") for letter in name):
-        return [f"study.name: {name!r} holds line breaks or other control characters; write one line of text"]
-    return []

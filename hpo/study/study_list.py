@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import optuna
 
 from hpo.study.interruptions import count_trials
-from hpo.study.open_study import CONFIRM_SUFFIX
 from hpo.study.ranking import find_best
 from hpo.study.settings import space_of
+from hpo.study.study_name import CONFIRM_SUFFIX
 from storage.database import connect
 from storage.keys import CONFIRMATION_KEY, SETTINGS_KEY
 from trainer.errors import RecipeError

@@ -39,7 +39,7 @@ def run_confirm(options: argparse.Namespace) -> int:
     """`hpo confirm`: the best recipes again, on fresh folds."""
     from rich.console import Console
 
-    from hpo.study.confirmation import REPEATS, TOP, begin_confirmation
+    from hpo.study.confirmation import begin_confirmation
     from hpo.study.images import load_images
     from hpo.study.open_study import load_study, probe_artifacts, storage_url
     from hpo.study.settings import check_settings
@@ -55,7 +55,7 @@ def run_confirm(options: argparse.Namespace) -> int:
         study_file.make_folder()
         data = load_images(study_file, opened.study)
         check_settings(opened.study, study_file, data)
-        confirmation = begin_confirmation(opened, data, top=options.top or TOP, repeats=options.repeats or REPEATS)
+        confirmation = begin_confirmation(opened, data, top=options.top, repeats=options.repeats)
         return confirm(opened, confirmation, progress, plan)
 
 
@@ -63,13 +63,14 @@ def run_workers(options: argparse.Namespace) -> int:
     """`hpo workers`: the workers of this machine, without checks of the images and without the winner."""
     from rich.console import Console
 
-    from hpo.study.confirmation import find_confirmation
+    from hpo.study.confirmation import confirmation_after_search
+    from hpo.study.images import load_images
     from hpo.study.open_study import load_study, probe_artifacts, storage_url
     from hpo.study.settings import check_settings
     from hpo.study.status import take_snapshot
     from hpo.supervision.confirmation import announcement
+    from hpo.supervision.pauses import pauses_here
     from hpo.supervision.progress import Progress
-    from hpo.supervision.search import pauses_here
     from hpo.supervision.supervisor import supervise
 
     study_file = study_file_from(options)
@@ -84,7 +85,9 @@ def run_workers(options: argparse.Namespace) -> int:
         for line in pauses_here(opened, halt):
             progress.say(line)
         done = supervise(opened, progress, plan, tell_starts=True)
-        confirmation = find_confirmation(opened) if done.snapshot and not done.snapshot.halt else None
+        confirmation = None
+        if done.snapshot and done.snapshot.halt != "stop":
+            confirmation = confirmation_after_search(opened, lambda: load_images(study_file, opened.study))
         if confirmation and not take_snapshot(confirmation).finished:
             progress.say(announcement(opened, confirmation))
             done = supervise(confirmation, progress, plan.confirming(), tell_starts=True)

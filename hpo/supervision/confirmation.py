@@ -8,7 +8,7 @@ from hpo.errors import EXIT_DONE, HpoError
 from hpo.study.confirmation import plan_of
 from hpo.study.confirmed import read_confirmed
 from hpo.study.confirmed_table import confirmed_lines
-from hpo.supervision.search import pauses_here
+from hpo.supervision.pauses import pauses_here
 from hpo.supervision.supervisor import supervise
 from hpo.units import duration
 from trainer.wording import counted

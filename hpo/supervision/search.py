@@ -1,20 +1,22 @@
-"""`hpo search`: check everything, create or resume the study, run workers to the end of the budget, tell the result."""
+"""`hpo search`: check everything, create or resume the study, run workers to the end, tell the result, confirm it."""
 
 from __future__ import annotations
 
 import shlex
-import socket
 import time
 from dataclasses import asdict
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
 from hpo.errors import EXIT_DONE, HpoError
+from hpo.study.confirmation import begin_confirmation
 from hpo.study.images import load_images
 from hpo.study.model_limits import check_of
 from hpo.study.open_study import create_study, load_study
 from hpo.study.ranking import best_trial, default_trial
 from hpo.study.status import TIME_HEADINGS
+from hpo.supervision.confirmation import confirm
+from hpo.supervision.pauses import pauses_here
 from hpo.supervision.supervisor import supervise
 from hpo.units import duration, show_bytes
 from storage.keys import END_STATES, METRICS_KEY, ORIGIN_KEY
@@ -38,7 +40,6 @@ if TYPE_CHECKING:
     from hpo.study.study_file import StudyFile
     from hpo.supervision.progress import Progress
     from hpo.supervision.supervisor import WorkerPlan
-    from storage.halts import Halt
     from trainer.data import Data
     from trainer.images.pixels import Reading
     from trainer.space import Space
@@ -186,6 +187,8 @@ def make_pixels(study_file: StudyFile, data: Data, progress: Progress) -> None:
 def search(study_file: StudyFile, url: str, data: Data, progress: Progress, plan: WorkerPlan) -> int:
     """Create or resume the study and run workers to the end of its budget, or until a signal; returns the exit code.
 
+    Where the study file has the table [confirm] they then confirm the best recipes, unless the study was stopped.
+
     Args:
         study_file: what to search.
         url: of the storage.
@@ -195,7 +198,7 @@ def search(study_file: StudyFile, url: str, data: Data, progress: Progress, plan
 
     Raises:
         HpoError: workers were given up before the end, or the budget is used up without a complete trial, or the study
-            was begun with other settings.
+            was begun with other settings, or no recipe could be trained again.
         StorageError: the database cannot be used.
     """
     for line in create_study(study_file, url, data):
@@ -217,17 +220,16 @@ def search(study_file: StudyFile, url: str, data: Data, progress: Progress, plan
         progress.say(line)
     if done.snapshot.best is None and (done.snapshot.finished or used_up):
         raise HpoError(_fruitless(study_file, done.snapshot, "search space" if used_up else "budget"))
+    if done.snapshot.best is None:
+        return EXIT_DONE
+    if study_file.confirm and done.snapshot.halt != "stop":
+        progress.say("")
+        code = confirm(opened, begin_confirmation(opened, data), progress, plan.confirming())
+        if code != EXIT_DONE:
+            return code
+    for line in _next_commands(study_file):
+        progress.say(line)
     return EXIT_DONE
-
-
-def pauses_here(opened: OpenStudy, halt: Halt | None) -> list[str]:
-    """What lets workers that start on this host wait, a line each: a pause of the study (`halt`), or of the host."""
-    lines, resume = [], f"hpo resume {opened.file.path.name}"
-    if halt == "pause":
-        lines.append(f"the study is paused, and the workers wait: `{resume}` lets it go on")
-    if (host := socket.gethostname()) in opened.rows.paused_hosts():
-        lines.append(f"this host is paused, and its workers wait: `{resume} --host {shlex.quote(host)}` lets it go on")
-    return lines
 
 
 def _fruitless(study_file: StudyFile, snapshot: Snapshot, what: str) -> str:
@@ -275,8 +277,7 @@ def _weakest(per_class: dict[str, dict[str, Any]]) -> str:
 def summary_lines(
     opened: OpenStudy, snapshot: Snapshot, names: frozenset[str], workers: int, wall_seconds: float
 ) -> list[str]:
-    """The winner, its recipe, the time spent, and the next command."""
-    study_file = opened.file
+    """The winner, its recipe, and the time spent."""
     counts = ", ".join(f"{count} {state}" for state, count in snapshot.counts.items() if count or state in END_STATES)
     lines = ["", f"{counted(snapshot.used.trials, 'trial')}: {counts}"]
     if snapshot.reason_to_end:
@@ -308,11 +309,17 @@ def summary_lines(
             f" start-up a worker); of all workers' time: {shares}"
         )
         lines += _pauses([worker.seconds for worker in snapshot.workers if worker.id in names])
-    lines.append(
-        "the winner of many flatters itself on the images that chose it; this trains the best again on fresh folds:"
-    )
-    lines.append("  " + shlex.join(["hpo", "confirm", str(study_file.path)]))
-    lines.append("and this tests the winner on the held-out images:")
-    bundle = study_file.path.parent / "bundle"
-    lines.append("  " + shlex.join(["hpo", "export-best", str(study_file.path), "-o", str(bundle)]))
     return lines
+
+
+def _next_commands(study_file: StudyFile) -> list[str]:
+    """What to do with a winner, two lines a command."""
+    lines, path = [], str(study_file.path)
+    if study_file.confirm is None:
+        flatters = "the winner of many flatters itself on the images that chose it"
+        lines += [
+            f"{flatters}; this trains the best again on fresh folds:",
+            "  " + shlex.join(["hpo", "confirm", path]),
+        ]
+    lines.append(f"{'and this' if lines else 'this'} tests the winner on the held-out images:")
+    return [*lines, "  " + shlex.join(["hpo", "export-best", path, "-o", str(study_file.path.parent / "bundle")])]

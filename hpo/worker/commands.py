@@ -21,10 +21,11 @@ def run_worker(options: argparse.Namespace) -> int:
     study_file = study_file_from(options)
     import torch
 
-    from hpo.study.confirmation import find_confirmation
+    from hpo.study.confirmation import confirmation_after_search, find_confirmation
     from hpo.study.images import load_images
-    from hpo.study.open_study import CONFIRM_SUFFIX, load_study, storage_url
+    from hpo.study.open_study import load_study, storage_url
     from hpo.study.settings import check_settings
+    from hpo.study.study_name import CONFIRM_SUFFIX
     from hpo.worker.shutdown import Shutdown, asked_by_signals
     from hpo.worker.stopwatch import Stopwatch
     from hpo.worker.worker import Worker
@@ -63,7 +64,8 @@ def run_worker(options: argparse.Namespace) -> int:
         else:
             work_on(opened, name, options.started)
             # One that another process has started does what it was started for.
-            if not received and options.parent is None and (confirmation := find_confirmation(opened, retry)):
+            alone = options.parent is None and not received
+            if alone and (confirmation := confirmation_after_search(opened, lambda: data, retry)):
                 work_on(confirmation, f"{name}{CONFIRM_SUFFIX}", time.perf_counter())
     return exit_code(received[0]) if received else EXIT_DONE
 

@@ -78,3 +78,41 @@ def test_a_confirmation_outlives_kills_and_a_restart_of_its_database(faulty_stud
     assert "the study was stopped" not in command("confirm", *options)  # there is nothing left to do
     assert command("delete", "--yes").startswith('the study "faults" is deleted')
     assert optuna.get_all_study_names(study.opened.storage) == []
+
+
+def test_a_study_file_has_its_search_confirmed(faulty_study):
+    """With [confirm] whoever finds the search at its end confirms it: search, worker, workers; none after a stop."""
+    study = faulty_study(trials=2, epochs=2)
+
+    def ask(table):
+        text = study.file.path.read_text().partition("[confirm]")[0]
+        study.file.path.write_text(f"{text}[confirm]\n{table}\n")
+
+    def end(process, code=0):
+        assert process.end() == code, process.printed
+        return process.printed
+
+    ask("top = 2\nrepeats = 2")
+    search = study.begin("search", "--workers", "1", step_seconds=0.1)
+    wait_until(lambda: [place.state for place in study.places] == ["complete", "running"])
+    study.opened.rows.begin_halt("stop")
+    assert "confirm" not in end(search)
+    assert find_confirmation(study.opened) is None
+    study.opened.rows.end_halt("stop")
+
+    worker = study.worker(step_seconds=0.1)
+    wait_until(lambda: (found := find_confirmation(study.opened)) and found.rows.read().places)
+    worker.send(signal.SIGTERM)
+    end(worker, 143)
+    printed = end(study.begin("search", "--workers", "1"))
+    assert "on 2 fresh folds: at most 4 trainings" in printed
+    confirmed, _, rest = printed.partition("confirmed winner: trial ")
+    assert "2 trials: 2 complete" in confirmed
+    assert "this tests the winner on the held-out images" in rest
+    assert "hpo confirm" not in printed
+    assert len(trainings(study)) == 4
+
+    ask("top = 2\nrepeats = 3")
+    assert "all workers have ended: 6 complete" in end(study.begin("workers", "--workers", "1"))
+    assert len(trainings(study)) == 6
+    assert len(study.trials) == 3  # one of them is the run that was stopped

@@ -6,6 +6,7 @@ import csv
 import json
 import shutil
 import time
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -29,7 +30,8 @@ from hpo.dashboard.notes import study_note
 from hpo.errors import HpoError
 from hpo.hardware import cores
 from hpo.report.page import make_report
-from hpo.study.confirmation import begin_confirmation, mark_of
+from hpo.study.confirm_settings import ConfirmSettings
+from hpo.study.confirmation import begin_confirmation, confirmation_after_search, mark_of
 from hpo.study.confirmed import read_confirmed
 from hpo.study.open_study import create_study, load_study
 from hpo.study.status import take_snapshot
@@ -360,6 +362,23 @@ def test_the_confirmed_winner_becomes_the_bundle(tried, tmp_path, capsys):
     assert f"confirmed winner: trial {won.trial}, macro-F1 {won.mean:.4f}" in page
     assert f"confirmed winner: trial {won.trial}" in study_note(take_snapshot(tried), tried.study_id, confirmed)
     assert tried.study.best_trial.number == 1  # for plain Optuna nothing has changed
+
+
+def test_what_confirms_a_paused_search_is_paused(tried, tmp_path):
+    """[confirm] begins nothing of a stopped search; that of a paused one, or of a paused host's, waits as it does."""
+    asked = replace(tried, file=replace(tried.file, confirm=ConfirmSettings(top=2, repeats=2)))
+
+    def load():
+        return tried.file.data.load(tmp_path / "pixels")
+
+    assert confirmation_after_search(tried, load) is None
+    asked.rows.begin_halt("stop")
+    assert confirmation_after_search(asked, load) is None
+    asked.rows.begin_halt("pause")
+    asked.rows.pause_host("lab-1")
+    confirmation = confirmation_after_search(asked, load)
+    assert len(confirmation.study.trials) == 4
+    assert (confirmation.rows.halt(), confirmation.rows.paused_hosts()) == ("pause", ["lab-1"])
 
 
 def test_trials_without_a_model_are_refused(tried, tmp_path):

@@ -125,7 +125,7 @@ def test_a_role_with_the_least_rights_searches_to_the_end_and_shows_its_password
 
 
 def test_what_a_role_has_no_right_to_is_one_line(hpo, tmp_path, photos, roles):
-    """A role of a worker is told by one line, without SQL, that it cannot begin a study."""
+    """A role of a worker is told by one line, without SQL, that it cannot begin a study; one more right lets it."""
     owner, worker = roles
     write_study(tmp_path)
     initialize(owner)
@@ -133,6 +133,8 @@ def test_what_a_role_has_no_right_to_is_one_line(hpo, tmp_path, photos, roles):
     refused = hpo("init", "study.toml", HPO_STORAGE=worker)
     assert (refused.returncode, refused.stderr.count("\n")) == (1, 1), refused.stderr
     assert "the database refuses; use the role that owns its tables" in refused.stderr
+    execute(owner, re.search(r"`(GRANT INSERT ON study_directions [^`]*)`", PAGE)[1])
+    assert hpo("init", "study.toml", HPO_STORAGE=worker).returncode == 0
     assert "INSERT" not in refused.stderr
     assert hpo("init", "study.toml", HPO_STORAGE=owner).returncode == 0
 

@@ -10,6 +10,7 @@ import tomllib
 import pytest
 
 from hpo.cli import parser
+from hpo.study.confirm_settings import ConfirmSettings
 from hpo.study.study_file import DataSettings, StudyFile, read_study_file
 from storage.budget import Limits, StopRules
 from tests.conftest import ROOT
@@ -100,8 +101,9 @@ def test_every_key_of_a_study_file_is_documented():
         *Limits.__dataclass_fields__,
         *StopRules.__dataclass_fields__,
         *StudyFile.__dataclass_fields__,
+        *ConfirmSettings.__dataclass_fields__,
     }
-    assert others - {"path", "data", "limits", "stop_rules", "space", "tries", "model_limits"} <= rows
+    assert others - {"path", "data", "limits", "stop_rules", "space", "tries", "model_limits", "confirm"} <= rows
 
 
 def test_the_notebook_in_the_readme_is_the_example():

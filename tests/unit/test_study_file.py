@@ -6,6 +6,7 @@ import pytest
 
 from hpo.errors import StudyFileError
 from hpo.study import tracker_names
+from hpo.study.confirm_settings import ConfirmSettings
 from hpo.study.study_file import read_study_file
 from storage.budget import Limits, StopRules
 from trainer.space import DEFAULT_SPACE
@@ -74,6 +75,9 @@ patience = 6
 trial_minutes = 2.5
 [recipe]
 epochs = 5
+[confirm]
+top = 5
+repeats = 6
 [[try]]
 learning_rate = 3e-3
 [[try]]
@@ -99,9 +103,38 @@ focal_gamma = 1
     assert file.hang_minutes == 30
     assert file.learn_from == ("first", "second")
     assert (file.stop_rules, file.trial_minutes) == (StopRules(target=0.9, patience=6), 2.5)
+    assert file.confirm == ConfirmSettings(top=5, repeats=6)
     assert file.space.values("epochs") == (5,)
     tried = [(recipe.epochs, recipe.learning_rate, recipe.loss, recipe.focal_gamma) for recipe in file.tries]
     assert tried == [(5, 3e-3, "cross_entropy", 2.0), (5, 1e-3, "focal", 1.0)]
+
+
+def test_an_empty_table_has_a_search_confirmed(read):
+    """[confirm] by itself confirms the best recipes as `hpo confirm` does by default; without it a search does not."""
+    data = '[data]\npath = "a"\n'
+    assert read(data + "[confirm]").confirm == ConfirmSettings(top=3, repeats=4)
+    assert read(data).confirm is None
+
+
+@pytest.mark.parametrize(
+    ("confirm", "complaint"),
+    [
+        ("[confirm]\ntop = 0", "confirm.top: 0 is outside 1 to 1000"),
+        ("[confirm]\ntop = 2.5", "confirm.top: 2.5 is not a whole number"),
+        ("[confirm]\nrepeats = 1", "confirm.repeats: 1 is outside 2 to 1000"),
+        ("[confirm]\nrepeats = true", "confirm.repeats: true is not a whole number"),
+        ("[confirm]\nrepeat = 4", 'confirm.repeat: there is no such key; did you mean "repeats"?'),
+        ("[[confirm]]\ntop = 2", "confirm: is not a table; write [confirm] on a line of its own"),
+        ("[confrm]", '[confrm]: there is no such table; did you mean "confirm"?'),
+        ("[confirm]\n[study]\nname = '" + 505 * "n" + "'", "has 505 characters; beside [confirm], which adds /confirm"),
+    ],
+)
+def test_a_table_that_cannot_confirm_is_one_line(read, confirm, complaint):
+    """What is wrong with the table [confirm], or stands in its way, is one line before anything begins."""
+    with pytest.raises(StudyFileError) as refused:
+        read(f'[data]\npath = "a"\n{confirm}')
+    assert complaint in str(refused.value)
+    assert str(refused.value).count("\n") == 0
 
 
 @pytest.mark.parametrize(
