@@ -10,10 +10,11 @@ from optuna.trial import TrialState, create_trial
 
 import hpo.study.earlier
 from hpo.errors import HpoError
+from hpo.study.deletion import delete_study
 from hpo.study.earlier import TRIED_FIRST, earlier_studies
 from hpo.study.encoding import Encoding
 from hpo.study.forest_sampler import TrialForest
-from hpo.study.open_study import create_study, delete_study, load_study
+from hpo.study.open_study import create_study, load_study
 from hpo.study.status import take_snapshot
 from hpo.worker.runs import Runs
 from storage.keys import BEST_EPOCH_KEY, DEFAULT_KEY, QUEUED_KEY

@@ -15,12 +15,12 @@ from optuna.trial import FixedTrial, TrialState, create_trial
 
 import hpo.study.takeover
 from hpo.errors import HpoError
+from hpo.study.deletion import delete_study
 from hpo.study.forest_sampler import TrialForest
 from hpo.study.model_limits import ModelLimits
 from hpo.study.open_study import (
     count_test_use,
     create_study,
-    delete_study,
     load_study,
     model_of,
     recipe_of,
