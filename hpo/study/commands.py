@@ -117,18 +117,18 @@ def run_status(options: argparse.Namespace) -> int:
 def _show_confirmation(opened: OpenStudy, console: Console) -> None:
     """Show how the confirmation of a study stands, where it has begun: its workers while it runs, and its result."""
     from hpo.study.confirmation import find_confirmation
-    from hpo.study.confirmed import read_confirmed
+    from hpo.study.confirmed import confirmed_by
     from hpo.study.confirmed_table import confirmed_lines
     from hpo.study.status import take_snapshot
     from hpo.study.status_table import render
 
-    confirmation, confirmed = find_confirmation(opened), read_confirmed(opened)
-    if confirmation is None or confirmed is None:
+    confirmation = find_confirmation(opened)
+    if confirmation is None:
         return
     console.print("\nconfirmation:")
     if not (snapshot := take_snapshot(confirmation)).finished:
         console.print(render(snapshot))
-    for line in confirmed_lines(confirmed):
+    for line in confirmed_lines(confirmed_by(opened, confirmation)):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 

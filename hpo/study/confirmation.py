@@ -194,6 +194,8 @@ def _hand_on_pauses(opened: OpenStudy) -> None:
 
 
 def _plan(opened: OpenStudy, data: Data, wanted: ConfirmSettings, earlier: Plan | None) -> Plan:
+    from trainer.model.size import model_size
+
     best = best_of_different_recipes(opened, wanted.top, seeds_differ=False)
     if not best:
         raise HpoError(
@@ -207,12 +209,13 @@ def _plan(opened: OpenStudy, data: Data, wanted: ConfirmSettings, earlier: Plan 
         default = recipes.setdefault(recipe, default)
         there.append(default)
     trials = tuple(number for number in dict.fromkeys(there) if number in recipes.values())
+    classes, extensions = len(data.index.classes), opened.file.space.extensions
     return Plan(
         trials,
         default,
         max(wanted.repeats, earlier.repeats if earlier else 0),
         _fold_count(data),
-        tuple(_parameters_of(_recipe_of(opened, number), opened, data) for number in trials),
+        tuple(model_size(_recipe_of(opened, number), classes, extensions).parameters for number in trials),
     )
 
 
@@ -236,13 +239,6 @@ def _recipe_of(opened: OpenStudy, number: int) -> Recipe:
 
 def _without_seed(recipe: Recipe) -> Recipe:
     return replace(recipe, seed=0)
-
-
-def _parameters_of(recipe: Recipe, opened: OpenStudy, data: Data) -> int:
-    from trainer.model.backbones import build_model
-
-    model = build_model(recipe, len(data.index.classes), opened.file.space.extensions, pretrained=False)
-    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def _seed_of(fold: int, seed: int) -> int:

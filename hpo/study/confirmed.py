@@ -102,8 +102,11 @@ class Confirmed:
 def read_confirmed(opened: OpenStudy) -> Confirmed | None:
     """What is known by now of the confirmation of a study; None where `hpo confirm` has not begun one."""
     confirmation = find_confirmation(opened)
-    if confirmation is None:
-        return None
+    return None if confirmation is None else confirmed_by(opened, confirmation)
+
+
+def confirmed_by(opened: OpenStudy, confirmation: OpenStudy) -> Confirmed:
+    """What is known by now of a study from the one that confirms it."""
     trials = confirmation.study.get_trials(deepcopy=False)
     places = {place.trial: place for place in confirmation.rows.read().places}
     return confirmed(plan_of(confirmation.study), opened.study.get_trials(deepcopy=False), trials, places)

@@ -137,7 +137,9 @@ def rung_ranks(epoch: int, scores: Sequence[float], ends: Sequence[float]) -> Ru
     The interval is that of Fisher's z with the standard error for Spearman's correlation by Bonett & Wright
     (Psychometrika 2000): sqrt((1 + r^2 / 2) / (n - 3)).
     """
-    first, last = _ranks(scores), _ranks(ends)
+    from scipy.stats import rankdata
+
+    first, last = rankdata(scores), rankdata(ends)
     if not first.std() or not last.std():
         return None
     correlation = float(np.corrcoef(first, last)[0, 1])
@@ -145,13 +147,6 @@ def rung_ranks(epoch: int, scores: Sequence[float], ends: Sequence[float]) -> Ru
     room = NORMAL_95 * math.sqrt((1 + inside**2 / 2) / (len(scores) - 3))
     low, high = (math.tanh(math.atanh(inside) + side * room) for side in (-1, 1))
     return RungRanks(epoch, correlation, low, high)
-
-
-def _ranks(values: Sequence[float]) -> np.ndarray:
-    """The rank of each value, 1 for the lowest; equal ones share the mean of theirs."""
-    _, number, counts = np.unique(values, return_inverse=True, return_counts=True)
-    ranks: np.ndarray = (np.cumsum(counts) - (counts - 1) / 2)[number]
-    return ranks
 
 
 def _best_until(trial: FrozenTrial, epoch: float) -> float:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from hpo.errors import EXIT_DONE, HpoError
 from hpo.study.confirmation import plan_of
-from hpo.study.confirmed import read_confirmed
+from hpo.study.confirmed import confirmed_by
 from hpo.study.confirmed_table import confirmed_lines
 from hpo.supervision.pauses import pauses_here
 from hpo.supervision.supervisor import supervise
@@ -39,8 +39,7 @@ def confirm(opened: OpenStudy, confirmation: OpenStudy, progress: Progress, plan
         return done.code
     if done.snapshot.halt == "stop":
         progress.say("the study was stopped: trainings that ran are back in the queue; the same command resumes")
-    confirmed = read_confirmed(opened)
-    assert confirmed, "it has begun"
+    confirmed = confirmed_by(opened, confirmation)
     if done.snapshot.finished and all(recipe.mean is None for recipe in confirmed.recipes):
         raise HpoError(
             f"confirm: no training is complete; `hpo logs --confirm {opened.file.path.name} 0` shows what the first has"
