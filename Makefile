@@ -16,12 +16,12 @@ demo: install
 	$(BIN)/hpo demo demo
 
 test: install
-	$(BIN)/pytest --numprocesses 2 --dist worksteal
+	$(BIN)/pytest --numprocesses 2 --dist loadscope
 
 # Does it work on this machine's GPU? Where there is none: make gpu-test HPO_GPU_TESTS=rehearse
 gpu-test: install
 	$(BIN)/pytest tests/gpu/test_memory.py -W default  # which fills the GPU's memory, and so has it to itself
-	$(BIN)/pytest tests/gpu --ignore tests/gpu/test_memory.py -W default --numprocesses 6 --dist loadgroup --maxschedchunk 1
+	$(BIN)/pytest tests/gpu --ignore tests/gpu/test_memory.py -W default --numprocesses 6 --dist loadscope
 
 # The dashboard in Chromium (apt-get install chromium): make browser-test SCREENSHOTS=folder
 browser-test: install

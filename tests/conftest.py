@@ -25,8 +25,12 @@ from tests.support.waiting import limit
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from xdist.remote import Producer
+    from xdist.scheduler import Scheduling
+
 ROOT = Path(__file__).parent.parent
 BASE = pytest.StashKey[str]()
+TIERS = ("acceptance", "integration", "unit")  # the longest tests first
 WATCHED_SIGNALS = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGCHLD)
 STORAGE_VARIABLES = ("HPO_STORAGE", "HPO_STORAGE_FILE", "HPO_ARTIFACTS", "PGPASSFILE", "PGPASSWORD")
 
@@ -57,6 +61,23 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     """Remove the temporary folder."""
     if folder := config.stash.get(BASE, None):
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the tiers whose tests take longest: the short ones at the end let the processes end together."""
+    items.sort(key=lambda item: TIERS.index(item.path.parent.name) if item.path.parent.name in TIERS else -1)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Scheduling | None:
+    """Let --dist loadscope keep together what shares fixtures, and nothing else."""
+    if config.getvalue("dist") != "loadscope":
+        return None
+    from tests.support.scheduling import FixtureScheduling  # pytest-xdist need not be installed
+
+    config.option.loadscopereorder = False
+    return FixtureScheduling(config, log)
 
 
 def opened(folder: Path, base: Path) -> Path:

@@ -13,7 +13,7 @@ from tests.conftest import ROOT
 from tests.gpu.interrupted import BACKBONES
 from tests.support.waiting import limit
 
-pytestmark = [pytest.mark.gpu, pytest.mark.xdist_group("checkpoint")]  # which share the trainings
+pytestmark = pytest.mark.gpu
 
 
 def trained_in(folders, images, device, *options):
