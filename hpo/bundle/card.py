@@ -157,15 +157,20 @@ def _body(info: Mapping[str, Any], story: Story) -> Iterator[str]:
         yield "No image was held out: nothing is known of it on images that did not choose or train it."
         return
     yield (
-        f"{headline(test)} (± one standard error) on {counted(test['images'], 'held-out image')}, which the search"
+        f"{headline(test)}, on {counted(test['images'], 'held-out image')}, which the search"
         f" never saw. They had been used for tests of this study {counted(info['test_uses'] - 1, 'time')} before."
     )
     yield ""
     found = test["per_class"]
     yield from _table(
-        ["class", "precision", "recall", "F1", "images"],
+        ["class", "precision", "recall", "F1", "in 95 %", "images"],
         [
-            [name, *(f"{found[name][key]:.4f}" for key in ("precision", "recall", "f1")), found[name]["images"]]
+            [
+                name,
+                *(f"{found[name][key]:.4f}" for key in ("precision", "recall", "f1")),
+                "" if (interval := found[name]["f1_interval"]) is None else "{:.4f} to {:.4f}".format(*interval),
+                found[name]["images"],
+            ]
             for name in classes
         ],
     )
@@ -217,7 +222,7 @@ def _training(info: Mapping[str, Any], recipe: Recipe) -> str:
         return (
             f"Its recipe was trained once without each of {counted(len(info['members']), 'fold')} of the training and"
             f" validation images, for {epochs}. Each of these {counted(estimate['images'], 'image')} was judged by the"
-            f" one model that has not learned it: {headline(estimate)} (± one standard error)."
+            f" one model that has not learned it: {headline(estimate)}."
         )
     if info["retrained"]:
         return f"Its recipe was trained again on training and validation images together, for {epochs}."

@@ -73,7 +73,7 @@ def run_export_best(options: argparse.Namespace) -> int:
         for folder, info in bundles:
             if test := info["metrics"]["test"]:
                 say(
-                    f"test {headline(test)} (± one standard error),"
+                    f"test {headline(test)},"
                     f" on {counted(test['images'], 'image')} that the search never saw"
                     f" (use {info['test_uses']} of the test split)"
                 )
@@ -160,7 +160,7 @@ def run_predict(options: argparse.Namespace) -> int:
     print(f"{counted(len(rows), 'image')} -> {options.output}{voted}")
     if metrics:
         of = "" if known.known == len(rows) else f", of {known.known} of {counted(len(rows), 'image')}"
-        print(f"{headline(metrics)} (± one standard error), by the classes that are known{of}")
+        print(f"{headline(metrics)}, by the classes that are known{of}")
         print(*details(metrics), sep="\n")
     if line := known.line():
         print(line)

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from trainer.calibration import Decision, Offsets, Temperature, Unseen, fit_offsets, fit_temperature
-from trainer.images.duplicates import keep_copies_together
 from trainer.images.split import divide_into_folds
 from trainer.wording import counted
 
@@ -114,7 +113,7 @@ def find_decision(data: Data, images: NDArray[np.int64], probabilities: NDArray[
     parts = divide_into_folds(index, images, PARTS, seed="calibration", copies=index.copies)
     if len(np.unique(parts[parts >= 0])) < PARTS:
         return Found("as the images are of too few groups to judge them by")
-    groups = keep_copies_together(index.groups, index.copies)[images]
+    groups = index.groups_with_copies[images]
     unseen = Unseen(index.labels[images], probabilities, groups, parts)
     temperature = fit_temperature(unseen)
     offsets = fit_offsets(unseen) if len(index.classes) <= MOST_CLASSES else None

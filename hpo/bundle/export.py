@@ -8,7 +8,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from hpo.bundle.bundle import new_folder, refuse_existing
 from hpo.bundle.card import Story, write_card
@@ -18,7 +17,7 @@ from hpo.bundle.inputs import find_images
 from hpo.bundle.origin import ORIGIN, origin_of
 from hpo.bundle.pseudo_labels import join
 from hpo.bundle.retraining import Chosen, Training
-from hpo.bundle.scores import scores
+from hpo.bundle.scores import scores_on
 from hpo.bundle.writing import write_info, write_lists, write_model, write_pseudo_labels
 from hpo.study.images import load_images
 from hpo.study.open_study import count_test_use, keep_test_score, model_of, recipe_of
@@ -221,5 +220,4 @@ def _find_decision(chosen: Chosen, own: Classifier | None, trial: FrozenTrial, o
 def _test(chosen: Chosen, model: Classifier, data: Data, decision: Decision) -> dict[str, Any]:
     """The scores of a model on the held-out images."""
     shown = decision.probabilities(chosen.probabilities(model, data, data.split.test))
-    labels = torch.from_numpy(data.index.labels[data.split.test])
-    return scores(labels, torch.from_numpy(decision.classes(shown)), torch.from_numpy(shown), data.index.classes)
+    return scores_on(data, data.split.test, decision, shown)

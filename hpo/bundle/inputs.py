@@ -11,7 +11,10 @@ from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from hpo.bundle.bundle import INFO, read_bundle
+from hpo.bundle.origin import ORIGIN
 from hpo.errors import HpoError
 from trainer.errors import DataError
 from trainer.images.archives import archive_of, at_hand
@@ -22,6 +25,8 @@ from trainer.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+    from numpy.typing import NDArray
 
     from hpo.bundle.bundle import Bundle
 
@@ -81,6 +86,23 @@ def known_of(rows: Iterable[Row]) -> Known:
     told = (path_bytes(label).decode(errors="backslashreplace") for label in rest if label and label not in MISSING)
     unknown = Counter(told)  # of a CSV that is not UTF-8 as text that can be shown
     return Known(len(list(rows)) - len(rest), len(rest) - unknown.total(), dict(unknown.most_common()))
+
+
+def groups_of(rows: Sequence[Row], bundle: Bundle) -> NDArray[np.int64]:
+    """Which rows belong together, by equal numbers: int64 [rows]; the same file is one, however often it is listed.
+
+    Of the rows of a CSV the column says so that named the group in the bundle's study, else a column "group".
+    """
+    column = (bundle.members[0] if bundle.members else bundle).info.get(ORIGIN, {}).get("data", {}).get("group")
+    numbers: dict[tuple[str, str], int] = {}
+
+    def key(row: Row) -> tuple[str, str]:
+        columns = dict(row.columns)
+        if name := columns.get(column) or columns.get("group"):
+            return "group", class_name(text_of(name.strip()))
+        return "file", str(row.file)
+
+    return np.array([numbers.setdefault(key(row), len(numbers)) for row in rows], np.int64)
 
 
 def find_bundles(inputs: Sequence[str]) -> tuple[list[Bundle], list[str]]:

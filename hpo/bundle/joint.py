@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from hpo.bundle.bundle import new_folder, refuse_existing
 from hpo.bundle.card import write_card
@@ -15,7 +14,7 @@ from hpo.bundle.decision import find_decision
 from hpo.bundle.export import chosen_of, story_of, tested_once
 from hpo.bundle.origin import ORIGIN, origin_of
 from hpo.bundle.retraining import Training, divide
-from hpo.bundle.scores import headline, scores
+from hpo.bundle.scores import headline, scores_on
 from hpo.bundle.selection import REPEATS, judge, select
 from hpo.bundle.writing import write_info, write_lists, write_model
 from hpo.errors import HpoError
@@ -27,7 +26,6 @@ from storage.errors import StorageError
 from storage.keys import WEIGHTS_NAME
 from trainer.calibration import Decision, mean_of
 from trainer.device import choose_device, torch_threads
-from trainer.images.duplicates import keep_copies_together
 from trainer.images.split import divide_into_folds
 from trainer.wording import counted
 
@@ -101,12 +99,12 @@ def export_folds(
             write_info(temporary / f"fold-{number}", {**member, "calibration": told["calibration"]})
         alone = Decision(found.decision.temperature)  # of each model; the offsets come after the mean
         together = Decision(offsets=found.decision.offsets)
-        estimate = _scores(data, images, found.decision, found.decision.probabilities(out_of_fold[judged]))
-        say(f"out of fold: {headline(estimate)} (± one standard error), on {source}")
+        estimate = scores_on(data, images, found.decision, found.decision.probabilities(out_of_fold[judged]))
+        say(f"out of fold: {headline(estimate)}, on {source}")
 
         def test() -> dict[str, Any]:
             shown = mean_of([alone] * count, [1] * count, np.stack([one for one in tests if one is not None]))
-            return _scores(data, data.split.test, together, shown)
+            return scores_on(data, data.split.test, together, shown)
 
         info = {
             "classes": list(data.index.classes),
@@ -168,7 +166,7 @@ def export_ensemble(
             "export: no complete trial has kept its weights here; `hpo export-best` without --ensemble retrains"
         )
     candidates = np.stack([one.probabilities for one in kept])
-    labels, groups = data.index.labels[images], keep_copies_together(data.index.groups, data.index.copies)[images]
+    labels, groups = data.index.labels[images], data.index.groups_with_copies[images]
     halves = [
         divide_into_folds(data.index, images, 2, seed=f"ensemble {n}", copies=data.index.copies) for n in range(REPEATS)
     ]
@@ -207,7 +205,7 @@ def export_ensemble(
 
         def test() -> dict[str, Any]:
             mean = mean_of(plain, [count for _, count in members], np.stack(tests))
-            return _scores(data, data.split.test, found.decision, found.decision.probabilities(mean))
+            return scores_on(data, data.split.test, found.decision, found.decision.probabilities(mean))
 
         best = kept[0].trial
         tested, uses = tested_once(opened, best.number, test, data)
@@ -259,8 +257,3 @@ def _source(opened: OpenStudy, trial: FrozenTrial, data: Data) -> dict[str, Any]
         "data_digest": data.index.digest,
         "split_digest": data.split.digest,
     }
-
-
-def _scores(data: Data, images: NDArray[np.int64], decision: Decision, shown: NDArray[np.float32]) -> dict[str, Any]:
-    labels = torch.from_numpy(data.index.labels[images])
-    return scores(labels, torch.from_numpy(decision.classes(shown)), torch.from_numpy(shown), data.index.classes)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hpo.bundle.inputs import groups_of
 from hpo.errors import HpoError
 from hpo.whole_file import whole_file
 from trainer.images.files import some
@@ -118,7 +119,8 @@ def predict_to_csv(
         return None
     truth = torch.tensor([classes.index(true) for row in rows if (true := row.true) is not None])
     shares = torch.from_numpy(np.concatenate(probabilities))[known]
-    return scores(truth, torch.tensor(predicted)[known], shares, classes)
+    groups = groups_of(rows, ensemble.bundles[0])[known]
+    return scores(truth, torch.tensor(predicted)[known], shares, classes, groups)
 
 
 def headings(names: Sequence[str], taken: Collection[str], kind: str) -> list[str]:

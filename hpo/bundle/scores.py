@@ -1,44 +1,62 @@
-"""The scores of a test: metrics with their standard errors and the confusion matrix, as JSON and as lines."""
+"""The scores of a test: metrics with their intervals and the confusion matrix, as JSON and as lines."""
 
 from __future__ import annotations
 
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
+import torch
 from rich.cells import cell_len, set_cell_size
 
 from trainer.calibration import expected_calibration_error
 from trainer.metrics import confusion_matrix, summary
-from trainer.uncertainty import standard_error
+from trainer.uncertainty import score_intervals
 from trainer.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import Tensor
+
+    from trainer.calibration import Decision
+    from trainer.data import Data
 
 WIDEST_MATRIX = 12  # classes; of more the most frequent mistakes are listed
 NAME_WIDTH = 12  # characters of a class name in the matrix
 SHOWN_MISTAKES = 10
 
 
-def scores(labels: Tensor, predicted: Tensor, probabilities: Tensor, classes: tuple[str, ...]) -> dict[str, Any]:
-    """The metrics of `trainer.metrics.summary` with `standard_error`, `confusion_matrix`, `expected_calibration_error`.
+def scores(
+    labels: Tensor, predicted: Tensor, probabilities: Tensor, classes: tuple[str, ...], groups: NDArray[np.int64]
+) -> dict[str, Any]:
+    """The metrics of `trainer.metrics.summary` with `interval`, `confusion_matrix` and `expected_calibration_error`.
 
-    `standard_error` has that of `macro_f1` and of `accuracy`, as `trainer.uncertainty.standard_error` estimates them.
-    `confusion_matrix` has the predicted classes of each true class with the number of images, without zeros. JSON can
-    hold all of it.
+    `interval` has the intervals of 95 % of `macro_f1` and `accuracy` as `trainer.uncertainty.score_intervals` finds
+    them, and by how many `groups`; None where all images are of one group. Each class has that of its F1 as
+    `f1_interval`, None without an image. `confusion_matrix` has the predicted classes of each true class with the
+    number of images, without zeros. JSON can hold all of it.
 
     Args:
         labels: the true classes, int64 [images], at least one.
         predicted: int64 [images].
         probabilities: float32 [images, classes].
         classes: their names.
+        groups: images with the same number belong together, int64 [images].
     """
     matrix = confusion_matrix(labels, predicted, len(classes))
     metrics: dict[str, Any] = summary(matrix, classes, labels, probabilities)
-    all_images = {"recall": metrics["accuracy"], "images": metrics["images"]}
-    errors = {"macro_f1": standard_error(metrics["per_class"]), "accuracy": standard_error({"all": all_images})}
+    found = score_intervals(labels.numpy(), predicted.numpy(), groups, len(classes))
+    for row, ends in zip(
+        metrics["per_class"].values(), found.class_f1 if found else [None] * len(classes), strict=True
+    ):
+        row["f1_interval"] = ends and list(ends)
+    interval = found and {
+        "macro_f1": list(found.macro_f1),
+        "accuracy": list(found.accuracy),
+        "groups": found.groups,
+    }
     rows = {
         true: {name: count for name, count in zip(classes, row, strict=True) if count}
         for true, row in zip(classes, matrix.tolist(), strict=True)
@@ -46,18 +64,37 @@ def scores(labels: Tensor, predicted: Tensor, probabilities: Tensor, classes: tu
     calibration = expected_calibration_error(labels.numpy(), probabilities.numpy())
     return {
         **metrics,
-        "standard_error": errors,
+        "interval": interval,
         "expected_calibration_error": calibration,
         "confusion_matrix": rows,
     }
 
 
+def scores_on(data: Data, images: NDArray[np.int64], decision: Decision, shown: NDArray[np.float32]) -> dict[str, Any]:
+    """The scores on images of a study, whose groups and copies belong together.
+
+    Args:
+        data: of the study.
+        images: positions, int64 [n], n >= 1.
+        decision: what takes the classes.
+        shown: probabilities as the decision shows them, float32 [n, classes].
+    """
+    index = data.index
+    labels, predicted = torch.from_numpy(index.labels[images]), torch.from_numpy(decision.classes(shown))
+    return scores(labels, predicted, torch.from_numpy(shown), index.classes, index.groups_with_copies[images])
+
+
 def headline(found: Mapping[str, Any]) -> str:
-    """Macro-F1 and accuracy with their standard errors."""
-    errors = found["standard_error"]
+    """Macro-F1 and accuracy with their intervals, and the groups that these are by."""
+    interval = found["interval"]
+    if interval is None:
+        return (
+            f"macro-F1 {found['macro_f1']:.4f}, accuracy {found['accuracy']:.4f} (no intervals: all are of one group)"
+        )
+    together = f", by {interval['groups']} groups" if interval["groups"] < found["images"] else ""
     return (
-        f"macro-F1 {found['macro_f1']:.4f} ± {errors['macro_f1']:.4f},"
-        f" accuracy {found['accuracy']:.4f} ± {errors['accuracy']:.4f}"
+        f"macro-F1 {found['macro_f1']:.4f}{_shown(interval['macro_f1'], ' in 95 %')},"
+        f" accuracy {found['accuracy']:.4f}{_shown(interval['accuracy'])}{together}"
     )
 
 
@@ -67,8 +104,9 @@ def details(found: Mapping[str, Any]) -> list[str]:
     predicted = set(chain.from_iterable(confusions.values()))
     occurring = [name for name in confusions if confusions[name] or name in predicted]
     lines = [
-        f"  {name}: F1 {found['per_class'][name]['f1']:.4f}, {counted(found['per_class'][name]['images'], 'image')}"
+        f"  {name}: F1 {row['f1']:.4f}{_shown(row['f1_interval'])}, {counted(row['images'], 'image')}"
         for name in occurring
+        for row in [found["per_class"][name]]
     ]
     if alone := [name for name in occurring if not confusions[name]]:
         more = ", …" if len(alone) > SHOWN_MISTAKES else ""
@@ -83,6 +121,11 @@ def details(found: Mapping[str, Any]) -> list[str]:
     most = sorted(mistakes, key=lambda mistake: -mistake[0])[:SHOWN_MISTAKES]
     shown = [f"  {true} taken for {name}: {count}" for count, true, name in most]
     return [*lines, f"images of a wrong class: {sum(count for count, _, _ in mistakes)}, the most often:", *shown]
+
+
+def _shown(interval: Sequence[float] | None, level: str = "") -> str:
+    """An interval in brackets behind its score; nothing without one."""
+    return "" if interval is None else f" ({interval[0]:.4f} to {interval[1]:.4f}{level})"
 
 
 def _table(confusions: Mapping[str, Mapping[str, int]], names: Sequence[str]) -> Iterable[str]:

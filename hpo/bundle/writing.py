@@ -6,6 +6,8 @@ import json
 import os
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from hpo.bundle.bundle import INFO, PSEUDO_LABELS, RECIPE, TEST, TRAIN, UNLABELLED, VALID, WEIGHTS
 from hpo.study.environment import environment
 from trainer.images.spreadsheets import cell_of, write_rows
@@ -53,11 +55,12 @@ def write_info(folder: Path, info: Mapping[str, Any]) -> None:
 def write_lists(temporary: Path, folder: Path, data: Data) -> None:
     """The images of each side with their classes, and those without, as paths from where the bundle will be.
 
-    `hpo predict` reads them.
+    Where images belong together there is a column group. `hpo predict` reads all of it.
     """
+    names = _group_names(data.index)
     index, sides = data.index, {TRAIN: data.split.train, VALID: data.split.valid, TEST: data.split.test}
     lists: dict[str, list[tuple[str, ...]]] = {
-        name: [(index.paths[image], index.classes[index.labels[image]]) for image in images]
+        name: [(index.paths[image], index.classes[index.labels[image]], *names[image : image + 1]) for image in images]
         for name, images in sides.items()
     }
     lists[UNLABELLED] = [(path,) for path in index.unlabelled]
@@ -76,10 +79,18 @@ def write_pseudo_labels(temporary: Path, folder: Path, joined: Joined, pseudo: P
     _write_list(temporary / PSEUDO_LABELS, folder, index, rows)
 
 
+def _group_names(index: Index) -> list[str]:
+    """The group of each image, which its copies share; empty where each image is alone."""
+    _, first, place = np.unique(index.groups_with_copies, return_index=True, return_inverse=True)
+    if len(first) == len(index.paths):
+        return []
+    return [index.group_names[index.groups[image]] for image in first[place].tolist()]
+
+
 def _write_list(file: Path, folder: Path, index: Index, rows: Sequence[tuple[str, ...]]) -> None:
-    """Rows of a path and perhaps a class."""
+    """Rows of a path, perhaps a class, and perhaps a group."""
     with file.open("w", encoding="utf-8", errors="surrogateescape", newline="") as opened:
-        write_rows(opened, [("path", "label")[: len(rows[0])]])
-        for path, *label in rows:
+        write_rows(opened, [("path", "label", "group")[: len(rows[0])]])
+        for path, *rest in rows:
             relative = os.path.relpath(index.root / path, folder.absolute())
-            write_rows(opened, [map(cell_of, (relative, *label))])
+            write_rows(opened, [map(cell_of, (relative, *rest))])

@@ -50,7 +50,8 @@ class Results:
         from_outside: numbers of trials that were told or added from outside, which are no outcomes.
         repeats: how many runs were broken off and gone on with.
         test_uses: how often the held-out images were looked at.
-        test_scores: what these looks gave, the earliest first: `trial`, `macro_f1`, its `standard_error`, `images`.
+        test_scores: what these looks gave, the earliest first: `trial`, `macro_f1`, `images`, and its
+            `interval`, None where all are of one group; that of an earlier version has its `standard_error`.
             Those of earlier versions are not kept.
         begun: start of the first trial, in UTC; None before that.
         confirmed: what the trainings on fresh folds say; None where there are none.

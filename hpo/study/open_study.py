@@ -324,5 +324,6 @@ def keep_test_score(study: optuna.Study, key: str, trial: int, metrics: Mapping[
         trial: number of the trial whose recipe or weights were tested.
         metrics: as `hpo.bundle.scores.scores` has them.
     """
-    kept = {"trial": trial, "macro_f1": metrics["macro_f1"], "standard_error": metrics["standard_error"]["macro_f1"]}
-    study.set_user_attr(TEST_SCORE_KEY + key, {**kept, "images": metrics["images"]})
+    interval = metrics["interval"] and metrics["interval"]["macro_f1"]
+    kept = {"trial": trial, "macro_f1": metrics["macro_f1"], "interval": interval, "images": metrics["images"]}
+    study.set_user_attr(TEST_SCORE_KEY + key, kept)

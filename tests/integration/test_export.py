@@ -162,8 +162,8 @@ def test_sure_images_are_learned_by_a_second_model(export, tmp_path, database):
     study = load_study(read_study_file(tmp_path / "study.toml", own), database).study
     kept = [value for key, value in study.user_attrs.items() if key.startswith(TEST_SCORE_KEY)]
     tests = [each["metrics"]["test"] for each in (plain, info)]
-    expected = [(test["macro_f1"], test["standard_error"]["macro_f1"], test["images"]) for test in tests]
-    assert sorted((one["macro_f1"], one["standard_error"], one["images"]) for one in kept) == sorted(expected)
+    expected = [(test["macro_f1"], test["interval"]["macro_f1"], test["images"]) for test in tests]
+    assert sorted((one["macro_f1"], one["interval"], one["images"]) for one in kept) == sorted(expected)
     assert info["metrics"]["test"]["macro_f1"] > 0.8
 
 

@@ -26,7 +26,7 @@ from hpo.study.takeover import take_over
 from storage.artifacts.artifacts import keep_file
 from storage.budget import used
 from storage.errors import StorageError
-from storage.keys import BEST_EPOCH_KEY, DEFAULT_KEY
+from storage.keys import BEST_EPOCH_KEY, DEFAULT_KEY, TEST_SCORE_KEY
 from tests.conftest import paint
 from tests.integration.conftest import FIXED, ScriptedLoss, WorkerHarness
 from trainer.errors import RecipeError
@@ -121,17 +121,23 @@ def test_the_page_tells_what_was_found(found):
 
 
 def test_measured_scores_stand_beside_the_best(found):
-    """Each score on the held-out images has its standard error, in the order of the tests."""
+    """Each score on the held-out images has its interval, one of an earlier version its error, in their order."""
     study, page, *_ = found
     assert "Measured so" not in page.text
-    metrics = {"macro_f1": 0.75, "standard_error": {"macro_f1": 0.125}, "images": 18}
-    for use, at, trial, score in (("b", "2030-01-01", 4, 0.5), ("a", "2030-01-02", 3, 0.75)):
+    interval = {"macro_f1": [0.375, 0.625], "accuracy": [0.25, 0.75], "groups": 18}
+    for use, at in (("b", "2030-01-01"), ("a", "2030-01-02"), ("c", "2030-01-03")):
         count_test_use(study.opened.study, use, at)
-        keep_test_score(study.opened.study, use, trial, {**metrics, "macro_f1": score})
+    keep_test_score(study.opened.study, "b", 4, {"macro_f1": 0.5, "interval": interval, "images": 18})
+    keep_test_score(study.opened.study, "a", 3, {"macro_f1": 0.5, "interval": None, "images": 1})
+    earlier = {"trial": 2, "macro_f1": 0.75, "standard_error": 0.125, "images": 18}
+    study.opened.study.set_user_attr(f"{TEST_SCORE_KEY}c", earlier)
     text = page_of(study).text
-    measured = "0.5000 ± 0.1250 macro-F1 of trial 4 on 18 images; 0.7500 ± 0.1250 macro-F1 of trial 3 on 18 images."
+    measured = (
+        "0.5000 (0.3750 to 0.6250 in 95 %) macro-F1 of trial 4 on 18 images; 0.5000 macro-F1 of trial 3 on 1 image;"
+        " 0.7500 (± 0.1250, one standard error) macro-F1 of trial 2 on 18 images."
+    )
     assert measured in text
-    assert "looked at 3 times so far" in text
+    assert "looked at 4 times so far" in text
 
 
 def test_the_charts_show_each_trial_at_its_end(found):

@@ -23,7 +23,7 @@ def write(tmp_path):
 
     def write(recipe=None, **changes):
         truth, predicted = torch.tensor([0, 0, 1, 2]), torch.tensor([0, 1, 1, 2])
-        test = scores(truth, predicted, torch.eye(3)[predicted], CLASSES)
+        test = scores(truth, predicted, torch.eye(3)[predicted], CLASSES, np.arange(4))
         info = {
             "classes": list(CLASSES),
             "timm_problem": None,
@@ -59,8 +59,8 @@ def test_the_hub_reads_the_card(write, tmp_path):
     for text in (
         "18 training, 6 validation, 4 held out",
         "| a\\|b | 5 | 2 | 2 |",
-        "| a\\|b | 1.0000 | 0.5000 | 0.6667 | 2 |",
-        "| \\<i\\>: \\* | 0.5000 | 1.0000 | 0.6667 | 1 |",
+        "| a\\|b | 1.0000 | 0.5000 | 0.6667 | {:.4f} to {:.4f} | 2 |".format(*test["per_class"]["a|b"]["f1_interval"]),
+        "| \\<i\\>: \\* | 0.5000 | 1.0000 | 0.6667 | ",
         "macro-F1 0.7778",
         "Trial 7 of a search that has compared 20 complete trials",
         "its own was 0.9123",

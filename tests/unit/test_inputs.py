@@ -8,9 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from hpo.bundle.inputs import find_bundles, find_images, known_of
+from hpo.bundle.bundle import Bundle
+from hpo.bundle.inputs import find_bundles, find_images, groups_of, known_of
+from hpo.bundle.writing import write_lists
 from hpo.errors import HpoError
 from tests.conftest import paint
+from trainer.data import load_data
+from trainer.images.index import Grouping
 from trainer.images.pixels import Reading
 
 pytestmark = pytest.mark.unit
@@ -224,3 +228,33 @@ def test_the_images_of_an_archive_are_named_as_if_it_were_a_folder(tmp_path):
     archive.write_bytes(b"")
     with pytest.raises(HpoError, match=r"predict: .*new\.zip' cannot be unpacked: .*; copy or pack it again"):
         find_images([str(archive)], ("red", "blue"), unpack=tmp_path / "unpacked")
+
+
+def test_the_lists_of_a_bundle_say_which_images_belong_together(photos, tmp_path):
+    """Their column group has the study's groups, with copies joined; where each image is alone there is none."""
+    images = sorted(photos.rglob("*.png"))
+    images[1].write_bytes(images[7].read_bytes())
+    lines = [f"{image.relative_to(tmp_path)},{image.parent.name},{number // 3}" for number, image in enumerate(images)]
+    (tmp_path / "all.csv").write_text("\n".join(["path,label,person", *lines]))
+    data = load_data(tmp_path / "all.csv", grouping=Grouping("person"))
+    (tmp_path / "bundle").mkdir()
+    write_lists(tmp_path / "bundle", tmp_path / "bundle", data)
+    reading = Reading(8, "bilinear", "stretch")
+    bundle = Bundle(tmp_path / "bundle", None, CLASSES, reading, {}, None)
+    learned = find_images([str(tmp_path / "bundle/train.csv")], CLASSES)
+    expected = data.index.groups_with_copies[data.split.train]
+    assert len(set(expected.tolist())) < len(learned) / 2
+    found = groups_of(learned, bundle)
+    assert (
+        len(set(zip(expected.tolist(), found.tolist(), strict=True))) == len(set(expected.tolist())) == found.max() + 1
+    )
+
+    of_study = Bundle(bundle.folder, None, CLASSES, reading, {"origin": {"data": {"group": "person"}}}, None)
+    rows = find_images([str(tmp_path / "all.csv")], CLASSES)
+    assert (groups_of(rows, of_study) == [number // 3 for number in range(len(rows))]).all()
+    assert len(set(groups_of(rows, bundle).tolist())) == len(rows)
+    assert groups_of([rows[0], rows[5], rows[0]], bundle).tolist() == [0, 1, 0]
+    images[1].unlink()
+    (tmp_path / "alone").mkdir()
+    write_lists(tmp_path / "alone", tmp_path / "alone", load_data(photos))
+    assert (tmp_path / "alone" / "train.csv").read_text().startswith("path,label\n")

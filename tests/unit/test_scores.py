@@ -4,48 +4,66 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 import torch
 
 from hpo.bundle.scores import details, headline, scores
 from trainer.metrics import confusion_matrix, summary
-from trainer.uncertainty import standard_error
+from trainer.uncertainty import score_intervals
 
 pytestmark = pytest.mark.unit
 
 
-def _scores(true, predicted, classes):
+def _scores(true, predicted, classes, groups=None):
     labels, best = torch.tensor(true), torch.tensor(predicted)
-    return scores(labels, best, torch.eye(len(classes))[best], classes)
+    return scores(
+        labels, best, torch.eye(len(classes))[best], classes, np.arange(len(true)) if groups is None else groups
+    )
 
 
-def test_scores_are_the_metrics_with_their_errors_and_the_matrix():
-    """The scores hold all metrics, the standard errors of two, and the matrix by names, as plain JSON."""
+def test_scores_are_the_metrics_with_their_intervals_and_the_matrix():
+    """The scores hold all metrics, the intervals of macro-F1, accuracy and each F1, and the matrix, as plain JSON."""
     found = _scores([0, 0, 0, 1, 1], [0, 0, 1, 1, 1], ("cat", "dog", "owl"))
     assert json.loads(json.dumps(found, allow_nan=False)) == found
     labels, best = torch.tensor([0, 0, 0, 1, 1]), torch.tensor([0, 0, 1, 1, 1])
     metrics = summary(confusion_matrix(labels, best, 3), ("cat", "dog", "owl"), labels, torch.eye(3)[best])
+    intervals = score_intervals(labels.numpy(), best.numpy(), np.arange(5), 3)
+    for row, interval in zip(metrics["per_class"].values(), intervals.class_f1, strict=True):
+        row["f1_interval"] = interval and list(interval)
     assert {name: found[name] for name in metrics} == metrics
-    assert found["standard_error"] == {
-        "macro_f1": standard_error(metrics["per_class"]),
-        "accuracy": standard_error({"all": {"recall": 0.8, "images": 5}}),
+    assert found["interval"] == {
+        "macro_f1": list(intervals.macro_f1),
+        "accuracy": list(intervals.accuracy),
+        "groups": 5,
     }
     assert found["confusion_matrix"] == {"cat": {"cat": 2, "dog": 1}, "dog": {"dog": 2}, "owl": {}}
 
 
-def test_the_headline_has_the_error_beside_each_score():
-    """Macro-F1 and accuracy are shown with one standard error each."""
-    found = _scores([0, 0, 0, 1, 1], [0, 0, 1, 1, 1], ("cat", "dog"))
-    error = found["standard_error"]
-    assert headline(found) == f"macro-F1 0.8000 ± {error['macro_f1']:.4f}, accuracy 0.8000 ± {error['accuracy']:.4f}"
+def test_the_headline_has_the_interval_beside_each_score():
+    """Macro-F1 and accuracy are shown with their intervals, by how many groups, or why there are none."""
+    cat, dog = ([0, 0, 0, 1, 1], [0, 0, 1, 1, 1])
+    found = _scores(cat, dog, ("cat", "dog"))
+    (low, high), (least, most) = found["interval"]["macro_f1"], found["interval"]["accuracy"]
+    shown = f"macro-F1 0.8000 ({low:.4f} to {high:.4f} in 95 %), accuracy 0.8000 ({least:.4f} to {most:.4f})"
+    assert headline(found) == shown
+    grouped = headline(_scores(cat, dog, ("cat", "dog"), np.array([0, 1, 1, 2, 2])))
+    assert grouped.endswith("), by 3 groups")
+    assert grouped[:40] != shown[:40]
+    alone = headline(_scores(cat, dog, ("cat", "dog"), np.zeros(5, int)))
+    assert alone == "macro-F1 0.8000, accuracy 0.8000 (no intervals: all are of one group)"
 
 
 def test_few_classes_are_shown_as_a_matrix():
     """The matrix has a row a true and a column a predicted class; classes that do not occur are left out."""
     found = _scores([0, 0, 0, 2, 2], [0, 0, 2, 2, 2], ("a cat that sleeps", "dog", "올빼미"))
+    shown = [
+        "({:.4f} to {:.4f})".format(*found["per_class"][name]["f1_interval"])
+        for name in ("a cat that sleeps", "올빼미")
+    ]
     assert details(found) == [
-        "  a cat that sleeps: F1 0.8000, 3 images",
-        "  올빼미: F1 0.8000, 2 images",
+        f"  a cat that sleeps: F1 0.8000 {shown[0]}, 3 images",
+        f"  올빼미: F1 0.8000 {shown[1]}, 2 images",
         "confusion matrix: a row for each true class, a column for each predicted one",
         "                a cat that …  올빼미",
         "  a cat that …             2       1",
@@ -57,7 +75,7 @@ def test_predicted_classes_without_an_image_are_said():
     """Where a class is only predicted, as of images of one class, a line says that it counts 0 in macro-F1."""
     lines = details(_scores([0, 0, 0], [0, 1, 2], ("cat", "dog", "owl")))
     assert "predicted classes without an image count 0 in macro-F1: dog, owl" in lines
-    assert "  cat: F1 0.5000, 3 images" in lines
+    assert lines[0].startswith("  cat: F1 0.5000 (")
     assert "  dog: F1 0.0000, 0 images" in lines
     assert not any("count 0" in line for line in details(_scores([0, 1], [0, 0], ("cat", "dog"))))
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from trainer.metrics import class_recall, macro_f1
-from trainer.uncertainty import standard_error
+from trainer.metrics import accuracy, class_f1, class_recall, confusion_matrix, macro_f1
+from trainer.uncertainty import score_intervals, standard_error
 
 pytestmark = pytest.mark.unit
 
@@ -48,3 +48,64 @@ def test_it_is_the_spread_of_the_macro_f1(right):
 def test_of_all_images_as_one_class_it_is_that_of_the_accuracy():
     """One class of all images has the standard error of a share, sqrt(p (1 - p) / n)."""
     assert standard_error({"all": {"recall": 0.9, "images": 10_000}}) == pytest.approx(0.003, rel=1e-3)
+
+
+def _guessed(recalls, images, size, random):
+    """Labels, groups of this size, and predictions whose mistakes are those of whole groups where these are large."""
+    labels = np.repeat(np.arange(len(recalls)), images)
+    groups = np.arange(len(labels)) // size
+    of_group = np.asarray(recalls)[labels[::size]]
+    chances = of_group if size == 1 else random.beta(of_group, 1 - of_group)
+    right = random.random(len(labels)) < chances[groups]
+    return (
+        labels,
+        np.where(right, labels, (labels + random.integers(1, len(recalls), len(labels))) % len(recalls)),
+        groups,
+    )
+
+
+@pytest.mark.parametrize("size", [1, 10])
+def test_the_intervals_hold_the_scores_of_all_images(size, monkeypatch):
+    """In about 95 % of draws of images, also where they err group by group, the intervals hold what all images give."""
+    monkeypatch.setattr("trainer.uncertainty.DRAWS", 400)
+    recalls, images, draws = [0.8, 0.9, 0.95], 60, 100
+    random = np.random.default_rng(0)
+    labels, predicted, _ = _guessed(recalls, 200_000, 1, random)
+    matrix = confusion_matrix(torch.from_numpy(labels), torch.from_numpy(predicted), 3)
+    true = [macro_f1(matrix), accuracy(matrix), *class_f1(matrix).tolist()]
+    held, accuracies, widths = np.zeros(len(true)), [], []
+    for _ in range(draws):
+        labels, predicted, groups = _guessed(recalls, images, size, random)
+        found = score_intervals(labels, predicted, groups, 3)
+        ends = [found.macro_f1, found.accuracy, *found.class_f1]
+        accuracies.append((labels == predicted).mean())
+        widths.append(np.ptp(found.accuracy))
+        held += [low <= score <= high for (low, high), score in zip(ends, true, strict=True)]
+    assert found.groups == len(labels) / size
+    assert (held / draws >= 0.89).all()
+    assert np.mean(widths) == pytest.approx(2 * 1.96 * np.std(accuracies), rel=0.25)
+    if size > 1:  # as many images that stand for themselves would claim to tell more
+        blind = score_intervals(labels, predicted, np.arange(len(labels)), 3)
+        assert np.ptp(blind.macro_f1) < 0.7 * np.ptp(found.macro_f1)
+
+
+def test_intervals_are_the_same_each_time_and_hold_the_score():
+    """A fixed seed draws them; what is all right reaches 1 and is not certain; a class without an image has none."""
+    labels, groups = np.repeat([0, 1], 30), np.arange(60)
+    found = score_intervals(labels, labels, groups, 3)
+    assert found == score_intervals(labels, labels, groups, 3)
+    assert found.class_f1[2] is None
+    for low, high in (found.macro_f1, found.accuracy, *found.class_f1[:2]):
+        assert (0.9 < low < 0.995, high) == (True, 1)
+    assert found.class_f1[0] == pytest.approx(
+        (0.96, 1), abs=0.01
+    )  # of 30 right of 30: Jeffreys has 0.9198 of the share
+    wrong = score_intervals(labels, np.where(groups < 20, 2, labels), groups, 3)
+    value = (0.5 + 1 + 0) / 3
+    assert wrong.macro_f1[0] < value < wrong.macro_f1[1]
+    assert wrong.class_f1[2] is None
+
+
+def test_one_group_tells_nothing_of_others():
+    """There is no interval where all images belong together."""
+    assert score_intervals(np.array([0, 1]), np.array([0, 1]), np.zeros(2, np.int64), 2) is None

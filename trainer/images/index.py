@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from trainer.errors import DataError
-from trainer.images.duplicates import find_copies
+from trainer.images.duplicates import find_copies, keep_copies_together
 from trainer.images.files import nfc, path_bytes, some
 from trainer.images.folders import LAYOUT, read_folder
 from trainer.images.manifest import read_csv
@@ -93,6 +93,11 @@ class Index:
             DataError: an image is gone.
         """
         return find_copies([self.root / path for path in self.paths], [status.st_size for status in self._files])
+
+    @property
+    def groups_with_copies(self) -> NDArray[np.int64]:
+        """The groups, those that share files of the same bytes as one: int64 [N]; raises as `copies` does."""
+        return keep_copies_together(self.groups, self.copies)
 
     @cached_property
     def _files(self) -> list[os.stat_result]:
