@@ -132,6 +132,7 @@ def _predict_command(bundle: Path, images: Path) -> str:
 def run_predict(options: argparse.Namespace) -> int:
     """`hpo predict`: classes and probabilities to a CSV."""
     from hpo.bundle.ensemble import Ensemble
+    from hpo.bundle.held_out import count_use
     from hpo.bundle.inputs import find_bundles, find_images, known_of
     from hpo.bundle.prediction import fit_ranges, predict_to_csv
     from hpo.bundle.scores import details, headline
@@ -150,10 +151,13 @@ def run_predict(options: argparse.Namespace) -> int:
             metrics = predict_to_csv(
                 ensemble, rows, options.output, keep_columns=options.keep_columns, decoders=options.threads
             )
+        judged = [row.file for row in rows if row.true is not None]
+        test_uses = {str(bundle.folder): count_use(bundle, judged) for bundle in bundles if judged}
     known = known_of(rows)
     if options.json:
         used = {"bundles": [str(bundle.folder) for bundle in bundles], "voting": options.voting, "tta": options.tta}
         shown = {"images": len(rows), **used, "true_classes": asdict(known), "metrics": metrics}
+        shown["test_uses"] = {folder: asdict(use) for folder, use in test_uses.items()}
         print(json.dumps(shown, indent=2, ensure_ascii=False, allow_nan=False))
         return EXIT_DONE
     voted = f", {len(bundles)} bundles by {options.voting} voting" if len(bundles) > 1 else ""
@@ -162,6 +166,9 @@ def run_predict(options: argparse.Namespace) -> int:
         of = "" if known.known == len(rows) else f", of {known.known} of {counted(len(rows), 'image')}"
         print(f"{headline(metrics)}, by the classes that are known{of}")
         print(*details(metrics), sep="\n")
+    for folder, use in test_uses.items():
+        for told in use.lines():
+            print(told if len(test_uses) == 1 else f"{folder}: {told}")
     if line := known.line():
         print(line)
     return EXIT_DONE

@@ -118,9 +118,11 @@ def test_the_demo_searches_and_prunes_to_the_end_of_its_budget(demo):
 
 
 def test_the_demo_exports_a_tested_bundle(demo):
-    """The winner of the demo is tested once on the held-out images, and says how well it does."""
+    """The winner of the demo is tested on the held-out images, says how well it does, and predicts them: two uses."""
     assert demo.bundle["classes"] == [str(digit) for digit in range(10)]
-    assert demo.bundle["test_uses"] == 1
+    assert demo.bundle["test_uses"] == 2
+    assert "(use 1 of the test split)" in demo.printed
+    assert "use 2 of the test split: " in demo.printed
     assert demo.bundle["metrics"]["test"]["macro_f1"] > 0.8
     assert f"test macro-F1 {demo.bundle['metrics']['test']['macro_f1']:.4f}" in demo.printed
 
@@ -366,8 +368,10 @@ def test_a_bundle_predicts_its_test_images_as_well_as_it_was_tested(persons):
     """The metrics of `hpo predict` on the test images are those that the bundle names."""
     folder, hpo, _ = persons
     done = hpo("predict", "bundle", "bundle/test.csv", "-o", "predictions.csv", "--json")
-    info = json.loads((folder / "bundle/bundle.json").read_text())
-    assert json.loads(done.stdout)["metrics"] == info["metrics"]["test"]
+    info, said = json.loads((folder / "bundle/bundle.json").read_text()), json.loads(done.stdout)
+    assert said["metrics"] == info["metrics"]["test"]
+    assert said["metrics"]["interval"]["groups"] == 3
+    assert said["test_uses"]["bundle"]["uses"] == info["test_uses"]
 
 
 def test_places_that_cannot_be_written_are_refused(persons):
