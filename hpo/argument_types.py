@@ -6,6 +6,9 @@ import argparse
 import ipaddress
 import math
 import re
+from pathlib import Path
+
+from trainer.remote.urls import source_of
 
 THREADS = "of torch on a CPU; beside a GPU, processes that augment"  # what --threads counts
 
@@ -32,6 +35,11 @@ def folds(text: str) -> int:
     if not 2 <= number <= 20:
         raise argparse.ArgumentTypeError(f"{number} is not between 2 and 20")
     return number
+
+
+def images_at(text: str) -> Path | str:
+    """A path, or a URL as it is."""
+    return source_of(text, Path())
 
 
 def probability(text: str) -> float:

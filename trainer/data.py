@@ -10,10 +10,13 @@ from typing import TYPE_CHECKING
 from trainer.errors import DataError
 from trainer.images.archives import archive_of, at_hand
 from trainer.images.cache import PixelCache, aspects_file, pixels_file
+from trainer.images.fetched import Fetched
 from trainer.images.index import Grouping, Index, read_index
 from trainer.images.pixels import build_aspects, build_pixels
+from trainer.images.remote_source import fetch_source, is_file, is_list, prefix_of
 from trainer.images.split import Split, check_fractions, split
 from trainer.images.value_range import find_ranges
+from trainer.remote.urls import is_url, public_url
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -47,7 +50,7 @@ class Data:
     @property
     def files(self) -> list[Path]:
         """The image files, in the order of the index."""
-        return [self.index.root / path for path in self.index.paths]
+        return self.index.files
 
     def ranges(self, on_progress: Callable[[int, int], None] | None = None) -> ValueRanges | None:
         """Which values of pictures of more than 8 bits are black and white; None has each picture choose by itself.
@@ -123,6 +126,32 @@ class Data:
         return other
 
 
+def list_images(
+    source: Path | str,
+    grouping: Grouping | None = None,
+    cache: PixelCache | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Index:
+    """List the images of a data set; what is at a URL is fetched, and an archive is unpacked, where it is not done yet.
+
+    Args and errors are those of `load_data`.
+    """
+    if cache is None:
+        if isinstance(source, str) and is_url(source):
+            raise DataError(f"{public_url(source)!r} is fetched into a cache: give load_data a PixelCache")
+        if archive_of(Path(source)):
+            raise DataError(
+                f"{str(source)!r} is unpacked into a cache: give load_data a PixelCache, or unpack it yourself"
+            )
+        return read_index(Path(source), grouping)
+    base = None
+    if isinstance(source, str) and is_url(source):
+        base = source if is_list(source) else None if is_file(source) else prefix_of(source)
+        source = fetch_source(source, cache.folder, on_progress)
+    path = at_hand(Path(source), cache.folder, on_progress)
+    return read_index(path, grouping, Fetched(cache.folder, base, on_progress))
+
+
 def load_data(
     path: Path | str,
     *,
@@ -137,25 +166,21 @@ def load_data(
 
     Args:
         path: a folder with one folder a class, or with folders like train and test that hold the classes, or a CSV with
-            the columns path,label[,group][,split]; or a zip or tar file that holds one of these, which is unpacked into
-            the cache.
+            the columns path,label[,group][,split], whose paths may be http(s) and s3 URLs; or a zip or tar file that
+            holds one of these, which is unpacked into the cache. As a text also the URL of a CSV or an archive, or of a
+            prefix of S3 that is such a folder, which is fetched into the cache.
         valid: share of the images to validate on, in (0, 1); not used where the data give this side.
         test: share of the images that are held out, in [0, 1); likewise.
         seed: of the split.
         grouping: which images belong together, and so on one side of the split; and how the data name its sides.
         cache: where the files of pixels are kept; None keeps the pixels in memory.
-        on_progress: called with the files done and the files in all while an archive is unpacked.
+        on_progress: called with the files done and the files in all while images are fetched or unpacked.
 
     Raises:
-        DataError: fractions out of range, or anything that `at_hand`, `read_index` and `split` refuse; an archive where
-            there is no cache.
+        DataError: fractions out of range, or anything that `fetch_source`, `at_hand`, `read_index` and `split` refuse;
+            URLs and archives where there is no cache.
     """
     check_fractions(valid, test)  # first, as listing many files takes long
-    path = Path(path)
-    if cache is not None:
-        path = at_hand(path, cache.folder, on_progress)
-    elif archive_of(path):
-        raise DataError(f"{str(path)!r} is unpacked into a cache: give load_data a PixelCache, or unpack it yourself")
-    index = read_index(path, grouping)
+    index = list_images(path, grouping, cache, on_progress)
     sides = split(index, valid=valid, test=test, seed=seed, copies=index.copies)
     return Data(index, sides, cache)

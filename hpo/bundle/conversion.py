@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
+import tempfile
 import time
 import warnings
 from dataclasses import dataclass
 from importlib import import_module
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,7 +31,6 @@ from trainer.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -105,7 +106,8 @@ def convert(bundle: Bundle, extensions: Extensions, images: Sequence[str], threa
             f" {bundle.members[0].folder}"
         )
     require_packages()
-    pictures = [_pixels(file) for file in _files(bundle, images)]
+    with tempfile.TemporaryDirectory(prefix="hpo-") as fetched:
+        pictures = [_pixels(file) for file in _files(bundle, images, Path(fetched))]
     exported = _exported(bundle, extensions)
     difference, milliseconds = compare(exported, bundle, extensions, pictures, threads)
     file = bundle.folder / ONNX
@@ -151,14 +153,14 @@ def compare(
     return max(differences), 1000 * float(np.median(seconds))
 
 
-def _files(bundle: Bundle, images: Sequence[str]) -> list[Path]:
-    """Image files to compare on, of different classes where they are listed by class."""
+def _files(bundle: Bundle, images: Sequence[str], fetched: Path) -> list[Path]:
+    """Image files to compare on, of different classes where they are listed by class; a folder takes those of URLs."""
     given = list(images)
     if not given:
         lists = (bundle.folder / name for name in (VALID, TRAIN))  # comparing on the test images would be a use of them
         given = [str(next((file for file in lists if file.is_file()), bundle.folder / VALID))]
     try:
-        files = [row.file for row in find_images(given, bundle.classes, "onnx")]
+        files = [row.file for row in find_images(given, bundle.classes, "onnx", unpack=fetched)]
     except HpoError as error:
         if images:
             raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -15,6 +16,8 @@ from hpo.bundle.inputs import read_bundles
 from hpo.errors import HpoError
 from trainer.calibration import mean_of
 from trainer.extensions import Extensions
+from trainer.images.fetched import Fetched
+from trainer.remote.urls import is_url, public_url
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -109,7 +112,8 @@ class LoadedEnsemble:
         """Classify images as `hpo predict` does.
 
         Args:
-            images: one, or any number: paths of image files; Pillow images; arrays uint8 [height, width, 3] in RGB,
+            images: one, or any number: paths of image files, or their http(s) or s3 URLs; Pillow images; arrays uint8
+                [height, width, 3] in RGB,
                 [height, width] in grey or [height, width, 4] in RGB and alpha, or one array with all images of one
                 size, [images, height, width, 3]. Sizes may differ but in that array. An iterator is read a batch at a
                 time. Pillow decodes a large JPEG smaller for a path, and whole for an image that is open already: the
@@ -118,16 +122,17 @@ class LoadedEnsemble:
 
         Raises:
             HpoError: something given is no image.
-            DataError: a file cannot be read as an image.
+            DataError: a file cannot be fetched, or read as an image.
             OutOfDeviceMemoryError: the device has not even memory for one image.
         """
         if batch_size < 1:
             raise HpoError(f"predict: batch_size = {batch_size} is not positive; leave it out, or give 1 or more")
         shares = [np.empty((0, len(self.classes)), np.float32)]
         best: list[int] = []
-        for batch, numbers in self.votes(_pictures(images), batch_size):
-            shares.append(batch)
-            best += numbers.tolist()
+        with tempfile.TemporaryDirectory(prefix="hpo-") as folder:
+            for batch, numbers in self.votes(_pictures(images, Fetched(Path(folder))), batch_size):
+                shares.append(batch)
+                best += numbers.tolist()
         probabilities = np.concatenate(shares)
         confidence = probabilities[np.arange(len(best)), best]
         return Predictions(self.classes, tuple(self.classes[number] for number in best), confidence, probabilities)
@@ -195,13 +200,17 @@ def load_bundle(
     return ensemble.load(torch.device(device) if device else None)
 
 
-def _pictures(images: Any) -> Iterator[Path | Image.Image]:
+def _pictures(images: Any, fetched: Fetched) -> Iterator[Path | Image.Image]:
     """Each of what a caller gives, ready to be read."""
     single = isinstance(images, str | bytes | os.PathLike | Image.Image) or not hasattr(images, "__iter__")
     if isinstance(images, np.ndarray) and images.dtype.kind not in "OU":
         single = images.ndim != 4
     for number, image in enumerate([images] if single else images):
-        yield _picture(image, number)
+        if isinstance(image, str) and is_url(image):
+            fetched.fetch_listed([image])
+            yield fetched.file(public_url(image))
+        else:
+            yield _picture(image, number)
 
 
 def _picture(image: Any, number: int) -> Path | Image.Image:

@@ -18,9 +18,12 @@ from hpo.bundle.origin import ORIGIN
 from hpo.errors import HpoError
 from trainer.errors import DataError
 from trainer.images.archives import archive_of, at_hand
+from trainer.images.fetched import Fetched
 from trainer.images.files import image_files, nfc, path_bytes, some, walk
-from trainer.images.manifest import MISSING, class_name, on_disk, places
+from trainer.images.manifest import MISSING, class_name, on_disk, places, url_of
+from trainer.images.remote_source import fetch_source, is_file, is_image_url, is_list
 from trainer.images.spreadsheets import text_of
+from trainer.remote.urls import is_url, public_url
 from trainer.wording import counted
 
 if TYPE_CHECKING:
@@ -39,7 +42,7 @@ class Row:
 
     Attributes:
         file: of the image.
-        path: how it was named: the cell of a CSV as it stands there, else the path of the file.
+        path: how it was named: the cell of a CSV as it stands there, else the path of the file, or its URL.
         true: its class, where that is told and the bundles know it.
         label: what a CSV says of its class, whether the bundles know it or not; empty where it says nothing.
         columns: headings and cells of the other columns of its CSV, the cells as they stand there.
@@ -152,10 +155,11 @@ def find_images(
     such a name; of files and patterns by the folder that holds the file.
 
     Args:
-        inputs: of the command line.
+        inputs: of the command line; also URLs of images, CSVs and archives, and prefixes of S3.
         classes: those that true classes may be.
         command: begins the line of a failure.
-        unpack: a folder in which archives are unpacked; the rows are good as long as it is there. None takes none.
+        unpack: a folder in which archives are unpacked, and what is at URLs is fetched; the rows are good as long as it
+            is there. None takes neither.
 
     Raises:
         HpoError: something given does not exist, a CSV has mistakes, or there is no image at all.
@@ -164,6 +168,9 @@ def find_images(
     rows: list[Row] = []
     seen: set[Path] = set()
     for given in inputs:
+        if is_url(given):
+            rows += _rows_fetched(given, unpack, same, command)
+            continue
         matches = [Path(given)]
         if has_magic(given) and not matches[0].exists():
             matches = [Path(match) for match in sorted(glob(given, recursive=True))]  # noqa: PTH207 - absolute ones, too
@@ -176,7 +183,7 @@ def find_images(
             if path.is_dir():
                 found = [row for row in _rows_below(path, same, command) if row.file not in seen]
             elif path.suffix.lower() == ".csv":
-                rows += _rows_listed(path, same, command)
+                rows += _rows_listed(path, same, command, Fetched(unpack) if unpack else None)
                 continue
             elif path.is_file():
                 found = [Row(path, str(path), _class_of(_name_of(path.parent), same))] if path not in seen else []
@@ -239,7 +246,7 @@ def _rows_packed(archive: Path, unpack: Path, same: Mapping[str, str], command: 
     except DataError as error:
         raise HpoError(f"{command}: {error}") from error
     if found.suffix.lower() == ".csv":
-        yield from _rows_listed(found, same, command)
+        yield from _rows_listed(found, same, command, Fetched(unpack))
         return
     if found.is_file():
         yield Row(found, str(archive), _class_of(_name_of(found.parent), same))
@@ -250,8 +257,29 @@ def _rows_packed(archive: Path, unpack: Path, same: Mapping[str, str], command: 
         yield replace(row, path=str(archive / row.file.relative_to(found)))
 
 
-def _rows_listed(path: Path, same: Mapping[str, str], command: str) -> Iterator[Row]:
-    """The rows of a CSV."""
+def _rows_fetched(url: str, unpack: Path | None, same: Mapping[str, str], command: str) -> Iterator[Row]:
+    """The rows of what is at a URL: of a CSV, of an archive or a prefix, named as if it were a folder, or an image."""
+    name = public_url(url)
+    if unpack is None:
+        raise HpoError(f"{command}: {name} is a URL; give a file or a folder")
+    try:
+        if not is_image_url(url):
+            found = fetch_source(url, unpack)
+            if is_list(url):
+                yield from _rows_listed(found, same, command, Fetched(unpack, url))
+            else:
+                rows = _rows_packed(found, unpack, same, command) if is_file(url) else _rows_below(found, same, command)
+                for row in rows:
+                    yield replace(row, path=row.path.replace(str(found), name.rstrip("/"), 1))
+            return
+        Fetched(unpack).fetch_listed([url])
+    except DataError as error:
+        raise HpoError(f"{command}: {error}") from error
+    yield Row(Fetched(unpack).file(name), name, _class_of(name.split("/")[-2], same))
+
+
+def _rows_listed(path: Path, same: Mapping[str, str], command: str, fetched: Fetched | None) -> Iterator[Row]:
+    """The rows of a CSV, whose images are fetched where it names URLs."""
     try:
         with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
             reader = csv.reader(file, strict=True)
@@ -265,7 +293,8 @@ def _rows_listed(path: Path, same: Mapping[str, str], command: str) -> Iterator[
         raise HpoError(f"{command}: {error}") from error
     rows = [(line, row + [""] * (len(header) - len(row))) for line, row in rows]
     written = [text_of(row[at[0]].strip()) for _, row in rows]
-    files = [on_disk(path.parent, name) for name in written]
+    urls = {name: url for name in written if (url := url_of(name, fetched))}
+    files = [name if name in urls else on_disk(path.parent, name) for name in written]
     problems = [
         f"{counted(len(cases), one, many)} ({some(cases)})"
         for cases, one, many in (
@@ -290,7 +319,15 @@ def _rows_listed(path: Path, same: Mapping[str, str], command: str) -> Iterator[
     if problems or not rows:
         listed = "; ".join(problems) or "it lists no images"
         raise HpoError(f"{command}: {path}: {listed}; give a header with a column path, and a path for each image")
+    if urls and fetched is None:
+        raise HpoError(f"{command}: {path} lists URLs; give a list of files")
+    try:
+        if urls and fetched:
+            fetched.fetch_listed(list(urls.values()))
+    except DataError as error:
+        raise HpoError(f"{command}: {error}") from error
     for (_, row), name in zip(rows, files, strict=True):
+        image = fetched.file(public_url(urls[name])) if fetched and name in urls else path.parent / (name or "")
         label = text_of(row[at[1]].strip()) if has_label else ""
         others = tuple(pair for place, pair in enumerate(zip(header, row, strict=True)) if place != at[0])
-        yield Row(path.parent / (name or ""), row[at[0]], _class_of(label, same) if label else None, label, others)
+        yield Row(image, row[at[0]], _class_of(label, same) if label else None, label, others)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hpo.argument_types import THREADS, folds, positive, probability
+from hpo.argument_types import THREADS, folds, images_at, positive, probability
 from hpo.bundle.commands import run_convert, run_export_best, run_predict, run_reproduce
 
 if TYPE_CHECKING:
@@ -107,5 +107,5 @@ def add_bundle_commands(add: Add, add_for_study: Add, add_storage: Callable[[arg
     added.add_argument("study", metavar="BUNDLE|STUDY", type=Path, help="a bundle, or a study file with --trial")
     add_storage(added)
     added.add_argument("--trial", type=int, metavar="N", help="this trial of the study file STUDY")
-    added.add_argument("--data", metavar="PATH", type=Path, help="where the images are, if they have moved")
+    added.add_argument("--data", metavar="PATH|URL", type=images_at, help="where the images are, if they have moved")
     added.add_argument("--threads", type=positive, metavar="N", help=f"{THREADS}; default: on a CPU as many as then")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from hpo.errors import HpoError
 from hpo.study.study_file import DataSettings
+from trainer.remote.urls import shown, source_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,17 +35,17 @@ def origin_of(
     def relative(path: Path) -> str:
         return os.path.relpath(path, folder.absolute())
 
-    data = asdict(study_file.data)
+    data, source = asdict(study_file.data), study_file.data.path
     del data["pixels_gb"]  # of the machine, not of the images
     return {
-        "data": {**data, "path": relative(study_file.data.path)},
+        "data": {**data, "path": relative(source) if isinstance(source, Path) else shown(source)},
         "weights": study_file.weights and relative(study_file.weights),
         "valid_macro_f1": list(valid_macro_f1),
         "train_losses": train_losses,
     }
 
 
-def data_of(bundle: Bundle, path: Path | None) -> DataSettings:
+def data_of(bundle: Bundle, path: Path | str | None) -> DataSettings:
     """Where the images of a bundle are and how they are split.
 
     Args:
@@ -63,10 +64,10 @@ def data_of(bundle: Bundle, path: Path | None) -> DataSettings:
             kept["splits"] = Splits(**told)
         if (interval := kept.pop("value_range")) is not None:
             kept["value_range"] = tuple(interval)
-        settings = DataSettings(**{**kept, "path": path or Path(os.path.normpath(bundle.folder / kept["path"]))})
+        settings = DataSettings(**{**kept, "path": path or source_of(kept["path"], bundle.folder)})
     except (KeyError, TypeError, AttributeError) as error:
         raise HpoError(f"bundle: {bundle.folder} does not tell its images ({type(error).__name__}: {error})") from error
-    if not settings.path.exists():
+    if isinstance(settings.path, Path) and not settings.path.exists():
         raise HpoError(f"reproduce: the images were at {settings.path}, which does not exist; say where by --data PATH")
     return settings
 

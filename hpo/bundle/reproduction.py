@@ -50,7 +50,7 @@ class Again:
     """
 
     extensions: Extensions
-    data: Path | None
+    data: Path | str | None
     threads: int | None
     say: Callable[[str], None]
 

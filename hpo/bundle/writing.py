@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -92,5 +91,4 @@ def _write_list(file: Path, folder: Path, index: Index, rows: Sequence[tuple[str
     with file.open("w", encoding="utf-8", errors="surrogateescape", newline="") as opened:
         write_rows(opened, [("path", "label", "group")[: len(rows[0])]])
         for path, *rest in rows:
-            relative = os.path.relpath(index.root / path, folder.absolute())
-            write_rows(opened, [map(cell_of, (relative, *rest))])
+            write_rows(opened, [map(cell_of, (index.reference(path, folder), *rest))])

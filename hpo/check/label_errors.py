@@ -49,7 +49,7 @@ def find_label_errors(
     if not complete:
         return None
     images = np.array([image for image in data.split.valid.tolist() if image not in broken], np.int64)
-    files = [data.index.root / data.index.paths[image] for image in images]
+    files = [data.files[image] for image in images]
     found: list[NDArray[np.float32]] = []
     device = choose_device()
     for trial in complete:

@@ -1,14 +1,14 @@
-"""`hpo check`: finds what could make a search fail, or its scores too good, before it begins; unpacks archives only."""
+"""`hpo check`: finds what could make a search fail, or its scores too good, before it begins."""
 
 from __future__ import annotations
 
-import os
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from hpo.check.label_errors import find_label_errors
 from hpo.check.machine import check_disk, check_gpus, check_memory
+from hpo.check.sources import check_sources
 from hpo.errors import HpoError
 from hpo.study.images import read_images, with_kept_ranges
 from hpo.study.interruptions import count_trials
@@ -21,11 +21,11 @@ from storage.database import is_initialized, public_url, try_to_initialize
 from storage.embedded.server import has_postgres
 from storage.errors import StorageError
 from storage.outage_retry import DATABASE_ERRORS
+from trainer.data import list_images
 from trainer.errors import DataError, RecipeError, TrainerError, WeightsError
 from trainer.image_size import shape_of
-from trainer.images.archives import at_hand
+from trainer.images.cache import PixelCache
 from trainer.images.duplicates import Sets
-from trainer.images.index import read_index
 from trainer.images.sides import SIDES
 from trainer.images.split import split
 from trainer.images.spreadsheets import cell_of, write_rows
@@ -85,8 +85,8 @@ class Report:
 def run_checks(study_file: StudyFile, url: str | None, gpus: Sequence[str], progress: Progress) -> Report:
     """Check images, backbones, machine, storage and study; where one check fails, the others are made all the same.
 
-    Nothing is written beside the study file but what an archive of images holds. Pretrained weights that are not here
-    yet are downloaded, as a search does.
+    Nothing is written beside the study file but images that are fetched or unpacked. Pretrained weights that are not
+    here yet are downloaded, as a search does.
 
     Args:
         study_file: of the study.
@@ -98,17 +98,18 @@ def run_checks(study_file: StudyFile, url: str | None, gpus: Sequence[str], prog
     data: Data | None = None
     index: Index | None = None
     try:
-        with progress.counting("unpacking") as count:
+        with progress.counting("getting images") as count:
             data = read_images(study_file, count)
         index = data.index
     except DataError as error:
         findings.append(Finding("data", "error", str(error)))
         settings = study_file.data
         with suppress(DataError):  # the finding above says it already
-            index = read_index(at_hand(settings.path, study_file.folder / "pixels"), settings.grouping)
+            index = list_images(settings.path, settings.grouping, PixelCache(study_file.folder / "pixels"))
     survey: Survey | None = None
     pairs: Sequence[Pair] | None = None
     if index is not None:
+        findings += check_sources(study_file, index, progress)
         with progress.counting("looking at images") as count:
             survey = look_at(index, study_file.data.ranges, count)
         data = data and data.with_ranges(survey.ranges)
@@ -149,7 +150,7 @@ def write_groups(index: Index, pairs: Sequence[Pair], file: Path, column: str) -
             headings = ("path", "label", column, *(() if index.sides is None else ("split",)))
             write_rows(opened, [map(cell_of, headings)])
             for image, first in enumerate(sets.numbers()):
-                path = os.path.relpath(index.root.absolute() / index.paths[image], file.parent.absolute())
+                path = index.reference(index.paths[image], file.parent)
                 side = [] if index.sides is None else [SIDES[index.sides[image]]]
                 label, group = index.classes[index.labels[image]], index.group_names[index.groups[first]]
                 write_rows(opened, [[cell_of(path), cell_of(label), cell_of(group), *side]])

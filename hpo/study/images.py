@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING
 from hpo.errors import HpoError
 from storage.keys import SETTINGS_KEY, VALUE_RANGES_KEY
 from trainer.images.archives import archive_of
+from trainer.images.remote_source import fetch_source
 from trainer.images.value_range import ranges_from_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     import optuna
 
@@ -19,14 +21,14 @@ if TYPE_CHECKING:
 
 
 def read_images(study_file: StudyFile, on_progress: Callable[[int, int], None] | None = None) -> Data:
-    """List and split the images of a study file; an archive is unpacked beside it.
+    """List and split the images of a study file; those at URLs are fetched, packed ones are unpacked, beside it.
 
-    on_progress: called with the files done and the files in all while an archive is unpacked.
+    on_progress: called with the files done and the files in all meanwhile.
 
     Raises:
         DataError: as `load_data` does.
     """
-    if archive_of(study_file.data.path):
+    if _needs_folder(study_file.data.path):
         study_file.make_folder()
     return study_file.data.load(study_file.folder / "pixels", on_progress)
 
@@ -34,9 +36,27 @@ def read_images(study_file: StudyFile, on_progress: Callable[[int, int], None] |
 def load_images(
     study_file: StudyFile, study: optuna.Study | None, on_progress: Callable[[int, int], None] | None = None
 ) -> Data:
-    """The images of a study file, as `read_images` has them; what its study has kept holds where that has begun."""
-    data = read_images(study_file, on_progress)
-    return data if study is None or SETTINGS_KEY not in study.user_attrs else with_kept_ranges(data, study)
+    """The images of a study file, as `read_images` has them; what its study has kept holds where that has begun.
+
+    A study that begins gets a data set at a URL as it is there now, one that has begun as it was fetched then.
+    """
+    if study is not None and SETTINGS_KEY in study.user_attrs:
+        return with_kept_ranges(read_images(study_file, on_progress), study)
+    source = study_file.data.path
+    if isinstance(source, str):
+        study_file.make_folder()
+        fetch_source(source, study_file.folder / "pixels", on_progress, ask_again=True)
+    return read_images(study_file, on_progress)
+
+
+def _needs_folder(source: Path | str) -> bool:
+    """Whether images are fetched or unpacked before they can be listed."""
+    if isinstance(source, str) or archive_of(source):
+        return True
+    try:
+        return source.suffix.lower() == ".csv" and b"://" in source.read_bytes()
+    except OSError:  # who lists the images says so
+        return False
 
 
 def with_kept_ranges(data: Data, study: optuna.Study) -> Data:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import tomllib
 from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -26,10 +24,12 @@ from storage.errors import StorageError
 from storage.private_folder import make_private
 from trainer.errors import RecipeError
 from trainer.recipe import nearest
+from trainer.remote.urls import shown, source_of, url_problem
 from trainer.space import Space, recipe_near_default
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from trainer.data import Data
     from trainer.extensions import Extensions
@@ -49,7 +49,8 @@ class DataSettings:
     """The table [data]: where the images are and how they are split.
 
     Attributes:
-        path: a folder with one folder a class, or a CSV with the columns path and label; or an archive with one.
+        path: a folder with one folder a class, or a CSV with the columns path and label; or an archive with one; or the
+            URL of one of these, a text.
         valid: share of the images that judges the trials.
         test: share of the images that the search never sees.
         seed: of the split.
@@ -60,7 +61,7 @@ class DataSettings:
         pixels_gb: the most that the decoded images may take on the disk, in units of 10^9 bytes.
     """
 
-    path: Path
+    path: Path | str
     valid: float = 0.2
     test: float = 0.15
     seed: int = 0
@@ -242,7 +243,7 @@ def read_study_file(path: Path, extensions: Extensions | None = None) -> StudyFi
     study.no_more()
 
     settings = DataSettings(
-        path=Path(os.path.normpath(path.parent / (data.text("path", required=True) or ""))),
+        path=source_of(data.text("path", required=True) or "", path.parent),
         valid=data.share("valid", DataSettings.valid),
         test=data.share("test", DataSettings.test),
         seed=int(data.number("seed", whole=True, low=0, high=2**31 - 1) or 0),
@@ -252,6 +253,8 @@ def read_study_file(path: Path, extensions: Extensions | None = None) -> StudyFi
         value_range=data.interval("value_range"),
         pixels_gb=data.number("pixels_gb", low=1e-6, high=1e6) or DataSettings.pixels_gb,
     )
+    if isinstance(settings.path, str) and (problem := url_problem(settings.path)):
+        problems.append(f"data.path: {shown(settings.path)}: {problem}")
     if settings.valid + settings.test >= 1:
         problems.append(f"data: valid = {settings.valid} and test = {settings.test} leave nothing to train on")
     if settings.valid == 0:

@@ -27,6 +27,7 @@ from trainer.quality.classes import class_counts, given_sides, similar_classes
 from trainer.quality.folders import odd_folders
 from trainer.quality.leaks import leaks, torn_groups
 from trainer.recipe import recipe_from, show, used_fields
+from trainer.remote.urls import shown
 from trainer.wording import counted
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def prepare(study_file: StudyFile, progress: Progress, study: optuna.Study | Non
 
     space = study_file.space
     try:
-        with progress.counting("unpacking") as count:
+        with progress.counting("getting images") as count:
             data = load_images(study_file, study, count)
     except DataError as error:
         if "backbone" not in space.given or not (problems := backbone_problems(space, 2)):
@@ -74,7 +75,7 @@ def prepare(study_file: StudyFile, progress: Progress, study: optuna.Study | Non
     for line in space.useless_fields():
         progress.say(f"warning: recipe.{line}")
     progress.say(
-        f"{len(data.index.paths)} images of {len(data.index.classes)} classes in {study_file.data.path}: "
+        f"{len(data.index.paths)} images of {len(data.index.classes)} classes in {shown(study_file.data.path)}: "
         f"{len(data.split.train)} to train, {len(data.split.valid)} to validate, {len(data.split.test)} held out"
     )
     for line in _lines_on(data, study_file):

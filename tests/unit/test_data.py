@@ -172,8 +172,6 @@ def test_paths_that_lead_nowhere(tmp_path):
     """A path that does not exist, or is neither a folder nor a CSV, is refused by name."""
     assert "gone' does not exist" in _refusal(read_index, tmp_path / "gone")
     (tmp_path / "a.txt").touch()
-    for url in ("https://x.org/photos.zip", "s3://bucket/photos"):
-        assert "URLs are not read: download it, and name the file" in _refusal(read_index, tmp_path / url)
     assert "a.txt' is neither a folder nor a .csv, .zip or .tar file" in _refusal(read_index, tmp_path / "a.txt")
 
 

@@ -204,10 +204,11 @@ def _changed(info: zipfile.ZipInfo) -> float:
 
 def _visible(entries: Iterable[_Entry]) -> list[_Entry]:
     named = {entry.name: entry for entry in entries}
-    return [entry for entry in named.values() if not any(map(_is_left_out, PurePosixPath(entry.name).parts))]
+    return [entry for entry in named.values() if not any(map(is_left_out, PurePosixPath(entry.name).parts))]
 
 
-def _is_left_out(part: str) -> bool:
+def is_left_out(part: str) -> bool:
+    """Whether a part of a name says that a file is hidden, or was added by a system."""
     return part in LEFT_BY_SYSTEMS or (part.startswith(".") and part != "..")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -16,14 +17,15 @@ from trainer.images.files import nfc, path_bytes, some
 from trainer.images.folders import LAYOUT, read_folder
 from trainer.images.manifest import read_csv
 from trainer.images.sides import SIDES, Splits
+from trainer.remote.urls import joined
 
 if TYPE_CHECKING:
-    import os
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
 
+    from trainer.images.fetched import Fetched
     from trainer.images.listing import Listing
 
 
@@ -32,7 +34,8 @@ class Index:
     """Which images there are, in the order of their paths; every other array of images follows this order.
 
     root: the folder, or the folder of the CSV.
-    paths: N paths below root, with "/" between folders; absolute where a CSV says so of a file outside.
+    paths: N paths below root, with "/" between folders; absolute where a CSV says so of a file outside; URLs without
+        secrets where the images were fetched.
     labels: int64 [N], each a position in `classes`.
     groups: int64 [N]; images with the same number belong together; without groups each image has its own.
     classes: names in alphabetical order.
@@ -43,6 +46,8 @@ class Index:
     written: the classes as their source writes them, "1.0" for "1", if it does so in one way; None for `classes`.
         Only the digest holds them, so that it is the one that earlier versions gave the same data.
     group_names: of each number in `groups`, as the CSV or the pattern has it; without groups the paths.
+    checksums: SHA-256 in hex of each image that was fetched, by its path.
+    fetched: where these are; None where no image can be one of them.
     """
 
     root: Path
@@ -55,6 +60,25 @@ class Index:
     unlabelled: tuple[str, ...] = ()
     written: tuple[str, ...] | None = None
     group_names: tuple[str, ...] = ()
+    checksums: Mapping[str, str] = field(default_factory=dict)
+    fetched: Fetched | None = None
+
+    @property
+    def files(self) -> list[Path]:
+        """The image files, in the order of the paths."""
+        return [self.file(path) for path in self.paths]
+
+    def file(self, path: str) -> Path:
+        """Where the image of a path is on this machine."""
+        return self.fetched.file(path) if self.fetched and path in self.checksums else self.root / path
+
+    def reference(self, path: str, folder: Path) -> str:
+        """How a list in a folder names an image: by its URL, or by the way from there."""
+        if path in self.checksums:
+            return path
+        if self.fetched and self.fetched.base and not path.startswith("/"):
+            return joined(self.fetched.base, path)
+        return os.path.relpath(self.root.absolute() / path, folder.absolute())
 
     @property
     def given_sides(self) -> tuple[str, ...]:
@@ -65,6 +89,8 @@ class Index:
     def digest(self) -> str:
         """SHA-256 in hex over path, class, group and size of each file: the same data has the same digest everywhere.
 
+        Of an image that was fetched its own SHA-256 counts, too: what a URL stands for may differ from day to day.
+
         Raises:
             DataError: an image is gone.
         """
@@ -72,7 +98,8 @@ class Index:
         for path, label, group, status in zip(
             self.paths, self.labels.tolist(), self.groups.tolist(), self._files, strict=True
         ):
-            digest.update(path_bytes(f"{nfc(path)}\0{names[label]}\0{group}\0{status.st_size}\n"))
+            checksum = f"\0{self.checksums[path]}" if path in self.checksums else ""
+            digest.update(path_bytes(f"{nfc(path)}\0{names[label]}\0{group}\0{status.st_size}{checksum}\n"))
         return digest.hexdigest()
 
     @cached_property
@@ -92,7 +119,7 @@ class Index:
         Raises:
             DataError: an image is gone.
         """
-        return find_copies([self.root / path for path in self.paths], [status.st_size for status in self._files])
+        return find_copies(self.files, [status.st_size for status in self._files])
 
     @property
     def groups_with_copies(self) -> NDArray[np.int64]:
@@ -102,11 +129,11 @@ class Index:
     @cached_property
     def _files(self) -> list[os.stat_result]:
         files = []
-        for path in self.paths:
+        for file in self.files:
             try:
-                files.append((self.root / path).stat())
+                files.append(file.stat())
             except OSError as error:
-                raise DataError(f"{str(self.root / path)!r} cannot be read: {error.strerror}; restore it") from error
+                raise DataError(f"{str(file)!r} cannot be read: {error.strerror}; restore it") from error
         return files
 
 
@@ -127,12 +154,13 @@ class Grouping:
     splits: Splits = field(default_factory=Splits)
 
 
-def read_index(path: Path, grouping: Grouping | None = None) -> Index:
+def read_index(path: Path, grouping: Grouping | None = None, fetched: Fetched | None = None) -> Index:
     """List the images of a folder with one folder a class, or of a CSV with the columns path,label[,group][,split].
 
     The folders of the classes may also lie in folders like train, val and test; their images are then on these sides.
 
     grouping: which images belong together, and how sides of the split are named.
+    fetched: where images that a CSV names by URLs are fetched; None refuses them.
 
     Links are followed and hidden files and folders left out.
 
@@ -144,9 +172,7 @@ def read_index(path: Path, grouping: Grouping | None = None) -> Index:
     group, group_pattern, splits = grouping.column, grouping.pattern, grouping.splits
     pattern = None if group_pattern is None else _compile(group_pattern)
     if not path.exists():
-        is_url = any(part in ("http:", "https:", "s3:") for part in path.parts)
-        how = "URLs are not read: download it, and name the file" if is_url else "give a folder of images or a CSV"
-        raise DataError(f"{str(path)!r} does not exist; {how}")
+        raise DataError(f"{str(path)!r} does not exist; give a folder of images or a CSV")
     if path.is_dir():
         if group is not None:
             raise DataError(
@@ -161,7 +187,7 @@ def read_index(path: Path, grouping: Grouping | None = None) -> Index:
     elif path.suffix.lower() == ".csv":
         if group is not None and pattern is not None:
             raise DataError(f"group = {group!r} and group_pattern = {group_pattern!r} exclude each other; give one")
-        root, listing = path.parent, read_csv(path, group, splits)
+        root, listing = path.parent, read_csv(path, group, splits, fetched)
     else:
         raise DataError(f"{str(path)!r} is neither a folder nor a .csv, .zip or .tar file; {LAYOUT}")
     keys = listing.groups if pattern is None else _captured(listing.paths, pattern)
@@ -184,6 +210,8 @@ def read_index(path: Path, grouping: Grouping | None = None) -> Index:
         unlabelled=tuple(sorted(listing.unlabelled)),
         written=_written(listing, classes),
         group_names=tuple(first_seen),  # complete by now: `groups` has filled it
+        checksums=listing.checksums,
+        fetched=fetched,
     )
 
 

@@ -17,11 +17,13 @@ from trainer.images.files import nfc, some
 from trainer.images.listing import Listing
 from trainer.images.sides import SIDES, refuse_unknown_classes, side_of_word
 from trainer.images.spreadsheets import text_of
+from trainer.remote.urls import is_url, joined, public_url
 from trainer.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from trainer.images.fetched import Fetched
     from trainer.images.sides import Splits
 
 # Labels that pandas, R and spreadsheets write where there is none; not "none", which is the name of many a class.
@@ -32,16 +34,18 @@ MOST_DIGITS = 19  # of a whole number that was written as a float
 _FLOAT = re.compile(r"[+-]?[0-9]+\.[0-9]*([eE][+-]?[0-9]+)?")  # as programs write them: with a point
 
 
-def read_csv(path: Path, group: str | None, splits: Splits) -> Listing:
+def read_csv(path: Path, group: str | None, splits: Splits, fetched: Fetched | None = None) -> Listing:
     """List the images of a CSV with the columns path,label[,group][,split].
 
     Where no image of the side test has a label, they have no class, need no group, and are only there to be predicted.
 
     group: column that names the group of each image; None takes a column "group" if there is one.
     splits: which column names the side of the split of each image, and by which words.
+    fetched: where images behind URLs are kept; None takes none.
 
     Raises:
-        DataError: it cannot be read, lacks a column or has one twice, or has rows with mistakes; all are named.
+        DataError: it cannot be read, lacks a column or has one twice, or has rows with mistakes; all are named. Or
+            images cannot be fetched.
     """
     header, rows = _read_rows(path)
     columns = {"path": "path", "label": "label"}
@@ -69,7 +73,8 @@ def read_csv(path: Path, group: str | None, splits: Splits) -> Listing:
         for line, label, wants in zip(lines, cells["label"], labelled, strict=True)
         if wants and label in MISSING
     ]
-    names = [on_disk(path.parent, name) for name in cells["path"]]
+    urls = {name: url for name in cells["path"] if (url := url_of(name, fetched))}
+    names = [public_url(urls[name]) if name in urls else on_disk(path.parent, name) for name in cells["path"]]
     unknown = [name for name, found in zip(cells["path"], names, strict=True) if name and found is None]
     found = [name or "" for name in names]
     twice = [name for name, times in Counter(found).items() if name and times > 1]
@@ -93,6 +98,10 @@ def read_csv(path: Path, group: str | None, splits: Splits) -> Listing:
     if problems:
         raise DataError(f"{str(path)!r}: {'; '.join(problems)}; correct these rows, or take them out")
 
+    if urls and fetched is None:
+        raise DataError(f"{str(path)!r} lists URLs, which are fetched into a cache: give load_data a PixelCache")
+    checksums = fetched.fetch_listed(list(urls.values())) if urls and fetched else {}
+
     def kept(values: Sequence[str]) -> list[str]:
         return [value for value, wants in zip(values, labelled, strict=True) if wants]
 
@@ -104,6 +113,7 @@ def read_csv(path: Path, group: str | None, splits: Splits) -> Listing:
         written=[nfc(label) for label in labels],
         sides=kept(sides) if sides else None,
         unlabelled=[name for name, wants in zip(found, labelled, strict=True) if not wants],
+        checksums=checksums,
     )
     if listing.sides is not None:
         refuse_unknown_classes(str(path), listing.labels, listing.sides)
@@ -174,6 +184,13 @@ def places(path: Path, header: Sequence[str], columns: Sequence[str]) -> list[in
                 f"{str(path)!r} has {len(same)} columns called {column!r} ({some(same)}); leave one, rename the others"
             )
     return [header.index(column) for column in columns]
+
+
+def url_of(name: str, fetched: Fetched | None) -> str | None:
+    """The URL that a cell of a CSV names, by itself or below the URL of the CSV; None for a path."""
+    if is_url(name):
+        return name
+    return joined(fetched.base, name) if fetched and fetched.base and name else None
 
 
 def on_disk(root: Path, name: str) -> str | None:

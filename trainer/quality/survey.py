@@ -67,13 +67,14 @@ def look_at(
     count = len(index.paths)
     sizes, pages = np.zeros((count, 2), np.int64), np.zeros(count, np.int64)
     contrasts, levels = np.full(count, -1, np.int64), np.zeros(count, np.int64)
-    found = find_extents([index.root / path for path in index.paths])
+    files = index.files
+    found = find_extents(files)
     extents = {number: extent for number, extent in enumerate(found) if extent}
     ranges = ranges_over(list(extents.values()), known)
     thumbnails = np.zeros((count, SIDE, SIDE, 3), np.uint8) if count <= MAX_IMAGES else None
 
     def look(number: int) -> str | None:
-        file = index.root / index.paths[number]
+        file = files[number]
         try:
             pixels = read_image(file, Reading(SIDE, ranges=ranges))
             sizes[number], pages[number] = read_head(file)
