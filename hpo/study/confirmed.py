@@ -72,7 +72,10 @@ class Confirmed:
         trainings: that have ended, were not needed, or failed.
         planned: all of them.
         winner: the trial that has won; None while trainings are missing.
-        tied: the trials that cannot be told apart from the best one, with it.
+        tied: the trials between which the size of the model has decided, the winner among them.
+        challenger: the trial that has won, or the best of the others where that is the default recipe; None where the
+            default recipe has not done all folds, or is alone.
+        evidence: the probability with which the challenger is better than the default recipe, in [0, 1].
     """
 
     recipes: Sequence[ConfirmedRecipe]
@@ -81,6 +84,8 @@ class Confirmed:
     planned: int
     winner: int | None
     tied: Sequence[int]
+    challenger: int | None
+    evidence: float | None
 
     def recipe_of(self, trial: int) -> ConfirmedRecipe | None:
         """What is known of the recipe of a trial; None where it is not among them."""
@@ -113,7 +118,7 @@ def confirmed_by(opened: OpenStudy, confirmation: OpenStudy) -> Confirmed:
 
 
 def hopeless_after(opened: OpenStudy, trial: FrozenTrial | optuna.Trial) -> int | None:
-    """After how many folds the recipe of a training was surely worse than another, so that it is not needed.
+    """After how many folds the recipe of a training was probably worse than another, so that it is not needed.
 
     Args:
         opened: the study that confirms.
@@ -162,7 +167,7 @@ def confirmed(
         ]
         end = failed.get(number)
         if end is None and (after is not None or number in not_needed):
-            end = f"surely worse than the best one after {counted(len(own), 'fold')}"
+            end = f"probably worse than the best one after {counted(len(own), 'fold')}"
         trial = searched[number]
         recipes.append(
             ConfirmedRecipe(
@@ -187,6 +192,8 @@ def confirmed(
         planned=len(plan.runs),
         winner=None if comparison.winner is None else plan.trials[comparison.winner],
         tied=[plan.trials[position] for position in comparison.tied],
+        challenger=None if comparison.challenger is None else plan.trials[comparison.challenger],
+        evidence=comparison.evidence,
     )
 
 
@@ -211,7 +218,7 @@ def _compare(
     curves = curves_of(plan, trials)
     over = {*failed, *_not_needed(trials)}
     candidates = [
-        Candidate(curves[number], epochs.get(number, 1), float(parameters), number in over)
+        Candidate(curves[number], epochs.get(number, 1), float(parameters), number in over, number == plan.default)
         for number, parameters in zip(plan.trials, plan.parameters, strict=True)
     ]
     return compare(candidates, plan.repeats, plan.test_share)

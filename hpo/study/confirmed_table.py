@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from hpo.study.fold_comparison import RULES
 from hpo.units import duration
 from trainer.wording import counted
 
@@ -51,12 +52,25 @@ def verdict(confirmed: Confirmed) -> str:
     if won.optimism is not None:
         line += f"; in the search it had {won.search_score:.4f}, {abs(won.optimism):.4f} "
         line += "more" if won.optimism >= 0 else "less"
+    line += _against_default(won, confirmed)
     others = [trial for trial in confirmed.tied if trial != won.trial]
     if others:
-        line += f"; not to be told apart from it: {_trials(others)}"
-        if won.trial != confirmed.recipes[0].trial:
-            line += f", of which {confirmed.recipes[0].trial} has the highest score and the larger model"
+        line += (
+            f"; {_trials(others)} {'has' if len(others) == 1 else 'have'} nearly the same score and no smaller model"
+        )
     return line
+
+
+def _against_default(won: ConfirmedRecipe, confirmed: Confirmed) -> str:
+    """How probable it is that the search has found something better than the default recipe."""
+    if confirmed.evidence is None:
+        return ""
+    if won.is_default:
+        return (
+            f"; trial {confirmed.challenger} is better than that with a probability of only"
+            f" {int(100 * confirmed.evidence)} %, and needs {int(100 * RULES.evidence)} % to win"
+        )
+    return f"; better than the default recipe with a probability of {int(100 * confirmed.evidence)} %"
 
 
 def shown_mean(recipe: ConfirmedRecipe) -> str:
@@ -72,7 +86,7 @@ def _remark(recipe: ConfirmedRecipe, confirmed: Confirmed) -> str:
     if recipe.trial == confirmed.winner:
         parts.append("winner")
     elif recipe.trial in confirmed.tied:
-        parts.append("not to be told apart from the best")
+        parts.append("nearly the same score as the winner")
     if recipe.end:
         parts.append(recipe.end)
     elif recipe.folds < confirmed.repeats:

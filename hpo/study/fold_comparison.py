@@ -3,7 +3,9 @@
 The folds of a cross-validation share most of the images that they train on, so that their scores differ less than
 those of independent trainings would. The variance of their mean is therefore taken as (1/n + q) s², with q the share
 of images to validate over that to train, as Nadeau & Bengio propose ("Inference for the Generalization Error", Machine
-Learning 52, 2003), in place of s²/n.
+Learning 52, 2003), in place of s²/n. With it a difference has Student's distribution, which tells how probable it is
+that one recipe is better than another (the correlated Bayesian t-test of Corani & Benavoli, Machine Learning 100,
+2015).
 """
 
 from __future__ import annotations
@@ -13,20 +15,37 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.special import stdtrit
+from scipy.special import stdtr, stdtrit
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
 CONFIDENCE = 0.95  # of the intervals
 FEWEST_FOLDS = 2  # of all recipes, before one can be hopeless
-HOPELESS = 0.95  # confidence, one-sided, with which a recipe is worse than the best one: it needs no more folds
-TIE = 1.0  # standard errors of the difference to the best one, within which the cheaper recipe is taken
 
 Curve = tuple[float, ...]
 """Macro-F1 of a training after each epoch, the first first, in [0, 1]."""
+
+
+@dataclass(frozen=True)
+class Rules:
+    """From when on something is decided; the values are those that did best in docs/benchmarks.md, "The winner".
+
+    Attributes:
+        hopeless: probability with which a recipe is worse than the best one, above which it gets no more folds; this
+            does not hold for the default recipe.
+        evidence: probability with which a recipe is better than the default one, from which on it may win.
+        tie: standard errors of the difference to the best one, within which a cheaper recipe wins.
+    """
+
+    hopeless: float = 0.8
+    evidence: float = 0.7
+    tie: float = 0.1
+
+
+RULES = Rules()
 
 
 @dataclass(frozen=True)
@@ -36,14 +55,16 @@ class Candidate:
     Attributes:
         curves: of the folds, in their order, as far as they are complete without a gap.
         epochs: for which to train where a single fold is all that is known, 1 or more.
-        cost: what decides between recipes that cannot be told apart; the lower is cheaper.
+        cost: what decides between recipes of nearly the same score; the lower is cheaper.
         over: whether it gets no further training, since one has failed for good or was not needed.
+        is_default: whether it is the default recipe, which wins unless another one is probably better.
     """
 
     curves: Sequence[Curve]
     epochs: int
     cost: float
     over: bool = False
+    is_default: bool = False
 
 
 @dataclass(frozen=True)
@@ -65,15 +86,20 @@ class Comparison:
 
     Attributes:
         estimates: of each; None where it has no fold.
-        hopeless_after: after how many folds it was surely worse than the best one; None where it was not.
+        hopeless_after: after how many folds it was probably worse than the best one; None where it was not.
         winner: position of the winner; None while trainings are missing.
-        tied: positions of those that could not be told apart from the best, with it.
+        tied: positions of those between which the cost has decided, the winner among them.
+        challenger: position of the winner, or of the best of the others where that is the default recipe; None where
+            the default one has not done all folds, or is alone.
+        evidence: the probability with which the challenger is better than the default recipe, in [0, 1].
     """
 
     estimates: Sequence[Estimate | None]
     hopeless_after: Sequence[int | None]
-    winner: int | None
-    tied: Sequence[int]
+    winner: int | None = None
+    tied: Sequence[int] = ()
+    challenger: int | None = None
+    evidence: float | None = None
 
 
 def mean_epoch(curves: Sequence[Curve]) -> int:
@@ -121,17 +147,19 @@ def paired_error(scores: NDArray[np.float64], test_share: float) -> tuple[float,
     return math.sqrt((1 / folds + test_share) * 2 * float((rest**2).sum()) / freedom), freedom
 
 
-def compare(candidates: Sequence[Candidate], folds: int, test_share: float) -> Comparison:
+def compare(candidates: Sequence[Candidate], folds: int, test_share: float, rules: Rules = RULES) -> Comparison:
     """Compare recipes fold by fold: the same trainings always give the same result, in whatever order they ended.
 
-    After each fold that all remaining recipes have done, those that are surely worse than the best one are left out,
-    and so is one that is over before the next fold; later trainings of theirs change nothing. Of those that remain to
-    the last fold the winner is the cheapest that cannot be told apart from the best.
+    After each fold that all remaining recipes have done, those that are probably worse than the best one are left out,
+    and so is one that is over before the next fold; later trainings of theirs change nothing. The default recipe is not
+    left out, as the winner is compared with it. Of those that remain to the last fold it wins, unless another one is
+    probably better: then the best of these does, or a cheaper one of nearly the same score.
 
     Args:
-        candidates: the recipes.
-        folds: how many each is to do.
+        candidates: the recipes, of which one at most is the default one.
+        folds: how many each is to do, 2 or more.
         test_share: as `estimate` takes it.
+        rules: from when on something is decided.
     """
     hopeless: list[int | None] = [None] * len(candidates)
     remaining, done = list(range(len(candidates))), 0
@@ -141,14 +169,13 @@ def compare(candidates: Sequence[Candidate], folds: int, test_share: float) -> C
         if not remaining or not all(has_more[number] for number in remaining):
             break
         done += 1
-        if done < FEWEST_FOLDS or len(remaining) < 2:
-            continue
-        means, error, freedom = _paired(candidates, remaining, done, test_share)
-        limit = float(stdtrit(freedom, HOPELESS)) * error
-        for number, mean in zip(list(remaining), means, strict=True):
-            if max(means) - mean > limit:
-                hopeless[number] = done
-                remaining.remove(number)
+        if FEWEST_FOLDS <= done < folds and len(remaining) > 1:
+            paired = _pair(candidates, remaining, done, test_share)
+            best = max(remaining, key=paired.means.__getitem__)
+            for number in list(remaining):
+                if not candidates[number].is_default and paired.probability(best, number) > rules.hopeless:
+                    hopeless[number] = done
+                    remaining.remove(number)
     counted = [
         min(len(candidate.curves), folds if left is None else left)
         for candidate, left in zip(candidates, hopeless, strict=True)
@@ -158,19 +185,41 @@ def compare(candidates: Sequence[Candidate], folds: int, test_share: float) -> C
         for candidate, count in zip(candidates, counted, strict=True)
     ]
     if not remaining or done < folds:
-        return Comparison(estimates, hopeless, None, ())
-    tied = remaining
-    if len(remaining) > 1 and folds >= FEWEST_FOLDS:
-        means, error, _ = _paired(candidates, remaining, folds, test_share)
-        tied = [number for number, mean in zip(remaining, means, strict=True) if max(means) - mean <= TIE * error]
-    score = {number: each.mean for number, each in enumerate(estimates) if each}
-    winner = min(tied, key=lambda number: (candidates[number].cost, -score[number], number))
-    return Comparison(estimates, hopeless, winner, tied)
+        return Comparison(estimates, hopeless)
+    paired = _pair(candidates, remaining, folds, test_share)
+    default = next((number for number in remaining if candidates[number].is_default), None)
+    able = remaining
+    if default is not None:
+        probably_better = [number for number in remaining if paired.probability(number, default) >= rules.evidence]
+        able = probably_better or [default]
+    highest = max(paired.means[number] for number in able)
+    tied = [number for number in able if highest - paired.means[number] <= rules.tie * paired.error]
+    winner = min(tied, key=lambda number: (candidates[number].cost, -paired.means[number], number))
+    if default is None or len(remaining) == 1:
+        return Comparison(estimates, hopeless, winner, tied)
+    others = [number for number in remaining if number != default]
+    challenger = max(others, key=paired.means.__getitem__) if winner == default else winner
+    return Comparison(estimates, hopeless, winner, tied, challenger, paired.probability(challenger, default))
 
 
-def _paired(
-    candidates: Sequence[Candidate], remaining: Sequence[int], folds: int, test_share: float
-) -> tuple[list[float], float, int]:
-    """The means of the remaining recipes after so many folds, and `paired_error` of two of them."""
+@dataclass(frozen=True)
+class _Paired:
+    """Recipes on the same folds: the mean of each by its position, and the error of the difference of two of them."""
+
+    means: Mapping[int, float]
+    error: float
+    freedom: int
+
+    def probability(self, one: int, other: int) -> float:
+        """With which one of the recipes is better than another one."""
+        difference = self.means[one] - self.means[other]
+        if self.error == 0.0:
+            return 0.5 + 0.5 * float(np.sign(difference))
+        return float(stdtr(self.freedom, difference / self.error))
+
+
+def _pair(candidates: Sequence[Candidate], remaining: Sequence[int], folds: int, test_share: float) -> _Paired:
+    """What the first folds say of the remaining recipes."""
     scores = np.array([scores_of(candidates[number], folds) for number in remaining])
-    return (scores.mean(axis=1).tolist(), *paired_error(scores, test_share))
+    error, freedom = paired_error(scores, test_share) if len(remaining) > 1 else (0.0, 0)
+    return _Paired(dict(zip(remaining, scores.mean(axis=1).tolist(), strict=True)), error, freedom)

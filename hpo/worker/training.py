@@ -141,13 +141,13 @@ class Training:
         return end
 
     def _end_of_hopeless(self) -> Pruned | None:
-        """How a training ends before it begins that confirms a recipe which is surely worse than another by now."""
+        """How a training ends before it begins that confirms a recipe which is probably worse than another by now."""
         opened, trial = self._context.opened, self._run.trial
         with self._context.stopwatch.time("storage"):
             after = hopeless_after(opened, trial)
             if after is None:
                 return None
-            reason = f"not needed: after {counted(after, 'fold')} its recipe is surely worse than the best one"
+            reason = f"not needed: after {counted(after, 'fold')} its recipe is probably worse than the best one"
             trial.set_user_attr(BEST_EPOCH_KEY, 0)  # hpo has ended it, and nobody from outside
             self._context.lease.log(trial.number, [reason])
             return Pruned({}, reason)

@@ -11,9 +11,9 @@ from hpo.study.fold_comparison import Candidate, compare, estimate, mean_epoch, 
 SHARE = 1 / 3  # four folds: a third as many images to validate as to train
 
 
-def recipe(scores, cost=1.0, *, over=False):
+def recipe(scores, cost=1.0, *, over=False, is_default=False):
     """A recipe whose trainings have one epoch with these scores."""
-    return Candidate([(score,) for score in scores], 1, cost, over)
+    return Candidate([(score,) for score in scores], 1, cost, over, is_default)
 
 
 def test_an_interval_is_that_of_nadeau_and_bengio():
@@ -59,12 +59,69 @@ def test_the_best_recipe_wins_where_it_can_be_told_apart():
     assert (found.winner, found.hopeless_after) == (1, [2, None])
 
 
-def test_recipes_that_cannot_be_told_apart_go_to_the_cheaper_one():
-    """Within a standard error the smaller model wins, and of models of one size the higher score."""
-    scores = [0.80, 0.84, 0.78, 0.82], [0.81, 0.80, 0.83, 0.81]
-    assert compare([recipe(scores[0], 1), recipe(scores[1], 2)], 4, SHARE).winner == 0
-    assert compare([recipe(scores[0], 1), recipe(scores[1], 1)], 4, SHARE).winner == 1
-    assert compare([recipe(scores[0], 1), recipe(scores[1], 2)], 4, SHARE).tied == [0, 1]
+def test_recipes_of_nearly_the_same_score_go_to_the_cheaper_one():
+    """Within a tenth of a standard error the smaller model wins, of models of one size the higher score."""
+    scores = [0.80, 0.84, 0.78, 0.82], [0.815, 0.80, 0.83, 0.81]
+    error, _ = paired_error(np.array(scores), SHARE)
+    assert np.mean(scores[1]) - np.mean(scores[0]) == pytest.approx(0.00375)
+    assert 0.05 * error < 0.00375 < 0.2 * error
+    near = [scores[0], [score - 0.001 for score in scores[1]]]
+    for pair, winner, tied in ((near, 0, [0, 1]), (scores, 1, [1])):
+        found = compare([recipe(pair[0], 1), recipe(pair[1], 2)], 4, SHARE)
+        assert (found.winner, found.tied) == (winner, tied)
+    assert compare([recipe(near[0], 1), recipe(near[1], 1)], 4, SHARE).winner == 1
+
+
+def test_a_smaller_model_that_is_worse_by_a_standard_error_does_not_win():
+    """Whoever searches is not given a poorer recipe for its size: what is lost would be what confirming has won."""
+    better, smaller = [0.85, 0.83, 0.88, 0.84], [0.84, 0.86, 0.82, 0.82]
+    error, _ = paired_error(np.array([better, smaller]), SHARE)
+    assert 0.1 * error < np.mean(better) - np.mean(smaller) < error
+    assert compare([recipe(smaller, 1), recipe(better, 100)], 4, SHARE).winner == 1
+
+
+@pytest.mark.parametrize(("lead", "after"), [(0.03, None), (0.035, 2)])
+def test_a_recipe_that_is_probably_worse_gets_no_more_folds(lead, after):
+    """A recipe that is worse than the best one with a probability of 80 % is left out, unless it is the default one."""
+    poor, best = np.array([0.80, 0.82, 0.81]), np.array([0.81, 0.80, 0.81]) + lead
+    difference = (best - poor)[:2]
+    probability = stats.t.cdf(difference.mean() / np.sqrt((1 / 2 + SHARE) * difference.var(ddof=1)), df=1)
+    assert (probability > 0.8) == (after is not None)
+    assert compare([recipe(poor), recipe(best)], 3, SHARE).hopeless_after == [after, None]
+    assert compare([recipe(poor, is_default=True), recipe(best)], 3, SHARE).hopeless_after == [None, None]
+
+
+@pytest.mark.parametrize(("lead", "winner"), [(0.03, 1), (0.015, 1), (0.003, 0), (-0.01, 0)])
+def test_the_default_recipe_wins_unless_another_one_is_probably_better(lead, winner):
+    """A recipe takes the place of the default one where it is better with a probability of 70 %, and not below."""
+    default = np.array([0.80, 0.84, 0.78, 0.82])
+    other = np.array([0.82, 0.81, 0.80, 0.81]) + lead
+    found = compare([recipe(default, 9, is_default=True), recipe(other, 1)], 4, SHARE)
+    difference = other - default
+    probability = stats.t.cdf(difference.mean() / np.sqrt((1 / 4 + SHARE) * difference.var(ddof=1)), df=3)
+    assert (probability >= 0.7) == (winner == 1)
+    assert (found.winner, found.tied, found.challenger) == (winner, [winner], 1)
+    assert found.evidence == pytest.approx(probability)
+
+
+def test_a_cheaper_recipe_of_nearly_the_same_score_must_be_better_than_the_default_one_too():
+    """The size decides only among recipes each of which is probably better than the default one."""
+    default = recipe([0.80, 0.84, 0.78, 0.82], 5, is_default=True)
+    for lead, winner, tied in ((0.009, 0, [0]), (0.0095, 1, [1]), (0.012, 2, [1, 2])):
+        best = recipe(np.array([0.82, 0.81, 0.80, 0.81]) + lead, 2)
+        cheaper = recipe(np.array([0.79, 0.84, 0.80, 0.81]) + lead - 0.0005, 1)
+        found = compare([default, best, cheaper], 4, SHARE)
+        assert (found.winner, found.tied) == (winner, tied)
+
+
+def test_there_is_nothing_to_beat_without_the_default_recipe():
+    """Where the default recipe failed, or has no trial, the best of the others wins."""
+    scores = [0.80, 0.84, 0.78, 0.82], [0.81, 0.84, 0.79, 0.82]
+    alone = compare([recipe(scores[0]), recipe(scores[1])], 4, SHARE)
+    failed = recipe([0.9], over=True, is_default=True)
+    found = compare([recipe(scores[0]), recipe(scores[1]), failed], 4, SHARE)
+    assert (alone.winner, alone.evidence, found.winner, found.evidence) == (1, None, 1, None)
+    assert compare([recipe(scores[0], is_default=True)], 4, SHARE).winner == 0
 
 
 def test_no_winner_before_the_last_fold():
