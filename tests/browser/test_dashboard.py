@@ -32,7 +32,7 @@ def log_in(page, address, password=SECRET):
 
 def test_a_trial_is_looked_at_in_the_browser(faulty_study, page, shoot):
     """The password opens the study; it and its trials have their notes, and a trial its pictures; one can log out."""
-    study = faulty_study(trials=1, epochs=3)
+    study = faulty_study(trials=1, epochs=3, pictures=True)
     assert study.worker().end() == 0
     address = begin(study)
     log_in(page, address, "wrong password")

@@ -17,7 +17,7 @@ def test_a_report_draws_its_charts_and_asks_for_nothing(faulty_study, page, shoo
     for number in range(12):
         for name, colour in ((EVIL, (200, 60, 60)), ("1", (60, 200, 60)), ("2", (60, 60, 200))):
             paint(tmp_path / "faulty/photos" / name / f"{number}.png", colour, number)
-    study = faulty_study(trials=2, epochs=3)
+    study = faulty_study(trials=2, epochs=3, pictures=True)
     assert study.worker().end() == 0
     assert study.begin("report", "-o", "report.html").end() == 0
 

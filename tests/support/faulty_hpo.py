@@ -35,6 +35,7 @@ class Faults:
         raise_at_step: the step of a training that raises.
         hang_at_step: the step of a training that does not end.
         clock_seconds: by which the clock of the process is ahead.
+        pictures: whether those of trials are drawn, which takes longer than the rest.
     """
 
     step_seconds: float = 0.0
@@ -44,6 +45,7 @@ class Faults:
     raise_at_step: int | None = None
     hang_at_step: int | None = None
     clock_seconds: float = 0.0
+    pictures: bool = False
 
     def as_text(self):
         """What the variable is to hold."""
@@ -56,8 +58,9 @@ def linear(classes, size):
 
 
 def main(arguments, faults):
-    """Run a command, with its faults; pictures of trials, which would take longer than the rest, stay undrawn."""
-    hpo.worker.observer.draw_pictures = lambda *_: iter(())
+    """Run a command, with its faults."""
+    if not faults.pictures:
+        hpo.worker.observer.draw_pictures = lambda *_: iter(())
     if faults.grace_seconds:
         _shorten_grace(faults.grace_seconds)
     if faults.clock_seconds:
