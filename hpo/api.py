@@ -51,7 +51,7 @@ class Study:
         return take_snapshot(self._opened)
 
     def trials_dataframe(self) -> DataFrame:
-        """A row a trial, as Optuna makes it: number, value (macro-F1 in [0, 1]), state, times, what was searched.
+        """A row a trial, as Optuna makes it: number, value of the metric, state, times, what was searched.
 
         A trial that was run again has a row for each run; `status().places` has one for each place of the budget.
 
@@ -59,11 +59,16 @@ class Study:
             HpoError: pandas is not installed.
         """
         try:
-            return self._opened.study.trials_dataframe(attrs=COLUMNS)
+            frame = self._opened.study.trials_dataframe(attrs=COLUMNS)
         except ImportError as error:
             raise HpoError(
                 f"trials_dataframe: needs the package {error.name}; pip install 'hpo-images[notebook]'"
             ) from None
+        metric = self._opened.metric
+        frame = frame.rename(columns={f"value_{metric.score_title}": "value"})
+        if "value" in frame and not metric.maximised:
+            frame["value"] = -frame["value"]
+        return frame
 
     def plot(self, chart: str = "over-time") -> Figure:
         """A chart of the report, which a notebook shows.

@@ -25,7 +25,7 @@ class StopRules:
     """What ends a search before its budget is used up; None ends none.
 
     Attributes:
-        target: validation macro-F1, in [0, 1], that one complete trial is to reach.
+        target: value of the metric on the validation images that one complete trial is to reach.
         patience: how many full trainings in a row may bring no gain beyond the noise.
     """
 

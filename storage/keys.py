@@ -80,7 +80,7 @@ CONFIRMS_KEY = "confirms"
 """The trial whose recipe this one confirms, and the fold. Written by `hpo confirm`; read by workers and commands."""
 
 BEST_EPOCH_KEY = "best_epoch"
-"""Number of the epoch with the best macro-F1, 0 where time was over before one; without it, hpo did not train it."""
+"""Number of the epoch with the best score, 0 where time was over before one; without it, hpo did not train it."""
 
 METRICS_KEY = "metrics"
 """All metrics of that epoch. Written by the objective; read by notes, report and the end of a search."""

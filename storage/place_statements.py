@@ -70,7 +70,7 @@ FIRST_WAITING_TRIAL = (
     " (SELECT trial FROM hpo.place WHERE study_id = :study AND number = :number), number LIMIT 1"
 )
 KEEP_PROGRESS = (
-    "WITH held AS (UPDATE hpo.place SET epoch = :epoch, epochs = :epochs, macro_f1 = :macro_f1,"  # noqa: S608 - ours
+    "WITH held AS (UPDATE hpo.place SET epoch = :epoch, epochs = :epochs, macro_f1 = :score,"  # noqa: S608 - ours
     f" best = :best WHERE {HELD}"
     " AND EXISTS (SELECT FROM trials WHERE trial_id = :trial_id AND state = 'RUNNING') RETURNING number),"
     f" kept AS ({logs.APPEND} WHERE EXISTS (SELECT FROM held) ORDER BY place)"

@@ -40,13 +40,13 @@ class Progress:
     Attributes:
         epoch: the last one that has ended, 1 for the first.
         epochs: number of the last one, if nothing ends the training before.
-        macro_f1: validation macro-F1 of that epoch, in [0, 1].
-        best: the highest of the epochs so far, likewise.
+        score: validation score of that epoch, the higher the better.
+        best: the highest of the epochs so far.
     """
 
     epoch: int
     epochs: int
-    macro_f1: float
+    score: float
     best: float
 
 
@@ -203,13 +203,13 @@ class Lease:
         if not self._statement_is_true(held, number=place.number):
             raise LostPlaceError(_lost(place))
 
-    def reach_rung(self, trial: int, epoch: int, macro_f1: float) -> bool:
+    def reach_rung(self, trial: int, epoch: int, score: float) -> bool:
         """Note in the log and the place of a running trial that it has come to a rung; returns whether it goes on.
 
         Args:
             trial: its number.
             epoch: of the rung.
-            macro_f1: the highest of its epochs so far, in [0, 1].
+            score: the highest of its epochs so far.
 
         Raises:
             LostPlaceError: it no longer runs in a place of this worker.
@@ -220,7 +220,7 @@ class Lease:
             number = self._execute(connection, sql.PLACE_OF_TRIAL, trial=trial).scalar_one_or_none()
             if number is None:
                 raise LostPlaceError(f"trial {trial} no longer runs in a place of this worker")
-            decision = reach_rung(connection, self._study, number, epoch, macro_f1)
+            decision = reach_rung(connection, self._study, number, epoch, score)
             logs.append(connection, self._study, trial, [decision.line(epoch)])
             return decision.goes_on
 

@@ -93,7 +93,7 @@ def rung_counts(connection: Connection, study_id: int) -> list[RungCount]:
     return [RungCount(row.epoch, row.reached, row.paused) for row in rows]
 
 
-def reach_rung(connection: Connection, study_id: int, number: int, epoch: int, macro_f1: float) -> RungDecision:
+def reach_rung(connection: Connection, study_id: int, number: int, epoch: int, score: float) -> RungDecision:
     """Note that the trial in a place has come to a rung, and decide whether it goes on. The study is to be locked.
 
     What was decided stays: a trial that comes to a rung again, since its worker died after that, goes on if it did.
@@ -103,12 +103,12 @@ def reach_rung(connection: Connection, study_id: int, number: int, epoch: int, m
         study_id: Optuna's number of the study.
         number: of the place.
         epoch: of the rung.
-        macro_f1: the highest of the trial's epochs so far.
+        score: the highest of the trial's epochs so far.
     """
-    given = {"study": study_id, "number": number, "epoch": epoch, "key": str(epoch), "macro_f1": macro_f1}
+    given = {"study": study_id, "number": number, "epoch": epoch, "key": str(epoch), "score": score}
     connection.execute(
         text(
-            "UPDATE hpo.place SET rungs = rungs || jsonb_build_object(CAST(:key AS text), CAST(:macro_f1 AS float8)),"
+            "UPDATE hpo.place SET rungs = rungs || jsonb_build_object(CAST(:key AS text), CAST(:score AS float8)),"
             " paused_after = :epoch WHERE study_id = :study AND number = :number AND NOT jsonb_exists(rungs, :key)"
         ),
         given,

@@ -78,7 +78,7 @@ ALTER TABLE hpo.place ADD COLUMN recipe text;
 CREATE INDEX place_recipe ON hpo.place (study_id, recipe);
 """
 
-# `rungs` maps the epoch of each rung that the trial of a place has come to, to its best macro-F1 until then, and
+# `rungs` maps the epoch of each rung that the trial of a place has come to, to its best score until then, and
 # `paused_after` is the one from which it has not gone on. `promoted`: the trial that the place
 # names was paused, and another is to go on.
 _RUNGS = """

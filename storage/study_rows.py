@@ -45,8 +45,8 @@ class PlaceRow:
         reason: why it, or its last run, failed.
         epoch: the last one of the trial that has ended; 0 before the first.
         epochs: number of the trial's last epoch, if nothing ends the training before.
-        macro_f1: validation macro-F1 of that epoch, in [0, 1].
-        best: the highest of the epochs so far, likewise.
+        score: validation score of that epoch, the higher the better.
+        best: the highest of the epochs so far.
         seconds: for which trials have run in it, by the clock of the database.
         paused_after: the epoch of the rung at which its trial is paused, or is about to be.
         checkpoint_bytes: size of the checkpoint of a paused trial; None where there is none, or none was noted.
@@ -59,7 +59,7 @@ class PlaceRow:
     reason: str | None
     epoch: int
     epochs: int | None
-    macro_f1: float | None
+    score: float | None
     best: float | None
     seconds: float
     paused_after: int | None = None
@@ -97,7 +97,7 @@ def places(connection: Connection, study_id: int) -> list[PlaceRow]:
     """All places of a study, by number."""
     rows = connection.execute(
         text(
-            "SELECT number, state, worker, trial, reason, epoch, epochs, macro_f1, best, paused_after,"
+            "SELECT number, state, worker, trial, reason, epoch, epochs, macro_f1 AS score, best, paused_after,"
             " checkpoint_bytes, (busy_seconds"
             " + CASE WHEN state = 'running' THEN extract(epoch FROM now() - taken) ELSE 0 END)::float AS seconds"
             " FROM hpo.place WHERE study_id = :study ORDER BY number"

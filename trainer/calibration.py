@@ -1,4 +1,4 @@
-"""Class probabilities that mean what they say, and offsets of the classes for macro-F1; each judged on other images.
+"""Class probabilities that mean what they say, and offsets of the classes for a metric; each judged on other images.
 
 Nothing here judges on the images that it was fitted on: the images are divided into parts, and each part is judged by
 what was fitted on the others. Images of one group are never in two parts.
@@ -11,10 +11,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from trainer.metrics import SMALLEST, log_loss
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from numpy.typing import NDArray
+
+    ClassScore = Callable[[NDArray[np.int64], NDArray[np.int64], int, NDArray[np.int64] | None], float]
+    """Of true and predicted classes, of which there are so many, and of how often each image counts; None is once."""
 
 BINS = 15  # of the confidence, as in Guo et al. 2017
 HALVINGS = 40  # of the range in which the best temperature is looked for, 1/20 to 20
@@ -22,7 +27,6 @@ GRID = np.linspace(-3, 3, 61)  # offsets that are tried, in logits
 ROUNDS = 5  # over all classes, at most
 RESAMPLES = 1000
 LEVEL = 0.95  # of the interval
-SMALLEST = np.finfo(np.float32).tiny
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,22 +74,22 @@ class Temperature:
 
 @dataclass(frozen=True, eq=False)
 class Offsets:
-    """Offsets of the classes, and what they do for macro-F1 on images that they were not fitted on.
+    """Offsets of the classes, and what they do for a metric on images that they were not fitted on.
 
     Attributes:
         values: added to the logits before the best class is taken, float64 [classes]; fitted on all images.
-        macro_f1: without and with offsets, in [0, 1].
+        scores: of the metric, without and with offsets; the higher the better.
         interval: of the gain, by resampling the groups.
     """
 
     values: NDArray[np.float64]
-    macro_f1: tuple[float, float]
+    scores: tuple[float, float]
     interval: tuple[float, float]
 
     @property
     def gain(self) -> float:
-        """Of macro-F1."""
-        return self.macro_f1[1] - self.macro_f1[0]
+        """Of the score."""
+        return self.scores[1] - self.scores[0]
 
     @property
     def helps(self) -> bool:
@@ -161,56 +165,6 @@ def fit_temperature(unseen: Unseen) -> Temperature:
     )
 
 
-def fit_offsets(unseen: Unseen, seed: int = 0) -> Offsets:
-    """Find the offsets with the highest macro-F1, class by class, and judge each part by those of the others.
-
-    Args:
-        unseen: the images.
-        seed: of the resampling of the groups for the interval.
-    """
-    classes = unseen.probabilities.shape[1]
-    logits, before = _logits(unseen.probabilities), unseen.probabilities.argmax(axis=1)
-    after = before.copy()
-    for fit, judge in unseen.halves():
-        after[judge] = (logits[judge] + _best_offsets(unseen.labels[fit], logits[fit])).argmax(axis=1)
-    judged = unseen.parts >= 0
-    interval = gain_interval(unseen.labels[judged], (before[judged], after[judged]), unseen.groups[judged], seed)
-    labels = unseen.labels[judged]
-    return Offsets(
-        _best_offsets(unseen.labels, logits),
-        (macro_f1_of(labels, before[judged], classes), macro_f1_of(labels, after[judged], classes)),
-        interval,
-    )
-
-
-def gain_interval(
-    labels: NDArray[np.int64],
-    predicted: tuple[NDArray[np.int64], NDArray[np.int64]],
-    groups: NDArray[np.int64],
-    seed: int = 0,
-) -> tuple[float, float]:
-    """The interval of 95 % of the gain in macro-F1 of the second predictions over the first, on the same images.
-
-    Groups are drawn with replacement, 1,000 times (Efron & Tibshirani 1993, percentile interval).
-
-    Args:
-        labels: int64 [images].
-        predicted: two classes of each image, int64 [images].
-        groups: which images are drawn together, int64 [images].
-        seed: of the draws.
-    """
-    classes = int(max(labels.max(), predicted[0].max(), predicted[1].max())) + 1
-    numbers = np.unique(groups, return_inverse=True)[1]
-    random, gains = np.random.default_rng(seed), np.empty(RESAMPLES)
-    for draw in range(RESAMPLES):
-        drawn = random.integers(0, numbers.max() + 1, numbers.max() + 1)
-        times = np.bincount(drawn, minlength=numbers.max() + 1)[numbers]
-        first, second = (macro_f1_of(labels, each, classes, times) for each in predicted)
-        gains[draw] = second - first
-    low, high = np.quantile(gains, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return float(low), float(high)
-
-
 def macro_f1_of(
     labels: NDArray[np.int64],
     predicted: NDArray[np.int64],
@@ -223,13 +177,61 @@ def macro_f1_of(
     return float((2 * right[both > 0] / both[both > 0]).mean())
 
 
+def fit_offsets(unseen: Unseen, seed: int = 0, score: ClassScore = macro_f1_of) -> Offsets:
+    """Find the offsets with the highest score, class by class, and judge each part by those of the others.
+
+    Args:
+        unseen: the images.
+        seed: of the resampling of the groups for the interval.
+        score: of predicted classes.
+    """
+    classes = unseen.probabilities.shape[1]
+    logits, before = _logits(unseen.probabilities), unseen.probabilities.argmax(axis=1)
+    after = before.copy()
+    for fit, judge in unseen.halves():
+        after[judge] = (logits[judge] + _best_offsets(unseen.labels[fit], logits[fit], score)).argmax(axis=1)
+    judged = unseen.parts >= 0
+    labels, predicted = unseen.labels[judged], (before[judged], after[judged])
+
+    def scores(times: NDArray[np.int64]) -> tuple[float, float]:
+        return score(labels, predicted[0], classes, times), score(labels, predicted[1], classes, times)
+
+    return Offsets(
+        _best_offsets(unseen.labels, logits, score),
+        (score(labels, predicted[0], classes, None), score(labels, predicted[1], classes, None)),
+        gain_interval(scores, unseen.groups[judged], seed),
+    )
+
+
+def gain_interval(
+    scores: Callable[[NDArray[np.int64]], tuple[float, float]],
+    groups: NDArray[np.int64],
+    seed: int = 0,
+    draws: int = RESAMPLES,
+) -> tuple[float, float]:
+    """The interval of 95 % of the gain in score of the second predictions over the first, on the same images.
+
+    Groups are drawn with replacement (Efron & Tibshirani 1993, percentile interval). A draw whose images do not define
+    the score is left out.
+
+    Args:
+        scores: of the first and of the second, where each image counts so many times, int64 [images].
+        groups: which images are drawn together, int64 [images].
+        seed: of the draws.
+        draws: how many.
+    """
+    numbers = np.unique(groups, return_inverse=True)[1]
+    random, gains = np.random.default_rng(seed), np.empty(draws)
+    for draw in range(draws):
+        drawn = random.integers(0, numbers.max() + 1, numbers.max() + 1)
+        first, second = scores(np.bincount(drawn, minlength=numbers.max() + 1)[numbers])
+        gains[draw] = second - first
+    low, high = np.nanquantile(gains, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return float(low), float(high)
+
+
 def _logits(probabilities: NDArray[np.float32]) -> NDArray[np.float64]:
     return np.log(np.maximum(probabilities, SMALLEST).astype(np.float64))
-
-
-def log_loss(labels: NDArray[np.int64], probabilities: NDArray[np.float32]) -> float:
-    """The mean negative log-probability of the true class."""
-    return float(-_logits(probabilities)[np.arange(len(labels)), labels].mean())
 
 
 def _best_temperature(labels: NDArray[np.int64], probabilities: NDArray[np.float32]) -> float:
@@ -252,11 +254,11 @@ def _crossed(unseen: Unseen) -> NDArray[np.float32]:
     return found
 
 
-def _best_offsets(labels: NDArray[np.int64], logits: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The offsets with the highest macro-F1 on these images, found one class after the other."""
+def _best_offsets(labels: NDArray[np.int64], logits: NDArray[np.float64], score: ClassScore) -> NDArray[np.float64]:
+    """The offsets with the highest score on these images, found one class after the other."""
     classes = logits.shape[1]
     offsets = np.zeros(classes)
-    best = macro_f1_of(labels, logits.argmax(axis=1), classes)
+    best = score(labels, logits.argmax(axis=1), classes, None)
     nearest_first = GRID[np.argsort(np.abs(GRID), kind="stable")]  # of equally good ones the smallest is taken
     for _ in range(ROUNDS):
         before = best
@@ -266,8 +268,8 @@ def _best_offsets(labels: NDArray[np.int64], logits: NDArray[np.float64]) -> NDA
             other, rival = shifted.max(axis=1), shifted.argmax(axis=1)
             for offset in nearest_first:
                 predicted = np.where(logits[:, label] + offset > other, label, rival)
-                if (score := macro_f1_of(labels, predicted, classes)) > best + 1e-12:
-                    best, offsets[label] = score, offset
+                if (reached := score(labels, predicted, classes, None)) > best + 1e-12:
+                    best, offsets[label] = reached, offset
         if best == before:
             break
     return offsets

@@ -35,7 +35,7 @@ class Checkpoint:
         epochs_done: epochs that have ended, their validation included.
         steps_done: steps of the epoch after those; where they are all of its steps, only its validation is still to do.
         threads: of torch when it was captured; with another number the last bits of the weights are others.
-        history: validation macro-F1 of each ended epoch, the first first, in [0, 1]; empty where nothing is validated.
+        history: validation score of each ended epoch, the first first; empty where nothing is validated.
         values: whatever else JSON can hold, the recipe among it.
         tensors: on the CPU, by names that begin with what they belong to and a dot: `model.`, `optimizer.`, `average.`.
     """

@@ -35,5 +35,9 @@ class NonFiniteLossError(TrainerError):
     """The loss became NaN or infinite."""
 
 
+class UndefinedMetricError(TrainerError):
+    """The validation images, or what the model says of them, do not define the metric."""
+
+
 class OutOfDeviceMemoryError(TrainerError):
     """The device has not even memory for a single image."""

@@ -12,6 +12,7 @@ from trainer.augmentation.random_resized_crop import takes_random_crops
 from trainer.extensions import Extensions
 from trainer.loaders import AugmentedImages, epoch_orders
 from trainer.model.backbones import training_reading
+from trainer.objective_metric import MACRO_F1
 from trainer.resources import Resources
 from trainer.session import begin
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from trainer.checkpoint import Capture, Checkpoint
     from trainer.data import Data
     from trainer.model.backbones import Classifier
+    from trainer.objective_metric import Metric
     from trainer.recipe import Recipe
     from trainer.validation import Validation
 
@@ -35,13 +37,15 @@ class Subsets:
     Attributes:
         train: indices of the images to learn from, int64 [n].
         valid: indices of the images to validate on, int64 [m]; None to validate on none.
-        plateau: macro-F1 of each epoch of another training, the first first, in [0, 1]: the plateau schedule follows
-            these where there is no validation.
+        plateau: score of each epoch of another training, the first first: the plateau schedule follows these where
+            there is no validation.
+        metric: that gives the scores of the validation.
     """
 
     train: NDArray[np.int64]
     valid: NDArray[np.int64] | None = None
     plateau: Sequence[float] = ()
+    metric: Metric = MACRO_F1
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,6 +108,7 @@ def fit(
         CheckpointError: `resume` is of another recipe, or does not fit the model.
         NonFiniteLossError: the loss is NaN or infinite.
         OutOfDeviceMemoryError: the device has not even memory for one image.
+        UndefinedMetricError: the validation images, or probabilities that are no numbers, do not define the metric.
         RecipeError, WeightsError, DataError: the recipe cannot be followed.
     """
     if resume:
@@ -131,8 +136,10 @@ def fit(
             train_loss = session.train_loss()
 
             session.evaluated.eval()
-            validation = None if subsets.valid is None else session.validate(data, subsets.valid, on_step)
-            session.end_epoch(train_loss, validation.macro_f1 if validation else None, subsets.plateau)
+            validation = None
+            if subsets.valid is not None:
+                validation = session.validate(data, subsets.valid, subsets.metric, on_step)
+            session.end_epoch(train_loss, validation.score if validation else None, subsets.plateau)
             yield Epoch(
                 number=number,
                 epochs=recipe.epochs,

@@ -1,17 +1,26 @@
-"""Metrics of a classification: from one confusion matrix int64 [true class, predicted class], but for ROC-AUC.
+"""Metrics of a classification: from one confusion matrix int64 [true class, predicted class], or from probabilities.
 
 What an empty class counts: F1, precision and recall leave out a class that occurs neither among the labels nor among
-the predictions; ROC-AUC leaves out one that has no image, or all images.
+the predictions; ROC-AUC leaves out one that has no image, or all images; balanced accuracy and average precision one
+that has no image.
 """
 
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
 CLASSES_AT_ONCE = 64  # whose ranks are in memory, 8 bytes an image
+SMALLEST = np.finfo(np.float32).tiny  # probability that a logarithm is taken of
 
 
 def confusion_matrix(labels: Tensor, predicted: Tensor, classes: int) -> Tensor:
@@ -63,6 +72,62 @@ def macro_recall(matrix: Tensor) -> float:
     return class_recall(matrix).nanmean().item()
 
 
+def balanced_accuracy(matrix: Tensor) -> float:
+    """The mean recall over the classes that have images, in [0, 1]: scikit-learn's `balanced_accuracy_score`."""
+    return class_recall(matrix)[matrix.sum(dim=1) > 0].mean().item()
+
+
+def weighted_f1(matrix: Tensor) -> float:
+    """The mean F1 of the classes, each weighted by its images, in [0, 1]: `f1_score(…, average="weighted")`."""
+    images = matrix.sum(dim=1)
+    return ((class_f1(matrix).nan_to_num() * images).sum() / images.sum()).item()
+
+
+def quadratic_kappa(matrix: Tensor, order: Sequence[int]) -> float:
+    """Cohen's kappa with quadratic weights, in [-1, 1] (Cohen 1968); NaN where all images are of one class.
+
+    That is scikit-learn's `cohen_kappa_score(…, weights="quadratic")`: 1 minus the mean squared distance between true
+    and predicted rank over the one that chance would give.
+
+    Args:
+        matrix: as `confusion_matrix` gives it.
+        order: positions of the classes from the lowest to the highest.
+    """
+    ranks = torch.argsort(torch.tensor(order)).double()
+    apart = (ranks[:, None] - ranks[None, :]) ** 2
+    counts = matrix.cpu().double()
+    by_chance = torch.outer(counts.sum(dim=1), counts.sum(dim=0)) / counts.sum()
+    return (1 - (apart * counts).sum() / (apart * by_chance).sum()).item()
+
+
+def average_precision(labels: Tensor, probabilities: Tensor) -> Tensor:
+    """The mean precision over the images of a class, each at its own probability as threshold, float64 [classes].
+
+    It is the area under the steps of the precision-recall curve: scikit-learn's `average_precision_score` of each class
+    against all others.
+
+    Args:
+        labels: int64 [images].
+        probabilities: float32 [images, classes], finite.
+
+    Returns:
+        NaN for a class that no image has.
+    """
+    found = torch.full((probabilities.shape[1],), math.nan, dtype=torch.float64)
+    for label, scores in enumerate(probabilities.T.contiguous()):
+        own = scores[labels == label].sort().values
+        if len(own):
+            at_least = [len(ranked) - torch.searchsorted(ranked, own) for ranked in (own, scores.sort().values)]
+            found[label] = (at_least[0].double() / at_least[1]).mean()
+    return found
+
+
+def log_loss(labels: NDArray[np.int64], probabilities: NDArray[np.float32]) -> float:
+    """The mean negative log-probability of the true class; labels int64 [images], probabilities [images, classes]."""
+    of_true = np.maximum(probabilities[np.arange(len(labels)), labels], SMALLEST)
+    return float(-np.log(of_true.astype(np.float64)).mean())
+
+
 def roc_auc(labels: Tensor, probabilities: Tensor) -> Tensor:
     """Area under the ROC curve of each class against all others, float64 [classes]; their macro is the nanmean.
 
@@ -97,8 +162,8 @@ def summary(
     """All metrics as plain numbers, with those and the images of each class; JSON can hold it.
 
     F1, precision and recall of a class that does not occur are 0 here, though the macro metrics leave it out. Where
-    labels and probabilities are given (as `roc_auc` takes them), there are `roc_auc` of each class and
-    `macro_roc_auc`, None where undefined.
+    labels and probabilities are given (as `roc_auc` takes them), there are `roc_auc` and `average_precision` of each
+    class and their means over the classes, None where undefined, and `log_loss`.
     """
     columns: dict[str, list[float] | list[float | None]] = {
         name: metric(matrix).nan_to_num().tolist()
@@ -109,11 +174,15 @@ def summary(
         "accuracy": accuracy(matrix),
         "macro_precision": macro_precision(matrix),
         "macro_recall": macro_recall(matrix),
+        "balanced_accuracy": balanced_accuracy(matrix),
+        "weighted_f1": weighted_f1(matrix),
     }
     if labels is not None and probabilities is not None:
-        areas = roc_auc(labels, probabilities)
-        columns["roc_auc"] = [_none_if_nan(area) for area in areas.tolist()]
-        macro["macro_roc_auc"] = _none_if_nan(areas.nanmean().item())
+        for name, metric in (("roc_auc", roc_auc), ("average_precision", average_precision)):
+            of_classes = metric(labels, probabilities)
+            columns[name] = [_none_if_nan(value) for value in of_classes.tolist()]
+            macro[f"macro_{name}"] = _none_if_nan(of_classes.nanmean().item())
+        macro["log_loss"] = log_loss(labels.numpy(), probabilities.numpy())
     columns["images"] = matrix.sum(dim=1).tolist()
     rows = zip(*columns.values(), strict=True)
     return {

@@ -13,10 +13,11 @@ import torch
 from trainer.checkpoint import with_prefix, without_prefix
 from trainer.errors import RecipeError
 from trainer.fit import Subsets, fit
-from trainer.metrics import summary
 from trainer.model.backbones import weights_of, write_weights
 from trainer.model.feasibility import training_problem
+from trainer.objective_metric import MACRO_F1
 from trainer.observer import Result, SilentObserver
+from trainer.scoring import Classified, metrics_with_error_of
 from trainer.space import suggest
 from trainer.validation import Validation
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from trainer.checkpoint import Capture, Checkpoint
     from trainer.data import Data
     from trainer.fit import Epoch
+    from trainer.objective_metric import Metric
     from trainer.observer import Observer
     from trainer.resources import Resources
     from trainer.space import Space
@@ -43,6 +45,7 @@ def objective(
     observer: Observer | None = None,
     resume: Checkpoint | None = None,
     best_weights: Path | None = None,
+    metric: Metric = MACRO_F1,
 ) -> float:
     """Train by the recipe that the trial suggests; report each epoch; stop where the pruner says so.
 
@@ -56,10 +59,12 @@ def objective(
         resume: a checkpoint of an earlier trial with these parameters, to go on from. The trial is to have the values
             that are in its history already: they are not reported again.
         best_weights: file for the weights of the best epoch, as safetensors; written as the training ends or is pruned.
+        metric: by which trials are compared.
 
     Returns:
-        the best validation macro-F1 of the epochs, in [0, 1]. Of the trial's user attributes `best_epoch` says which
-        one gave it, and `metrics` holds all metrics of that epoch, also where the trial is pruned.
+        the best validation score of the epochs, the higher the better: of the log-loss it is the negative. Of the
+        trial's user attributes `best_epoch` says which one gave it, and `metrics` holds all metrics of that epoch, also
+        where the trial is pruned.
 
     Raises:
         optuna.TrialPruned: the pruner wants no more of it.
@@ -69,11 +74,11 @@ def objective(
     if not resume and recipe.backbone not in space.extensions.backbones and (problem := training_problem(recipe)):
         raise RecipeError([problem])
     observer = observer or SilentObserver()
-    progress = _Progress(resume)
+    progress = _Progress(resume, metric)
     epochs = fit(
         recipe,
         data,
-        Subsets(split.train, split.valid),
+        Subsets(split.train, split.valid, metric=metric),
         extensions=space.extensions,
         resources=resources,
         resume=resume,
@@ -82,9 +87,9 @@ def objective(
     pruned = False
     with closing(epochs):
         for epoch in epochs:
-            macro_f1 = progress.add(epoch)
+            score = progress.add(epoch)
             observer.on_epoch(replace(epoch, capture=progress.with_best(epoch.capture)))
-            trial.report(macro_f1, epoch.number)
+            trial.report(score, epoch.number)
             if pruned := epoch.number < recipe.epochs and trial.should_prune():
                 break
     best = progress.best
@@ -92,13 +97,15 @@ def objective(
     labels = torch.from_numpy(data.index.labels[split.valid])
     confusion, probabilities = best.validation.confusion, best.validation.probabilities
     trial.set_user_attr("best_epoch", best.epoch)
-    trial.set_user_attr("metrics", summary(confusion, data.index.classes, labels, probabilities))
+    classified = Classified(labels, probabilities.argmax(dim=1), probabilities, data.index.classes)
+    trial.set_user_attr("metrics", metrics_with_error_of(metric, classified))
     if best_weights:
         write_weights(best.weights, best_weights)
-    observer.on_end(Result(recipe, progress.history, progress.train_losses, best.epoch, confusion, probabilities))
+    history, losses = progress.history, progress.train_losses
+    observer.on_end(Result(recipe, history, losses, best.epoch, confusion, probabilities, metric))
     if pruned:
         raise optuna.TrialPruned
-    return best.validation.macro_f1
+    return best.validation.score
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,20 +120,20 @@ class _Best:
 class _Progress:
     """What the epochs of a trial have given so far, those before an interruption among them."""
 
-    def __init__(self, resume: Checkpoint | None) -> None:
+    def __init__(self, resume: Checkpoint | None, metric: Metric) -> None:
         self.history = list(resume.history) if resume else []
         self.train_losses = resume.train_losses if resume else []
-        self.best = _read_best(resume) if resume and resume.history else None
+        self.best = _read_best(resume, metric) if resume and resume.history else None
 
     def add(self, epoch: Epoch) -> float:
-        """Take in an epoch; returns its macro-F1."""
+        """Take in an epoch; returns its score."""
         validation = epoch.validation
         assert validation, "there are validation images"
-        if self.best is None or validation.macro_f1 > self.best.validation.macro_f1:
+        if self.best is None or validation.score > self.best.validation.score:
             self.best = _Best(epoch.number, validation, weights_of(epoch.model))
-        self.history.append(validation.macro_f1)
+        self.history.append(validation.score)
         self.train_losses.append(epoch.train_loss)
-        return validation.macro_f1
+        return validation.score
 
     def with_best(self, capture: Capture) -> Capture:
         """Let the checkpoints of a training hold the best epoch of the trial, too."""
@@ -144,9 +151,9 @@ def _best_tensors(best: _Best) -> dict[str, Tensor]:
     return with_prefix("best", own | with_prefix("weights", best.weights))
 
 
-def _read_best(checkpoint: Checkpoint) -> _Best:
+def _read_best(checkpoint: Checkpoint, metric: Metric) -> _Best:
     """The best epoch in a checkpoint, as `_best_tensors` wrote it."""
     history, tensors = checkpoint.history, without_prefix("best", checkpoint.tensors)
-    macro_f1 = max(history)
-    validation = Validation(macro_f1, tensors["confusion"], tensors["probabilities"])
-    return _Best(history.index(macro_f1) + 1, validation, without_prefix("weights", tensors))
+    score = max(history)
+    validation = Validation(score, tensors["confusion"], tensors["probabilities"], metric)
+    return _Best(history.index(score) + 1, validation, without_prefix("weights", tensors))

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from trainer.objective_metric import MACRO_F1
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -12,6 +14,7 @@ if TYPE_CHECKING:
 
     from trainer.checkpoint import Capture
     from trainer.fit import Epoch
+    from trainer.objective_metric import Metric
     from trainer.recipe import Recipe
 
 
@@ -21,11 +24,12 @@ class Result:
 
     Attributes:
         recipe: by which it trained.
-        history: validation macro-F1 of each epoch, the first first, those before an interruption among them.
+        history: validation score of each epoch, the first first, those before an interruption among them.
         train_losses: mean train loss of each epoch, likewise; NaN where a checkpoint of an older program had none.
-        best_epoch: number of the epoch with the best macro-F1, 1 for the first.
+        best_epoch: number of the epoch with the best score, 1 for the first.
         confusion: of the validation images after it, int64 [true class, predicted class] on the CPU.
         probabilities: of the classes, float32 [validation images, classes], likewise.
+        metric: that gives the scores.
     """
 
     recipe: Recipe
@@ -34,6 +38,7 @@ class Result:
     best_epoch: int
     confusion: Tensor
     probabilities: Tensor
+    metric: Metric = MACRO_F1
 
 
 class Observer(Protocol):

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 STEPS_AT = (0.5, 0.75)  # shares of the training after which "step" divides the rate by 10 (He et al. 2016)
 STEP_FACTOR = 0.1
 PLATEAU_FACTOR = 0.3
-PLATEAU_PATIENCE = 2  # epochs without a better macro-F1
+PLATEAU_PATIENCE = 2  # epochs without a better score
+PLATEAU_THRESHOLD = 1e-4  # of the best score, by which one has to be better to count
 ONE_CYCLE_RISE = 0.3  # share of the training in which the rate rises (Smith & Topin 2018)
 WARMUP_START = 0.01  # of the full learning rate
 
@@ -35,10 +36,12 @@ class Schedule:
         if self.each_step is not None:
             self.each_step.step()
 
-    def after_epoch(self, macro_f1: float) -> None:
-        """Take in the validation macro-F1 of an epoch."""
+    def after_epoch(self, score: float) -> None:
+        """Take in the validation score of an epoch, the higher the better."""
         if self.each_epoch is not None:
-            self.each_epoch.step(macro_f1)
+            self.each_epoch.step(score)
+            # PyTorch's share of the best score would make a worse one count as better where scores are negative.
+            self.each_epoch.threshold = math.copysign(PLATEAU_THRESHOLD, self.each_epoch.best)
 
     def state(self) -> dict[str, Any]:
         """How far it has moved, as JSON can hold it; the optimiser's rates are the optimiser's."""
@@ -68,7 +71,7 @@ def make_schedule(recipe: Recipe, optimizer: Optimizer, steps: int) -> Schedule:
     if recipe.schedule == "plateau":
         rise = LinearLR(optimizer, WARMUP_START, total_iters=warmup) if warmup else None
         plateau = ReduceLROnPlateau(
-            optimizer, mode="max", factor=PLATEAU_FACTOR, patience=PLATEAU_PATIENCE, threshold=1e-4
+            optimizer, mode="max", factor=PLATEAU_FACTOR, patience=PLATEAU_PATIENCE, threshold=PLATEAU_THRESHOLD
         )
         return Schedule(each_step=rise, each_epoch=plateau)
     curve = {"constant": _constant, "step": _step, "cosine": _cosine}[recipe.schedule]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING
@@ -14,13 +15,13 @@ from torch.nn.utils import clip_grad_norm_
 from trainer.augmentation.mixing import make_mixing
 from trainer.checkpoint import Checkpoint, copies, with_prefix, without_prefix
 from trainer.device import memory_format
-from trainer.errors import CheckpointError, OutOfDeviceMemoryError
+from trainer.errors import CheckpointError, OutOfDeviceMemoryError, UndefinedMetricError
 from trainer.loaders import batches_an_epoch
 from trainer.losses import make_loss
-from trainer.metrics import confusion_matrix, macro_f1
 from trainer.model.backbones import build_model
 from trainer.model.optimizers import make_optimizer, optimizer_state, restore_optimizer
 from trainer.schedules import make_schedule
+from trainer.scoring import Classified, score_of
 from trainer.step import FiniteLoss, backward, refuse_non_finite, seed_generators
 from trainer.validation import Validation, probabilities_of
 
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from trainer.extensions import Extensions
     from trainer.losses import TrainingLoss
     from trainer.model.backbones import Classifier
+    from trainer.objective_metric import Metric
     from trainer.recipe import Recipe
     from trainer.resources import Resources
     from trainer.step import MicroBatch
@@ -60,7 +62,7 @@ class Session:
     Attributes:
         evaluated: the model that is validated and kept: the moving average of the weights where the recipe wants one.
         learning_rate: of the last step; 0 before the first.
-        history: validation macro-F1 of each ended epoch, the first first, in [0, 1].
+        history: validation score of each ended epoch, the first first; the higher the better.
         train_losses: mean train loss of each ended epoch, likewise.
         epochs_done: epochs that have ended.
         steps_done: steps of the epoch after those.
@@ -129,24 +131,33 @@ class Session:
         return loss
 
     def validate(
-        self, data: Data, images: NDArray[np.int64], on_step: Callable[[Capture], None] | None = None
+        self,
+        data: Data,
+        images: NDArray[np.int64],
+        metric: Metric,
+        on_step: Callable[[Capture], None] | None = None,
     ) -> Validation:
         """Classify these images with the model that is kept, in eval mode.
 
         Args:
             data: the images, with which the training began.
             images: indices of those to validate on, int64 [n].
+            metric: that gives the score.
             on_step: called after each batch with a function that gives the checkpoint of a training that stops there.
 
         Raises:
             OutOfDeviceMemoryError: the device has not even memory for one image.
+            UndefinedMetricError: these images, or probabilities that are no numbers, do not define the metric.
         """
         pixels = data.pixels(self.evaluated.reading)
         on_batch = partial(on_step, self.capture) if on_step else None
         probabilities = probabilities_of(self.evaluated, pixels, images, self.device, self.micro_batch, on_batch)
         labels = torch.from_numpy(data.index.labels[images])
-        confusion = confusion_matrix(labels, probabilities.argmax(dim=1), len(data.index.classes))
-        return Validation(macro_f1(confusion), confusion, probabilities)
+        classified = Classified(labels, probabilities.argmax(dim=1), probabilities, data.index.classes)
+        score = score_of(metric, classified)
+        if not math.isfinite(score):
+            raise UndefinedMetricError(f"validation: {metric.title} is not defined for these images and probabilities")
+        return Validation(score, classified.confusion, probabilities, metric)
 
     def train_loss(self) -> float:
         """The mean loss of the epoch's steps, once all of them are taken.
@@ -158,17 +169,17 @@ class Session:
         refuse_non_finite(loss)
         return loss
 
-    def end_epoch(self, train_loss: float, macro_f1: float | None, plateau: Sequence[float]) -> None:
-        """End the epoch, and let the plateau schedule follow its macro-F1.
+    def end_epoch(self, train_loss: float, score: float | None, plateau: Sequence[float]) -> None:
+        """End the epoch, and let the plateau schedule follow its score.
 
         Args:
             train_loss: its mean loss.
-            macro_f1: of its validation, in [0, 1]; None where there is none.
-            plateau: macro-F1 of each epoch, the first first, to follow where there is no validation; may be empty.
+            score: of its validation, the higher the better; None where there is none.
+            plateau: score of each epoch, the first first, to follow where there is no validation; may be empty.
         """
-        if macro_f1 is not None:
-            self.history.append(macro_f1)
-            self._schedule.after_epoch(macro_f1)
+        if score is not None:
+            self.history.append(score)
+            self._schedule.after_epoch(score)
         elif plateau:
             self._schedule.after_epoch(plateau[self.epochs_done])
         self.train_losses.append(train_loss)

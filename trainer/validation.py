@@ -9,7 +9,8 @@ import numpy as np
 import torch
 
 from trainer.device import autocast
-from trainer.metrics import accuracy
+from trainer.metrics import accuracy, macro_f1
+from trainer.objective_metric import MACRO_F1
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from trainer.model.backbones import Classifier
+    from trainer.objective_metric import Metric
     from trainer.step import MicroBatch
 
 
@@ -25,14 +27,21 @@ class Validation:
     """How well a model classifies the validation images.
 
     Attributes:
-        macro_f1: in [0, 1].
+        score: by the metric by which trainings are compared, the higher the better.
         confusion: int64 [true class, predicted class] on the CPU.
         probabilities: of the classes, float32 [validation images, classes] on the CPU.
+        metric: that gives the score.
     """
 
-    macro_f1: float
+    score: float
     confusion: torch.Tensor
     probabilities: torch.Tensor
+    metric: Metric = MACRO_F1
+
+    @property
+    def macro_f1(self) -> float:
+        """The mean F1 of the classes, in [0, 1]."""
+        return macro_f1(self.confusion)
 
     @property
     def accuracy(self) -> float:

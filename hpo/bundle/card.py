@@ -10,6 +10,7 @@ from huggingface_hub import EvalResult, ModelCardData
 from timm.models import get_pretrained_cfg
 
 from hpo.bundle.scores import headline
+from hpo.study.metric_settings import kept_metric
 from hpo.worker.pictures import draw_confusion_matrix
 from trainer.model.timm_models import has_tag
 from trainer.wording import counted
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from trainer.objective_metric import Metric
     from trainer.recipe import Recipe
 
 CARD, CONFUSION = "MODEL_CARD.md", "confusion.png"
@@ -75,11 +77,8 @@ def _head(info: Mapping[str, Any], story: Story) -> ModelCardData:
             metric_value=info["metrics"]["test"][key],
             metric_args=arguments,
         )
-        for kind, name, key, arguments in (
-            ("f1", "macro-F1", "macro_f1", {"average": "macro"}),
-            ("accuracy", "accuracy", "accuracy", None),
-        )
-        if info["metrics"]["test"]
+        for kind, name, key, arguments in _reported(kept_metric(info))
+        if info["metrics"]["test"] and info["metrics"]["test"][key] is not None
     ]
     starts = [start[0] for start in _starts(story)]
     return ModelCardData(
@@ -88,10 +87,17 @@ def _head(info: Mapping[str, Any], story: Story) -> ModelCardData:
         pipeline_tag=TASK,
         tags=[TASK, "hpo-images"],
         base_model=starts[0] if len(starts) == 1 else starts or None,
-        metrics=["f1", "accuracy"],
+        metrics=list(dict.fromkeys(kind for kind, *_ in _reported(kept_metric(info)))),
         model_name=info["study"] if results else None,
         eval_results=results or None,
     )
+
+
+def _reported(metric: Metric) -> list[tuple[str, str, str, dict[str, str] | None]]:
+    """What the hub is told of the test: its own name of each metric, ours for people, the key, and how it is taken."""
+    usual = [("f1", "macro-F1", "macro_f1", {"average": "macro"}), ("accuracy", "accuracy", "accuracy", None)]
+    own = (metric.kind, metric.title, metric.name, None)
+    return usual if metric.name in ("macro_f1", "accuracy") else [own, *usual]
 
 
 def _start(recipe: Recipe) -> tuple[str, str | None] | None:
@@ -157,7 +163,7 @@ def _body(info: Mapping[str, Any], story: Story) -> Iterator[str]:
         yield "No image was held out: nothing is known of it on images that did not choose or train it."
         return
     yield (
-        f"{headline(test)}, on {counted(test['images'], 'held-out image')}, which the search"
+        f"{_plain(headline(test, kept_metric(info)))}, on {counted(test['images'], 'held-out image')}, which the search"
         f" never saw. They had been used for tests of this study {counted(info['test_uses'] - 1, 'time')} before."
     )
     yield ""
@@ -179,19 +185,20 @@ def _body(info: Mapping[str, Any], story: Story) -> Iterator[str]:
 
 def _choice(info: Mapping[str, Any], story: Story) -> Iterator[str]:
     """How the model came to be this one."""
-    metrics, again = info["metrics"], info.get("confirmation")
-    searched, compared = metrics["valid_macro_f1"], counted(story.compared, "complete trial")
+    metrics, again, metric = info["metrics"], info.get("confirmation"), kept_metric(info)
+    title = _plain(metric.title)
+    searched, compared = metrics[f"valid_{metric.name}"], counted(story.compared, "complete trial")
     if "ensemble" in metrics:
         low, high = metrics["ensemble"]["interval"]
         yield (
-            f"A search has compared {compared}. Of those whose weights it has kept these were chosen by the macro-F1 of"
+            f"A search has compared {compared}. Of those whose weights it has kept these were chosen by the {title} of"
             " their mean on the validation images, which they have not learned. On images that neither was chosen by,"
             f" its gain over the best single model is {metrics['ensemble']['gain']:+.4f} ({low:+.4f} to {high:+.4f} in"
             " 95 %)."
         )
     else:
         line = (
-            f"Trial {info['trial']} of a search that has compared {compared} by their macro-F1 on the validation images"
+            f"Trial {info['trial']} of a search that has compared {compared} by their {title} on the validation images"
         )
         if searched is not None:
             line += f"; its own was {searched:.4f}, which may flatter it, as these images have chosen among the trials"
@@ -201,7 +208,8 @@ def _choice(info: Mapping[str, Any], story: Story) -> Iterator[str]:
         won = ", and won" if again["winner"] else ""
         yield (
             f"The best recipes were trained again on fresh folds of the images to train and to validate: on"
-            f" {counted(again['folds'], 'fold')} this one had a macro-F1 of {again['macro_f1']:.4f}{margin}{won}."
+            f" {counted(again['folds'], 'fold')} this one had {_plain(metric.with_article)} of {again[metric.name]:.4f}"
+            f"{margin}{won}."
         )
     if "ensemble" not in metrics:
         yield _training(info, story.recipes[0])
@@ -222,7 +230,7 @@ def _training(info: Mapping[str, Any], recipe: Recipe) -> str:
         return (
             f"Its recipe was trained once without each of {counted(len(info['members']), 'fold')} of the training and"
             f" validation images, for {epochs}. Each of these {counted(estimate['images'], 'image')} was judged by the"
-            f" one model that has not learned it: {headline(estimate)}."
+            f" one model that has not learned it: {_plain(headline(estimate, kept_metric(info)))}."
         )
     if info["retrained"]:
         return f"Its recipe was trained again on training and validation images together, for {epochs}."

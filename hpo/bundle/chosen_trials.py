@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from hpo.study.confirmed import Confirmed
     from hpo.study.open_study import OpenStudy
+    from trainer.objective_metric import Metric
 
 SHOWN = 5  # numbers of trials that could be taken in place of one that cannot
 
@@ -56,31 +57,40 @@ def winner(opened: OpenStudy, confirmed: Confirmed | None) -> FrozenTrial:
 
 def score_line(trial: FrozenTrial, opened: OpenStudy, confirmed: Confirmed | None) -> str:
     """The score of a trial, confirmed or not, and which one has won where that is another."""
+    metric = opened.metric
     known, won = (confirmed.recipe_of(trial.number), confirmed.won) if confirmed else (None, None)
     if won and known and known.mean is not None:
-        searched = "" if known.search_score is None else f"; in the search it had {known.search_score:.4f}"
+        searched = "" if known.search_score is None else f"; in the search it had {metric.text(known.search_score)}"
         if won == known:
-            line = f"trial {trial.number} is the confirmed winner with a macro-F1 of {shown_mean(known)}{searched}"
+            line = (
+                f"trial {trial.number} is the confirmed winner with {metric.with_article} of"
+                f" {shown_mean(known, metric)}{searched}"
+            )
             best = best_trials(opened)[0]
             if confirmed and confirmed.recipe_of(best.number) is None:
                 line += (
-                    f"; trial {best.number} with a validation macro-F1 of {best.value:.4f} is not confirmed, and"
-                    f" `hpo confirm {opened.file.path.name}` compares it, too"
+                    f"; trial {best.number} with a validation {metric.title} of {_value(best, metric)} is not"
+                    f" confirmed, and `hpo confirm {opened.file.path.name}` compares it, too"
                 )
             return line
         return (
-            f"trial {trial.number} has a confirmed macro-F1 of {shown_mean(known)}{searched}; trial {won.trial} has won"
-            f" with {shown_mean(won)}"
+            f"trial {trial.number} has a confirmed {metric.title} of {shown_mean(known, metric)}{searched}; trial"
+            f" {won.trial} has won with {shown_mean(won, metric)}"
         )
     best = best_trials(opened)[0]
     if best.number == trial.number:
-        line = f"trial {trial.number} has won with a validation macro-F1 of {trial.value:.4f}"
+        line = f"trial {trial.number} has won with a validation {metric.title} of {_value(trial, metric)}"
     else:
         line = (
-            f"trial {trial.number} has a validation macro-F1 of {trial.value:.4f}; trial {best.number} has won with"
-            f" {best.value:.4f}"
+            f"trial {trial.number} has a validation {metric.title} of {_value(trial, metric)}; trial {best.number} has"
+            f" won with {_value(best, metric)}"
         )
     return f"{line}; not confirmed, so that a part of it is luck (`hpo confirm {opened.file.path.name}`)"
+
+
+def _value(trial: FrozenTrial, metric: Metric) -> str:
+    assert trial.value is not None, "it is complete"
+    return metric.text(trial.value)
 
 
 def trial_of_number(opened: OpenStudy, number: int) -> FrozenTrial:

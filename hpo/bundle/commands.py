@@ -73,7 +73,7 @@ def run_export_best(options: argparse.Namespace) -> int:
         for folder, info in bundles:
             if test := info["metrics"]["test"]:
                 say(
-                    f"test {headline(test)},"
+                    f"test {headline(test, opened.metric)},"
                     f" on {counted(test['images'], 'image')} that the search never saw"
                     f" (use {info['test_uses']} of the test split)"
                 )
@@ -137,6 +137,7 @@ def run_predict(options: argparse.Namespace) -> int:
     from hpo.bundle.prediction import fit_ranges, predict_to_csv
     from hpo.bundle.scores import details, headline
     from hpo.hardware import cores
+    from hpo.study.metric_settings import kept_metric
     from trainer.device import torch_threads
     from trainer.extensions import Extensions
 
@@ -164,7 +165,7 @@ def run_predict(options: argparse.Namespace) -> int:
     print(f"{counted(len(rows), 'image')} -> {options.output}{voted}")
     if metrics:
         of = "" if known.known == len(rows) else f", of {known.known} of {counted(len(rows), 'image')}"
-        print(f"{headline(metrics)}, by the classes that are known{of}")
+        print(f"{headline(metrics, kept_metric(bundles[0].info))}, by the classes that are known{of}")
         print(*details(metrics), sep="\n")
     for folder, use in test_uses.items():
         for told in use.lines():

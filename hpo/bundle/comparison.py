@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from trainer.objective_metric import MACRO_F1
 from trainer.wording import counted
 
 if TYPE_CHECKING:
@@ -16,11 +17,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
+    from trainer.objective_metric import Metric
+
 # What counts as equal where one of the two trainings was on a GPU, whose sums have no order: two steps in bfloat16
 # gave losses that were 2 % apart at most (docs/benchmarks.md).
 LOSS_TOLERANCE = 0.05  # of a train loss, relative
 SAME_CLASSES = 0.95  # share of images that both models give the same class
-STANDARD_ERRORS = 2.0  # of the best validation macro-F1
+STANDARD_ERRORS = 2.0  # of the best validation score
 
 
 @dataclass
@@ -29,16 +32,18 @@ class Comparison:
 
     Attributes:
         exact: whether all has to be equal bit for bit, as on a CPU.
+        metric: that gives the scores.
         compared: what was, for people.
         different: where it differs by more than it may, a line each, the first first.
     """
 
     exact: bool
+    metric: Metric = MACRO_F1
     compared: list[str] = field(default_factory=list)
     different: list[str] = field(default_factory=list)
 
     def epochs(self, name: str, then: Sequence[float], now: Sequence[float]) -> None:
-        """Compare the train losses of all epochs, or their macro-F1, which has to be equal bit for bit."""
+        """Compare the train losses of all epochs, or their scores, which have to be equal bit for bit."""
         self.compared.append(f"the {name} of {counted(len(now), 'epoch')}")
         for epoch, (was, found) in enumerate(zip(then, now, strict=True), start=1):
             if was != found if self.exact else abs(found - was) > LOSS_TOLERANCE * abs(was):
@@ -46,11 +51,12 @@ class Comparison:
                 return
 
     def score(self, then: float, now: float, standard_error: float) -> None:
-        """Compare the best validation macro-F1 of two trainings of which one was on a GPU."""
-        self.compared.append(f"the best validation macro-F1, {then:.4f} then and {now:.4f} now")
+        """Compare the best validation scores of two trainings of which one was on a GPU."""
+        metric, was, is_now = self.metric, self.metric.text(then), self.metric.text(now)
+        self.compared.append(f"the best validation {metric.title}, {was} then and {is_now} now")
         if abs(then - now) > STANDARD_ERRORS * standard_error:
             self.different.append(
-                f"the best validation macro-F1: {then:.4f} then, {now:.4f} now, more than {STANDARD_ERRORS:g} standard"
+                f"the best validation {metric.title}: {was} then, {is_now} now, more than {STANDARD_ERRORS:g} standard"
                 f" errors of {standard_error:.4f}"
             )
 
@@ -81,8 +87,9 @@ class Comparison:
             return [f"different, first {self.different[0]}", *(f"also {line}" for line in self.different[1:])]
         if self.exact:
             return [f"the same, bit for bit: {', '.join(self.compared)}"]
+        errors = f"{STANDARD_ERRORS:g} standard errors of the best {self.metric.title}"
         return [
             f"the same within what a GPU may vary: {', '.join(self.compared)}",
-            f"allowed: {LOSS_TOLERANCE:.0%} of a train loss, {STANDARD_ERRORS:g} standard errors of the best macro-F1",
+            f"allowed: {LOSS_TOLERANCE:.0%} of a train loss, {errors}",
             f"allowed: another class for {1 - SAME_CLASSES:.0%} of the images",
         ]

@@ -10,6 +10,8 @@ import numpy as np
 
 from trainer.calibration import Decision, Offsets, Temperature, Unseen, fit_offsets, fit_temperature
 from trainer.images.split import divide_into_folds
+from trainer.objective_metric import MACRO_F1
+from trainer.scoring import class_score
 from trainer.wording import counted
 
 if TYPE_CHECKING:
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from trainer.data import Data
+    from trainer.objective_metric import Metric
 
 FEWEST_IMAGES = 30  # of which anything is concluded
 PARTS = 5  # each is judged by what was fitted on the others
@@ -32,13 +35,15 @@ class Found:
         source: of which predictions, for people.
         images: how many.
         temperature: None where there were too few images.
-        offsets: None where there were too few images, or too many classes.
+        offsets: None where there were too few images, or too many classes, or the metric is one of probabilities.
+        metric: for which the offsets were found.
     """
 
     source: str
     images: int = 0
     temperature: Temperature | None = None
     offsets: Offsets | None = None
+    metric: Metric = MACRO_F1
 
     @property
     def decision(self) -> Decision:
@@ -69,8 +74,8 @@ class Found:
             low, high = self.offsets.interval
             use = "used" if self.offsets.helps else "left out, as this is no gain beyond chance"
             said.append(
-                f"thresholds: an offset for each class changes the macro-F1 of images that it was not fitted on by"
-                f" {self.offsets.gain:+.4f} ({low:+.4f} to {high:+.4f} in 95 %): {use}"
+                f"thresholds: an offset for each class changes the {self.metric.title} of images that it was not fitted"
+                f" on by {self.offsets.gain:+.4f} ({low:+.4f} to {high:+.4f} in 95 %): {use}"
             )
         return said
 
@@ -91,14 +96,20 @@ class Found:
             found["thresholds"] = {
                 "offsets": dict(zip(classes, self._offsets(), strict=True)),
                 "used": self.offsets.helps,
-                "macro_f1": dict(zip(("without", "with"), self.offsets.macro_f1, strict=True)),
+                self.metric.name: dict(zip(("without", "with"), self.offsets.scores, strict=True)),
                 "gain": self.offsets.gain,
                 "interval": list(self.offsets.interval),
             }
         return found
 
 
-def find_decision(data: Data, images: NDArray[np.int64], probabilities: NDArray[np.float32], source: str) -> Found:
+def find_decision(
+    data: Data,
+    images: NDArray[np.int64],
+    probabilities: NDArray[np.float32],
+    source: str,
+    metric: Metric = MACRO_F1,
+) -> Found:
     """Find temperature and offsets of models by what they say of images that they had not learned.
 
     Args:
@@ -106,6 +117,7 @@ def find_decision(data: Data, images: NDArray[np.int64], probabilities: NDArray[
         images: positions of these images, int64 [n].
         probabilities: of their classes, float32 [n, classes].
         source: whose predictions these are, for people.
+        metric: of the study, which the offsets are for; where it is one of probabilities, there are none.
     """
     if len(images) < FEWEST_IMAGES:
         return Found(f"as {counted(len(images), 'image')} are too few to find them by")
@@ -116,8 +128,10 @@ def find_decision(data: Data, images: NDArray[np.int64], probabilities: NDArray[
     groups = index.groups_with_copies[images]
     unseen = Unseen(index.labels[images], probabilities, groups, parts)
     temperature = fit_temperature(unseen)
-    offsets = fit_offsets(unseen) if len(index.classes) <= MOST_CLASSES else None
-    return Found(source, len(images), temperature, offsets)
+    offsets = None
+    if metric.is_by_class and len(index.classes) <= MOST_CLASSES:
+        offsets = fit_offsets(unseen, score=class_score(metric, index.classes))
+    return Found(source, len(images), temperature, offsets, metric)
 
 
 def decision_of(info: Mapping[str, Any], classes: Sequence[str]) -> Decision:

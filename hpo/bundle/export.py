@@ -20,6 +20,7 @@ from hpo.bundle.retraining import Chosen, Training
 from hpo.bundle.scores import scores_on
 from hpo.bundle.writing import write_info, write_lists, write_model, write_pseudo_labels
 from hpo.study.images import load_images
+from hpo.study.metric_settings import metric_settings
 from hpo.study.open_study import count_test_use, keep_test_score, model_of, recipe_of
 from hpo.study.ranking import ranked
 from hpo.study.settings import check_settings, space_of
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from trainer.calibration import Decision
     from trainer.data import Data
     from trainer.model.backbones import Classifier
+    from trainer.objective_metric import Metric
     from trainer.recipe import Recipe
 
 
@@ -111,11 +113,12 @@ def export(
                 "pseudo_labels": pseudo and pseudo.as_json(),
                 "data_digest": data.index.digest,
                 "split_digest": data.split.digest,
-                "metrics": {"valid_macro_f1": trial.value, "test": test},
+                **metric_settings(opened.metric),
+                "metrics": {**searched_value(trial, opened.metric), "test": test},
                 "confirmation": _confirmation(known, confirmed),
                 "test_uses": uses,
                 **found.as_json(data.index.classes),
-                ORIGIN: origin_of(study_file, folder, chosen.valid_macro_f1, losses),
+                ORIGIN: origin_of(study_file, folder, chosen, losses),
             }
             write_lists(temporary, folder, data)
             if joined and pseudo:
@@ -123,6 +126,11 @@ def export(
             write_info(temporary, info)
             write_card(temporary, info, story_of(opened, [chosen.recipe], data, found.lines()))
         yield folder, info
+
+
+def searched_value(trial: FrozenTrial, metric: Metric) -> dict[str, float | None]:
+    """What bundle.json says of the metric on the validation images, by which a trial was chosen."""
+    return {f"valid_{metric.name}": None if trial.value is None else metric.value(trial.value)}
 
 
 def chosen_of(
@@ -139,7 +147,8 @@ def chosen_of(
     return Chosen(
         recipe=recipe_of(trial, opened.study, extensions),
         epochs=epochs or int(trial.user_attrs[BEST_EPOCH_KEY]),
-        valid_macro_f1=known.curve if epochs and known else searched,
+        valid_scores=known.curve if epochs and known else searched,
+        metric=opened.metric,
         extensions=extensions,
         weights=opened.file.weights,
         device=device,
@@ -166,7 +175,7 @@ def tested_once(
     use = str(uuid.uuid4())
     uses = count_test_use(opened.study, use, datetime.now(UTC).isoformat(timespec="seconds"))
     found = test()
-    keep_test_score(opened.study, use, trial, found)
+    keep_test_score(opened.study, use, trial, found, opened.metric)
     return found, uses
 
 
@@ -193,7 +202,7 @@ def _confirmation(known: ConfirmedRecipe | None, confirmed: Confirmed | None) ->
         return None
     return {
         "winner": confirmed.winner == known.trial,
-        "macro_f1": known.mean,
+        confirmed.metric.name: confirmed.metric.value(known.mean),
         "margin": known.margin,
         "folds": known.folds,
         "optimism": known.optimism,
@@ -214,10 +223,10 @@ def _find_decision(chosen: Chosen, own: Classifier | None, trial: FrozenTrial, o
         return Found(f"as the weights of trial {trial.number} that have not learned the validation images are gone")
     images = data.split.valid
     source = f"{counted(len(images), 'validation image')} that the trial's own weights have not learned"
-    return find_decision(data, images, chosen.probabilities(model, data, images), source)
+    return find_decision(data, images, chosen.probabilities(model, data, images), source, chosen.metric)
 
 
 def _test(chosen: Chosen, model: Classifier, data: Data, decision: Decision) -> dict[str, Any]:
     """The scores of a model on the held-out images."""
     shown = decision.probabilities(chosen.probabilities(model, data, data.split.test))
-    return scores_on(data, data.split.test, decision, shown)
+    return scores_on(data, data.split.test, decision, shown, chosen.metric)

@@ -11,14 +11,15 @@ import numpy as np
 from hpo.bundle.bundle import new_folder, refuse_existing
 from hpo.bundle.card import write_card
 from hpo.bundle.decision import find_decision
-from hpo.bundle.export import chosen_of, story_of, tested_once
+from hpo.bundle.export import chosen_of, searched_value, story_of, tested_once
 from hpo.bundle.origin import ORIGIN, origin_of
 from hpo.bundle.retraining import Training, divide
 from hpo.bundle.scores import headline, scores_on
-from hpo.bundle.selection import REPEATS, judge, select
+from hpo.bundle.selection import REPEATS, Criterion, judge, select
 from hpo.bundle.writing import write_info, write_lists, write_model
 from hpo.errors import HpoError
 from hpo.study.images import load_images
+from hpo.study.metric_settings import metric_settings
 from hpo.study.open_study import model_of
 from hpo.study.ranking import best_of_different_recipes
 from hpo.study.settings import check_settings
@@ -65,7 +66,7 @@ def export_folds(
         HpoError: as `hpo.bundle.export.export`, and where there are too few images for so many folds.
         TrainerError: images or weights cannot be read.
     """
-    data = _data_of(opened)
+    data, metric = _data_of(opened), opened.metric
     chosen, folds = chosen_of(trial, opened, Training(threads=threads), say), divide(data, count)
     judged = folds.numbers >= 0
     out_of_fold = np.zeros((len(folds.images), len(data.index.classes)), np.float32)
@@ -86,12 +87,12 @@ def export_folds(
                     "retrained": True,
                     "pseudo_labels": None,
                     "fold": {"number": fold + 1, "of": count},
-                    ORIGIN: origin_of(opened.file, folder / name, chosen.valid_macro_f1, trained.train_losses),
+                    ORIGIN: origin_of(opened.file, folder / name, chosen, trained.train_losses),
                 }
             )
         images = folds.images[judged]
         source = f"{counted(len(images), 'image')}, each by the model that has not learned it"
-        found = find_decision(data, images, out_of_fold[judged], source)
+        found = find_decision(data, images, out_of_fold[judged], source, metric)
         for line in found.lines():
             say(line)
         told = found.as_json(data.index.classes)
@@ -99,12 +100,13 @@ def export_folds(
             write_info(temporary / f"fold-{number}", {**member, "calibration": told["calibration"]})
         alone = Decision(found.decision.temperature)  # of each model; the offsets come after the mean
         together = Decision(offsets=found.decision.offsets)
-        estimate = scores_on(data, images, found.decision, found.decision.probabilities(out_of_fold[judged]))
-        say(f"out of fold: {headline(estimate)}, on {source}")
+        shown = found.decision.probabilities(out_of_fold[judged])
+        estimate = scores_on(data, images, found.decision, shown, metric)
+        say(f"out of fold: {headline(estimate, metric)}, on {source}")
 
         def test() -> dict[str, Any]:
             shown = mean_of([alone] * count, [1] * count, np.stack([one for one in tests if one is not None]))
-            return scores_on(data, data.split.test, together, shown)
+            return scores_on(data, data.split.test, together, shown, metric)
 
         info = {
             "classes": list(data.index.classes),
@@ -112,7 +114,7 @@ def export_folds(
             **_source(opened, trial, data),
             "epochs": chosen.epochs,
             "versions": members[0]["versions"],
-            "metrics": {"valid_macro_f1": trial.value, "out_of_fold": estimate},
+            "metrics": {**searched_value(trial, metric), "out_of_fold": estimate},
             "calibration": None,  # each model has it
             "thresholds": told["thresholds"],
         }
@@ -145,7 +147,7 @@ def export_ensemble(
         DataError: images cannot be read.
     """
     refuse_existing(folder)
-    data, device = _data_of(opened), choose_device()
+    data, device, metric = _data_of(opened), choose_device(), opened.metric
     images, classes = data.split.valid, len(data.index.classes)
     kept: list[Kept] = []
     there = {file.number for file in opened.rows.kept_files(WEIGHTS_NAME)}
@@ -170,8 +172,9 @@ def export_ensemble(
     halves = [
         divide_into_folds(data.index, images, 2, seed=f"ensemble {n}", copies=data.index.copies) for n in range(REPEATS)
     ]
-    counts = select(labels, candidates, votes)
-    gain = judge(labels, candidates, votes, groups, halves)
+    criterion = Criterion(metric, data.index.classes)
+    counts = select(labels, candidates, votes, criterion)
+    gain = judge(labels, candidates, votes, groups, halves, criterion)
     members = [(one, int(count)) for one, count in zip(kept, counts, strict=True) if count]
     say(
         f"ensemble of {counted(int(counts.sum()), 'vote')} by {len(members)} of {counted(len(kept), 'kept model')}: "
@@ -179,7 +182,7 @@ def export_ensemble(
     )
     seconds = (kept[0].seconds, sum(one.seconds for one, _ in members))
     say(
-        f"its gain in macro-F1 over the best single model: {gain.mean:+.4f} ({gain.interval[0]:+.4f} to"
+        f"its gain in {metric.score_title} over the best single model: {gain.mean:+.4f} ({gain.interval[0]:+.4f} to"
         f" {gain.interval[1]:+.4f} in 95 %), on validation images that neither was chosen by"
         f"{'' if gain.interval[0] > 0 else ': this may be chance'}; {seconds[1] * 1000:.2f} ms an image in place of"
         f" {seconds[0] * 1000:.2f}"
@@ -187,7 +190,7 @@ def export_ensemble(
     plain = [Decision()] * len(members)
     shown = mean_of(plain, [count for _, count in members], candidates[counts > 0])
     source = f"{counted(len(images), 'validation image')}, which chose the models and so flatter them a little"
-    found = find_decision(data, images, shown, source)
+    found = find_decision(data, images, shown, source, metric)
     for line in found.lines():
         say(line)
     tests: list[NDArray[np.float32]] = []
@@ -199,13 +202,14 @@ def export_ensemble(
             with torch_threads(one.chosen.threads):
                 tests += [one.chosen.probabilities(model, data, data.split.test)] if len(data.split.test) else []
             about = write_model(temporary / name, model, one.chosen, opened.file, data)
-            origin = origin_of(opened.file, folder / name, one.chosen.valid_macro_f1, None)
+            origin = origin_of(opened.file, folder / name, one.chosen, None)
             more = {"retrained": False, "pseudo_labels": None, ORIGIN: origin}
             write_info(temporary / name, {**about, **_source(opened, one.trial, data), **more})
 
         def test() -> dict[str, Any]:
             mean = mean_of(plain, [count for _, count in members], np.stack(tests))
-            return scores_on(data, data.split.test, found.decision, found.decision.probabilities(mean))
+            shown = found.decision.probabilities(mean)
+            return scores_on(data, data.split.test, found.decision, shown, metric)
 
         best = kept[0].trial
         tested, uses = tested_once(opened, best.number, test, data)
@@ -213,7 +217,7 @@ def export_ensemble(
             "classes": list(data.index.classes),
             "members": [{"folder": f"trial-{one.trial.number}", "votes": count} for one, count in members],
             **_source(opened, best, data),
-            "metrics": {"valid_macro_f1": best.value, "ensemble": gain.as_json(), "test": tested},
+            "metrics": {**searched_value(best, metric), "ensemble": gain.as_json(), "test": tested},
             "versions": about["versions"],
             "seconds_an_image": {"best": seconds[0], "ensemble": seconds[1]},
             "test_uses": uses,
@@ -254,6 +258,7 @@ def _source(opened: OpenStudy, trial: FrozenTrial, data: Data) -> dict[str, Any]
     return {
         "study": opened.file.name,
         "trial": trial.number,
+        **metric_settings(opened.metric),
         "data_digest": data.index.digest,
         "split_digest": data.split.digest,
     }

@@ -8,27 +8,29 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hpo.errors import HpoError
+from hpo.study.metric_settings import kept_metric, metric_settings
 from hpo.study.study_file import DataSettings
 from trainer.remote.urls import shown, source_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from hpo.bundle.bundle import Bundle
+    from hpo.bundle.retraining import Chosen
     from hpo.study.study_file import StudyFile
 
 ORIGIN = "origin"  # its key in bundle.json
 
 
 def origin_of(
-    study_file: StudyFile, folder: Path, valid_macro_f1: Sequence[float], train_losses: Sequence[float] | None
+    study_file: StudyFile, folder: Path, chosen: Chosen, train_losses: Sequence[float] | None
 ) -> dict[str, Any]:
     """What a bundle keeps of its training; JSON can hold it.
 
     Args:
         study_file: of the study; its paths are kept relative to the bundle, as those in the lists of images are.
         folder: where the bundle will be.
-        valid_macro_f1: that of each epoch of the trial.
+        chosen: what was chosen for it.
         train_losses: of each epoch of the retraining; None where the weights are those of the trial.
     """
 
@@ -40,9 +42,16 @@ def origin_of(
     return {
         "data": {**data, "path": relative(source) if isinstance(source, Path) else shown(source)},
         "weights": study_file.weights and relative(study_file.weights),
-        "valid_macro_f1": list(valid_macro_f1),
+        **metric_settings(chosen.metric),
+        f"valid_{chosen.metric.name}": [chosen.metric.value(score) for score in chosen.valid_scores],
         "train_losses": train_losses,
     }
+
+
+def scores_of(origin: Mapping[str, Any]) -> list[float]:
+    """The score of each epoch of the trial, as `origin_of` has kept it."""
+    metric = kept_metric(origin)
+    return [metric.score(value) for value in origin[f"valid_{metric.name}"]]
 
 
 def data_of(bundle: Bundle, path: Path | str | None) -> DataSettings:

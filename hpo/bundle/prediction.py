@@ -11,6 +11,7 @@ import numpy as np
 
 from hpo.bundle.inputs import groups_of
 from hpo.errors import HpoError
+from hpo.study.metric_settings import kept_metric
 from hpo.whole_file import whole_file
 from trainer.images.files import some
 from trainer.images.spreadsheets import cell_of, text_of, write_rows
@@ -80,6 +81,7 @@ def predict_to_csv(
     import torch
 
     from hpo.bundle.scores import scores
+    from trainer.scoring import Classified
 
     if output.is_dir() or not output.name:
         raise HpoError(f"predict: {output} is a folder; name a file")
@@ -119,8 +121,8 @@ def predict_to_csv(
         return None
     truth = torch.tensor([classes.index(true) for row in rows if (true := row.true) is not None])
     shares = torch.from_numpy(np.concatenate(probabilities))[known]
-    groups = groups_of(rows, ensemble.bundles[0])[known]
-    return scores(truth, torch.tensor(predicted)[known], shares, classes, groups)
+    classified = Classified(truth, torch.tensor(predicted)[known], shares, classes)
+    return scores(classified, groups_of(rows, ensemble.bundles[0])[known], kept_metric(ensemble.bundles[0].info))
 
 
 def headings(names: Sequence[str], taken: Collection[str], kind: str) -> list[str]:

@@ -5,26 +5,26 @@ from __future__ import annotations
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from hpo.bundle.bundle import PSEUDO_LABELS
 from hpo.bundle.comparison import Comparison
 from hpo.bundle.inputs import find_images
-from hpo.bundle.origin import ORIGIN, data_of, weights_of
+from hpo.bundle.origin import ORIGIN, data_of, scores_of, weights_of
 from hpo.bundle.pseudo_labels import restore
 from hpo.bundle.retraining import Chosen, Retrained, divide
 from hpo.errors import HpoError
 from hpo.hardware import cores
 from hpo.study.environment import environment, environment_differences
 from hpo.study.images import load_images
+from hpo.study.metric_settings import kept_metric
 from hpo.study.open_study import model_of, recipe_of
 from hpo.study.settings import differences
 from storage.errors import StorageError
 from storage.keys import DEVICE_KEY, ENVIRONMENT_KEY, SAME_RECIPE_KEY, THREADS_KEY
 from trainer.device import choose_device, torch_threads
-from trainer.metrics import summary
 from trainer.model.backbones import weights_of as copied_weights
-from trainer.uncertainty import standard_error
+from trainer.scoring import metrics_with_error_of, most_probable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -97,14 +97,15 @@ def reproduce_bundle(bundle: Bundle, again: Again) -> Comparison:
         chosen = Chosen(
             recipe=bundle.recipe,
             epochs=info["epochs"],
-            valid_macro_f1=origin["valid_macro_f1"],
+            valid_scores=scores_of(origin),
+            metric=kept_metric(origin),
             extensions=again.extensions,
             weights=weights_of(bundle),
             device=device,
             threads=threads,
             say=again.say,
         )
-        comparison = Comparison(exact=_are_cpus(info.get("device"), now["device"]))
+        comparison = Comparison(_are_cpus(info.get("device"), now["device"]), chosen.metric)
         kept = bundle.load_model(again.extensions, device)
         with torch_threads(threads):
             if info["retrained"]:
@@ -112,13 +113,13 @@ def reproduce_bundle(bundle: Bundle, again: Again) -> Comparison:
                 comparison.epochs("train loss", origin["train_losses"], trained.train_losses)
                 model = trained.model
             else:
-                model = _searched(chosen, data, origin["valid_macro_f1"], comparison)
+                model = _searched(chosen, data, comparison)
             _compare_models(chosen, (kept, model), data, comparison)
     return comparison
 
 
 def reproduce_trial(opened: OpenStudy, number: int, again: Again) -> Comparison:
-    """Train a trial of a study again, as far as it came, and compare its macro-F1 by epoch, and its weights if kept.
+    """Train a trial of a study again, as far as it came, and compare its scores by epoch, and its weights if kept.
 
     Raises:
         HpoError: there is no such trial, or it has no epoch that hpo trained.
@@ -147,16 +148,17 @@ def reproduce_trial(opened: OpenStudy, number: int, again: Again) -> Comparison:
     chosen = Chosen(
         recipe=recipe_of(trial, opened.study, extensions),
         epochs=len(scores),
-        valid_macro_f1=scores,
+        valid_scores=scores,
+        metric=opened.metric,
         extensions=extensions,
         weights=study_file.weights,
         device=device,
         threads=threads,
         say=again.say,
     )
-    comparison = Comparison(exact=_are_cpus(then["device"], now["device"]))
+    comparison = Comparison(_are_cpus(then["device"], now["device"]), chosen.metric)
     with torch_threads(threads):
-        model = _searched(chosen, data, scores, comparison)
+        model = _searched(chosen, data, comparison)
         try:
             kept = model_of(trial, opened, extensions, len(data.index.classes), device)
         except StorageError:
@@ -202,20 +204,22 @@ def _retrained(chosen: Chosen, bundle: Bundle, data: Data) -> Retrained:
     )
 
 
-def _searched(chosen: Chosen, data: Data, then: Sequence[float], comparison: Comparison) -> Classifier:
-    """The model of the best epoch of a training as in the search, whose macro-F1 is compared with that of then."""
+def _searched(chosen: Chosen, data: Data, comparison: Comparison) -> Classifier:
+    """The model of the best epoch of a training as in the search, whose scores are compared with those of then."""
     found: list[float] = []
     for epoch in chosen.trained_as_in_the_search(data):
         assert epoch.validation, "there are validation images"
-        if not found or epoch.validation.macro_f1 > max(found):
+        if not found or epoch.validation.score > max(found):
             best, weights = epoch.validation, copied_weights(epoch.model)
-        found.append(epoch.validation.macro_f1)
-    model, there = epoch.model, then[: len(found)]
+        found.append(epoch.validation.score)
+    model, there, metric = epoch.model, chosen.valid_scores[: len(found)], chosen.metric
     if comparison.exact:
-        comparison.epochs("validation macro-F1", there, found)
+        name = f"validation {metric.title}"
+        comparison.epochs(name, [*map(metric.value, there)], [*map(metric.value, found)])
     else:
-        metrics: dict[str, Any] = summary(best.confusion, data.index.classes)
-        comparison.score(max(there), best.macro_f1, standard_error(metrics["per_class"]))
+        told = most_probable(data.index.labels[data.split.valid], best.probabilities.numpy(), data.index.classes)
+        error = metric.standard_error(metrics_with_error_of(metric, told)) or 0.0
+        comparison.score(max(there), best.score, error)
     model.backbone.load_state_dict(weights)
     return model
 

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from trainer.extensions import Extensions
     from trainer.fit import Epoch
     from trainer.model.backbones import Classifier
+    from trainer.objective_metric import Metric
     from trainer.recipe import Recipe
 
 
@@ -108,7 +109,8 @@ class Chosen:
     Attributes:
         recipe: of the trial.
         epochs: how many of the recipe's epochs are trained: up to the best of the trial.
-        valid_macro_f1: that of each epoch of the trial, the first first, which the plateau schedule follows.
+        valid_scores: score of each epoch of the trial, the first first, which the plateau schedule follows.
+        metric: of the study, that gives the scores.
         extensions: losses, augmentations and models of one's own.
         weights: folder or file of pretrained weights in place of the hub.
         device: that trains.
@@ -118,7 +120,8 @@ class Chosen:
 
     recipe: Recipe
     epochs: int
-    valid_macro_f1: Sequence[float]
+    valid_scores: Sequence[float]
+    metric: Metric
     extensions: Extensions
     weights: Path | None
     device: torch.device
@@ -142,7 +145,7 @@ class Chosen:
         """The epochs of a training on the images to train, each judged on those to validate."""
         split = data.split
         self.say(f"training on {counted(len(split.train), 'image')} {self._length()}{self._on()}")
-        return self._trained(data, Subsets(split.train, split.valid))
+        return self._trained(data, Subsets(split.train, split.valid, metric=self.metric))
 
     def pseudo_labels(self, joined: Joined, confidence: float) -> PseudoLabels:
         """Retrain the model and let it classify the unlabelled images; its memory is free when this returns.
@@ -167,7 +170,7 @@ class Chosen:
         """The model after a training on these images, as many epochs as the trial took to its best; says `source`."""
         self.say(f"retraining on {counted(len(images), 'image')}, {source}, {self._length()}{self._on()}")
         losses = []
-        for epoch in self._trained(data, Subsets(images, plateau=self.valid_macro_f1)):
+        for epoch in self._trained(data, Subsets(images, plateau=self.valid_scores)):
             losses.append(epoch.train_loss)
         return Retrained(epoch.model, losses)
 

@@ -9,7 +9,8 @@ import torch
 from rich.cells import cell_len, set_cell_size
 
 from trainer.calibration import expected_calibration_error
-from trainer.metrics import confusion_matrix, summary
+from trainer.objective_metric import MACRO_F1, Metric
+from trainer.scoring import Classified, drawn_interval, metrics_of
 from trainer.uncertainty import score_intervals
 from trainer.wording import counted
 
@@ -18,59 +19,58 @@ if TYPE_CHECKING:
 
     import numpy as np
     from numpy.typing import NDArray
-    from torch import Tensor
 
     from trainer.calibration import Decision
     from trainer.data import Data
 
+ACCURACY = Metric("accuracy")
 WIDEST_MATRIX = 12  # classes; of more the most frequent mistakes are listed
 NAME_WIDTH = 12  # characters of a class name in the matrix
 SHOWN_MISTAKES = 10
 
 
-def scores(
-    labels: Tensor, predicted: Tensor, probabilities: Tensor, classes: tuple[str, ...], groups: NDArray[np.int64]
-) -> dict[str, Any]:
-    """The metrics of `trainer.metrics.summary` with `interval`, `confusion_matrix` and `expected_calibration_error`.
+def scores(classified: Classified, groups: NDArray[np.int64], metric: Metric = MACRO_F1) -> dict[str, Any]:
+    """The metrics of `trainer.scoring` with `interval`, `confusion_matrix` and `expected_calibration_error`.
 
     `interval` has the intervals of 95 % of `macro_f1` and `accuracy` as `trainer.uncertainty.score_intervals` finds
-    them, and by how many `groups`; None where all images are of one group. Each class has that of its F1 as
-    `f1_interval`, None without an image. `confusion_matrix` has the predicted classes of each true class with the
-    number of images, without zeros. JSON can hold all of it.
+    them, that of the metric of the study, None where it is not defined, and by how many `groups`; None where all images
+    are of one group. Each class has that of its F1 as `f1_interval`, None without an image. `confusion_matrix` has the
+    predicted classes of each true class with the number of images, without zeros. JSON can hold all of it.
 
     Args:
-        labels: the true classes, int64 [images], at least one.
-        predicted: int64 [images].
-        probabilities: float32 [images, classes].
-        classes: their names.
+        classified: the images.
         groups: images with the same number belong together, int64 [images].
+        metric: of the study.
     """
-    matrix = confusion_matrix(labels, predicted, len(classes))
-    metrics: dict[str, Any] = summary(matrix, classes, labels, probabilities)
-    found = score_intervals(labels.numpy(), predicted.numpy(), groups, len(classes))
+    metrics, classes = metrics_of(metric, classified), classified.classes
+    labels, predicted = classified.labels.numpy(), classified.predicted.numpy()
+    found = score_intervals(labels, predicted, groups, len(classes))
     for row, ends in zip(
         metrics["per_class"].values(), found.class_f1 if found else [None] * len(classes), strict=True
     ):
         row["f1_interval"] = ends and list(ends)
-    interval = found and {
-        "macro_f1": list(found.macro_f1),
-        "accuracy": list(found.accuracy),
-        "groups": found.groups,
-    }
+    interval: dict[str, Any] | None = None
+    if found:
+        interval = {"macro_f1": list(found.macro_f1), "accuracy": list(found.accuracy)}
+        if metric.name not in interval:
+            own = drawn_interval(metric, classified, groups)
+            interval[metric.name] = own and list(own)
+        interval["groups"] = found.groups
     rows = {
         true: {name: count for name, count in zip(classes, row, strict=True) if count}
-        for true, row in zip(classes, matrix.tolist(), strict=True)
+        for true, row in zip(classes, classified.confusion.tolist(), strict=True)
     }
-    calibration = expected_calibration_error(labels.numpy(), probabilities.numpy())
     return {
         **metrics,
         "interval": interval,
-        "expected_calibration_error": calibration,
+        "expected_calibration_error": expected_calibration_error(labels, classified.probabilities.numpy()),
         "confusion_matrix": rows,
     }
 
 
-def scores_on(data: Data, images: NDArray[np.int64], decision: Decision, shown: NDArray[np.float32]) -> dict[str, Any]:
+def scores_on(
+    data: Data, images: NDArray[np.int64], decision: Decision, shown: NDArray[np.float32], metric: Metric
+) -> dict[str, Any]:
     """The scores on images of a study, whose groups and copies belong together.
 
     Args:
@@ -78,24 +78,28 @@ def scores_on(data: Data, images: NDArray[np.int64], decision: Decision, shown: 
         images: positions, int64 [n], n >= 1.
         decision: what takes the classes.
         shown: probabilities as the decision shows them, float32 [n, classes].
+        metric: of the study.
     """
     index = data.index
     labels, predicted = torch.from_numpy(index.labels[images]), torch.from_numpy(decision.classes(shown))
-    return scores(labels, predicted, torch.from_numpy(shown), index.classes, index.groups_with_copies[images])
+    classified = Classified(labels, predicted, torch.from_numpy(shown), index.classes)
+    return scores(classified, index.groups_with_copies[images], metric)
 
 
-def headline(found: Mapping[str, Any]) -> str:
-    """Macro-F1 and accuracy with their intervals, and the groups that these are by."""
-    interval = found["interval"]
+def headline(found: Mapping[str, Any], metric: Metric = MACRO_F1) -> str:
+    """The metric of the study, macro-F1 and accuracy with their intervals, and the groups that these are by."""
+    interval, parts, level = found["interval"], [], " in 95 %"
+    for each in dict.fromkeys((metric, MACRO_F1, ACCURACY)):
+        if (value := found[each.name]) is None:
+            parts.append(f"{each.title} not defined")
+            continue
+        ends = interval and _shown(interval[each.name], level)
+        parts.append(f"{each.title} {value:.4f}{ends or ''}")
+        level = "" if ends else level
+    line = ", ".join(parts)
     if interval is None:
-        return (
-            f"macro-F1 {found['macro_f1']:.4f}, accuracy {found['accuracy']:.4f} (no intervals: all are of one group)"
-        )
-    together = f", by {interval['groups']} groups" if interval["groups"] < found["images"] else ""
-    return (
-        f"macro-F1 {found['macro_f1']:.4f}{_shown(interval['macro_f1'], ' in 95 %')},"
-        f" accuracy {found['accuracy']:.4f}{_shown(interval['accuracy'])}{together}"
-    )
+        return f"{line} (no intervals: all are of one group)"
+    return f"{line}, by {interval['groups']} groups" if interval["groups"] < found["images"] else line
 
 
 def details(found: Mapping[str, Any]) -> list[str]:

@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from trainer.calibration import gain_interval, log_loss, macro_f1_of
+from trainer.calibration import RESAMPLES, gain_interval
+from trainer.metrics import log_loss
+from trainer.scoring import most_probable, score_of_drawn
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
+    from trainer.objective_metric import Metric
+    from trainer.scoring import Classified
+
 REPEATS = 10  # divisions of the images into halves that choose and judge
+FEWER_RESAMPLES = 200  # for an interval of a metric of probabilities, which takes long
 
 
 @dataclass(frozen=True)
 class Gain:
-    """What an ensemble gains in macro-F1 over the best single model, on images that neither was chosen by.
+    """What an ensemble gains in score over the best single model, on images that neither was chosen by.
 
     Attributes:
         mean: over several divisions into halves.
@@ -34,26 +41,48 @@ class Gain:
         return {"gain": self.mean, "interval": list(self.interval), "judged_on": "validation images that chose nothing"}
 
 
-def select(labels: NDArray[np.int64], candidates: NDArray[np.float32], votes: int) -> NDArray[np.int64]:
+@dataclass(frozen=True)
+class Criterion:
+    """By what models are chosen.
+
+    Attributes:
+        metric: of the study.
+        classes: their names.
+    """
+
+    metric: Metric
+    classes: Sequence[str]
+
+    def score(self, labels: NDArray[np.int64], probabilities: NDArray[np.float32]) -> tuple[float, float]:
+        """The higher the better: the score of the metric, of equals the lower log loss."""
+        told = most_probable(labels, probabilities, self.classes)
+        score = score_of_drawn(self.metric, told, np.ones(len(labels), np.int64))
+        return (-math.inf if math.isnan(score) else score), -log_loss(labels, probabilities)
+
+
+def select(
+    labels: NDArray[np.int64], candidates: NDArray[np.float32], votes: int, criterion: Criterion
+) -> NDArray[np.int64]:
     """How many votes each model gets, int64 [models]: of one vote after the other, as many as serve best.
 
-    Each vote goes to the model with which the mean of the probabilities has the highest macro-F1, of equals the lowest
-    log loss; a model may have several. The fewest votes with the highest macro-F1, likewise, are taken.
+    Each vote goes to the model with which the mean of the probabilities has the highest score, of equals the lowest log
+    loss; a model may have several. The fewest votes with the highest score, likewise, are taken.
 
     Args:
         labels: the true classes, int64 [images].
         candidates: probabilities, float32 [models, images, classes].
         votes: at most.
+        criterion: by what they are chosen.
     """
-    models, _, classes = candidates.shape
+    models = len(candidates)
     total, counts = np.zeros(candidates.shape[1:]), np.zeros(models, np.int64)
-    best: tuple[float, float] = (-1.0, 0.0)
+    best: tuple[float, float] = (-math.inf, -math.inf)
     chosen = counts
     for vote in range(1, votes + 1):
         scored = []
         for model in range(models):
             mean = ((total + candidates[model]) / vote).astype(np.float32)
-            scored.append((macro_f1_of(labels, mean.argmax(axis=1), classes), -log_loss(labels, mean)))
+            scored.append(criterion.score(labels, mean))
         model = max(range(models), key=scored.__getitem__)
         total = total + candidates[model]
         counts = counts + (np.arange(models) == model)
@@ -68,6 +97,7 @@ def judge(
     votes: int,
     groups: NDArray[np.int64],
     divisions: Sequence[NDArray[np.int64]],
+    criterion: Criterion,
 ) -> Gain:
     """What an ensemble gains over a single model, both chosen on one half of the images, judged on the other.
 
@@ -77,19 +107,26 @@ def judge(
         votes: of the ensemble, at most.
         groups: images with the same number belong together, int64 [images].
         divisions: the half of each image, int64 [images], 0 or 1, several times; -1: only chooses.
+        criterion: by what they are chosen, and judged.
     """
-    classes = candidates.shape[2]
+    metric, names = criterion.metric, criterion.classes
     gains, intervals = [], []
     for halves in divisions:
-        predicted = np.zeros((2, len(labels)), np.int64)  # by the single model, by the ensemble
+        shown = np.zeros((2, *candidates.shape[1:]))  # by the single model, by the ensemble
         for half in (0, 1):
             choosing, judged = halves != half, halves == half
             for arm, most in enumerate((1, votes)):
-                counts = select(labels[choosing], candidates[:, choosing], most)
-                predicted[arm, judged] = np.average(candidates[:, judged], axis=0, weights=counts).argmax(axis=1)
+                counts = select(labels[choosing], candidates[:, choosing], most, criterion)
+                shown[arm, judged] = np.average(candidates[:, judged], axis=0, weights=counts)
         judged = halves >= 0
-        pair, true = (predicted[0, judged], predicted[1, judged]), labels[judged]
-        gains.append(macro_f1_of(true, pair[1], classes) - macro_f1_of(true, pair[0], classes))
-        intervals.append(gain_interval(true, pair, groups[judged]))
-    low, high = np.mean(intervals, axis=0).tolist()
-    return Gain(float(np.mean(gains)), (low, high))
+        pair = [most_probable(labels[judged], each[judged], names) for each in shown]
+
+        def scores(times: NDArray[np.int64], pair: Sequence[Classified] = pair) -> tuple[float, float]:
+            return score_of_drawn(metric, pair[0], times), score_of_drawn(metric, pair[1], times)
+
+        first, second = scores(np.ones(int(judged.sum()), np.int64))
+        gains.append(second - first)
+        draws = RESAMPLES if metric.is_by_class else FEWER_RESAMPLES
+        intervals.append(gain_interval(scores, groups[judged], draws=draws))
+    low, high = np.nanmean(intervals, axis=0).tolist()
+    return Gain(float(np.nanmean(gains)), (low, high))

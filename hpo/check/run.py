@@ -12,6 +12,7 @@ from hpo.check.sources import check_sources
 from hpo.errors import HpoError
 from hpo.study.images import read_images, with_kept_ranges
 from hpo.study.interruptions import count_trials
+from hpo.study.metric_settings import metric_problem
 from hpo.study.model_limits import ModelLimits, check_of, models_of
 from hpo.study.open_study import find_study, probe_artifacts, storage_url
 from hpo.study.settings import check_settings
@@ -117,6 +118,8 @@ def run_checks(study_file: StudyFile, url: str | None, gpus: Sequence[str], prog
             with progress.counting("comparing images") as count:
                 pairs = find_pairs(survey.thumbnails, index.labels, count)
         findings += _check_images(study_file, index, data.split if data else None, survey, pairs)
+    if data and (undefined := metric_problem(study_file.metric, data)):
+        findings.append(Finding("metric", "error", undefined))
     findings.append(_check_fields(study_file.space))
     findings.append(_check_backbones(study_file, 2 if index is None else len(index.classes)))
     if study_file.model_limits != ModelLimits() and findings[-1].level == "ok":

@@ -35,19 +35,27 @@ class SearchMetrics:
         for state, count in search.counts.items():
             trials.add_metric((study, state), count)
         yield trials
-        best = search.best.macro_f1 if search.best else None
+        best, metric = search.best, search.metric
+        value = GaugeMetricFamily(
+            "hpo_best_value",
+            "Best value of the metric by which trials are compared, on the validation images.",
+            labels=("study", "metric"),
+        )
+        if best:
+            value.add_metric((study, metric.name), metric.value(best.score))
+        yield value
         alive = [each for each in search.present if each.beat_seconds_ago < GRACE_SECONDS]
         heard_of = min((each.beat_seconds_ago for each in search.workers), default=None)
-        for name, text, value in (
-            ("hpo_best_macro_f1", "Best validation macro-F1, in [0, 1].", best),
+        for name, text, amount in (
+            ("hpo_best_macro_f1", "Validation macro-F1 of the best trial, in [0, 1].", best.macro_f1 if best else None),
             ("hpo_workers", f"Workers heard of in the last {GRACE_SECONDS:.0f} s.", len(alive)),
             ("hpo_last_beat_seconds", "Seconds since a worker was last heard of.", heard_of),
             ("hpo_finished", "1 once the search is over.", search.finished),
             ("hpo_halted", "1 while the search is paused or stopped.", search.halt is not None),
         ):
             gauge = GaugeMetricFamily(name, text, labels=("study",))
-            if value is not None:
-                gauge.add_metric((study,), value)
+            if amount is not None:
+                gauge.add_metric((study,), amount)
             yield gauge
         hours = CounterMetricFamily("hpo_gpu_hours", "Hours that trials have run, of all workers.", labels=("study",))
         hours.add_metric((study,), search.used.gpu_hours)

@@ -13,6 +13,7 @@ from hpo.study.interruptions import beginning_of
 from hpo.units import duration
 from storage.keys import DEVICE_KEY, HOST_KEY, METRICS_KEY, QUEUED_KEY, WAY_KEY
 from trainer.errors import TrainerError
+from trainer.objective_metric import MACRO_F1
 from trainer.recipe import used_fields
 from trainer.space import suggest
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from hpo.study.confirmed import Confirmed
     from hpo.study.interruptions import FailedTrial
     from hpo.study.status import Snapshot
+    from trainer.objective_metric import Metric
     from trainer.recipe import Recipe
     from trainer.space import Space
 
@@ -43,7 +45,13 @@ def without_ours(shown: str) -> str:
     return shown.partition(MARK)[0].rstrip()
 
 
-def trial_note(trial: FrozenTrial, space: Space, failed: FailedTrial | None = None, paused: str | None = None) -> str:
+def trial_note(
+    trial: FrozenTrial,
+    space: Space,
+    failed: FailedTrial | None = None,
+    paused: str | None = None,
+    metric: Metric = MACRO_F1,
+) -> str:
     """Where a trial ran and how it ended, its recipe, and F1 by class with the weakest first.
 
     Args:
@@ -51,6 +59,7 @@ def trial_note(trial: FrozenTrial, space: Space, failed: FailedTrial | None = No
         space: what its study searches.
         failed: how it ended, where it has failed for Optuna.
         paused: what has become of it, where it is or was paused.
+        metric: by which its study compares trials.
     """
     attributes = trial.user_attrs
     lines = []
@@ -70,7 +79,8 @@ def trial_note(trial: FrozenTrial, space: Space, failed: FailedTrial | None = No
     if values := trial.intermediate_values:
         first = min(values)
         since = "" if first == 1 else f", from epoch {first}"
-        lines.append(f"Macro-F1 by epoch{since}: {', '.join(f'{values[epoch]:.4f}' for epoch in sorted(values))}")
+        shown = ", ".join(metric.text(values[epoch]) for epoch in sorted(values))
+        lines.append(f"{_named(metric, metric.heading)} by epoch{since}: {shown}")
     parts = ["\n".join(f"- {line}" for line in lines)]
     try:
         parts += ["#### Recipe", _toml(suggest(FixedTrial(trial.params), space))]
@@ -109,7 +119,9 @@ def study_note(snapshot: Snapshot, study_id: int, confirmed: Confirmed | None = 
         rows = [list(row) for row in confirmed_rows(confirmed)]
         parts += ["#### Confirmed on fresh folds", verdict(confirmed), _table([*HEADINGS[:-1], "remark"], rows)]
     if best := snapshot.best:
-        title = f"#### Best so far: macro-F1 {best.macro_f1:.4f}, {_link(study_id, best.number)}"
+        title = (
+            f"#### Best so far: {_named(best.metric, best.metric.title)} {best.text}, {_link(study_id, best.number)}"
+        )
         parts += [title, _toml(best.recipe)]
     return "\n\n".join(parts)
 
@@ -123,7 +135,7 @@ def _workers(snapshot: Snapshot, study_id: int) -> str:
             cells = [
                 "" if place.trial is None else _link(study_id, place.trial),
                 f"{place.epoch} of {place.epochs}" if place.epochs else "",
-                "" if place.best is None else f"{place.best:.4f}",
+                "" if place.best is None else snapshot.metric.text(place.best),
                 duration(place.seconds),
             ]
         rows.append([_code(f"{worker.host}:{worker.pid}"), _code(worker.device), *cells, _ago(worker.beat_seconds_ago)])
@@ -170,6 +182,11 @@ def _code(value: object) -> str:
     plain = " ".join(str(value).split()) or "(empty)"
     fence = _backticks(plain, 1)
     return f"{fence} {plain} {fence}"
+
+
+def _named(metric: Metric, title: str) -> str:
+    """The title of a metric; with the name of a class in it as it is."""
+    return title if metric.of_class is None else _code(title)
 
 
 def _backticks(text: str, least: int) -> str:

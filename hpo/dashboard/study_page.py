@@ -114,7 +114,7 @@ class StudyPage:
             return with_ours(theirs, note)
         trial = self._opened.storage.get_trial(trial_id)
         fate = snapshot.failed.get(trial.number), snapshot.paused.get(trial.number)
-        return with_ours(theirs, trial_note(trial, self._space, *fate))
+        return with_ours(theirs, trial_note(trial, self._space, *fate, metric=self._opened.metric))
 
     def _text(self, trial: FrozenTrial, changing: _Changing) -> str:
         trial_id = trial_id_of(trial)
@@ -127,7 +127,7 @@ class StudyPage:
         gone = {key.removeprefix(ARTIFACT_KEY) for key in trial.system_attrs if key.startswith(ARTIFACT_KEY)}
         gone -= changing.files
         shown["artifacts"] = [each for each in shown["artifacts"] if each["artifact_id"] not in gone]
-        note = trial_note(trial, self._space, changing.failed, changing.paused)
+        note = trial_note(trial, self._space, changing.failed, changing.paused, self._opened.metric)
         shown["note"]["body"] = with_ours(shown["note"]["body"], note)
         if not changing.curve:
             shown["intermediate_values"] = []

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from hpo.report.comparisons import spread
 from hpo.report.outcomes import CUT_SHORT, best_so_far, complete_values
+from trainer.objective_metric import MACRO_F1
 from trainer.recipe import show
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from hpo.report.outcomes import Outcome
+    from trainer.objective_metric import Metric
 T = TypeVar("T")
 Chart = dict[str, Any]
 
@@ -55,20 +57,36 @@ def thinned(items: Sequence[T], most: int) -> list[T]:
     return list(items[:: max(1, math.ceil(len(items) / most))])
 
 
-def focus(values: Sequence[float]) -> list[float]:
-    """The range of macro-F1 that a chart shows: from the first quartile on, below which trials are just bad."""
-    low, high = spread(values).quartiles[1], max(values)
+def focus(scores: Sequence[float], metric: Metric = MACRO_F1) -> list[float]:
+    """The range of scores that a chart shows: from the first quartile on, below which trials are just bad."""
+    low, high = spread(scores).quartiles[1], max(scores)
     room = max(0.01, (high - low) * 0.15)
-    return [max(0.0, low - 2 * room), min(1.0, high + room) + 0.002]
+    least = -math.inf if metric.lowest is None else metric.lowest
+    return [max(least, low - 2 * room), min(metric.highest, high + room) + 0.002]
 
 
-def progress(outcomes: Sequence[Outcome], clock: str, unit: str) -> Chart:
-    """The best macro-F1 so far, and each trial at its end.
+def score_axis(metric: Metric, scores: Sequence[float] | None = None, room: float = 0.0) -> dict[str, Any]:
+    """The axis of a metric: its title, and its values over this range of scores; of losses the lowest is the best.
+
+    Args:
+        metric: of the study.
+        scores: the lowest and the highest; None: all, from 0 on where the metric has no values below.
+        room: that is added to the worse end.
+    """
+    title = {"title": {"text": f"validation {label(metric.title)}"}}
+    if scores is None:
+        return title | ({} if metric.lowest is not None and metric.lowest < 0 else {"rangemode": "tozero"})
+    return title | {"range": sorted((metric.value(scores[0] - room), metric.value(scores[1])))}
+
+
+def progress(outcomes: Sequence[Outcome], clock: str, unit: str, metric: Metric = MACRO_F1) -> Chart:
+    """The best score so far, and each trial at its end.
 
     Args:
         outcomes: of a search.
         clock: the attribute that tells the hours of the horizontal axis.
         unit: what that is called.
+        metric: that gives the scores.
     """
     own = [outcome for outcome in outcomes if not outcome.taken_over and outcome.ended is not None]
     last = max((_hours(outcome, clock) for outcome in own), default=0.0)
@@ -77,13 +95,13 @@ def progress(outcomes: Sequence[Outcome], clock: str, unit: str) -> Chart:
     values = [outcome.value for outcome in own if outcome.value is not None] + [value for _, value, _ in steps]
     if not values:
         return {}
-    axis = focus(values)
+    axis = focus(values, metric)
     data = []
     for state in ("complete", "pruned", "paused", "failed"):
         shown = [outcome for outcome in own if outcome.state == state]
         if points := thinned(shown, MOST_POINTS):
             times = rounded(_hours(outcome, clock) * per_hour for outcome in points)
-            data.append({"name": f"{state} ({len(shown)})", "x": times, **_points(points, state, axis, "y")})
+            data.append({"name": f"{state} ({len(shown)})", "x": times, **_points(points, state, axis, "y", metric)})
     if steps:
         ends = [*steps, (max(last, steps[-1][0]), steps[-1][1], steps[-1][2])]
         data.append(
@@ -92,7 +110,7 @@ def progress(outcomes: Sequence[Outcome], clock: str, unit: str) -> Chart:
                 "mode": "lines",
                 "name": "best so far",
                 "x": rounded(at * per_hour for at, _, _ in ends),
-                "y": rounded(value for _, value, _ in ends),
+                "y": rounded(metric.value(score) for _, score, _ in ends),
                 "customdata": [number for _, _, number in ends],
                 "line": {"shape": "hv", "color": INK, "width": 2},
                 "hovertemplate": "best so far %{y:.4f}, trial %{customdata}<extra></extra>",
@@ -102,7 +120,7 @@ def progress(outcomes: Sequence[Outcome], clock: str, unit: str) -> Chart:
         data,
         height=380,
         xaxis={"title": {"text": f"{name} {unit}"}, "rangemode": "tozero"},
-        yaxis={"title": {"text": "validation macro-F1"}, "range": axis},
+        yaxis=score_axis(metric, axis),
         legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
     )
 
@@ -117,12 +135,13 @@ def _percent(share: float) -> str:
     return f"{share:.0%}" if share >= 0.01 else "&lt;1%"
 
 
-def field(values: Mapping[Any, Sequence[Outcome]], axis: Sequence[float]) -> Chart:
-    """Macro-F1 by the values of one field: a box of the complete trials' quartiles, and each trial as a point.
+def field(values: Mapping[Any, Sequence[Outcome]], axis: Sequence[float], metric: Metric = MACRO_F1) -> Chart:
+    """The metric by the values of one field: a box of the complete trials' quartiles, and each trial as a point.
 
     Args:
         values: value -> its trials, the best first.
-        axis: the range of macro-F1.
+        axis: the range of scores.
+        metric: that gives the scores.
     """
     rows = list(values.items())[::-1]  # the last row is drawn at the top
     boxes = [(row, spread(scores)) for row, (_, trials) in enumerate(rows) if (scores := complete_values(trials))]
@@ -133,7 +152,7 @@ def field(values: Mapping[Any, Sequence[Outcome]], axis: Sequence[float]) -> Cha
             "name": "complete: quartiles and median",
             "y": [row for row, _ in boxes],
             **{
-                key: rounded(box.quartiles[position] for _, box in boxes)
+                key: rounded(sorted(map(metric.value, box.quartiles))[position] for _, box in boxes)
                 for position, key in enumerate(("lowerfence", "q1", "median", "q3", "upperfence"))
             },
             "width": 0.5,
@@ -148,11 +167,13 @@ def field(values: Mapping[Any, Sequence[Outcome]], axis: Sequence[float]) -> Cha
         shown = [(row, trial) for row, (_, trials) in enumerate(rows) for trial in trials if trial.state == state]
         if points := thinned(shown, MOST_OF_FIELD):
             rows_of = rounded(row + jitter(trial.number) * 0.44 for row, trial in points)
-            data.append({"name": state, "y": rows_of, **_points([trial for _, trial in points], state, axis, "x")})
+            data.append(
+                {"name": state, "y": rows_of, **_points([trial for _, trial in points], state, axis, "x", metric)}
+            )
     return chart(
         data,
         height=90 + 44 * len(rows),
-        xaxis={"title": {"text": "validation macro-F1"}, "range": [axis[0] - 0.02 * (axis[1] - axis[0]), axis[1]]},
+        xaxis=score_axis(metric, axis, room=0.02 * (axis[1] - axis[0])),
         yaxis=_rows([_noted(value, _counted(trials), "<br>") for value, trials in rows]),
         showlegend=False,
     )
@@ -172,21 +193,27 @@ def _counted(outcomes: Sequence[Outcome]) -> str:
     return f"{len(outcomes)}{''.join(shares)}"
 
 
-def _points(outcomes: Sequence[Outcome], state: str, axis: Sequence[float], score_axis: str) -> dict[str, Any]:
-    """Trials as points; one below the range of macro-F1 stands at its edge, and so does one without a score.
+def _points(
+    outcomes: Sequence[Outcome], state: str, axis: Sequence[float], direction: str, metric: Metric
+) -> dict[str, Any]:
+    """Trials as points; one below the range of scores stands at its edge, and so does one without a score.
 
     Args:
         outcomes: of one state.
         state: of all of them.
-        axis: the range of macro-F1.
-        score_axis: the axis of macro-F1, "x" or "y".
+        axis: the range of scores.
+        direction: the axis of the scores, "x" or "y".
+        metric: that gives the scores.
     """
     return {
         "type": "scatter",
         "mode": "markers",
-        score_axis: rounded(max(axis[0], outcome.value or 0.0) for outcome in outcomes),
+        direction: rounded(
+            metric.value(axis[0] if outcome.value is None else max(axis[0], outcome.value)) for outcome in outcomes
+        ),
         "customdata": [
-            [outcome.number, "no score" if outcome.value is None else f"{outcome.value:.4f}"] for outcome in outcomes
+            [outcome.number, "no score" if outcome.value is None else metric.text(outcome.value)]
+            for outcome in outcomes
         ],
         "marker": {"color": COLOURS[state], "symbol": SYMBOLS[state], "size": 7, "opacity": 0.7},
         "cliponaxis": False,
@@ -199,12 +226,13 @@ def jitter(number: int) -> float:
     return number * 0.6180339887 % 1 - 0.5
 
 
-def curves(outcomes: Sequence[Outcome], best: int | None) -> Chart:
-    """Macro-F1 by epoch of the trials, and where each was pruned or paused.
+def curves(outcomes: Sequence[Outcome], best: int | None, metric: Metric = MACRO_F1) -> Chart:
+    """The metric by epoch of the trials, and where each was pruned or paused.
 
     Args:
         outcomes: of a search, at most `MOST_CURVES` of which are drawn.
         best: number of the trial that is drawn over the others.
+        metric: that gives the scores.
     """
     trained = [outcome for outcome in outcomes if outcome.curve]
     data = []
@@ -214,7 +242,7 @@ def curves(outcomes: Sequence[Outcome], best: int | None) -> Chart:
         if drawn:
             data.append(
                 {
-                    **_lines(drawn),
+                    **_lines(drawn, metric),
                     "name": f"{state} ({len([each for each in trained if each.state == state])})",
                     "line": {"color": COLOURS[state], "width": 1},
                     "opacity": 0.45,
@@ -228,14 +256,14 @@ def curves(outcomes: Sequence[Outcome], best: int | None) -> Chart:
                     "mode": "markers",
                     "name": f"{state} here",
                     "x": [epoch for epoch, _ in ends],
-                    "y": rounded(value for _, value in ends),
+                    "y": rounded(metric.value(score) for _, score in ends),
                     "customdata": [outcome.number for outcome in drawn],
                     "marker": {"color": COLOURS[state], "symbol": "diamond", "size": 6, "opacity": 0.8},
                     "hovertemplate": f"trial %{{customdata}}, {state} after epoch %{{x}}: %{{y:.4f}}<extra></extra>",
                 }
             )
     if over := [outcome for outcome in trained if outcome.number == best]:
-        data.append({**_lines(over), "name": f"trial {best}, the best", "line": {"color": INK, "width": 3}})
+        data.append({**_lines(over, metric), "name": f"trial {best}, the best", "line": {"color": INK, "width": 3}})
     if not data:
         return {}
     last = max(epoch for outcome in trained for epoch in outcome.curve)
@@ -243,18 +271,18 @@ def curves(outcomes: Sequence[Outcome], best: int | None) -> Chart:
         data,
         height=460,
         xaxis={"title": {"text": "epoch"}, "range": [0.5, last + 0.5], "dtick": math.ceil(last / 20)},
-        yaxis={"title": {"text": "validation macro-F1"}, "rangemode": "tozero"},
+        yaxis=score_axis(metric),
         legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
     )
 
 
-def _lines(outcomes: Sequence[Outcome]) -> dict[str, Any]:
+def _lines(outcomes: Sequence[Outcome], metric: Metric) -> dict[str, Any]:
     """The curves as one trace, with gaps between them: a browser draws one long line faster than many short ones."""
     epochs, values, numbers = list[int | None](), list[float | None](), list[int]()
     for outcome in outcomes:
         points = sorted(outcome.curve.items())
         epochs += [*(epoch for epoch, _ in points), None]
-        values += [*rounded(value for _, value in points), None]
+        values += [*rounded(metric.value(score) for _, score in points), None]
         numbers += [outcome.number] * (len(points) + 1)
     return {
         "type": "scatter",

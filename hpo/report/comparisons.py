@@ -48,7 +48,7 @@ def spread(values: Sequence[float]) -> Spread:
 def by_value(outcomes: Iterable[Outcome], name: str) -> dict[Any, list[Outcome]]:
     """Complete, pruned and paused trials by their value of a field that their recipe uses; the best median first.
 
-    The median is that of the complete ones: the macro-F1 of another trial is that of a shorter training.
+    The median is that of the complete ones: the score of another trial is that of a shorter training.
     """
     found: dict[Any, list[Outcome]] = {}
     for outcome in outcomes:

@@ -26,8 +26,8 @@ class Outcome:
     Attributes:
         number: of the trial, the last one that ran in the place.
         state: of the place; of a trial that was taken over, complete or pruned.
-        value: macro-F1 of its best epoch, in [0, 1]; None before the first epoch.
-        curve: epoch, counted from 1 -> macro-F1 after it.
+        value: score of its best epoch, the higher the better; None before the first epoch.
+        curve: epoch, counted from 1 -> score after it.
         recipe: None where not all fields of it are chosen yet.
         hours: that all its runs took together; 0 of one that was taken over.
         ended: hours from the start of the search to its end; None while it runs, and of one that was taken over.
@@ -54,12 +54,12 @@ class Outcome:
 
 
 def complete_values(outcomes: Iterable[Outcome]) -> list[float]:
-    """Macro-F1 of the complete trials."""
+    """Scores of the complete trials."""
     return [outcome.value for outcome in outcomes if outcome.state == "complete" and outcome.value is not None]
 
 
 def best_so_far(outcomes: Iterable[Outcome], clock: str) -> list[tuple[float, float, int]]:
-    """Each change of the best: hours on the clock, the new best macro-F1, the number of its trial.
+    """Each change of the best: hours on the clock, the new best score, the number of its trial.
 
     Args:
         outcomes: in any order; only complete ones count. Those that were taken over count from the start.

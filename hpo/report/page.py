@@ -31,8 +31,8 @@ from hpo.whole_file import whole_file
 from storage.artifacts.artifacts import fetch_file
 from storage.errors import FileGoneError, StorageError
 from storage.keys import CONFUSION_MATRIX, LEARNING_CURVES, METRICS_KEY, MOST_WRONG
+from trainer.objective_metric import MACRO_F1
 from trainer.recipe import used_fields
-from trainer.uncertainty import standard_error
 from trainer.wording import counted
 
 if TYPE_CHECKING:
@@ -107,6 +107,7 @@ def make_report(opened: OpenStudy, now: datetime, gpu_hour_price: float | None =
         confirmed=confirmed_rows(results.confirmed) if results.confirmed else [],
         confirmed_headings=HEADINGS,
         snapshot=results.snapshot,
+        metric=results.snapshot.metric,
         charts=drawn,
         choices=[name for name in searched_choices(results.space) if f"field-{name}" in drawn],
         main_fields=MAIN_FIELDS,
@@ -182,35 +183,39 @@ def _headline(results: Results) -> list[str]:
     counts = ", ".join(f"{count} {state}" for state, count in snapshot.counts.items() if count) or "none has begun"
     lines = [f"{counted(snapshot.used.trials, 'trial')}: {counts}"]
     if snapshot.best:
-        line = f"best validation macro-F1 {snapshot.best.macro_f1:.4f} (trial {snapshot.best.number})"
+        line = f"best validation {snapshot.metric.title} {snapshot.best.text} (trial {snapshot.best.number})"
         if results.default and results.default.number != snapshot.best.number:
-            line += f"; the default recipe reached {results.default.value:.4f}"
+            line += f"; the default recipe reached {snapshot.metric.text(results.default.value or 0.0)}"
         lines.append(line)
     return lines
 
 
 def draw_charts(results: Results, opened: OpenStudy) -> dict[str, Chart]:
     """All charts by name; those for which there is nothing to show are left out."""
-    outcomes, best = results.outcomes, results.winner.number if results.winner else None
+    metric, outcomes, best = (
+        results.snapshot.metric,
+        results.outcomes,
+        results.winner.number if results.winner else None,
+    )
     shares = importances(outcomes, opened.study.get_trials(deepcopy=False))
     drawn = {
-        "over-time": charts.progress(outcomes, "ended", "since the first trial began"),
-        "over-gpu-hours": charts.progress(outcomes, "gpu_hours", "of all trials together"),
-        "curves": charts.curves(outcomes, best),
+        "over-time": charts.progress(outcomes, "ended", "since the first trial began", metric),
+        "over-gpu-hours": charts.progress(outcomes, "gpu_hours", "of all trials together", metric),
+        "curves": charts.curves(outcomes, best, metric),
     }
     scores = complete_values(outcomes)
     if shares:
         drawn["importance"] = charts.importance(shares)
     if names := (list(shares) or _varied(results))[:MOST_AXES]:
-        drawn["parallel"] = parallel(outcomes, names, results.space)
+        drawn["parallel"] = parallel(outcomes, names, results.space, metric)
     if scores:
-        axis = charts.focus(scores)
+        axis = charts.focus(scores, metric)
         for name in searched_choices(results.space):
             values = by_value(outcomes, name)
             if len(values) > 1:
-                drawn[f"field-{name}"] = charts.field(values, axis)
+                drawn[f"field-{name}"] = charts.field(values, axis, metric)
     if speeds := results.snapshot.speeds:
-        drawn["speed"] = speed_chart(outcomes, speeds, results.snapshot.front)
+        drawn["speed"] = speed_chart(outcomes, speeds, results.snapshot.front, metric)
     hours = hours_by_state(results.snapshot.places)
     if any(hours.values()):
         drawn["hours-by-state"] = charts.hours(hours)
@@ -247,8 +252,10 @@ def _sure(results: Results) -> dict[str, Any] | None:
     per_class, best = _metrics_by_class(results), results.snapshot.best
     if not per_class or best is None:
         return None
-    error = standard_error(per_class)
-    within = sum(value >= best.macro_f1 - error for value in complete_values(results.outcomes)) - 1
+    error = best.metric.standard_error(best.metrics)
+    if error is None:
+        return {"error": None, "within": 0, "images": sum(metrics["images"] for metrics in per_class.values())}
+    within = sum(value >= best.score - error for value in complete_values(results.outcomes)) - 1
     images = sum(metrics["images"] for metrics in per_class.values())
     return {"error": error, "within": within, "images": images}
 
@@ -258,7 +265,7 @@ def _recipe(results: Results) -> str | None:
     best = results.snapshot.best
     if best is None:
         return None
-    comment = f"# trial {best.number}, validation macro-F1 {best.macro_f1:.4f}"
+    comment = f"# trial {best.number}, validation {' '.join(best.metric.title.split())} {best.text}"
     return f"[recipe]    {comment}\n{tomli_w.dumps(used_fields(best.recipe))}"
 
 
@@ -297,10 +304,12 @@ def _data(results: Results) -> dict[str, Any]:
     images = [metrics["images"] for metrics in per_class.values()]
     few = [name for name, metrics in rows if metrics["images"] < FEW_IMAGES]
     notes = []
+    by_macro_f1 = results.snapshot.metric == MACRO_F1
+    weight = " Macro-F1 gives each class the same weight, so that the small ones decide." if by_macro_f1 else ""
     if images and max(images) >= 2 * max(1, min(images)):
         notes.append(
             f"The classes are imbalanced: the largest has {counted(max(images), 'image')} to validate, the smallest"
-            f" {min(images):,}. Macro-F1 gives each class the same weight, so that the small ones decide."
+            f" {min(images):,}.{weight}"
         )
     if few:
         listed = ", ".join(few[:SHOWN_TRIALS]) + (", …" if len(few) > SHOWN_TRIALS else "")

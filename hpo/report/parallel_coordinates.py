@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from hpo.report.charts import GREY, chart, focus, jitter, label, rounded, thinned
+from trainer.objective_metric import MACRO_F1
 from trainer.space import Range
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
     from hpo.report.charts import Chart
     from hpo.report.outcomes import Outcome
+    from trainer.objective_metric import Metric
     from trainer.space import Space
 
 RANKS = (  # of complete trials: up to which share, what they are called, colour and opacity
@@ -32,17 +34,17 @@ TICKS = 5  # of an axis of numbers
 FOOT = 0.12  # of an axis, which is kept for recipes that do not use its field
 
 
-def parallel(outcomes: Sequence[Outcome], names: Sequence[str], space: Space) -> Chart:
-    """The complete trials, at least one, as lines through the values of these fields, in groups by macro-F1."""
+def parallel(outcomes: Sequence[Outcome], names: Sequence[str], space: Space, metric: Metric = MACRO_F1) -> Chart:
+    """The complete trials, at least one, as lines through the values of these fields, in groups by score."""
     complete = [outcome for outcome in outcomes if outcome.state == "complete" and outcome.value is not None]
-    ranked = sorted(complete, key=lambda outcome: -(outcome.value or 0.0))
+    ranked = sorted(complete, key=lambda outcome: -_score(outcome))
     axes = [_axis(name, space, used=all(name in outcome.fields for outcome in ranked)) for name in names]
-    axes.append(_score_axis([outcome.value or 0.0 for outcome in ranked]))
+    axes.append(_score_axis([_score(outcome) for outcome in ranked], metric))
     ends = [0, *(math.ceil(len(ranked) * share) for share, _, _, _ in RANKS)]
     data = []
     for (_, name, colour, opacity), first, last in zip(RANKS, ends[:-1], ends[1:], strict=True):
         if first < last:
-            lines = _lines(thinned(ranked[first:last], MOST_LINES), axes)
+            lines = _lines(thinned(ranked[first:last], MOST_LINES), axes, metric)
             looks = {"name": f"{name} ({last - first})", "line": {"color": colour, "width": 1.5}, "opacity": opacity}
             data.append({**lines, **looks})
     positions = list(range(len(axes)))
@@ -111,18 +113,24 @@ def _axis(name: str, space: Space, *, used: bool) -> Axis:
     return Axis(name, {value: f"{value:.2g}" for value in values} | none, low, high, log=entry.log)
 
 
-def _score_axis(scores: Sequence[float]) -> Axis:
-    """The last axis: macro-F1; the trials of the worst quarter meet at its foot."""
-    low, high = max(min(scores), focus(scores)[0]), max(scores)
-    ticks = {at: f"{at:.3f}" for at in _steps(low, high)}
-    return Axis("macro-F1", ticks | ({low: f"≤ {ticks[low]}"} if min(scores) < low else {}), low, high)
+def _score(outcome: Outcome) -> float:
+    assert outcome.value is not None, "it is complete"
+    return outcome.value
+
+
+def _score_axis(scores: Sequence[float], metric: Metric) -> Axis:
+    """The last axis: the metric, the best value at the head; the trials of the worst quarter meet at its foot."""
+    low, high = max(min(scores), focus(scores, metric)[0]), max(scores)
+    ticks = {at: f"{metric.value(at):.3f}" for at in _steps(low, high)}
+    worse = f"{'≤' if metric.maximised else '≥'} {ticks[low]}"
+    return Axis(label(metric.title, LONGEST), ticks | ({low: worse} if min(scores) < low else {}), low, high)
 
 
 def _steps(low: float, high: float) -> list[float]:
     return [low + (high - low) * step / (TICKS - 1) for step in range(TICKS)]
 
 
-def _lines(outcomes: Sequence[Outcome], axes: Sequence[Axis]) -> dict[str, Any]:
+def _lines(outcomes: Sequence[Outcome], axes: Sequence[Axis], metric: Metric) -> dict[str, Any]:
     """Trials as one trace, with gaps between them."""
     x, y, about = list[int | None](), list[float | None](), list[list[Any]]()
     for outcome in outcomes:
@@ -131,6 +139,7 @@ def _lines(outcomes: Sequence[Outcome], axes: Sequence[Axis]) -> dict[str, Any]:
             value = fields.get(axis.name)
             x.append(position)
             y += rounded([axis.place(value, jitter(outcome.number))])
+            value = metric.value(_score(outcome)) if axis is axes[-1] else value
             shown = "not used" if value is None else f"{value:.4g}" if isinstance(value, float) else label(value)
             about.append([outcome.number, axis.name, shown])
         x.append(None)

@@ -50,8 +50,8 @@ class Results:
         from_outside: numbers of trials that were told or added from outside, which are no outcomes.
         repeats: how many runs were broken off and gone on with.
         test_uses: how often the held-out images were looked at.
-        test_scores: what these looks gave, the earliest first: `trial`, `macro_f1`, `images`, and its
-            `interval`, None where all are of one group; that of an earlier version has its `standard_error`.
+        test_scores: what these looks gave, the earliest first: `trial`, the value by the name of the metric, `images`,
+            and its `interval`, None where all are of one group; that of an earlier version has its `standard_error`.
             Those of earlier versions are not kept.
         begun: start of the first trial, in UTC; None before that.
         confirmed: what the trainings on fresh folds say; None where there are none.
@@ -130,7 +130,7 @@ def _outcome(
     except ValueError:  # it has not been asked for all fields yet, or was told from outside
         recipe = None
     complete = trial.state is TrialState.COMPLETE
-    curve = {epoch: f1 for epoch, f1 in trial.intermediate_values.items() if math.isfinite(f1)}  # ours all are
+    curve = {epoch: score for epoch, score in trial.intermediate_values.items() if math.isfinite(score)}  # ours all are
     if (complete and not counts(trial, space)) or (trial.state is TrialState.PRUNED and recipe is None):
         return None
     value = trial.value if complete else max(curve.values(), default=None)

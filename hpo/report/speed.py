@@ -1,19 +1,35 @@
-"""Macro-F1 against milliseconds an image: all complete trials, and the front of them."""
+"""The metric against milliseconds an image: all complete trials, and the front of them."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from hpo.report.charts import COLOURS, INK, MOST_POINTS, SYMBOLS, Chart, chart, focus, label, rounded, thinned
+from hpo.report.charts import (
+    COLOURS,
+    INK,
+    MOST_POINTS,
+    SYMBOLS,
+    Chart,
+    chart,
+    focus,
+    label,
+    rounded,
+    score_axis,
+    thinned,
+)
+from trainer.objective_metric import MACRO_F1
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from hpo.report.outcomes import Outcome
     from hpo.study.speed_front import FrontTrial, Speeds
+    from trainer.objective_metric import Metric
 
 
-def speed_chart(outcomes: Sequence[Outcome], speeds: Speeds, front: Sequence[FrontTrial]) -> Chart:
+def speed_chart(
+    outcomes: Sequence[Outcome], speeds: Speeds, front: Sequence[FrontTrial], metric: Metric = MACRO_F1
+) -> Chart:
     """The complete trials whose speed is known as points, and the front as a line."""
     known = [
         (taken, outcome)
@@ -25,10 +41,10 @@ def speed_chart(outcomes: Sequence[Outcome], speeds: Speeds, front: Sequence[Fro
     points = [(taken, each.value, each) for taken, each in thinned(known, MOST_POINTS) if each.value is not None]
     if not points:
         return {}
-    axis = focus([value for _, value, _ in points])
+    axis = focus([score for _, score, _ in points], metric)
     names = [
-        [f"trial {each.number}, {label(each.recipe.backbone)}", f"{value:.4f}"]
-        for _, value, each in points
+        [f"trial {each.number}, {label(each.recipe.backbone)}", metric.text(score)]
+        for _, score, each in points
         if each.recipe
     ]
     data = [
@@ -37,7 +53,7 @@ def speed_chart(outcomes: Sequence[Outcome], speeds: Speeds, front: Sequence[Fro
             "mode": "markers",
             "name": f"complete ({len(known)})",
             "x": rounded(taken for taken, _, _ in points),
-            "y": rounded(max(axis[0], value) for _, value, _ in points),
+            "y": rounded(metric.value(max(axis[0], score)) for _, score, _ in points),
             "customdata": names,
             "marker": {"color": COLOURS["complete"], "symbol": SYMBOLS["complete"]},
             "hovertemplate": "%{customdata[0]}: %{customdata[1]}, %{x:.3g} ms an image<extra></extra>",
@@ -47,7 +63,7 @@ def speed_chart(outcomes: Sequence[Outcome], speeds: Speeds, front: Sequence[Fro
             "mode": "lines",
             "name": "none is better and faster",
             "x": rounded(each.milliseconds for each in front),
-            "y": rounded(max(axis[0], each.macro_f1) for each in front),
+            "y": rounded(metric.value(max(axis[0], each.score)) for each in front),
             "line": {"shape": "vh", "color": INK, "width": 2},
             "hoverinfo": "skip",
         },
@@ -56,6 +72,6 @@ def speed_chart(outcomes: Sequence[Outcome], speeds: Speeds, front: Sequence[Fro
         data,
         height=380,
         xaxis={"title": {"text": "milliseconds an image"}, "type": "log"},
-        yaxis={"title": {"text": "validation macro-F1"}, "range": axis},
+        yaxis=score_axis(metric, axis),
         legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
     )

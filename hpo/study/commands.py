@@ -67,7 +67,7 @@ def run_try(options: argparse.Namespace) -> int:
         for path, recipe in recipes:
             if models and (why := models.excess(asdict(recipe))):
                 raise HpoError(f"try: {path}: {why}")
-        waits = False
+        waits, metric = False, opened.metric
         for path, recipe in recipes:
             with one_at_a_time(opened.url):
                 trial, is_new = queue_recipe(opened.study, recipe, space, f"hpo try {path.name}")
@@ -75,7 +75,7 @@ def run_try(options: argparse.Namespace) -> int:
             if is_new:
                 print(f"{path}: queued as trial {trial.number}: {show_own(recipe, space)}")
             else:
-                value = "" if trial.value is None else f", macro-F1 {trial.value:.4f}"
+                value = "" if trial.value is None else f", {metric.title} {metric.text(trial.value)}"
                 stands = f"{trial.state.name.lower()}{value}"
                 print(f"{path}: trial {trial.number} has this recipe ({stands}); it is not queued again")
         if waits:

@@ -12,6 +12,7 @@ import optuna
 from hpo.errors import HpoError
 from hpo.study.confirm_settings import ConfirmSettings
 from hpo.study.images import keep_ranges
+from hpo.study.metric_settings import name_metric
 from hpo.study.open_study import give_id, recipe_of, study_that_confirms
 from hpo.study.ranking import best_of_different_recipes, best_trial
 from hpo.study.settings import check_settings, settings, space_of
@@ -128,6 +129,7 @@ def begin_confirmation(
         if earlier is None:
             give_id(study)
             keep_ranges(study, data)
+            name_metric(study, opened.metric)
         queued = {mark_of(trial) for trial in study.get_trials(deepcopy=False)}
         for trial, fold in plan.runs:
             if (trial, fold) not in queued:

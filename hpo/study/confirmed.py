@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ from optuna.trial import TrialState
 from hpo.study.confirmation import find_confirmation, mark_of, plan_of
 from hpo.study.fold_comparison import Candidate, compare, mean_epoch
 from storage.keys import BEST_EPOCH_KEY
+from trainer.objective_metric import MACRO_F1
 from trainer.wording import counted
 
 if TYPE_CHECKING:
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from hpo.study.fold_comparison import Comparison, Curve
     from hpo.study.open_study import OpenStudy
     from storage.study_rows import PlaceRow
+    from trainer.objective_metric import Metric
 
 
 @dataclass(frozen=True)
@@ -31,15 +34,15 @@ class ConfirmedRecipe:
     Attributes:
         trial: number of its trial in the search.
         is_default: whether it is the default recipe.
-        search_score: validation macro-F1 of that trial, in [0, 1]; None where it is not complete.
-        mean: macro-F1 over the folds, in [0, 1]; None before the first fold.
+        search_score: validation score of that trial, the higher the better; None where it is not complete.
+        mean: mean score over the folds; None before the first fold.
         margin: half the length of its interval of 95 %; None before the second fold.
         folds: trainings that count.
         epochs: after which the mean training is the best; None before the first fold.
         parameters: weights and biases of its model.
         seconds: that a training has taken, the mean; None before the first.
         end: why it is trained no further; None where nothing speaks against it.
-        curve: the mean training's macro-F1 after each epoch.
+        curve: the mean training's score after each epoch.
     """
 
     trial: int
@@ -76,6 +79,7 @@ class Confirmed:
         challenger: the trial that has won, or the best of the others where that is the default recipe; None where the
             default recipe has not done all folds, or is alone.
         evidence: the probability with which the challenger is better than the default recipe, in [0, 1].
+        metric: that gives the scores.
     """
 
     recipes: Sequence[ConfirmedRecipe]
@@ -86,6 +90,7 @@ class Confirmed:
     tied: Sequence[int]
     challenger: int | None
     evidence: float | None
+    metric: Metric = MACRO_F1
 
     def recipe_of(self, trial: int) -> ConfirmedRecipe | None:
         """What is known of the recipe of a trial; None where it is not among them."""
@@ -97,11 +102,13 @@ class Confirmed:
         return None if self.winner is None else self.recipe_of(self.winner)
 
     def as_json(self) -> dict[str, Any]:
-        """As `hpo status --json` prints it."""
+        """As `hpo status --json` prints it, with values for scores."""
         recipes = [{**asdict(recipe), "optimism": recipe.optimism} for recipe in self.recipes]
         for recipe in recipes:
             del recipe["curve"]
-        return {**asdict(self), "recipes": recipes}
+            for name in ("search_score", "mean"):
+                recipe[name] = None if recipe[name] is None else self.metric.value(recipe[name])
+        return {**asdict(self), "recipes": recipes, "metric": self.metric.name}
 
 
 def read_confirmed(opened: OpenStudy) -> Confirmed | None:
@@ -114,7 +121,8 @@ def confirmed_by(opened: OpenStudy, confirmation: OpenStudy) -> Confirmed:
     """What is known by now of a study from the one that confirms it."""
     trials = confirmation.study.get_trials(deepcopy=False)
     places = {place.trial: place for place in confirmation.rows.read().places}
-    return confirmed(plan_of(confirmation.study), opened.study.get_trials(deepcopy=False), trials, places)
+    searched = opened.study.get_trials(deepcopy=False)
+    return confirmed(plan_of(confirmation.study), searched, trials, places, opened.metric)
 
 
 def hopeless_after(opened: OpenStudy, trial: FrozenTrial | optuna.Trial) -> int | None:
@@ -137,6 +145,7 @@ def confirmed(
     searched: Sequence[FrozenTrial],
     trials: Sequence[FrozenTrial],
     places: Mapping[int | None, PlaceRow],
+    metric: Metric = MACRO_F1,
 ) -> Confirmed:
     """What the trainings of a plan say.
 
@@ -145,6 +154,7 @@ def confirmed(
         searched: all trials of the search, by number.
         trials: all of the study that confirms it.
         places: of that study, by the number of the trial that each names.
+        metric: that gives the scores.
     """
     failed = {
         mark[0]: place.reason or "told failed from outside"
@@ -186,7 +196,7 @@ def confirmed(
         )
     ended = sum(place.state in ("complete", "pruned", "failed") for place in places.values())
     return Confirmed(
-        recipes=sorted(recipes, key=lambda recipe: (recipe.mean is None, -(recipe.mean or 0.0), recipe.trial)),
+        recipes=sorted(recipes, key=lambda recipe: (math.inf if recipe.mean is None else -recipe.mean, recipe.trial)),
         repeats=plan.repeats,
         trainings=ended,
         planned=len(plan.runs),
@@ -194,6 +204,7 @@ def confirmed(
         tied=[plan.trials[position] for position in comparison.tied],
         challenger=None if comparison.challenger is None else plan.trials[comparison.challenger],
         evidence=comparison.evidence,
+        metric=metric,
     )
 
 

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from hpo.study.confirmed import Confirmed, ConfirmedRecipe
+    from trainer.objective_metric import Metric
 
 HEADINGS = ("trial", "search", "confirmed", "optimism", "epochs", "parameters", "a training", "")
 
@@ -21,8 +22,8 @@ def confirmed_rows(confirmed: Confirmed) -> list[tuple[str, ...]]:
     return [
         (
             str(recipe.trial),
-            "-" if recipe.search_score is None else f"{recipe.search_score:.4f}",
-            shown_mean(recipe),
+            "-" if recipe.search_score is None else confirmed.metric.text(recipe.search_score),
+            shown_mean(recipe, confirmed.metric),
             "-" if recipe.optimism is None else f"{recipe.optimism:+.4f}",
             "-" if recipe.epochs is None else str(recipe.epochs),
             f"{recipe.parameters:,}",
@@ -48,10 +49,11 @@ def verdict(confirmed: Confirmed) -> str:
         if confirmed.trainings < confirmed.planned:
             return f"{confirmed.trainings} of {counted(confirmed.planned, 'training')} are done: no winner is named yet"
         return "no winner can be named: no recipe has done all of its folds"
-    line = f"confirmed winner: trial {won.trial}{', the default recipe' * won.is_default}, macro-F1 {shown_mean(won)}"
-    if won.optimism is not None:
-        line += f"; in the search it had {won.search_score:.4f}, {abs(won.optimism):.4f} "
-        line += "more" if won.optimism >= 0 else "less"
+    metric, default = confirmed.metric, ", the default recipe" * won.is_default
+    line = f"confirmed winner: trial {won.trial}{default}, {metric.title} {shown_mean(won, metric)}"
+    if won.search_score is not None and won.optimism is not None:
+        line += f"; in the search it had {metric.text(won.search_score)}, {abs(won.optimism):.4f} "
+        line += "more" if metric.value(won.optimism) >= 0 else "less"
     line += _against_default(won, confirmed)
     others = [trial for trial in confirmed.tied if trial != won.trial]
     if others:
@@ -73,11 +75,11 @@ def _against_default(won: ConfirmedRecipe, confirmed: Confirmed) -> str:
     return f"; better than the default recipe with a probability of {int(100 * confirmed.evidence)} %"
 
 
-def shown_mean(recipe: ConfirmedRecipe) -> str:
+def shown_mean(recipe: ConfirmedRecipe, metric: Metric) -> str:
     """The confirmed score with half its interval of 95 %."""
     if recipe.mean is None:
         return "-"
-    return f"{recipe.mean:.4f}" + ("" if recipe.margin is None else f" ± {recipe.margin:.4f}")
+    return metric.text(recipe.mean) + ("" if recipe.margin is None else f" ± {recipe.margin:.4f}")
 
 
 def _remark(recipe: ConfirmedRecipe, confirmed: Confirmed) -> str:

@@ -6,7 +6,7 @@ It is read once, when the study is made, and kept with it: all workers know the 
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from optuna.trial import FixedTrial, FrozenTrial, TrialState
 
 from hpo.errors import HpoError
 from hpo.study.interruptions import successors_of
+from hpo.study.metric_settings import metric_of_study
 from hpo.study.model_limits import check_of
 from hpo.study.queued import queue_new, trials_of
 from hpo.study.settings import space_of
@@ -24,6 +25,7 @@ from storage.keys import BEST_EPOCH_KEY, CONFIRMATION_KEY, EARLIER_KEY, SAME_REC
 from storage.optuna_internals import cache_of
 from trainer.enumeration import digest_of
 from trainer.errors import RecipeError
+from trainer.objective_metric import MACRO_F1, metric_of
 from trainer.rules import nearest
 from trainer.space import nearest_parameters, suggest
 from trainer.wording import counted
@@ -50,14 +52,14 @@ class Result:
 
     Attributes:
         trial: its number there.
-        macro_f1: the highest of its epochs.
+        score: the highest of its epochs.
         rank: of that among all recipes of that study which fit, in [0, 1], 1 for the best.
         complete: whether it was trained to its end.
         params: the parameters of the recipe in this study's space.
     """
 
     trial: int
-    macro_f1: float
+    score: float
     rank: float
     complete: bool
     params: dict[str, Any]
@@ -74,6 +76,7 @@ class EarlierStudy:
         misfits: the fields that keep the others from it, each with a number of recipes; one may have several.
         results: of those that fit, the best first, at most so many as are to be kept.
         first: numbers of its trials whose recipes this study tries first.
+        metric: name of that which gives its scores.
     """
 
     name: str
@@ -82,6 +85,7 @@ class EarlierStudy:
     misfits: dict[str, int]
     results: list[Result]
     first: list[int] = field(default_factory=list)
+    metric: str = MACRO_F1.name
 
     def line(self) -> str:
         """What came from it, as search, status and report say it."""
@@ -96,7 +100,8 @@ class EarlierStudy:
 
     def queued_by(self, result: Result) -> str:
         """Who has queued the recipe of one of its results."""
-        return f'[study] learn_from, after trial {result.trial} of "{self.name}" ({result.macro_f1:.4f})'
+        value = metric_of(self.metric).text(result.score)
+        return f'[study] learn_from, after trial {result.trial} of "{self.name}" ({value})'
 
 
 def refuse_unknown(study_file: StudyFile, storage: BaseStorage) -> None:
@@ -167,7 +172,9 @@ def earlier_studies(study_file: StudyFile, storage: BaseStorage, study_id: int) 
 
 
 def _from_json(kept: dict[str, Any]) -> EarlierStudy:
-    return EarlierStudy(**{**kept, "results": [Result(**result) for result in kept["results"]]})
+    # Studies keep for months what earlier versions have written, which called a score by the only metric there was.
+    results = [{"score" if key == "macro_f1" else key: it for key, it in each.items()} for each in kept["results"]]
+    return EarlierStudy(**{**kept, "results": [Result(**result) for result in results]})
 
 
 def _read(study_file: StudyFile, storage: BaseStorage, known: set[str]) -> list[EarlierStudy]:
@@ -192,12 +199,13 @@ def _read(study_file: StudyFile, storage: BaseStorage, known: set[str]) -> list[
                 continue
             raise HpoError(f'study.learn_from: "{name}" cannot be read: {error}') from None
         if results:
-            found.append(_fit(name, results, study_file.space, MOST_RESULTS // len(names)))
+            fit = _fit(name, results, study_file.space, MOST_RESULTS // len(names))
+            found.append(replace(fit, metric=metric_of_study(old.user_attrs).name))
     return found
 
 
 def _results(old: optuna.Study, extensions: Extensions) -> Iterator[tuple[FrozenTrial, Recipe, float]]:
-    """The trials of a study with a result that hpo has trained, with their recipes and highest macro-F1."""
+    """The trials of a study with a result that hpo has trained, with their recipes and highest scores."""
     space, trials = space_of(old, extensions), old.get_trials(deepcopy=False)
     later = successors_of(trials)
     for trial in trials:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import random
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from optuna.trial import TrialState
@@ -13,12 +13,15 @@ from optuna.trial import TrialState
 from hpo.study.interruptions import successors_of
 from storage.keys import BEST_EPOCH_KEY, CONTROL_KEY
 from storage.rungs import ETA
+from trainer.objective_metric import MACRO_F1
 from trainer.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from optuna.trial import FrozenTrial
+
+    from trainer.objective_metric import Metric
 
 FEWEST_TRIALS = 5  # below which no correlation is told
 MISLEADING = 0.5  # a correlation below which early ranks say too little
@@ -36,7 +39,7 @@ class RungRanks:
 
     Attributes:
         epoch: of the rung.
-        correlation: of Spearman, between the best macro-F1 until then and that of the whole training.
+        correlation: of Spearman, between the best score until then and that of the whole training.
         low: lower end of its 95 % interval.
         high: upper end.
     """
@@ -58,8 +61,9 @@ class EarlyRanks:
         trials: how many of these are complete.
         rungs: how well early ranks foretell the last ones, the first rung first; empty where there are too few trials.
         paused: how many of them would be paused by now, as they are not among the best half of a rung.
-        best_paused: the highest macro-F1 that one of those has reached; None where there is none.
+        best_paused: the highest score that one of those has reached; None where there is none.
         best: the highest of all trials of the study.
+        metric: that gives the scores.
     """
 
     trials: int
@@ -67,6 +71,7 @@ class EarlyRanks:
     paused: int
     best_paused: float | None
     best: float
+    metric: Metric = MACRO_F1
 
     @property
     def misleading(self) -> list[RungRanks]:
@@ -83,11 +88,19 @@ class EarlyRanks:
             f' among {self.trials} trials trained to their end at random; pruner = "none" pauses none'
         )
 
+    def as_json(self) -> dict[str, Any]:
+        """As `hpo status --json` prints it, with values for scores."""
+        paused = None if self.best_paused is None else self.metric.value(self.best_paused)
+        shown = {**asdict(self), "best_paused": paused, "best": self.metric.value(self.best)}
+        del shown["metric"]
+        return shown
+
     def lines(self) -> list[str]:
         """What a report says."""
         best = ""
         if self.best_paused is not None:
-            best = f"; the best of those reached {self.best_paused:.4f}, the best of the search {self.best:.4f}"
+            reached = self.metric.text(self.best_paused)
+            best = f"; the best of those reached {reached}, the best of the search {self.metric.text(self.best)}"
         trained = counted(self.trials, "trial was", "trials were")
         lines = [
             f"{trained} trained to the end at random, whatever the rank, to see what pausing costs.",
@@ -101,12 +114,13 @@ class EarlyRanks:
         return lines
 
 
-def early_ranks(trials: Sequence[FrozenTrial], rungs: Sequence[int]) -> EarlyRanks | None:
+def early_ranks(trials: Sequence[FrozenTrial], rungs: Sequence[int], metric: Metric = MACRO_F1) -> EarlyRanks | None:
     """What the trials of a study tell that were trained to their end whatever their rank; None before the first.
 
     Args:
         trials: all of the study, by number.
         rungs: epochs after which trials are compared.
+        metric: that gives the scores.
     """
     controls = [
         trial
@@ -128,7 +142,7 @@ def early_ranks(trials: Sequence[FrozenTrial], rungs: Sequence[int]) -> EarlyRan
             found.append(rank)
     best_paused = max((ends[number] for number in paused), default=None)
     best = max(_best_until(trial, math.inf) for trial in last_runs)
-    return EarlyRanks(len(controls), found, len(paused), best_paused, best)
+    return EarlyRanks(len(controls), found, len(paused), best_paused, best, metric)
 
 
 def rung_ranks(epoch: int, scores: Sequence[float], ends: Sequence[float]) -> RungRanks | None:
@@ -150,5 +164,5 @@ def rung_ranks(epoch: int, scores: Sequence[float], ends: Sequence[float]) -> Ru
 
 
 def _best_until(trial: FrozenTrial, epoch: float) -> float:
-    """The highest macro-F1 of a trial up to an epoch; 0 where it has none."""
-    return max((value for at, value in trial.intermediate_values.items() if at <= epoch), default=0.0)
+    """The highest score of a trial up to an epoch; below all others where it has none."""
+    return max((value for at, value in trial.intermediate_values.items() if at <= epoch), default=-math.inf)

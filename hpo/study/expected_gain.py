@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from storage.keys import METRICS_KEY
-from trainer.uncertainty import standard_error
+from trainer.objective_metric import MACRO_F1
 from trainer.wording import counted
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from storage.budget import Limits, Used
     from storage.study_rows import PlaceRow
+    from trainer.objective_metric import Metric
 
 FEWEST_TRIALS = 12  # below which nothing is said
 SECONDS_AN_HOUR = 3600
@@ -30,28 +31,35 @@ class ExpectedGain:
 
     Attributes:
         trials: how many: those that the budget has left, or as many again as have ended, where it has none.
-        macro_f1: by how much the best score may be expected to rise.
+        rise: by how much the best score may be expected to rise.
         gpu_hours: that they would take, each as long as those before on average.
         noise: the standard error of the best score by the choice of the validation images; None where it is not known.
+        metric: that gives the scores.
     """
 
     trials: int
-    macro_f1: float
+    rise: float
     gpu_hours: float
     noise: float | None
+    metric: Metric = MACRO_F1
 
     def line(self) -> str:
         """The expectation as people read it."""
-        small = self.noise is not None and self.macro_f1 < self.noise
+        small = self.noise is not None and self.rise < self.noise
         noise = f", less than the noise of {self.noise:.4f}" if small else ""
         return (
-            f"{counted(self.trials, 'more trial')}, about {self.gpu_hours:.2g} GPU hours, may raise the best by about"
-            f" {self.macro_f1:.4f}{noise}"
+            f"{counted(self.trials, 'more trial')}, about {self.gpu_hours:.2g} GPU hours, may"
+            f" {'raise' if self.metric.maximised else 'lower'} the best by about {self.rise:.4f}{noise}"
         )
+
+    def as_json(self) -> dict[str, Any]:
+        """As `hpo status --json` prints it: the gain, above 0 also where it is a fall, by the metric's name."""
+        gain = {"trials": self.trials, self.metric.name: self.rise}
+        return {**gain, "gpu_hours": self.gpu_hours, "noise": self.noise}
 
 
 def expected_gain(
-    places: Sequence[PlaceRow], used: Used, limits: Limits, best: FrozenTrial | None
+    places: Sequence[PlaceRow], used: Used, limits: Limits, best: FrozenTrial | None, metric: Metric = MACRO_F1
 ) -> ExpectedGain | None:
     """What further trials of a study may be expected to bring.
 
@@ -60,6 +68,7 @@ def expected_gain(
         used: of the budget.
         limits: of the budget.
         best: the best trial.
+        metric: that gives the scores.
 
     Returns:
         None where too few trials have ended, or the best one is none of these, as where it was taken over.
@@ -71,8 +80,8 @@ def expected_gain(
     hours = sum(place.seconds for place in ended) / len(ended) / SECONDS_AN_HOUR
     more = _trials_left(used, limits, hours) or len(ended)
     metrics = best.user_attrs.get(METRICS_KEY)
-    noise = standard_error(metrics["per_class"]) if metrics else None
-    return ExpectedGain(more, min(rise(scores, more), 1 - max(scores)), more * hours, noise)
+    noise = metric.standard_error(metrics) if metrics else None
+    return ExpectedGain(more, min(rise(scores, more), metric.highest - max(scores)), more * hours, noise, metric)
 
 
 def rise(scores: Sequence[float], more: int) -> float:

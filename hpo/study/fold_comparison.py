@@ -26,7 +26,7 @@ CONFIDENCE = 0.95  # of the intervals
 FEWEST_FOLDS = 2  # of all recipes, before one can be hopeless
 
 Curve = tuple[float, ...]
-"""Macro-F1 of a training after each epoch, the first first, in [0, 1]."""
+"""Score of a training after each epoch, the first first; the higher the better."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Estimate:
     """The score to be expected of a recipe, trained on as many images as the folds have.
 
     Attributes:
-        mean: macro-F1, in [0, 1].
+        mean: of the scores.
         margin: half the length of its interval of 95 %; None where there are too few folds.
     """
 
@@ -108,7 +108,7 @@ def mean_epoch(curves: Sequence[Curve]) -> int:
 
 
 def scores_of(candidate: Candidate, folds: int) -> list[float]:
-    """The macro-F1 of each of its first folds, at the epoch that the *other* ones of these choose.
+    """The score of each of its first folds, at the epoch that the *other* ones of these choose.
 
     The best epoch of a training by its own validation images would flatter it.
     """

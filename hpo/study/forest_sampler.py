@@ -17,6 +17,7 @@ from hpo.study.pruners import TrialProgress, rung_epochs
 from hpo.study.transfer import FEWEST_LESSONS, Lesson
 from storage.keys import FIRST_RUN_KEY, QUEUED_KEY, WAY_KEY
 from storage.optuna_internals import given_parameters
+from trainer.objective_metric import MACRO_F1
 from trainer.space import parameters_of, recipe_near_default
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
     from hpo.study.candidates import Proposal, Way
     from hpo.study.earlier import EarlierStudy
+    from trainer.objective_metric import Metric
     from trainer.space import Space
 
 
@@ -37,9 +39,11 @@ class TrialForest:
     Args:
         space: of the study.
         earlier: what it learns from earlier studies.
+        metric: that gives the scores of the study.
     """
 
-    def __init__(self, space: Space, earlier: Iterable[EarlierStudy] = ()) -> None:
+    def __init__(self, space: Space, earlier: Iterable[EarlierStudy] = (), metric: Metric = MACRO_F1) -> None:
+        self._metric = metric
         self._rungs = rung_epochs(int(max(space.values("epochs"))))
         encoding = Encoding.of(space)
         lessons = [_lesson(each, encoding) for each in earlier if len(each.results) >= FEWEST_LESSONS]
@@ -70,9 +74,9 @@ class TrialForest:
         way = next((each for each in WAYS if each == trial.user_attrs.get(WAY_KEY)), None)
         for rung, epoch in enumerate(self._rungs):
             if epoch in best:
-                self._forest.observe(key, trial.params, rung, best[epoch], way)
+                self._forest.observe(key, trial.params, rung, self._metric.share(best[epoch]), way)
         if trial.state is TrialState.COMPLETE and trial.value is not None and math.isfinite(trial.value):
-            self._forest.observe(key, trial.params, len(self._rungs), trial.value, way)
+            self._forest.observe(key, trial.params, len(self._rungs), self._metric.share(trial.value), way)
 
 
 def _lesson(earlier: EarlierStudy, encoding: Encoding) -> Lesson:

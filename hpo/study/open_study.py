@@ -16,6 +16,7 @@ from optuna.trial import FixedTrial, TrialState
 from hpo.errors import HpoError
 from hpo.study.earlier import learn, refuse_unknown
 from hpo.study.images import keep_ranges
+from hpo.study.metric_settings import metric_of_study, name_metric, refuse_undefined
 from hpo.study.queued import STUDY_FILE, queue_new
 from hpo.study.settings import check_settings, refuse_foreign, settings, space_of
 from hpo.study.study_name import CONFIRM_SUFFIX
@@ -38,6 +39,7 @@ from storage.keys import (
     WEIGHTS_NAME,
 )
 from storage.study_rows import StudyRows
+from trainer.objective_metric import MACRO_F1
 from trainer.space import recipe_near_default, suggest
 
 if TYPE_CHECKING:
@@ -53,6 +55,7 @@ if TYPE_CHECKING:
     from trainer.data import Data
     from trainer.extensions import Extensions
     from trainer.model.backbones import Classifier
+    from trainer.objective_metric import Metric
     from trainer.recipe import Recipe
 
 
@@ -84,6 +87,12 @@ class OpenStudy:
     def rows(self) -> StudyRows:
         """Its rows in our own tables."""
         return StudyRows(self.storage, self.study_id, self.outage_retry)
+
+    @cached_property
+    def metric(self) -> Metric:
+        """By which it compares its trials, whatever its file says by now."""
+        attributes = self.study.user_attrs
+        return metric_of_study(attributes) if SETTINGS_KEY in attributes else self.file.metric
 
     @cached_property
     def trained(self) -> TrainedRecipes:
@@ -166,8 +175,10 @@ def create_study(study_file: StudyFile, url: str, data: Data) -> list[str]:
 
     Raises:
         StorageError: the database cannot be used.
-        HpoError: the study exists with other settings, or is to learn from one that does not.
+        HpoError: the study exists with other settings, or is to learn from one that does not, or its metric is not
+            defined for its images.
     """
+    refuse_undefined(study_file.metric, data, study_file.path)
     initialize(url)
     storage = connect(url)
     refuse_letters(storage, study_file.name, url)
@@ -209,6 +220,7 @@ def begin_study(study: optuna.Study, study_file: StudyFile, data: Data) -> list[
     lines += learn(study, study_file, len(data.index.classes))
     give_id(study)
     keep_ranges(study, data)
+    name_metric(study, study_file.metric)
     study.set_user_attr(SETTINGS_KEY, settings(study_file, data))
     return lines
 
@@ -315,7 +327,9 @@ def count_test_use(study: optuna.Study, key: str, time: str) -> int:
     return sum(name.startswith(TEST_USE_KEY) for name in study.user_attrs)
 
 
-def keep_test_score(study: optuna.Study, key: str, trial: int, metrics: Mapping[str, Any]) -> None:
+def keep_test_score(
+    study: optuna.Study, key: str, trial: int, metrics: Mapping[str, Any], metric: Metric = MACRO_F1
+) -> None:
     """Keep what a use of the test split, which was counted before by this key, has given.
 
     Args:
@@ -323,7 +337,8 @@ def keep_test_score(study: optuna.Study, key: str, trial: int, metrics: Mapping[
         key: of the use.
         trial: number of the trial whose recipe or weights were tested.
         metrics: as `hpo.bundle.scores.scores` has them.
+        metric: of the study.
     """
-    interval = metrics["interval"] and metrics["interval"]["macro_f1"]
-    kept = {"trial": trial, "macro_f1": metrics["macro_f1"], "interval": interval, "images": metrics["images"]}
+    name, found = metric.name, metrics["interval"]
+    kept = {"trial": trial, name: metrics[name], "interval": found and found[name], "images": metrics["images"]}
     study.set_user_attr(TEST_SCORE_KEY + key, kept)

@@ -60,7 +60,7 @@ def paused_trials(state: SearchState) -> list[PausedTrial]:
     found = []
     for rung in state.rungs:
         here = [place for place in state.places if place.paused_after == rung.epoch]
-        here.sort(key=lambda place: (-(place.best or 0.0), place.number))
+        here.sort(key=lambda place: (math.inf if place.best is None else -place.best, place.number))
         gone = rung.reached - rung.paused
         for rank, place in enumerate(here, start=gone + 1):
             if place.state == "paused" and place.trial is not None:

@@ -47,7 +47,7 @@ class RungPruner(BasePruner):
 
     Args:
         epochs: of the longest training.
-        reach: notes that the trial of a number has come to an epoch with this best macro-F1; whether it goes on.
+        reach: notes that the trial of a number has come to an epoch with this best score; whether it goes on.
     """
 
     def __init__(self, epochs: int, reach: Callable[[int, int, float], bool]) -> None:

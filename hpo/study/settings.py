@@ -9,7 +9,9 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from hpo.errors import HpoError
+from hpo.study.metric_settings import metric_settings
 from storage.keys import SETTINGS_KEY, TAKEN_OVER_KEY
+from trainer.objective_metric import MACRO_F1
 from trainer.recipe import DEFAULTS
 from trainer.rules import show
 from trainer.space import Space
@@ -50,6 +52,7 @@ def _settings_without_images(study_file: StudyFile) -> dict[str, Any]:
             "value_range": study_file.data.value_range,
         },
         "limits": asdict(study_file.model_limits),
+        "study": metric_settings(study_file.metric),
         "major versions": {package: version(package).split(".")[0] for package in PACKAGES},
     }
 
@@ -96,7 +99,9 @@ def differences(study: optuna.Study, study_file: StudyFile, data: Data | None) -
     What only follows from another difference is left out. Without `data` nothing is said of the images.
     """
     kept = study.user_attrs[SETTINGS_KEY]
-    kept = {**kept, "recipe": {**DEFAULTS, **kept["recipe"]}}  # a field that is newer than the study has its default
+    # What is newer than the study has its default.
+    older = {"recipe": DEFAULTS, "study": metric_settings(MACRO_F1)}
+    kept = {**kept, **{table: {**values, **kept.get(table, {})} for table, values in older.items()}}
     here = _settings_without_images(study_file) if data is None else settings(study_file, data)
     images = here.pop("images", None)
     found: dict[str, list[str]] = {}

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from hpo.study.ranking import counts, of_best_value
 from storage.keys import SPEED_KEY
+from trainer.objective_metric import MACRO_F1
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
     from trainer.image_size import ImageSize
+    from trainer.objective_metric import Metric
     from trainer.space import Space
 
 Model = tuple[Any, Any]  # a backbone and an image size
@@ -34,13 +36,19 @@ class Speeds:
 
 @dataclass(frozen=True)
 class FrontTrial:
-    """A trial of the front: its number, its macro-F1, its model, and the milliseconds that this takes for an image."""
+    """A trial of the front: its number, its score, its model, and the milliseconds that this takes for an image."""
 
     trial: int
-    macro_f1: float
+    score: float
     milliseconds: float
     backbone: str
     image_size: ImageSize
+    metric: Metric = MACRO_F1
+
+    def as_json(self) -> dict[str, Any]:
+        """As `hpo status --json` prints it: the value by the metric's name."""
+        value = {"trial": self.trial, self.metric.name: self.metric.value(self.score)}
+        return {**value, "milliseconds": self.milliseconds, "backbone": self.backbone, "image_size": self.image_size}
 
 
 def speeds_of(attributes: Mapping[str, Any]) -> Speeds | None:
@@ -56,7 +64,9 @@ def speeds_of(attributes: Mapping[str, Any]) -> Speeds | None:
     return Speeds(device, by_device[device])
 
 
-def front_of(trials: Iterable[FrozenTrial], space: Space, speeds: Speeds | None) -> Sequence[FrontTrial]:
+def front_of(
+    trials: Iterable[FrozenTrial], space: Space, speeds: Speeds | None, metric: Metric = MACRO_F1
+) -> Sequence[FrontTrial]:
     """The front of a study's trials, the best trial first and the fastest last; empty where no speed is known."""
     front: list[FrontTrial] = []
     if speeds is None:
@@ -66,5 +76,6 @@ def front_of(trials: Iterable[FrozenTrial], space: Space, speeds: Speeds | None)
         backbone, size = (trial.params.get(name, value) for name, value in fixed.items())
         taken = speeds.milliseconds.get((backbone, size))
         if taken is not None and (not front or taken < front[-1].milliseconds) and counts(trial, space):
-            front.append(FrontTrial(trial.number, trial.value or 0.0, taken, backbone, size))
+            assert trial.value is not None, "it is complete"
+            front.append(FrontTrial(trial.number, trial.value, taken, backbone, size, metric))
     return front

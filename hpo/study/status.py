@@ -21,13 +21,16 @@ from hpo.study.speed_front import front_of, speeds_of
 from hpo.study.stop_rules import check_rules
 from storage.budget import StopRules
 from storage.database import public_url
-from storage.keys import END_STATES, PLACE_STATES
+from storage.keys import END_STATES, METRICS_KEY, PLACE_STATES
 from storage.rungs import rungs_with_room
+from trainer.objective_metric import MACRO_F1
 from trainer.space import suggest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
+
+    from optuna.trial import FrozenTrial
 
     from hpo.study.early_ranks import EarlyRanks
     from hpo.study.expected_gain import ExpectedGain
@@ -40,7 +43,9 @@ if TYPE_CHECKING:
     from storage.keys import PlaceState
     from storage.rungs import RungCount
     from storage.study_rows import PlaceRow, WorkerRow
+    from trainer.objective_metric import Metric
     from trainer.recipe import Recipe
+    from trainer.space import Space
 
 DEAD_SECONDS = 86_400.0  # for which a dead worker is shown
 TIME_HEADINGS = {  # what a worker measures its time by -> what people read
@@ -71,11 +76,40 @@ class Spent:
 
 @dataclass(frozen=True)
 class Best:
-    """The best complete trial so far."""
+    """The best complete trial so far.
+
+    Attributes:
+        number: of the trial.
+        score: its best one on the validation images, the higher the better.
+        recipe: by which it trained.
+        metric: that gives the score.
+        metrics: all of its best epoch; empty where they are unknown.
+    """
 
     number: int
-    macro_f1: float
+    score: float
     recipe: Recipe
+    metric: Metric = MACRO_F1
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def text(self) -> str:
+        """The value of the metric as people read it."""
+        return self.metric.text(self.score)
+
+    @property
+    def macro_f1(self) -> float | None:
+        """Whatever the metric is; None where it is not known."""
+        return self.score if self.metric == MACRO_F1 else self.metrics.get("macro_f1")
+
+    @property
+    def values(self) -> dict[str, float | None]:
+        """The value of the metric, and macro-F1 in any case, by their names."""
+        return {self.metric.name: self.metric.value(self.score), "macro_f1": self.macro_f1}
+
+    def as_json(self) -> dict[str, Any]:
+        """As `hpo status --json` prints it."""
+        return {"number": self.number, **self.values, "recipe": asdict(self.recipe)}
 
 
 @dataclass(frozen=True)
@@ -107,6 +141,7 @@ class Snapshot:
         earlier: what it learns from earlier studies, a line for each.
         speeds: of the models; None where none was measured.
         front: the complete trials of which no other is both better and faster, the best first.
+        metric: by which the trials are compared.
     """
 
     study: str
@@ -133,6 +168,7 @@ class Snapshot:
     earlier: Sequence[str] = ()
     speeds: Speeds | None = None
     front: Sequence[FrontTrial] = ()
+    metric: Metric = MACRO_F1
 
     @property
     def counts(self) -> dict[PlaceState, int]:
@@ -208,16 +244,17 @@ class Snapshot:
             "trials": self.counts,
             "budget": {**asdict(self.limits), **asdict(self.stop_rules), "used": asdict(self.used)},
             "reason_to_end": self.reason_to_end,
-            "last_gain": self.gain and asdict(self.gain),
-            "expected_gain": self.expected and asdict(self.expected),
-            "best": self.best and asdict(self.best),
+            "metric": self.metric.name,
+            "last_gain": self.gain and self.gain.as_json(),
+            "expected_gain": self.expected and self.expected.as_json(),
+            "best": self.best and self.best.as_json(),
             "workers": workers,
             "dead_workers": [
                 {"host": worker.host, "pid": worker.pid, "device": worker.device, **_beat(worker)}
                 for worker in self.dead
             ],
             "halt": self.halt,
-            "early_ranks": self.early and asdict(self.early),
+            "early_ranks": self.early and self.early.as_json(),
             "paused_checkpoints": {
                 "count": len(self.paused_checkpoints),
                 "bytes": sum(self.paused_checkpoints),
@@ -225,7 +262,8 @@ class Snapshot:
             },
             "paused_hosts": list(self.paused_hosts),
             "earlier_studies": list(self.earlier),
-            "front": self.speeds and {"device": self.speeds.device, "trials": [asdict(trial) for trial in self.front]},
+            "front": self.speeds
+            and {"device": self.speeds.device, "trials": [trial.as_json() for trial in self.front]},
         }
 
 
@@ -243,8 +281,11 @@ def take_snapshot(opened: OpenStudy) -> Snapshot:
         raise HpoError(f'study: "{study_file.name}" was deleted') from None
     speeds = speeds_of(opened.study.user_attrs)
     trial, from_outside = find_best(trials, space)
-    best = Best(trial.number, trial.value or 0.0, suggest(FixedTrial(trial.params), space)) if trial else None
-    reason, gain = check_rules(trials, space, study_file.stop_rules)
+    metric, best = opened.metric, None
+    if trial and trial.value is not None:
+        metrics = trial.user_attrs.get(METRICS_KEY, {})
+        best = Best(trial.number, trial.value, suggest(FixedTrial(trial.params), space), metric, metrics)
+    reason, gain = check_rules(trials, space, study_file.stop_rules, metric)
     state = opened.rows.read()
     return Snapshot(
         study=study_file.name,
@@ -264,14 +305,19 @@ def take_snapshot(opened: OpenStudy) -> Snapshot:
         gain=gain,
         paused=pauses(trials, state.places),
         rungs=state.rungs if study_file.pruner == "asha" else (),
-        expected=expected_gain(state.places, state.used, study_file.limits, trial),
-        early=early_ranks(trials, rung_epochs(max(space.values("epochs")))) if study_file.pruner == "asha" else None,
+        expected=expected_gain(state.places, state.used, study_file.limits, trial, metric),
+        early=_early_ranks(trials, space, metric) if study_file.pruner == "asha" else None,
         checkpoints_gb=study_file.checkpoints_gb,
         paused_hosts=state.paused_hosts,
         earlier=[each.line() for each in earlier_studies(study_file, opened.storage, opened.study_id)],
         speeds=speeds,
-        front=front_of(trials, space, speeds),
+        front=front_of(trials, space, speeds, metric),
+        metric=metric,
     )
+
+
+def _early_ranks(trials: Sequence[FrozenTrial], space: Space, metric: Metric) -> EarlyRanks | None:
+    return early_ranks(trials, rung_epochs(int(max(space.values("epochs")))), metric)
 
 
 def queue_lines(snapshot: Snapshot, study_path: Path) -> list[str]:

@@ -17,13 +17,15 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from hpo.study.status import Snapshot
+    from trainer.objective_metric import Metric
 
 
 def render(snapshot: Snapshot) -> RenderableType:
     """A row for each worker that is there, and how much of the budget is used."""
     table = Table(box=None, padding=(0, 2, 0, 0))
-    for heading in ("worker", "device", "trial", "epoch", "macro-F1", "best", "time"):
-        table.add_column(heading, justify="left" if heading in ("worker", "device") else "right")
+    metric = snapshot.metric
+    for heading in ("worker", "device", "trial", "epoch", metric.title, "best", "time"):
+        table.add_column(Text(heading), justify="left" if heading in ("worker", "device") else "right")
     for worker in snapshot.present:
         place = snapshot.place_of(worker)
         cells = ["-"] * 5
@@ -31,8 +33,8 @@ def render(snapshot: Snapshot) -> RenderableType:
             cells = [
                 "-" if place.trial is None else str(place.trial),
                 f"{place.epoch}/{place.epochs}" if place.epochs else "-",
-                "-" if place.macro_f1 is None else f"{place.macro_f1:.4f}",
-                "-" if place.best is None else f"{place.best:.4f}",
+                "-" if place.score is None else metric.text(place.score),
+                "-" if place.best is None else metric.text(place.best),
                 duration(place.seconds),
             ]
         late = f" (no beat for {duration(worker.beat_seconds_ago)})" if worker.beat_seconds_ago > 30 else ""
@@ -42,7 +44,7 @@ def render(snapshot: Snapshot) -> RenderableType:
         table.add_row(f"{worker.host}:{worker.pid}", worker.device, *["-"] * 4, since)
     counts = ", ".join(f"{count} {state}" for state, count in snapshot.counts.items() if count)
     best = (
-        f"best macro-F1 {snapshot.best.macro_f1:.4f} (trial {snapshot.best.number})"
+        f"best {metric.title} {snapshot.best.text} (trial {snapshot.best.number})"
         if snapshot.best
         else "no trial is complete yet"
     )
@@ -84,7 +86,16 @@ def _budget(snapshot: Snapshot) -> Table:
         bar = ProgressBar(total=spent.limit, completed=min(spent.amount, spent.limit), width=40)
         table.add_row(spent.name, bar, str(spent))
     if (target := snapshot.stop_rules.target) is not None:
-        best = snapshot.best.macro_f1 if snapshot.best else 0.0
-        bar = ProgressBar(total=target, completed=min(best, target), width=40)
-        table.add_row("macro-F1", bar, f"{best:.4f}, the target is {target:g}")
+        metric, best = snapshot.metric, snapshot.best
+        value = metric.value(best.score) if best else None
+        bar = ProgressBar(total=1.0, completed=_share_of_target(metric, value, target), width=40)
+        shown = f"{value or 0.0:.4f}" if best or metric.maximised else "none yet"
+        table.add_row(Text(metric.title), bar, f"{shown}, the target is {target:g}")
     return table
+
+
+def _share_of_target(metric: Metric, value: float | None, target: float) -> float:
+    """How near a value is to a target, 1 where it has reached it."""
+    if value is None or value <= 0:
+        return 0.0 if value is None or metric.maximised else 1.0
+    return min(1.0, value / target if metric.maximised else target / value)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 from optuna.trial import TrialState
 
 from hpo.study.ranking import counts, find_best
 from storage.keys import BEST_EPOCH_KEY, METRICS_KEY, ORIGIN_KEY
-from trainer.uncertainty import standard_error
+from trainer.objective_metric import MACRO_F1
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
     from storage.budget import StopRules
+    from trainer.objective_metric import Metric
     from trainer.space import Space
 
 
@@ -26,18 +27,29 @@ class LastGain:
 
     Attributes:
         trial: its number.
-        macro_f1: its value, in [0, 1].
-        noise: the standard error of that value by the choice of the validation images.
+        score: its score, the higher the better.
+        noise: the standard error of that by the choice of the validation images; None where it is not known.
         trainings: how many full trainings the study has done since.
+        metric: that gives the score.
     """
 
     trial: int
-    macro_f1: float
-    noise: float
+    score: float
+    noise: float | None
     trainings: int
+    metric: Metric = MACRO_F1
+
+    def is_beaten_by(self, score: float) -> bool:
+        """Whether a score is better by more than the noise."""
+        return score > self.score + (self.noise or 0.0)
+
+    def as_json(self) -> dict[str, Any]:
+        """As `hpo status --json` prints it: the value by the metric's name."""
+        value = {"trial": self.trial, self.metric.name: self.metric.value(self.score)}
+        return {**value, "noise": self.noise, "trainings": self.trainings}
 
 
-def last_gain(trials: Iterable[FrozenTrial], space: Space) -> LastGain | None:
+def last_gain(trials: Iterable[FrozenTrial], space: Space, metric: Metric = MACRO_F1) -> LastGain | None:
     """Find the last gain of a study; None before its first complete trial.
 
     A trial gains where it exceeds the last one that did by more than that one's standard error. What was taken over
@@ -46,28 +58,32 @@ def last_gain(trials: Iterable[FrozenTrial], space: Space) -> LastGain | None:
     gain: LastGain | None = None
     trained = [each for each in trials if each.state is TrialState.COMPLETE and BEST_EPOCH_KEY in each.user_attrs]
     for trial in sorted(trained, key=lambda each: (ORIGIN_KEY not in each.user_attrs, each.datetime_complete)):
-        value = trial.value or 0.0
-        if (gain is None or value > gain.macro_f1 + gain.noise) and counts(trial, space):
-            gain = LastGain(trial.number, value, standard_error(trial.user_attrs[METRICS_KEY]["per_class"]), 0)
+        if trial.value is not None and (gain is None or gain.is_beaten_by(trial.value)) and counts(trial, space):
+            noise = metric.standard_error(trial.user_attrs[METRICS_KEY])
+            gain = LastGain(trial.number, trial.value, noise, 0, metric)
         elif gain and ORIGIN_KEY not in trial.user_attrs:
-            gain = LastGain(gain.trial, gain.macro_f1, gain.noise, gain.trainings + 1)
+            gain = replace(gain, trainings=gain.trainings + 1)
     return gain
 
 
-def check_rules(trials: Sequence[FrozenTrial], space: Space, rules: StopRules) -> tuple[str | None, LastGain | None]:
+def check_rules(
+    trials: Sequence[FrozenTrial], space: Space, rules: StopRules, metric: Metric = MACRO_F1
+) -> tuple[str | None, LastGain | None]:
     """Why no further trial of a study is to begin, as one clause, and its last gain.
 
     The first is None where the rules end nothing, the second where they ask for no patience.
     """
-    gain = None if rules.patience is None else last_gain(trials, space)
+    gain = None if rules.patience is None else last_gain(trials, space, metric)
     if rules.target is not None:
         best, _ = find_best(trials, space)
-        if best and best.value is not None and best.value >= rules.target:
-            return f"trial {best.number} has reached {best.value:.4f}, and [budget] target is {rules.target:g}", gain
+        if best and best.value is not None and best.value >= metric.score(rules.target):
+            reached = f"trial {best.number} has reached {metric.text(best.value)}"
+            return f"{reached}, and [budget] target is {rules.target:g}", gain
     if rules.patience is not None and gain and gain.trainings >= rules.patience:
+        noise = "" if gain.noise is None else f" beyond the noise of {gain.noise:.4f}"
         reason = (
-            f"{gain.trainings} full trainings since trial {gain.trial} ({gain.macro_f1:.4f}) have brought no gain"
-            f" beyond the noise of {gain.noise:.4f}, and [budget] patience is {rules.patience}"
+            f"{gain.trainings} full trainings since trial {gain.trial} ({metric.text(gain.score)}) have brought no gain"
+            f"{noise}, and [budget] patience is {rules.patience}"
         )
         return reason, gain
     return None, gain

@@ -12,6 +12,7 @@ from urllib.parse import quote
 from hpo.errors import StudyFileError
 from hpo.study.confirm_settings import ConfirmSettings, read_confirm_settings
 from hpo.study.given_splits import read_splits
+from hpo.study.metric_settings import read_metric
 from hpo.study.model_limits import ModelLimits, read_model_limits
 from hpo.study.notify_url import notify_problem
 from hpo.study.study_name import name_problems
@@ -23,6 +24,7 @@ from storage.database import parse_url
 from storage.errors import StorageError
 from storage.private_folder import make_private
 from trainer.errors import RecipeError
+from trainer.objective_metric import MACRO_F1
 from trainer.recipe import nearest
 from trainer.remote.urls import shown, source_of, url_problem
 from trainer.space import Space, recipe_near_default
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     from trainer.images.index import Grouping
     from trainer.images.sides import Splits
     from trainer.images.value_range import ValueRanges
+    from trainer.objective_metric import Metric
     from trainer.recipe import Recipe
 
 PRUNERS = ("asha", "median", "hyperband", "none")
@@ -126,6 +129,7 @@ class StudyFile:
         tries: recipes of the user's own, the tables [[try]], which are tried first.
         model_limits: the table [limits].
         learn_from: names of earlier studies whose results help; "all" for those that the storage holds.
+        metric: by which trials are compared.
         confirm: the table [confirm], with which a search confirms its best recipes at its end; None does not.
     """
 
@@ -153,6 +157,7 @@ class StudyFile:
     model_limits: ModelLimits = field(default_factory=ModelLimits)
     learn_from: tuple[str, ...] | str = ()
     confirm: ConfirmSettings | None = None
+    metric: Metric = MACRO_F1
 
     @property
     def folder(self) -> Path:
@@ -231,6 +236,7 @@ def read_study_file(path: Path, extensions: Extensions | None = None) -> StudyFi
     if weights is not None and not (path.parent / weights).exists():
         problems.append(f"study.weights: {path.parent / weights} does not exist; name a folder of weights, or a file")
     track = read_trackers(study, problems)
+    metric = read_metric(study, problems)
     notify = study.value("notify")
     if notify is not None and (problem := notify_problem(notify)):
         problems.append(f"study.notify: {problem}")
@@ -273,7 +279,8 @@ def read_study_file(path: Path, extensions: Extensions | None = None) -> StudyFi
         limits = Limits(trials=DEFAULT_TRIALS)
     patience = budget.number("patience", whole=True, low=1, high=10_000_000)
     stop_rules = StopRules(
-        target=budget.number("target", low=1e-6, high=1), patience=None if patience is None else int(patience)
+        target=budget.number("target", low=1e-6, high=1 if metric.maximised else 1e6),
+        patience=None if patience is None else int(patience),
     )
     trial_minutes = budget.number("trial_minutes", low=1e-3, high=1e6)
     budget.no_more()
@@ -320,6 +327,7 @@ def read_study_file(path: Path, extensions: Extensions | None = None) -> StudyFi
         model_limits=model_limits,
         learn_from=learn_from,
         confirm=confirm,
+        metric=metric,
     )
 
 

@@ -9,16 +9,19 @@ from typing import TYPE_CHECKING, Any
 import optuna
 
 from hpo.study.interruptions import count_trials
+from hpo.study.metric_settings import metric_of_study
 from hpo.study.ranking import find_best
 from hpo.study.settings import space_of
 from hpo.study.study_name import CONFIRM_SUFFIX
 from storage.database import connect
 from storage.keys import CONFIRMATION_KEY, SETTINGS_KEY
 from trainer.errors import RecipeError
+from trainer.objective_metric import MACRO_F1
 from trainer.wording import counted
 
 if TYPE_CHECKING:
     from trainer.extensions import Extensions
+    from trainer.objective_metric import Metric
 
 
 @dataclass(frozen=True)
@@ -28,23 +31,26 @@ class ListedStudy:
     Attributes:
         name: of the study.
         trials: how many have begun; what continues an interrupted one counts with it.
-        best_macro_f1: of its best trial; None where there is none, or it is unknown.
+        best: score of its best trial; None where there is none, or it is unknown.
         unknown: why its best trial is unknown; None where it is known.
+        metric: that gives the score.
     """
 
     name: str
     trials: int
-    best_macro_f1: float | None = None
+    best: float | None = None
     unknown: str | None = None
+    metric: Metric = MACRO_F1
 
     def line(self) -> str:
         """The study as `hpo list` prints it."""
-        best = "none complete" if self.best_macro_f1 is None else f"best macro-F1 {self.best_macro_f1:.4f}"
+        best = "none complete" if self.best is None else f"best {self.metric.title} {self.metric.text(self.best)}"
         return f"{self.name}: {counted(self.trials, 'trial')}, {self.unknown or best}"
 
     def as_json(self) -> dict[str, Any]:
         """The study as `hpo list --json` prints it."""
-        return {"name": self.name, "trials": self.trials, "best_macro_f1": self.best_macro_f1}
+        best = None if self.best is None else self.metric.value(self.best)
+        return {"name": self.name, "trials": self.trials, f"best_{self.metric.name}": best}
 
 
 def list_studies(url: str, extensions: Extensions) -> list[ListedStudy]:
@@ -73,9 +79,10 @@ def _listed(study: optuna.Study, extensions: Extensions) -> ListedStudy:
     count = count_trials(trials)
     if SETTINGS_KEY not in study.user_attrs:
         return ListedStudy(name, count, unknown="not made by hpo, or not to the end")
+    metric = metric_of_study(study.user_attrs)
     try:
         best, _ = find_best(trials, space_of(study, extensions))
     except RecipeError as error:
         unknown = f"best unknown: its recipes name functions that are not here: {error}"
-        return ListedStudy(name, count, unknown=unknown)
-    return ListedStudy(name, count, best.value if best else None)
+        return ListedStudy(name, count, unknown=unknown, metric=metric)
+    return ListedStudy(name, count, best.value if best else None, metric=metric)

@@ -17,6 +17,7 @@ from hpo.errors import HpoError
 from hpo.study.earlier import refuse_unknown
 from hpo.study.images import with_kept_ranges
 from hpo.study.interruptions import successors_of
+from hpo.study.metric_settings import refuse_undefined
 from hpo.study.model_limits import ModelCheck, ModelLimits
 from hpo.study.open_study import begin_study, find_study, give_id, only_waits
 from hpo.study.settings import check_settings, differences, listed, space_of
@@ -123,9 +124,10 @@ def take_over(study_file: StudyFile, url: str, data: Data, old_name: str) -> Tak
 
     Raises:
         StorageError: the database or the artifact store cannot be used.
-        HpoError: there is no such old study, or its scores cannot be compared with those of the new one; or the new one
-            has begun without it, or with other settings.
+        HpoError: there is no such old study, or its scores cannot be compared with those of the new one; or the metric
+            is not defined for the images; or the new one has begun without it, or with other settings.
     """
+    refuse_undefined(study_file.metric, data, study_file.path)
     initialize(url)
     old = _load_old(study_file, url, data, old_name)
     with one_at_a_time(url):

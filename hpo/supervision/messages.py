@@ -72,13 +72,13 @@ def problem_message(snapshot: Snapshot, lines: Sequence[str]) -> dict[str, Any]:
 def message_of(snapshot: Snapshot, event: str, reason: str) -> dict[str, Any]:
     """A message; its `text` is what chats show."""
     best = snapshot.best
-    shown = f"best trial {best.number}, validation macro-F1 {best.macro_f1:.4f}" if best else "no trial is complete"
+    shown = f"best trial {best.number}, validation {best.metric.title} {best.text}" if best else "no trial is complete"
     counts = ", ".join(f"{count} {state}" for state, count in snapshot.counts.items() if count or state in END_STATES)
     return {
         "event": event,
         "study": snapshot.study,
         "reason": reason,
-        "best": best and {"trial": best.number, "macro_f1": best.macro_f1},
+        "best": best and {"trial": best.number, **best.values},
         "trials": snapshot.counts,
         "used": asdict(snapshot.used),
         "text": f"{snapshot.study}: {reason}\n{counts}; {shown}",

@@ -69,6 +69,7 @@ class Progress:
             self._tell_ends(snapshot)
 
     def _tell_ends(self, snapshot: Snapshot) -> None:
+        metric = snapshot.metric
         # A place is told again when its trial, having gone on, is paused at a later epoch or ends.
         ended = {
             (place.number, place.paused_after): place
@@ -80,8 +81,8 @@ class Progress:
         for key in sorted(ended.keys() - self._told, key=lambda key: key[0]):
             place = ended[key]
             how = place.state if place.paused_after is None else f"paused after epoch {place.paused_after}"
-            score = "" if place.best is None else f", macro-F1 {place.best:.4f}"
-            best = f"; best {snapshot.best.macro_f1:.4f} (trial {snapshot.best.number})" if snapshot.best else ""
+            score = "" if place.best is None else f", {metric.title} {metric.text(place.best)}"
+            best = f"; best {snapshot.best.text} (trial {snapshot.best.number})" if snapshot.best else ""
             why = f": {place.reason}" if place.reason else ""
             self.say(f"trial {place.trial} {how}{score}, {duration(place.seconds)}{best}{why}")
         self._told |= set(ended)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from hpo.errors import EXIT_DONE, HpoError
 from hpo.study.confirmation import begin_confirmation
 from hpo.study.images import load_images
+from hpo.study.metric_settings import refuse_undefined
 from hpo.study.model_limits import check_of
 from hpo.study.open_study import create_study, load_study
 from hpo.study.ranking import best_trial, default_trial
@@ -22,6 +23,7 @@ from hpo.units import duration, show_bytes
 from storage.keys import END_STATES, METRICS_KEY, ORIGIN_KEY
 from trainer.augmentation.random_resized_crop import NAME
 from trainer.errors import DataError
+from trainer.objective_metric import MACRO_F1
 from trainer.quality.checks import PASSED_OVER, tiny_classes
 from trainer.quality.classes import class_counts, given_sides, similar_classes
 from trainer.quality.folders import odd_folders
@@ -80,6 +82,7 @@ def prepare(study_file: StudyFile, progress: Progress, study: optuna.Study | Non
     )
     for line in _lines_on(data, study_file):
         progress.say(line)
+    refuse_undefined(study_file.metric, data, study_file.path)
     check_backbones(space, len(data.index.classes), study_file.weights)
     models = check_of(study_file.model_limits, space, len(data.index.classes))
     refuse_tries(study_file, models)
@@ -285,14 +288,16 @@ def summary_lines(
         lines.append(f"no further trial began: {snapshot.reason_to_end}")
     if snapshot.best is None:
         return lines
-    lines.append(f"winner: trial {snapshot.best.number}, validation macro-F1 {snapshot.best.macro_f1:.4f}")
+    lines.append(f"winner: trial {snapshot.best.number}, validation {snapshot.metric.title} {snapshot.best.text}")
     default = default_trial(opened)
     if default and default.number != snapshot.best.number and default.value is not None:
-        lines.append(f"the default recipe (trial {default.number}) reached {default.value:.4f}")
+        lines.append(f"the default recipe (trial {default.number}) reached {snapshot.metric.text(default.value)}")
     winner = best_trial(opened)
     if winner and (origin := winner.user_attrs.get(ORIGIN_KEY)):
         lines.append(f'it was taken over: trial {origin["trial"]} of "{origin["study"]}"')
     if winner and (per_class := winner.user_attrs.get(METRICS_KEY, {}).get("per_class")):
+        if (other := snapshot.best.macro_f1) is not None and snapshot.metric != MACRO_F1:
+            lines.append(f"its macro-F1: {other:.4f}")
         lines.append(_weakest(per_class))
     lines.append("its recipe:")
     lines += [f"  {name} = {show(value)}" for name, value in used_fields(snapshot.best.recipe).items()]

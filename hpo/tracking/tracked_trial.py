@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
     from trainer.fit import Epoch
+    from trainer.objective_metric import Metric
 
     State = Literal["complete", "pruned", "failed", "interrupted"]  # what is interrupted or pruned may go on
 
@@ -60,14 +62,21 @@ class TrackingServer(Protocol):
         """Keep a bundle and its scores with the run of its trial."""
 
 
+def tracked_name(metric: Metric) -> str:
+    """The name of a metric with letters that every tracker takes."""
+    return re.sub(r"[^A-Za-z0-9_. -]", "_", metric.name)
+
+
 def values_of(epoch: Epoch) -> dict[str, float]:
     """What is tracked of an epoch, by name."""
-    assert epoch.validation, "a trial has validation images"
+    validation = epoch.validation
+    assert validation, "a trial has validation images"
     return {
+        f"valid/{tracked_name(validation.metric)}": validation.metric.value(validation.score),
         "train/loss": epoch.train_loss,
         "train/learning_rate": epoch.learning_rate,
-        "valid/macro_f1": epoch.validation.macro_f1,
-        "valid/accuracy": epoch.validation.accuracy,
+        "valid/macro_f1": validation.macro_f1,
+        "valid/accuracy": validation.accuracy,
         "seconds/epoch": epoch.seconds,
         "seconds/waiting_for_data": epoch.data_seconds,
     }

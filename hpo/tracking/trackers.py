@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from optuna.trial import FixedTrial
 
+from hpo.study.metric_settings import kept_metric
 from hpo.tracking.mlflow_server import MlflowServer
 from hpo.tracking.sender import Sender, SentRun, one_line
-from hpo.tracking.tracked_trial import tracked
+from hpo.tracking.tracked_trial import tracked, tracked_name
 from hpo.tracking.wandb_server import WandbServer
 from trainer.recipe import used_fields
 from trainer.space import suggest
@@ -102,7 +103,9 @@ def add_bundle(opened: OpenStudy, trial: FrozenTrial, folder: Path, info: Mappin
         info: its bundle.json.
     """
     test = info["metrics"]["test"]
-    scores = {"test/macro_f1": test["macro_f1"], "test/accuracy": test["accuracy"]} if test else {}
+    metric = kept_metric(info)
+    names = {tracked_name(metric): metric.name, "macro_f1": "macro_f1", "accuracy": "accuracy"}
+    scores = {f"test/{name}": test[key] for name, key in names.items() if test and test[key] is not None}
     known = tracked(trial, opened.file.name, opened.owner)
     for name, server in _servers(opened.file).items():
         try:

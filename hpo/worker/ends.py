@@ -21,12 +21,12 @@ class Complete:
     """The training came to its end.
 
     Attributes:
-        macro_f1: the best validation macro-F1 of its epochs, in [0, 1].
+        score: the best validation score of its epochs.
         pictures: PNGs by name.
     """
 
     state: ClassVar[State] = "complete"
-    macro_f1: float
+    score: float
     pictures: Mapping[str, bytes]
 
 

@@ -39,7 +39,7 @@ class RunObserver:
         limit: of the trial's time.
 
     Attributes:
-        best: the highest validation macro-F1 so far, in [0, 1]; to be set where the trial has epochs already.
+        best: the highest validation score so far; to be set where the trial has epochs already.
         best_epoch: which one had it; 0 before the first; likewise.
         pictures: of the trial, PNGs by name, once it has ended.
     """
@@ -88,11 +88,17 @@ class RunObserver:
         self._time.epoch_ended(epoch.seconds, epoch.data_seconds)
         self._steps.epoch_ended()
         self._limit.epoch_ended(epoch.number, epoch.seconds)
-        macro_f1, accuracy = epoch.validation.macro_f1, epoch.validation.accuracy
-        if macro_f1 > self.best or not self.best_epoch:
-            self.best, self.best_epoch = macro_f1, epoch.number
+        score, metric = epoch.validation.score, self._context.opened.metric
+        if score > self.best or not self.best_epoch:
+            self.best, self.best_epoch = score, epoch.number
+        values = {
+            metric.title: metric.value(score),
+            "macro-F1": epoch.validation.macro_f1,
+            "accuracy": epoch.validation.accuracy,
+        }
+        shown = ", ".join(f"{name} {value:.4f}" for name, value in values.items())
         self._log.write(
-            f"epoch {epoch.number} of {epoch.epochs}: macro-F1 {macro_f1:.4f}, accuracy {accuracy:.4f},"
+            f"epoch {epoch.number} of {epoch.epochs}: {shown},"
             f" train loss {epoch.train_loss:.4f}, learning rate {epoch.learning_rate:.2e}, {epoch.seconds:.1f} s\n"
         )
         with self._context.stopwatch.time("storage"):
@@ -100,7 +106,7 @@ class RunObserver:
             pausing = may_pause(self._context.opened.study, self._run.trial, epoch.number)
             if pausing or self._checkpoints.is_due(epoch_ended=True):
                 self._checkpoints.write(epoch.capture)
-            progress = Progress(epoch.number, epoch.epochs, macro_f1, self.best)
+            progress = Progress(epoch.number, epoch.epochs, score, self.best)
             self._context.lease.keep_progress(self._run.place, self._run.trial, progress, self._log.take_lines())
 
     def on_end(self, result: Result) -> None:

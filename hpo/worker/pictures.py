@@ -97,20 +97,21 @@ def draw_pictures(result: Result, data: Data, extensions: Extensions) -> Iterato
 
 
 def draw_learning_curves(result: Result) -> bytes:
-    """Validation macro-F1 and train loss of each epoch, the best one marked, as PNG."""
-    numbers, best = range(1, len(result.history) + 1), result.best_epoch
+    """The metric on the validation images and the train loss of each epoch, the best one marked, as PNG."""
+    numbers, best, metric = range(1, len(result.history) + 1), result.best_epoch, result.metric
+    values = [metric.value(score) for score in result.history]
     panels = (
-        (f"validation macro-F1, {result.history[best - 1]:.4f} in epoch {best}", result.history, BLUE),
+        (f"validation {metric.title}, {values[best - 1]:.4f} in epoch {best}", values, BLUE),
         ("train loss", result.train_losses, ORANGE),
     )
     with _style(()):
         from matplotlib.ticker import MaxNLocator
 
         figure = _figure(280)
-        for panel, (title, values, colour) in enumerate(panels):
+        for panel, (title, shown, colour) in enumerate(panels):
             axes = _axes(figure, 45 + panel * WIDTH // 2, 30, WIDTH // 2 - 60, 205)
             axes.axvline(best, color=GREY, linestyle=":")
-            axes.plot(numbers, values, color=colour, marker="o", markersize=3)
+            axes.plot(numbers, shown, color=colour, marker="o", markersize=3)
             axes.set_title(title)
             axes.set_xlabel(f"epoch (of {result.recipe.epochs})")
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))

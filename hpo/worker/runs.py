@@ -132,7 +132,7 @@ class Runs:
         self._file, self._study = opened.file, opened.study
         self._study.pruner = make_pruner(self._file, lease.reach_rung)
         earlier = earlier_studies(self._file, opened.storage, opened.study_id)
-        self._forest = TrialForest(self._file.space, earlier)
+        self._forest = TrialForest(self._file.space, earlier, self._opened.metric)
         lease.promotion = self._file.pruner == "asha"
         self._recipes = Recipes(opened, lease, models)
 

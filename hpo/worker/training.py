@@ -94,6 +94,7 @@ class Training:
                     observer=observer,
                     resume=checkpoint,
                     best_weights=self._folder / WEIGHTS_NAME,
+                    metric=opened.metric,
                 )
                 end = Complete(value, observer.pictures)
             except optuna.TrialPruned:
@@ -185,8 +186,8 @@ class Training:
     def _report_earlier_epochs(self, checkpoint: Checkpoint) -> None:
         """Give the trial what the earlier runs have reported."""
         trial, done = self._run.trial, checkpoint.epochs_done
-        for number, macro_f1 in enumerate(checkpoint.history, start=1):
-            trial.report(macro_f1, number)
+        for number, score in enumerate(checkpoint.history, start=1):
+            trial.report(score, number)
         trial.set_user_attr(RESUMED_KEY, done)
         trial.set_user_attr(THREADS_KEY, checkpoint.threads)
         self._log.write(

@@ -184,7 +184,7 @@ class Worker:
                     raise end.device_error
                 return
             case Complete():
-                self._runs.complete(run, end.macro_f1)
+                self._runs.complete(run, end.score)
             case Pruned():
                 self._runs.prune(run, end.reason)
             case Failed():

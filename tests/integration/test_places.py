@@ -61,7 +61,7 @@ def progress(storage, lease, place, trial_id, lines=()):
     """A word on the second of nine epochs."""
     study = optuna.load_study(study_name="study", storage=storage)
     trial = optuna.Trial(study, trial_id)
-    lease.keep_progress(place, trial, Progress(epoch=2, epochs=9, macro_f1=0.5, best=0.75), lines)
+    lease.keep_progress(place, trial, Progress(epoch=2, epochs=9, score=0.5, best=0.75), lines)
 
 
 def rows(storage, study_id):
@@ -471,7 +471,7 @@ def test_progress_and_times_are_seen_by_all(storage, study_id):
     lease.log(0, ["another"])
     presence(storage, study_id).beat({"training": 1.5})
     [row] = rows(storage, study_id)
-    assert (row.trial, row.epoch, row.epochs, row.macro_f1, row.best, row.worker) == (0, 2, 9, 0.5, 0.75, "worker")
+    assert (row.trial, row.epoch, row.epochs, row.score, row.best, row.worker) == (0, 2, 9, 0.5, 0.75, "worker")
     with storage.engine.connect() as connection:
         assert [line for _, line in logs.read(connection, study_id, 0)] == ["a line", "another"]
         [worker] = workers(connection, study_id)

@@ -11,6 +11,7 @@ from PIL import Image
 from hpo.bundle.card import Story, write_card
 from hpo.bundle.scores import scores
 from trainer.recipe import Recipe
+from trainer.scoring import Classified
 
 pytestmark = pytest.mark.unit
 
@@ -23,7 +24,7 @@ def write(tmp_path):
 
     def write(recipe=None, **changes):
         truth, predicted = torch.tensor([0, 0, 1, 2]), torch.tensor([0, 1, 1, 2])
-        test = scores(truth, predicted, torch.eye(3)[predicted], CLASSES, np.arange(4))
+        test = scores(Classified(truth, predicted, torch.eye(3)[predicted], CLASSES), np.arange(4))
         info = {
             "classes": list(CLASSES),
             "timm_problem": None,

@@ -10,6 +10,7 @@ import pytest
 from hpo.report import charts
 from hpo.report.outcomes import Outcome
 from hpo.report.parallel_coordinates import Axis, parallel
+from trainer.objective_metric import metric_of
 from trainer.recipe import Recipe
 from trainer.space import Space
 
@@ -169,3 +170,22 @@ def test_the_best_lines_are_drawn_over_the_others():
     assert chart["data"][-1]["customdata"][2] == [max(each.number for each in complete), "macro-F1", "0.888"]
     assert "not used" in [note["text"] for note in chart["layout"]["annotations"]]
     assert sum(trace["x"].count(None) for trace in chart["data"]) == len(complete)
+
+
+def test_charts_of_a_loss_show_its_values():
+    """By log-loss a chart shows losses and not scores, with what is too high at its upper edge."""
+    loss = metric_of("log_loss")
+    outcomes = [outcome(number, value=value) for number, value in enumerate([-0.5, -0.2, -0.3, -0.25, -9.0])]
+    chart = charts.progress(outcomes, "ended", "since the start", loss)
+    low, high = chart["layout"]["yaxis"]["range"]
+    assert low < 0.2 < high < 9
+    points, best = chart["data"]
+    assert points["y"] == [0.5, 0.2, 0.3, 0.25, pytest.approx(high, abs=1e-4)]
+    assert points["customdata"][4] == [4, "9.0000"]
+    assert best["y"] == [0.5, 0.2, 0.2]
+    box = charts.field({"a": outcomes}, charts.focus([each.value for each in outcomes], loss), loss)["data"][0]
+    assert box["lowerfence"] <= box["q1"] <= box["median"] == [0.3]
+    ends = charts.curves(outcomes, 1, loss)["data"][-1]["y"]
+    assert ends == [0.05, 0.1, 0.15, 0.2, None]
+    axis = parallel(outcomes, ["backbone"], SPACE, loss)
+    assert {"0.200", "≥"} <= {word for note in axis["layout"]["annotations"] for word in note["text"].split()}

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from hpo.study.confirmed import Confirmed, ConfirmedRecipe
-from hpo.study.confirmed_table import confirmed_lines, verdict
+from hpo.study.confirmed_table import confirmed_lines, confirmed_rows, verdict
+from trainer.objective_metric import metric_of
 
 
 def recipe(trial, mean, *, is_default=False):
@@ -43,3 +44,15 @@ def test_the_verdict_says_why_a_recipe_has_won(given, begin, end):
     """The winner stands with how probable it is that the search has found something better than the default recipe."""
     assert verdict(given) == f"confirmed winner: {begin}{end}"
     assert confirmed_lines(given)[-1] == verdict(given)
+
+
+def test_a_loss_is_told_as_a_loss():
+    """By log-loss values are shown, the lowest is the best, and what flattered itself had less in the search."""
+    best = ConfirmedRecipe(5, False, -0.2, -0.3, 0.02, 4, 3, 2000, 60.0, None, (-0.3,))
+    told = Confirmed([best], 4, 4, 4, 5, [5], None, None, metric_of("log_loss"))
+    assert verdict(told) == (
+        "confirmed winner: trial 5, log-loss 0.3000 ± 0.0200; in the search it had 0.2000, 0.1000 less"
+    )
+    assert [row[1:4] for row in confirmed_rows(told)] == [("0.2000", "0.3000 ± 0.0200", "+0.1000")]
+    shown = told.as_json()
+    assert (shown["metric"], shown["recipes"][0]["search_score"], shown["recipes"][0]["mean"]) == ("log_loss", 0.2, 0.3)

@@ -12,6 +12,7 @@ from hpo.study.expected_gain import FEWEST_TRIALS, ExpectedGain, expected_best, 
 from storage.budget import Limits, Used
 from storage.keys import METRICS_KEY
 from storage.study_rows import PlaceRow
+from trainer.objective_metric import metric_of
 from trainer.uncertainty import standard_error
 
 pytestmark = pytest.mark.unit
@@ -74,7 +75,7 @@ def test_what_the_budget_has_left_is_what_the_estimate_is_for():
     assert expected(Limits(trials=20)).gpu_hours == pytest.approx(8)
     assert expected(Limits(trials=20, gpu_hours=15.5)).trials == 3
     assert expected(Limits(trials=12)).trials == expected(Limits(hours=99)).trials == 12
-    assert expected(Limits(trials=20)).macro_f1 == pytest.approx(rise(scores, 8))
+    assert expected(Limits(trials=20)).rise == pytest.approx(rise(scores, 8))
     assert expected(Limits(trials=20)).noise == pytest.approx(standard_error(per_class))
     assert expected(Limits(trials=20), scores[:-1]) is None
     assert expected(Limits(trials=20), of=None) is None
@@ -90,3 +91,15 @@ def test_a_rise_below_the_noise_is_called_so():
     assert gain.line() == f"{line}, less than the noise of 0.0090"
     assert ExpectedGain(8, 0.0031, 1.25, None).line() == ExpectedGain(8, 0.0031, 1.25, 0.001).line() == line
     assert ExpectedGain(1, 0.0031, 1.25, None).line().startswith("1 more trial, ")
+
+
+def test_a_loss_is_expected_to_fall():
+    """By log-loss further trials may lower the best, by no more than to 0; JSON has the metric's name."""
+    loss = metric_of("log_loss")
+    scores = [-1.0 / (1 + number) for number in range(16)]
+    ended, best = places(scores), create_trial(value=scores[-1])
+    best.number = 15
+    gain = expected_gain(ended, Used(16, 1.0, 16.0), Limits(trials=10_000), best, loss)
+    assert 0 < gain.rise <= -scores[-1]
+    assert "may lower the best by about" in gain.line()
+    assert gain.as_json()["log_loss"] == gain.rise

@@ -17,6 +17,7 @@ from hpo.study.forest import FIRST_RECIPES, Forest
 from hpo.study.forest_sampler import ForestSampler, TrialForest
 from storage.keys import FIRST_RUN_KEY, QUEUED_KEY, REPEATS_KEY
 from tests.support.waiting import limit
+from trainer.objective_metric import metric_of
 from trainer.recipe import used_fields
 from trainer.space import Choice, Range, Space, parameters_of, recipe_near_default, suggest
 
@@ -218,3 +219,18 @@ def test_a_trial_gets_the_whole_recipe_that_the_forest_proposes():
     suggest(enqueued, SPACE)
     assert enqueued.params.items() <= SPACE.default_parameters().items()
     assert study.sampler.way is None
+
+
+def test_a_loss_teaches_as_a_share():
+    """The trees learn from exp(-log-loss), beside which one training of a very high loss does not drown the others."""
+    study = optuna.create_study(direction="maximize", storage="sqlite://")
+    distributions = Encoding.of(SPACE).distributions()
+    random = np.random.default_rng(3)
+    for value in (-0.1, -50.0):
+        params = Encoding.of(SPACE).params(Encoding.of(SPACE).random(random, 1)[0])
+        used = {name: distributions[name] for name in params}
+        study.add_trial(optuna.trial.create_trial(value=value, params=params, distributions=used))
+    forest, seen = TrialForest(SPACE, metric=metric_of("log_loss")), []
+    forest._forest.observe = lambda *given: seen.append(given[3])
+    forest.propose(study, 0)
+    assert seen == [pytest.approx(np.exp(-0.1)), pytest.approx(0.0, abs=1e-9)]

@@ -205,6 +205,8 @@ def test_summary():
         "accuracy": 0.85,
         "macro_precision": macro_precision(matrix),
         "macro_recall": macro_recall(matrix),
+        "balanced_accuracy": pytest.approx(0.85),
+        "weighted_f1": pytest.approx((16 / 19 + 18 / 21) / 2),
         "images": 20,
         "per_class": {
             "cat": {

@@ -156,12 +156,12 @@ def test_the_front_holds_what_nothing_else_beats_at_both():
     outside = create_trial(value=0.99, **vit)
     trials = [trial(0.8, vit), trial(0.9, resnet), trial(0.85, vit), trial(0.7, resnet), outside]
     front = front_of(trials, SPACE, speeds)
-    assert [(each.macro_f1, each.milliseconds, each.backbone) for each in front] == [
+    assert [(each.score, each.milliseconds, each.backbone) for each in front] == [
         (0.9, 5.0, "test_resnet"),
         (0.85, 2.0, "test_vit"),
     ]
     best = front_of([*trials, trial(0.95, vit)], SPACE, speeds)
-    assert [each.macro_f1 for each in best] == [0.95]
+    assert [each.score for each in best] == [0.95]
     assert front_of(trials, SPACE, None) == []
 
 

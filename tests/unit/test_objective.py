@@ -143,7 +143,14 @@ def test_metrics(colours, space, tmp_path):
             roc_auc_score(truth, best.validation.probabilities, multi_class="ovr")
         )
         assert set(kept["per_class"]) == {"red", "green", "blue"}
-        assert set(kept["per_class"]["red"]) == {"f1", "precision", "recall", "roc_auc", "images"}
+        assert set(kept["per_class"]["red"]) == {
+            "f1",
+            "precision",
+            "recall",
+            "roc_auc",
+            "average_precision",
+            "images",
+        }
     assert states == ["COMPLETE", "COMPLETE", "PRUNED", "PRUNED"]
 
 

@@ -33,7 +33,7 @@ NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 def place(number, state, **more):
     """A place with what matters here."""
-    values = {"worker": None, "trial": number, "reason": None, "epoch": 0, "epochs": None, "macro_f1": None}
+    values = {"worker": None, "trial": number, "reason": None, "epoch": 0, "epochs": None, "score": None}
     return PlaceRow(number=number, state=state, **{**values, "best": None, "seconds": 65.0, **more})
 
 
@@ -53,7 +53,7 @@ def printed(shown):
 
 def test_the_table_shows_each_worker_and_the_budget():
     """A running trial's epoch, last and best macro-F1 and time, the budget and the best so far are shown."""
-    running = place(1, "running", worker="w1", epoch=3, epochs=9, macro_f1=0.5, best=0.75)
+    running = place(1, "running", worker="w1", epoch=3, epochs=9, score=0.5, best=0.75)
     text = printed(render(snapshot(place(0, "complete", best=0.9), running)))
     assert "host:42" in text
     for cell in ("3/9", "0.5000", "0.7500", "1 min 05 s", "1 of 10", "1 complete, 1 running", "0.9000 (trial 0)"):
@@ -189,6 +189,7 @@ def test_json_has_the_documented_form():
         "trials",
         "budget",
         "best",
+        "metric",
         "workers",
         "dead_workers",
         "halt",

@@ -150,3 +150,10 @@ def test_rates_of_any_training(name, warmup, steps):
     rates = _rates(name, steps, warmup, scores=[0.5])
     assert len(rates) == steps
     assert all(0 < rate <= RATE * (1 + 1e-12) for rate in rates)
+
+
+def test_the_plateau_follows_negative_scores():
+    """By log-loss scores are negative: one that is a little worse is not better, and the rate falls as it should."""
+    worse = [-0.5, -0.50001, -0.50002, -0.50003, -0.5]
+    assert _rates("plateau", 5, scores=worse) == pytest.approx([RATE] * 4 + [0.3 * RATE])
+    assert _rates("plateau", 5, scores=[-0.5, -0.4, -0.3, -0.2, -0.1]) == pytest.approx([RATE] * 5)

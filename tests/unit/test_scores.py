@@ -10,6 +10,8 @@ import torch
 
 from hpo.bundle.scores import details, headline, scores
 from trainer.metrics import confusion_matrix, summary
+from trainer.objective_metric import metric_of
+from trainer.scoring import Classified
 from trainer.uncertainty import score_intervals
 
 pytestmark = pytest.mark.unit
@@ -17,9 +19,8 @@ pytestmark = pytest.mark.unit
 
 def _scores(true, predicted, classes, groups=None):
     labels, best = torch.tensor(true), torch.tensor(predicted)
-    return scores(
-        labels, best, torch.eye(len(classes))[best], classes, np.arange(len(true)) if groups is None else groups
-    )
+    own = np.arange(len(true)) if groups is None else groups
+    return scores(Classified(labels, best, torch.eye(len(classes))[best], classes), own)
 
 
 def test_scores_are_the_metrics_with_their_intervals_and_the_matrix():
@@ -91,3 +92,27 @@ def test_of_many_classes_the_most_frequent_mistakes_are_shown():
         "  c0 taken for c1: 1",
     ]
     assert len(lines) == 13 + 1 + 10
+
+
+def test_the_headline_begins_with_the_metric_of_the_study():
+    """The metric of the study comes first, macro-F1 and accuracy after it, each of them once."""
+    labels, best = torch.tensor([0, 0, 1, 1]), torch.tensor([0, 1, 1, 1])
+    told = Classified(labels, best, torch.tensor([[0.9, 0.1], [0.4, 0.6], [0.2, 0.8], [0.3, 0.7]]), ("cat", "dog"))
+    by_loss, by_accuracy = metric_of("log_loss"), metric_of("accuracy")
+    found = scores(told, np.arange(4), by_loss)
+    low, high = found["interval"]["log_loss"]
+    assert low < found["log_loss"] < high
+    assert headline(found, by_loss).startswith(f"log-loss 0.4004 ({low:.4f} to {high:.4f} in 95 %), macro-F1 0.7333 (")
+    shown = headline(scores(told, np.arange(4), by_accuracy), by_accuracy)
+    assert shown.startswith("accuracy 0.7500 (")
+    assert shown.count("accuracy") == 1
+
+
+def test_a_metric_that_images_do_not_define_is_said_to_be_so():
+    """ROC-AUC of images of one class is None in JSON and not defined in the headline; the others are there."""
+    area = metric_of("roc_auc")
+    told = Classified(torch.tensor([0, 0]), torch.tensor([0, 1]), torch.eye(2), ("cat", "dog"))
+    found = scores(told, np.arange(2), area)
+    assert (found["roc_auc"], found["interval"]["roc_auc"]) == (None, None)
+    assert headline(found, area).startswith("ROC-AUC not defined, macro-F1 ")
+    assert json.dumps(found, allow_nan=False)

@@ -9,9 +9,11 @@ import optuna
 import pytest
 
 from hpo.errors import HpoError
+from hpo.study.metric_settings import metric_of_study
 from hpo.study.settings import check_settings, settings
 from hpo.study.study_file import read_study_file
 from storage.keys import SETTINGS_KEY
+from trainer.objective_metric import MACRO_F1
 
 pytestmark = pytest.mark.unit
 
@@ -127,3 +129,17 @@ def test_a_given_split_may_not_change(write_colours, tmp_path):
     assert complaint(study, study_file)[1:] == [
         "  images were divided otherwise into those to train, to validate and to hold out"
     ]
+
+
+def test_a_study_without_a_mark_of_its_metric_is_by_macro_f1(begun):
+    """A study of an earlier version goes on by macro-F1, and refuses another metric."""
+    study, study_file, _ = begun
+    kept = dict(study.user_attrs[SETTINGS_KEY])
+    del kept["study"]
+    study.set_user_attr(SETTINGS_KEY, kept)
+    check_settings(study, study_file, loaded(study_file))
+    assert metric_of_study(study.user_attrs) == MACRO_F1
+    study_file.path.write_text('[study]\nmetric = "log_loss"\n' + study_file.path.read_text())
+    first, *rest = complaint(study, read_study_file(study_file.path), images=False)
+    assert "--from" not in first
+    assert rest == ['  study.metric was "macro_f1", is now "log_loss"']

@@ -13,6 +13,7 @@ from hpo.study.stop_rules import check_rules, last_gain
 from hpo.worker.time_limit import TimeLimit
 from storage.budget import StopRules
 from storage.keys import BEST_EPOCH_KEY, METRICS_KEY, ORIGIN_KEY
+from trainer.objective_metric import metric_of
 from trainer.space import Space, suggest
 from trainer.uncertainty import standard_error
 
@@ -49,6 +50,22 @@ def test_a_search_ends_at_its_target():
     assert check_rules(trials, SPACE, StopRules(target=0.81))[0] is None
     reason, _ = check_rules(trials, SPACE, StopRules(target=0.8))
     assert reason == "trial 1 has reached 0.8000, and [budget] target is 0.8"
+
+
+def test_a_target_of_a_loss_means_at_most():
+    """By log-loss the lowest is the best, and a search ends once it is at most the target; gains are falls."""
+    loss, trials = metric_of("log_loss"), trials_of([-0.5, -0.3, -0.4])
+    assert check_rules(trials, SPACE, StopRules(target=0.29), loss)[0] is None
+    reason, _ = check_rules(trials, SPACE, StopRules(target=0.3), loss)
+    assert reason == "trial 1 has reached 0.3000, and [budget] target is 0.3"
+    for trial in trials:
+        trial.user_attrs = {**trial.user_attrs, METRICS_KEY: {"standard_error": {"log_loss": 0.05}}}
+    reason, gain = check_rules(trials, SPACE, StopRules(patience=1), loss)
+    assert reason == (
+        "1 full trainings since trial 1 (0.3000) have brought no gain beyond the noise of 0.0500, and [budget] patience"
+        " is 1"
+    )
+    assert gain.as_json() == {"trial": 1, "log_loss": 0.3, "noise": 0.05, "trainings": 1}
 
 
 def test_a_search_ends_where_its_patience_does():

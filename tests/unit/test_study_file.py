@@ -9,6 +9,7 @@ from hpo.study import tracker_names
 from hpo.study.confirm_settings import ConfirmSettings
 from hpo.study.study_file import read_study_file
 from storage.budget import Limits, StopRules
+from trainer.objective_metric import MACRO_F1
 from trainer.space import DEFAULT_SPACE
 
 pytestmark = pytest.mark.unit
@@ -243,3 +244,40 @@ def test_a_tracker_whose_package_is_missing_says_how_to_install_it(read, monkeyp
     monkeypatch.setattr(tracker_names, "find_spec", lambda _: None)
     with pytest.raises(StudyFileError, match=r"mlflow is not installed; `pip install 'hpo-images\[mlflow\]'`"):
         read('[study]\ntrack = "mlflow"\n[data]\npath = "a"')
+
+
+def test_the_metric_and_the_order_of_classes(read):
+    """A study file names a metric, of one class too, and the order of classes where that matters."""
+
+    def metric(text):
+        return read(f'[study]\n{text}\n[data]\npath = "a"\n[budget]\ntarget = 0.9').metric
+
+    assert metric('metric = "f1:golden retriever"').of_class == "golden retriever"
+    ordered = metric('metric = "quadratic_kappa"\nclass_order = ["none", "mild", "severe"]')
+    assert ordered.order == ("none", "mild", "severe")
+    assert read('[data]\npath = "a"').metric == MACRO_F1
+    assert read('[study]\nmetric = "log_loss"\n[data]\npath = "a"\n[budget]\ntarget = 1.5').stop_rules.target == 1.5
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        (
+            'metric = "acuracy"',
+            'study.metric: "acuracy" is not known; did you mean "accuracy"?; known: macro_f1, accuracy',
+        ),
+        ("metric = 3", "study.metric: 3 is not a text"),
+        ('class_order = ["a", "b"]', 'study.class_order: metric = "macro_f1" has no use for it; remove it'),
+        ('metric = "quadratic_kappa"\nclass_order = ["a", "a"]', "study.class_order: a class is listed more than once"),
+        (
+            'metric = "quadratic_kappa"\nclass_order = "a"',
+            'study.class_order: "a" is no list of classes, such as ["none"',
+        ),
+    ],
+)
+def test_what_is_no_metric_is_one_line(read, text, complaint):
+    """A metric that is not there, or an order that nothing asks for, is one line."""
+    with pytest.raises(StudyFileError) as raised:
+        read(f'[study]\n{text}\n[data]\npath = "a"')
+    assert str(raised.value).startswith(f"my study.toml: {complaint}")
+    assert "\n" not in str(raised.value)

@@ -14,6 +14,7 @@ from hpo.tracking.sender import Sender, SentRun
 from hpo.tracking.tracked_trial import TrackedTrial, tracked
 from hpo.tracking.trackers import add_bundle
 from tests.support.waiting import limit, wait_until
+from trainer.objective_metric import MACRO_F1
 
 pytestmark = pytest.mark.unit
 
@@ -53,7 +54,7 @@ class Server:
 
 def epoch(number):
     """An epoch as the training gives it."""
-    validation = SimpleNamespace(macro_f1=number / 10, accuracy=0.5)
+    validation = SimpleNamespace(score=number / 10, macro_f1=number / 10, accuracy=0.5, metric=MACRO_F1)
     return SimpleNamespace(
         number=number, train_loss=1.0, learning_rate=0.1, validation=validation, seconds=1.0, data_seconds=0.0
     )

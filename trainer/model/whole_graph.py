@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from trainer.calibration import SMALLEST
 from trainer.images.pixels import MEAN_COLOUR
+from trainer.metrics import SMALLEST
 
 if TYPE_CHECKING:
     from collections.abc import Callable
