@@ -153,7 +153,7 @@ def run_predict(options: argparse.Namespace) -> int:
                 ensemble, rows, options.output, keep_columns=options.keep_columns, decoders=options.threads
             )
         judged = [row.file for row in rows if row.true is not None]
-        test_uses = {str(bundle.folder): count_use(bundle, judged) for bundle in bundles if judged}
+        test_uses = {str(bundle.folder): count_use(bundle, judged, Path(unpacked)) for bundle in bundles if judged}
     known = known_of(rows)
     if options.json:
         used = {"bundles": [str(bundle.folder) for bundle in bundles], "voting": options.voting, "tta": options.tta}

@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING, Any
 from hpo.bundle.bundle import INFO, TEST, TRAIN, VALID
 from hpo.whole_file import whole_file
 from trainer.images.duplicates import find_copies
+from trainer.images.fetched import Fetched
 from trainer.images.manifest import on_disk
 from trainer.images.spreadsheets import text_of
+from trainer.remote.urls import is_url
 from trainer.wording import counted
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from hpo.bundle.bundle import Bundle
 
@@ -57,18 +59,20 @@ class Use:
         return said
 
 
-def count_use(bundle: Bundle, files: Sequence[Path]) -> Use:
+def count_use(bundle: Bundle, files: Sequence[Path], cache: Path | None = None) -> Use:
     """Find out which of the images that scores are of are held out, and count a use in bundle.json where any is.
 
     Args:
         bundle: whose predictions are judged.
         files: of the images whose true class is known.
+        cache: where those at URLs were fetched; others that the bundle lists by URL are not asked for.
     """
     lists = [bundle.folder / TEST, bundle.folder / TRAIN]
     models = bundle.members or (bundle,)
     if any(model.info.get("retrained") for model in models):
         lists.append(bundle.folder / VALID)
-    listed = [_listed(file) for file in lists]
+    fetched = Fetched(cache.absolute()).by_url() if cache else {}
+    listed = [_listed(file, fetched) for file in lists]
     held, learned = listed[0], [file for files in listed[1:] for file in files]
     found = _same_files([*held, *learned], files)
     test, train = sum(found[: len(held)]), sum(found[len(held) :])
@@ -87,17 +91,18 @@ def _unknown(bundle: Bundle, held: Sequence[Path]) -> str | None:
         return None
     if not file.is_file():
         return f"{file}, which names the images that are held out, is gone"
-    return f"{tested['images'] - len(held)} of {counted(tested['images'], 'image')} of {file} are not where it says"
+    return f"{tested['images'] - len(held)} of {counted(tested['images'], 'image')} of {file} are not here to compare"
 
 
-def _listed(file: Path) -> list[Path]:
-    """The images of a list of a bundle that are still there."""
+def _listed(file: Path, fetched: Mapping[str, Path]) -> list[Path]:
+    """The images of a list of a bundle that are still there, or that were fetched."""
     try:
         with file.open(encoding="utf-8", errors="surrogateescape", newline="") as opened:
             names = [text_of(row["path"]) for row in csv.DictReader(opened)]
     except (OSError, csv.Error, KeyError):
         return []
-    return [file.parent / found for name in names if (found := on_disk(file.parent, name)) is not None]
+    places = [fetched.get(name) if is_url(name) else on_disk(file.parent, name) for name in names]
+    return [file.parent / place for place in places if place is not None]
 
 
 def _same_files(listed: Sequence[Path], files: Sequence[Path]) -> list[bool]:

@@ -13,6 +13,7 @@ from hpo.bundle.bundle import read_bundle
 from hpo.bundle.commands import run_predict
 from hpo.bundle.held_out import count_use
 from hpo.cli import parser
+from tests.support.file_server import file_server
 
 pytestmark = pytest.mark.unit
 
@@ -53,6 +54,19 @@ def test_scores_of_held_out_images_are_a_use(tested, photos, tmp_path, capsys):
     assert json.loads(capsys.readouterr().out)["test_uses"] == {
         str(tested): {"images": 12, "learned": 24, "uses": 7, "problem": None}
     }
+
+
+def test_held_out_images_at_urls_are_found(tested, photos, tmp_path, capsys):
+    """A list of the bundle that names images by URL tells the same images where they are fetched to be predicted."""
+    with file_server(photos) as served:
+        rows = [f"{served.url}/red/{file.name},red" for file in _images(photos, "red")]
+        (tested / "test.csv").write_text("\n".join(["path,label", *rows]))
+        options = parser().parse_args(["predict", str(tested), str(tested / "test.csv"), "-o", str(tmp_path / "o.csv")])
+        options.extensions = None
+        assert run_predict(options) == 0
+    assert "use 4 of the test split: 12 images here are held out" in capsys.readouterr().out
+    [line] = count_use(read_bundle(tested), _images(photos, "red"), tmp_path).lines()
+    assert "12 of 12 images of" in line
 
 
 def test_copies_and_links_of_held_out_images_are_found(tested, photos, tmp_path):
@@ -101,7 +115,7 @@ def test_what_cannot_be_known_or_noted_is_said(tested, photos, tmp_path, monkeyp
     file = tested / "test.csv"
     begun = "whether this is a use of the test split is not known:"
     assert count_use(bundle, _images(tmp_path, "red")).lines() == [
-        f"{begun} 12 of 12 images of {file} are not where it says"
+        f"{begun} 12 of 12 images of {file} are not here to compare"
     ]
     file.unlink()
     assert count_use(bundle, _images(tmp_path, "red")).lines() == [

@@ -100,6 +100,10 @@ class Fetched:
         """Where the image of a URL without secrets is kept."""
         return self.folder / _place(public)
 
+    def by_url(self) -> dict[str, Path]:
+        """Where the file of each URL is that has been fetched; the URLs are without secrets."""
+        return {record.url: self.folder / place for place, record in self.records().items()}
+
     def fetch_listed(self, urls: Sequence[str]) -> dict[str, str]:
         """Fetch images that a CSV lists; returns the SHA-256 of each, by its URL without secrets.
 
