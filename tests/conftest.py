@@ -19,7 +19,7 @@ from sqlalchemy import create_engine, text
 
 from storage.database import parse_url
 from storage.embedded.server import embedded_postgres
-from tests.support.fork_server import run_hpo
+from tests.support.fork_server import run_program
 from tests.support.waiting import limit
 
 if TYPE_CHECKING:
@@ -128,6 +128,12 @@ def photos(tmp_path: Path) -> Path:
 def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The URL of a Postgres of this test run."""
     with embedded_postgres(opened(tmp_path_factory.mktemp("postgres"), tmp_path_factory.getbasetemp())) as url:
+        engine = create_engine(url, isolation_level="AUTOCOMMIT")
+        with engine.connect() as connection:
+            for setting in ("fsync", "full_page_writes", "synchronous_commit"):  # none of its data outlives the run
+                connection.execute(text(f"ALTER SYSTEM SET {setting} = off"))
+            connection.execute(text("SELECT pg_reload_conf()"))
+        engine.dispose()
         yield url
 
 
@@ -163,14 +169,15 @@ def hpo_in(folder: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
         *arguments: object, timeout: float = 180, program: tuple[str, ...] | None = None, **variables: str
     ) -> subprocess.CompletedProcess[str]:
         environment = {name: value for name, value in os.environ.items() if name not in STORAGE_VARIABLES}
+        words = [*(program or ("-m", "hpo")), *map(str, arguments)]
+        environment |= variables
         # What libraries read as they are imported needs a process that imports them.
-        if program is None and variables.keys() <= set(STORAGE_VARIABLES):
-            return run_hpo([*map(str, arguments)], folder, {**environment, **variables}, limit(timeout))
-        program = program or ("-m", "hpo")
+        if words[0] != "-c" and variables.keys() <= set(STORAGE_VARIABLES):
+            return run_program(words, folder, environment, limit(timeout))
         return subprocess.run(
-            [sys.executable, *program, *map(str, arguments)],
+            [sys.executable, *words],
             cwd=folder,
-            env={**environment, **variables},
+            env=environment,
             capture_output=True,
             text=True,
             timeout=limit(timeout),

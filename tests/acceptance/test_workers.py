@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import time
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from storage.embedded.server import data_folder, embedded_postgres
 from tests.acceptance.test_search import status, write_study
+from tests.support.hpo_process import HpoProcess
 from tests.support.waiting import limit, wait_until
 
 pytestmark = pytest.mark.acceptance
 
-# An `hpo` of one's own, whose supervisor inherits orphans as PID 1 of a container does, and whose workers
-# first do something else.
+# An `hpo` of one's own, whose supervisor inherits orphans as PID 1 of a container does; it and its workers first do
+# something else.
 OWN = """
 import ctypes, os, signal, subprocess, sys, time
 from pathlib import Path
@@ -31,6 +29,7 @@ def begin_worker():
 
 if __name__ == "__main__":
     if sys.argv[1] == "workers":
+        {supervisor}
         ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER
     if sys.argv[1] == "worker":
         begin_worker()
@@ -38,34 +37,28 @@ if __name__ == "__main__":
 """
 
 
-@contextmanager
-def started(folder, *arguments, program=("-m", "hpo"), **options):
-    """A command that runs, and is ended with the block if it still does; all that it prints is one text."""
-    with subprocess.Popen(
-        [sys.executable, *program, *arguments],
-        cwd=folder,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        **options,
-    ) as process:
-        try:
-            yield process
-        finally:
-            process.kill()
+@pytest.fixture
+def start(tmp_path):
+    """A function that starts a program in the folder of the test; it is ended after the test if it still runs."""
+    begun = []
 
+    def start(*words, **variables):
+        begun.append(HpoProcess(words, tmp_path, variables))
+        return begun[-1]
 
-def with_storage(database, **variables):
-    """The environment with a database."""
-    return {**os.environ, "HPO_STORAGE": database, **variables}
+    yield start
+    for process in begun:
+        if process.runs:
+            process.send(signal.SIGKILL)
+            process.end()
 
 
 @pytest.fixture
 def study(hpo, tmp_path, photos, database):
-    """A function that makes a study for `own.py`, whose workers begin with this line of Python."""
+    """A function that makes a study for `own.py`, whose workers and supervisor begin with these lines of Python."""
 
-    def make(worker="pass", **settings):
-        (tmp_path / "own.py").write_text(OWN.format(worker=worker))
+    def make(worker="pass", supervisor="pass", **settings):
+        (tmp_path / "own.py").write_text(OWN.format(worker=worker, supervisor=supervisor))
         write_study(tmp_path, **settings)
         done = hpo("init", "study.toml", HPO_STORAGE=database)
         assert done.returncode == 0, done.stderr
@@ -73,20 +66,18 @@ def study(hpo, tmp_path, photos, database):
     return make
 
 
-def test_a_killed_worker_is_started_again_and_leaves_nothing_behind(tmp_path, study, database, hpo):
+def test_a_killed_worker_is_started_again_and_leaves_nothing_behind(tmp_path, study, start, database, hpo):
     """Kill -9 of a worker: its trial is run again, another worker comes in its stead, its orphan leaves no zombie."""
     study("Path(f'{os.getpid()}.orphan').write_text(str(subprocess.Popen(['sleep', '4']).pid))", trials=4, epochs=15)
-    with started(
-        tmp_path, "workers", "study.toml", "--workers", "2", program=("own.py",), env=with_storage(database)
-    ) as workers:
-        killed = wait_until(
-            lambda: (now := status(hpo, HPO_STORAGE=database)) and [w["pid"] for w in now["workers"] if w["epoch"]]
-        )[0]
-        orphan = Path("/proc") / (tmp_path / f"{killed}.orphan").read_text()
-        os.kill(killed, signal.SIGKILL)
-        wait_until(lambda: not orphan.exists())
-        out, _ = workers.communicate(timeout=limit(180))
-    assert workers.returncode == 0, out
+    workers = start("own.py", "workers", "study.toml", "--workers", "2", HPO_STORAGE=database)
+    killed = wait_until(
+        lambda: (now := status(hpo, HPO_STORAGE=database)) and [w["pid"] for w in now["workers"] if w["epoch"]]
+    )[0]
+    orphan = Path("/proc") / (tmp_path / f"{killed}.orphan").read_text()
+    os.kill(killed, signal.SIGKILL)
+    wait_until(lambda: not orphan.exists())
+    assert workers.end(180) == 0, workers.printed
+    out = workers.printed
     assert f":{killed} has died: ended by signal 9 (Killed); it starts again in 1 s" in out
     assert out.count("has started on the CPU") == out.count("has ended") + 1 == 3
     assert "all workers have ended: 4 complete" in out
@@ -131,18 +122,18 @@ def test_a_worker_that_meets_no_database_tries_again(tmp_path, study, hpo, datab
     assert "has died: storage: the database stopped answering; it starts again in 1 s" in done.stdout
 
 
-def test_sigterm_hands_all_trials_back(tmp_path, study, database, hpo):
+def test_sigterm_hands_all_trials_back(study, start, database, hpo):
     """SIGTERM ends all workers, with their trials in the queue, within 20 seconds; none is started again."""
     study(trials=4, epochs=200)
-    with started(tmp_path, "workers", "study.toml", "--workers", "2", env=with_storage(database)) as workers:
-        wait_until(
-            lambda: (now := status(hpo, HPO_STORAGE=database)) and sum(bool(w["epoch"]) for w in now["workers"]) == 2
-        )
-        begun = time.monotonic()
-        workers.send_signal(signal.SIGTERM)
-        out, _ = workers.communicate(timeout=limit(60))
+    workers = start("-m", "hpo", "workers", "study.toml", "--workers", "2", HPO_STORAGE=database)
+    wait_until(
+        lambda: (now := status(hpo, HPO_STORAGE=database)) and sum(bool(w["epoch"]) for w in now["workers"]) == 2
+    )
+    begun = time.monotonic()
+    workers.send(signal.SIGTERM)
+    assert workers.end() == 143, workers.printed
     assert time.monotonic() - begun < limit(20)
-    assert workers.returncode == 143, out
+    out = workers.printed
     assert out.count("has started") == out.count("has ended") == 2
     assert "stopped: 0 trials are done, 2 went back to the queue" in out
     now = status(hpo, HPO_STORAGE=database)
@@ -150,70 +141,60 @@ def test_sigterm_hands_all_trials_back(tmp_path, study, database, hpo):
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGHUP, 129), (signal.SIGINT, 130)])
-def test_a_signal_reaches_the_workers(tmp_path, study, database, number, code):
+def test_a_signal_reaches_the_workers(tmp_path, study, start, database, number, code):
     """A terminal that goes away, and Ctrl-C, end the workers, too."""
     study("Path('up').touch(); time.sleep(600)")
-    with started(
-        tmp_path, "workers", "study.toml", "--workers", "1", program=("own.py",), env=with_storage(database)
-    ) as workers:
-        wait_until((tmp_path / "up").exists)
-        workers.send_signal(number)
-        out, _ = workers.communicate(timeout=limit(20))
-    assert workers.returncode == code, out
+    workers = start("own.py", "workers", "study.toml", "--workers", "1", HPO_STORAGE=database)
+    wait_until((tmp_path / "up").exists)
+    workers.send(number)
+    assert workers.end(20) == code, workers.printed
+    out = workers.printed
     assert out.count("has started") == out.count("has ended") == 1
 
 
-def test_a_frozen_database_keeps_no_signal_from_the_workers(tmp_path, photos, hpo):
+def test_a_frozen_database_keeps_no_signal_from_the_workers(tmp_path, photos, start, hpo):
     """SIGTERM reaches the workers at once, and ends the command, while the database neither answers nor refuses."""
-    (tmp_path / "own.py").write_text(OWN.format(worker="Path('up').touch(); time.sleep(600)"))
+    (tmp_path / "own.py").write_text(OWN.format(worker="Path('up').touch(); time.sleep(600)", supervisor="pass"))
     write_study(tmp_path)
     with embedded_postgres(tmp_path / "server") as url:
         assert hpo("init", "study.toml", HPO_STORAGE=url).returncode == 0
-        with started(
-            tmp_path, "workers", "study.toml", "--workers", "1", program=("own.py",), env=with_storage(url)
-        ) as workers:
-            wait_until((tmp_path / "up").exists)
-            server = int((data_folder(tmp_path / "server") / "data" / "postmaster.pid").read_text().split()[0])
-            backends = map(int, Path(f"/proc/{server}/task/{server}/children").read_text().split())
-            frozen = [server, *backends]
+        workers = start("own.py", "workers", "study.toml", "--workers", "1", HPO_STORAGE=url)
+        wait_until((tmp_path / "up").exists)
+        server = int((data_folder(tmp_path / "server") / "data" / "postmaster.pid").read_text().split()[0])
+        backends = map(int, Path(f"/proc/{server}/task/{server}/children").read_text().split())
+        frozen = [server, *backends]
+        for process in frozen:
+            os.kill(process, signal.SIGSTOP)
+        try:
+            begun = time.monotonic()
+            workers.send(signal.SIGTERM)
+            code = workers.end(60)
+            seconds = time.monotonic() - begun
+        finally:
             for process in frozen:
-                os.kill(process, signal.SIGSTOP)
-            try:
-                begun = time.monotonic()
-                workers.send_signal(signal.SIGTERM)
-                out, _ = workers.communicate(timeout=limit(60))
-                seconds = time.monotonic() - begun
-            finally:
-                for process in frozen:
-                    os.kill(process, signal.SIGCONT)
-    assert workers.returncode == 143, out
+                os.kill(process, signal.SIGCONT)
+    out = workers.printed
+    assert code == 143, out
     assert "the database does not say how the search stands; the same command resumes" in out
     assert seconds < limit(15)
 
 
-def test_a_second_interrupt_ends_workers_that_do_not_end(tmp_path, study, database):
+def test_a_second_interrupt_ends_workers_that_do_not_end(tmp_path, study, start, database):
     """Ctrl-C asks, Ctrl-C again kills; a terminal that goes away ends nothing under nohup."""
-    study("signal.signal(signal.SIGTERM, signal.SIG_IGN); Path('deaf').touch(); time.sleep(600)")
-    with started(
-        tmp_path,
-        "workers",
-        "study.toml",
-        "--workers",
-        "1",
-        program=("own.py",),
-        env=with_storage(database),
-        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN),
-    ) as workers:
-        wait_until((tmp_path / "deaf").exists)
-        workers.send_signal(signal.SIGHUP)
-        workers.send_signal(signal.SIGINT)
-        assert "has started" in workers.stdout.readline()
-        assert "stopping: " in workers.stdout.readline()
-        assert workers.poll() is None
-        workers.send_signal(signal.SIGINT)
-        out, _ = workers.communicate(timeout=limit(20))
-    assert workers.returncode == 130
-    assert "stopped: 0 trials are done" in out
+    study(
+        "signal.signal(signal.SIGTERM, signal.SIG_IGN); Path('deaf').touch(); time.sleep(600)",
+        supervisor="signal.signal(signal.SIGHUP, signal.SIG_IGN)",
+    )
+    workers = start("own.py", "workers", "study.toml", "--workers", "1", HPO_STORAGE=database)
+    wait_until((tmp_path / "deaf").exists)
+    workers.send(signal.SIGHUP)
+    workers.send(signal.SIGINT)
+    wait_until(lambda: "stopping: " in workers.printed)
+    assert "has started" in workers.printed
+    assert workers.runs
+    workers.send(signal.SIGINT)
+    assert workers.end(20) == 130, workers.printed
+    assert "stopped: 0 trials are done" in workers.printed
 
 
 def test_what_cannot_work_is_refused_at_once(tmp_path, study, hpo, database):
@@ -240,16 +221,15 @@ def test_what_cannot_work_is_refused_at_once(tmp_path, study, hpo, database):
         assert "starts again" not in done.stdout
 
 
-def test_a_search_outlives_the_crash_of_its_embedded_postgres(tmp_path, photos, hpo):
+def test_a_search_outlives_the_crash_of_its_embedded_postgres(tmp_path, photos, start, hpo):
     """After kill -9 of the private Postgres in the middle of a search it is started again, and the budget is exact."""
     write_study(tmp_path, trials=4, epochs=30)
-    variables = {name: value for name, value in os.environ.items() if name != "HPO_STORAGE"}
-    with started(tmp_path, "search", "study.toml", "--workers", "2", env=variables) as search:
-        wait_until(lambda: (now := status(hpo)) and any(w["epoch"] for w in now["workers"]))
-        pid_file = data_folder(tmp_path / ".hpo") / "data" / "postmaster.pid"
-        os.kill(int(pid_file.read_text().split()[0]), signal.SIGKILL)
-        out, _ = search.communicate(timeout=limit(180))
-    assert search.returncode == 0, out
+    search = start("-m", "hpo", "search", "study.toml", "--workers", "2", HPO_STORAGE="")
+    wait_until(lambda: (now := status(hpo)) and any(w["epoch"] for w in now["workers"]))
+    pid_file = data_folder(tmp_path / ".hpo") / "data" / "postmaster.pid"
+    os.kill(int(pid_file.read_text().split()[0]), signal.SIGKILL)
+    assert search.end(180) == 0, search.printed
+    out = search.printed
     assert "the database answers again" in out
     now = status(hpo)
     assert now["trials"] == {"complete": 4, "pruned": 0, "failed": 0, "running": 0, "waiting": 0, "paused": 0}

@@ -23,7 +23,8 @@ from hpo.study.open_study import load_study, model_of
 from hpo.study.study_file import read_study_file
 from storage.keys import FIRST_RUN_KEY, REPEATS_KEY, RESUMED_KEY
 from tests.conftest import STORAGE_VARIABLES
-from tests.support.faulty_hpo import Faults, linear
+from tests.support import faulty_hpo
+from tests.support.faulty_hpo import linear
 from tests.support.hpo_process import HpoProcess
 from tests.support.tally import count
 from trainer.extensions import Extensions
@@ -61,7 +62,7 @@ class OldStudy:
     def hpo(self, command, *arguments):
         """Run a command on the study to its end; returns what it printed."""
         variables = {**dict.fromkeys(STORAGE_VARIABLES, ""), "HPO_STORAGE": self.url}
-        process = HpoProcess(self.folder, [command, "study.toml", *arguments], variables, Faults())
+        process = HpoProcess([faulty_hpo.__file__, command, "study.toml", *arguments], self.folder, variables)
         code = process.end()
         assert code == 0, process.printed
         return process.printed

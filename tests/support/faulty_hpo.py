@@ -12,7 +12,6 @@ import signal
 import sys
 import time
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import torch
 
@@ -57,8 +56,8 @@ def linear(classes, size):
     return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Dropout(0.2), torch.nn.Linear(3 * size * size, classes))
 
 
-def main(arguments, faults):
-    """Run a command, with its faults."""
+def main(faults):
+    """Run the command, with its faults."""
     if not faults.pictures:
         hpo.worker.observer.draw_pictures = lambda *_: iter(())
     if faults.grace_seconds:
@@ -80,7 +79,7 @@ def main(arguments, faults):
             time.sleep(3600)
         return torch.nn.functional.cross_entropy(logits, labels)
 
-    hpo.cli.main(arguments, extensions=Extensions(losses={"slow": slow}, backbones={"linear": linear}))
+    hpo.cli.main(extensions=Extensions(losses={"slow": slow}, backbones={"linear": linear}))
 
 
 def _shorten_grace(seconds):
@@ -132,17 +131,5 @@ def _kill_at(target, when, call):
     setattr(owner, name, deadly)
 
 
-def run(folder, output, arguments, variables, faults):
-    """Run a command in a process that was forked for it, as if that had been started anew."""
-    os.chdir(folder)
-    with Path(output).open("wb") as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
-    os.environ.update({**variables, VARIABLE: faults.as_text()})
-    sys.argv[0] = __file__  # what the workers of a search are to run
-    time.tzset()
-    main(arguments, faults)
-
-
 if __name__ == "__main__":
-    main(None, Faults(**json.loads(os.environ.get(VARIABLE, "{}"))))
+    main(Faults(**json.loads(os.environ.get(VARIABLE, "{}"))))

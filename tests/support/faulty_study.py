@@ -16,6 +16,7 @@ from storage.artifacts.artifacts import fetch_file
 from storage.keys import WEIGHTS_NAME
 from storage.study_rows import places
 from tests.conftest import STORAGE_VARIABLES, paint
+from tests.support import faulty_hpo
 from tests.support.faulty_hpo import Faults, linear
 from tests.support.hpo_process import HpoProcess
 from tests.support.tally import ENDS, count
@@ -118,12 +119,9 @@ class FaultyStudy:
         """Start a command on the study, with its faults."""
         clean = dict.fromkeys(STORAGE_VARIABLES, "")
         environment = {**clean, "HPO_STORAGE": self.url, **(variables or {})}
-        process = HpoProcess(
-            self.folder,
-            [command, str(self.file.path), *arguments],
-            environment,
-            Faults(**_paced({**self._faults, **faults})),
-        )
+        faults = Faults(**_paced({**self._faults, **faults}))
+        words = [faulty_hpo.__file__, command, str(self.file.path), *arguments]
+        process = HpoProcess(words, self.folder, {**environment, faulty_hpo.VARIABLE: faults.as_text()})
         self._processes.append(process)
         return process
 

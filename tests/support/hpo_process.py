@@ -1,4 +1,4 @@
-"""A command of `hpo` that runs in the background: it gets signals, and its output and exit code are read."""
+"""A program that runs in the background, `hpo` or a script: it gets signals, and its output and exit code are read."""
 
 from __future__ import annotations
 
@@ -6,23 +6,25 @@ import os
 import uuid
 from multiprocessing.connection import wait
 
-from tests.support.faulty_hpo import run
-from tests.support.fork_server import PROCESSES, REAPING
+from tests.support.fork_server import REAPING, begin
 from tests.support.waiting import limit
 
 
 class HpoProcess:
-    """A command of `hpo`, with its faults, in a process of its own.
+    """A program that runs in a process of its own.
+
+    Args:
+        words: `-m hpo` or a script, and its arguments.
+        folder: in which it runs.
+        variables: added to the environment.
 
     Attributes:
         name: of the worker that it runs; None where it runs another command.
     """
 
-    def __init__(self, folder, arguments, variables, faults):
+    def __init__(self, words, folder, variables):
         self.name, self._output = None, folder / f"{uuid.uuid4().hex}.out"
-        self._process = PROCESSES.Process(target=run, args=(folder, self._output, arguments, variables, faults))
-        with REAPING:
-            self._process.start()
+        self._process = begin(words, folder, {**os.environ, **variables}, self._output, self._output)
 
     def send(self, number):
         """Send it a signal."""
