@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from hpo.report.comparisons import spread
 from hpo.report.outcomes import CUT_SHORT, best_so_far, complete_values
+from hpo.report.score_axis import focus, placed, score_axis, score_text
 from trainer.objective_metric import MACRO_F1
 from trainer.recipe import show
 
@@ -55,28 +56,6 @@ def label(value: Any, longest: int = LONGEST) -> str:
 def thinned(items: Sequence[T], most: int) -> list[T]:
     """At most `most` of the items, evenly chosen, so that a chart of ten thousand is drawn at once."""
     return list(items[:: max(1, math.ceil(len(items) / most))])
-
-
-def focus(scores: Sequence[float], metric: Metric = MACRO_F1) -> list[float]:
-    """The range of scores that a chart shows: from the first quartile on, below which trials are just bad."""
-    low, high = spread(scores).quartiles[1], max(scores)
-    room = max(0.01, (high - low) * 0.15)
-    least = -math.inf if metric.lowest is None else metric.lowest
-    return [max(least, low - 2 * room), min(metric.highest, high + room) + 0.002]
-
-
-def score_axis(metric: Metric, scores: Sequence[float] | None = None, room: float = 0.0) -> dict[str, Any]:
-    """The axis of a metric: its title, and its values over this range of scores; of losses the lowest is the best.
-
-    Args:
-        metric: of the study.
-        scores: the lowest and the highest; None: all, from 0 on where the metric has no values below.
-        room: that is added to the worse end.
-    """
-    title = {"title": {"text": f"validation {label(metric.title)}"}}
-    if scores is None:
-        return title | ({} if metric.lowest is not None and metric.lowest < 0 else {"rangemode": "tozero"})
-    return title | {"range": sorted((metric.value(scores[0] - room), metric.value(scores[1])))}
 
 
 def progress(outcomes: Sequence[Outcome], clock: str, unit: str, metric: Metric = MACRO_F1) -> Chart:
@@ -208,13 +187,8 @@ def _points(
     return {
         "type": "scatter",
         "mode": "markers",
-        direction: rounded(
-            metric.value(axis[0] if outcome.value is None else max(axis[0], outcome.value)) for outcome in outcomes
-        ),
-        "customdata": [
-            [outcome.number, "no score" if outcome.value is None else metric.text(outcome.value)]
-            for outcome in outcomes
-        ],
+        direction: rounded(placed(outcome.value, axis[0], metric) for outcome in outcomes),
+        "customdata": [[outcome.number, score_text(outcome.value, metric)] for outcome in outcomes],
         "marker": {"color": COLOURS[state], "symbol": SYMBOLS[state], "size": 7, "opacity": 0.7},
         "cliponaxis": False,
         "hovertemplate": f"trial %{{customdata[0]}}, {state}: %{{customdata[1]}}<extra></extra>",

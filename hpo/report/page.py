@@ -23,6 +23,7 @@ from hpo.report.costs import SECONDS_AN_HOUR, backbone_times, hours_by_state, sa
 from hpo.report.outcomes import complete_values, failures
 from hpo.report.parallel_coordinates import MOST_LINES, RANKS, parallel
 from hpo.report.results import read_results
+from hpo.report.score_axis import focus
 from hpo.report.speed import speed_chart
 from hpo.study.confirmed_table import HEADINGS, confirmed_rows, verdict
 from hpo.study.status import TIME_HEADINGS
@@ -209,7 +210,7 @@ def draw_charts(results: Results, opened: OpenStudy) -> dict[str, Chart]:
     if names := (list(shares) or _varied(results))[:MOST_AXES]:
         drawn["parallel"] = parallel(outcomes, names, results.space, metric)
     if scores:
-        axis = charts.focus(scores, metric)
+        axis = focus(scores, metric)
         for name in searched_choices(results.space):
             values = by_value(outcomes, name)
             if len(values) > 1:

@@ -10,7 +10,8 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from hpo.report.charts import GREY, chart, focus, jitter, label, rounded, thinned
+from hpo.report.charts import GREY, chart, jitter, label, rounded, thinned
+from hpo.report.score_axis import focus
 from trainer.objective_metric import MACRO_F1
 from trainer.space import Range
 

@@ -4,19 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from hpo.report.charts import (
-    COLOURS,
-    INK,
-    MOST_POINTS,
-    SYMBOLS,
-    Chart,
-    chart,
-    focus,
-    label,
-    rounded,
-    score_axis,
-    thinned,
-)
+from hpo.report.charts import COLOURS, INK, MOST_POINTS, SYMBOLS, Chart, chart, label, rounded, thinned
+from hpo.report.score_axis import focus, score_axis
 from trainer.objective_metric import MACRO_F1
 
 if TYPE_CHECKING:

@@ -10,6 +10,7 @@ import pytest
 from hpo.report import charts
 from hpo.report.outcomes import Outcome
 from hpo.report.parallel_coordinates import Axis, parallel
+from hpo.report.score_axis import focus
 from trainer.objective_metric import metric_of
 from trainer.recipe import Recipe
 from trainer.space import Space
@@ -183,7 +184,7 @@ def test_charts_of_a_loss_show_its_values():
     assert points["y"] == [0.5, 0.2, 0.3, 0.25, pytest.approx(high, abs=1e-4)]
     assert points["customdata"][4] == [4, "9.0000"]
     assert best["y"] == [0.5, 0.2, 0.2]
-    box = charts.field({"a": outcomes}, charts.focus([each.value for each in outcomes], loss), loss)["data"][0]
+    box = charts.field({"a": outcomes}, focus([each.value for each in outcomes], loss), loss)["data"][0]
     assert box["lowerfence"] <= box["q1"] <= box["median"] == [0.3]
     ends = charts.curves(outcomes, 1, loss)["data"][-1]["y"]
     assert ends == [0.05, 0.1, 0.15, 0.2, None]
