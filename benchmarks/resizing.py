@@ -1,92 +1,110 @@
 """How well models come out that get their images in different ways: stretched, cropped or padded, and random crops.
 
-    python benchmarks/resizing.py FOLDER [--weights FOLDER] [--image-size N] [--train N] [--valid N] [--seeds N …]
+    python benchmarks/resizing.py FOLDER OUT.jsonl [--weights FOLDER] [--image-size N] [--epochs N] [--train N]
+        [--test N] [--seeds N …] [--crop-scale SHARE]
 
 Trains one recipe by each way of resizing with the policies `light` and `random_resized_crop`, on N images each of a
-folder with one folder a class, and prints the validation macro-F1 of the last epoch: the mean over the seeds, its
-standard error, and the mean difference from `stretch` with `light` with the standard error of that. All ways get the
-same images of a seed.
+folder with one folder a class, and prints the macro-F1 of the last epoch on images that nothing was chosen by: the
+mean over the seeds with its standard deviation, and the mean difference from `stretch` with `light` with the standard
+error of that. All ways get the same images of a seed. A line of OUT.jsonl is one training; a file that is there
+already goes on where it was left, so ask for the same in it.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import tempfile
 import time
-from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from trainer.data import load_data
-from trainer.extensions import Extensions
 from trainer.fit import Subsets, fit
 from trainer.images.cache import PixelCache
-from trainer.recipe import RESIZES, Recipe
+from trainer.metrics import confusion_matrix, macro_f1
+from trainer.recipe import RESIZES, recipe_from
 from trainer.resources import Resources
+from trainer.step import MicroBatch
+from trainer.validation import probabilities_of
 
-CROP_SCALES = (0.08, 0.35)
+if TYPE_CHECKING:
+    from trainer.data import Data
 
 
-def ways() -> dict[str, dict[str, str | float]]:
+def ways(crop_scale: float) -> dict[str, dict[str, str | float]]:
     """What is compared: fields of a recipe by how a table calls them."""
-    found: dict[str, dict[str, str | float]] = {}
-    for resize in RESIZES:
-        found[f"{resize}, light"] = {"resize": resize, "augment": "light"}
-        for scale in CROP_SCALES:
-            fields = {"resize": resize, "augment": "random_resized_crop", "crop_scale": scale}
-            found[f"{resize}, random_resized_crop from {scale}"] = fields
-    return found
+    crops = {"augment": "random_resized_crop", "crop_scale": crop_scale}
+    policies: dict[str, dict[str, str | float]] = {"light": {"augment": "light"}, "random_resized_crop": {**crops}}
+    return {
+        f"{resize}, {name}": {"resize": resize, **fields} for name, fields in policies.items() for resize in RESIZES
+    }
 
 
 def main() -> None:
-    """Train and print."""
+    """Train what is not in the file yet, and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
+    parser.add_argument("out", type=Path)
     parser.add_argument("--weights", type=Path)
     parser.add_argument("--backbone", default="tf_efficientnet_lite0")
-    parser.add_argument("--image-size", type=int, default=96)
-    parser.add_argument("--epochs", type=int, default=5)
-    parser.add_argument("--train", type=int, default=700)
-    parser.add_argument("--valid", type=int, default=1500)
+    parser.add_argument("--image-size", type=int, default=64)
+    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--train", type=int, default=200)
+    parser.add_argument("--test", type=int, default=600)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--crop-scale", type=float, default=0.35)
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    recipe = Recipe(
-        backbone=options.backbone,
-        pretrained=options.weights is not None,
-        image_size=options.image_size,
-        epochs=options.epochs,
-        learning_rate=1e-3,
-    )
-    scores: dict[str, list[float]] = {name: [] for name in ways()}
+    compared = ways(options.crop_scale)
+    lines = [json.loads(line) for line in (options.out.read_text().splitlines() if options.out.exists() else [])]
+    scores = {(line["seed"], line["way"]): line["macro_f1"] for line in lines}
     with tempfile.TemporaryDirectory() as cache:
         for seed in options.seeds:
-            data = load_data(options.folder, valid=0.4, test=0.0, seed=seed, cache=PixelCache(Path(cache)))
-            random = np.random.default_rng(seed)
-            train = np.sort(random.permutation(data.split.train)[: options.train])
-            valid = np.sort(random.permutation(data.split.valid)[: options.valid])
-            for name, fields in ways().items():
+            data = load_data(options.folder, test=0.4, seed=seed, cache=PixelCache(Path(cache)))
+            for way, fields in compared.items():
+                if (seed, way) in scores:
+                    continue
                 began = time.monotonic()
-                resources = Resources(weights=options.weights)
-                tried = replace(recipe, seed=seed, **fields)
-                *_, last = fit(tried, data, Subsets(train, valid), extensions=Extensions(), resources=resources)
-                scores[name].append(last.validation.macro_f1)
-                print(
-                    f"seed {seed}, {name}: {last.validation.macro_f1:.4f}, {time.monotonic() - began:.0f} s", flush=True
-                )
-    reference = np.array(next(iter(scores.values())))
-    for name, found in scores.items():
-        mean, error = _mean(np.array(found))
-        difference, of_difference = _mean(np.array(found) - reference)
-        print(f"{name}: {mean:.4f} ± {error:.4f}, {difference:+.4f} ± {of_difference:.4f}")
+                scores[seed, way] = test_macro_f1(options, data, seed, fields)
+                line = {"seed": seed, "way": way, "macro_f1": scores[seed, way]}
+                with options.out.open("a") as file:
+                    file.write(json.dumps(line) + "\n")
+                print(f"seed {seed}, {way}: {scores[seed, way]:.4f}, {time.monotonic() - began:.0f} s", flush=True)
+    table = np.array([[scores[seed, way] for way in compared] for seed in options.seeds])  # [seeds, ways]
+    differences = table - table[:, :1]
+    error = differences.std(axis=0, ddof=1) / np.sqrt(len(table))
+    for number, way in enumerate(compared):
+        print(
+            f"{way}: {table[:, number].mean():.4f}, standard deviation {table[:, number].std(ddof=1):.4f}; "
+            f"{differences[:, number].mean():+.4f} ± {error[number]:.4f}"
+        )
 
 
-def _mean(values: np.ndarray) -> tuple[float, float]:
-    """The mean and its standard error."""
-    return float(values.mean()), float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else float("nan")
+def test_macro_f1(options: argparse.Namespace, data: Data, seed: int, fields: dict[str, str | float]) -> float:
+    """Macro-F1 on images of the test split after a training on images of the rest."""
+    random = np.random.default_rng(seed)
+    train = np.sort(random.permutation(data.split.train)[: options.train])
+    test = np.sort(random.permutation(data.split.test)[: options.test])
+    recipe = recipe_from(
+        {
+            "backbone": options.backbone,
+            "pretrained": options.weights is not None,
+            "image_size": options.image_size,
+            "epochs": options.epochs,
+            "learning_rate": 1e-3,
+            "seed": seed,
+            **fields,
+        }
+    )
+    *_, last = fit(recipe, data, Subsets(train), resources=Resources(weights=options.weights))
+    pixels, labels = data.pixels(last.model.reading), torch.from_numpy(data.index.labels[test])
+    probabilities = probabilities_of(last.model, pixels, test, torch.device("cpu"), MicroBatch(64))
+    return macro_f1(confusion_matrix(labels, probabilities.argmax(dim=1), len(data.index.classes)))
 
 
 if __name__ == "__main__":
