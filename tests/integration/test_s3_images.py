@@ -115,24 +115,21 @@ def test_objects_are_listed_in_csvs(bucket, tmp_path):
     assert [row.true for row in found] == [name[:3] for name in NAMES] * 2
 
 
-@pytest.mark.parametrize(
-    ("source", "said"),
-    [
-        ("s3://nobody-has-this/photos", "there is no such bucket"),
-        ("s3://{bucket}/nothing", "holds no images; make one folder a class"),
-        ("s3://{bucket}/gone.csv", "there is no such object"),
-        ("s3://{bucket}/odd", "keys that cannot be files in folders ('cat/../1.png', 'cat')"),
-    ],
-)
-def test_what_cannot_be_had_of_s3_is_one_line(bucket, tmp_path, source, said):
+def test_what_cannot_be_had_of_s3_is_one_line(bucket, tmp_path):
     """The line names the URL and the reason."""
     for key in ("odd/cat", "odd/cat/1.png", "odd/cat/../1.png"):
         bucket.put_object(Key=key, Body=b"x")
-    url = source.format(bucket=bucket.name)
-    with pytest.raises(DataError) as caught:
-        load_data(url, cache=PixelCache(tmp_path / "cache"))
-    assert url in str(caught.value)
-    assert said in str(caught.value)
+    for url, said in (
+        ("s3://nobody-has-this/photos", "there is no such bucket"),
+        (f"s3://{bucket.name}/nothing", "holds no images; make one folder a class"),
+        (f"s3://{bucket.name}/gone.csv", "there is no such object"),
+        (f"s3://{bucket.name}/odd", "keys that cannot be files in folders ('cat/../1.png', 'cat')"),
+    ):
+        with pytest.raises(DataError) as caught:
+            load_data(url, cache=PixelCache(tmp_path / "cache"))
+        assert url in str(caught.value)
+        assert said in str(caught.value)
+        assert "\n" not in str(caught.value)
 
 
 def test_s3_that_does_not_answer_and_credentials_that_are_missing(bucket, tmp_path, monkeypatch):
