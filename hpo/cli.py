@@ -164,6 +164,12 @@ def parser() -> argparse.ArgumentParser:
         type=Path,
         help="write a list of the images whose column group keeps near copies together, for [data] path",
     )
+    added.add_argument(
+        "--label-errors",
+        metavar="FILE.csv",
+        type=Path,
+        help="write the labels that may be wrong, after a search or, of all images, `hpo confirm`",
+    )
     added = add_for_study("worker", run_worker, "run one worker on the first visible GPU, or on the CPU")
     added.add_argument("--name", default=None, help="of the worker; default: made up")
     added.add_argument("--threads", type=positive, metavar="N", default=cores(), help=f"{THREADS}; default: all cores")

@@ -104,6 +104,9 @@ ARTIFACT_KEY = "artifacts:"
 WEIGHTS_NAME = "weights.safetensors"
 """Weights of a complete trial's best epoch. Kept by its worker; read by export, check and takeover."""
 
+OUT_OF_FOLD_NAME = "out_of_fold.npz"
+"""What a training that confirms a study says of the images of its fold. Kept by its worker; read by check, report."""
+
 LEARNING_CURVES, CONFUSION_MATRIX, MOST_WRONG = "learning_curves.png", "confusion_matrix.png", "most_wrong.png"
 PICTURES = (LEARNING_CURVES, CONFUSION_MATRIX, MOST_WRONG)
 """Pictures of a complete or pruned trial. Kept by its worker; shown by the dashboard."""

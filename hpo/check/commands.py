@@ -19,6 +19,7 @@ def run_check(options: argparse.Namespace) -> int:
     """`hpo check`: what could fail or mislead later; an error is a foreseen failure."""
     from rich.console import Console
 
+    from hpo.check.label_errors import write_label_errors
     from hpo.check.render import render
     from hpo.check.run import run_checks, write_groups
     from hpo.hardware import visible_gpus
@@ -36,6 +37,12 @@ def run_check(options: argparse.Namespace) -> int:
         if report.index is None or report.pairs is None:
             raise HpoError(f"check: {options.groups} is not written: the images were not compared; see above")
         write_groups(report.index, report.pairs, options.groups, study_file.data.group or "group")
+    if options.label_errors is not None:
+        if report.index is None or report.doubted is None:
+            raise HpoError(
+                f"check: {options.label_errors} is not written: no model has looked at the labels; see above"
+            )
+        write_label_errors(report.index, report.doubted, options.label_errors)
     if errors := report.count("error"):
         raise HpoError(f"check: {errors} of the checks failed; the lines marked `error` say why and what to do")
     return EXIT_DONE

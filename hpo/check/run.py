@@ -44,11 +44,13 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from hpo.check.label_errors import LabelErrors
     from hpo.study.study_file import StudyFile
     from hpo.supervision.progress import Progress
     from trainer.data import Data
     from trainer.images.index import Index
     from trainer.images.split import Split
+    from trainer.quality.checks import DoubtedLabel
     from trainer.quality.near_duplicates import Pair
     from trainer.quality.survey import Survey
 
@@ -62,12 +64,14 @@ class Report:
         findings: in the order of the table.
         index: the images; None where they cannot be listed.
         pairs: those that are nearly the same; None where they were not looked for.
+        doubted: the labels that may be wrong; None where they were not looked for.
     """
 
     study: str
     findings: tuple[Finding, ...]
     index: Index | None
     pairs: Sequence[Pair] | None
+    doubted: Sequence[DoubtedLabel] | None
 
     def count(self, level: str) -> int:
         """How many findings are of a level."""
@@ -126,8 +130,8 @@ def run_checks(study_file: StudyFile, url: str | None, gpus: Sequence[str], prog
         findings.append(_check_limits(study_file, 2 if index is None else len(index.classes)))
     findings += _check_machine(study_file, data, gpus)
     findings += _check_artifacts(study_file)
-    findings += _check_storage(study_file, url, data, survey, progress)
-    return Report(study_file.name, tuple(findings), index, pairs)
+    of_storage, labels = _check_storage(study_file, url, data, survey, progress)
+    return Report(study_file.name, (*findings, *of_storage), index, pairs, labels.doubted if labels else None)
 
 
 def write_groups(index: Index, pairs: Sequence[Pair], file: Path, column: str) -> None:
@@ -271,48 +275,46 @@ def _check_artifacts(study_file: StudyFile) -> list[Finding]:
 
 def _check_storage(
     study_file: StudyFile, given: str | None, data: Data | None, survey: Survey | None, progress: Progress
-) -> list[Finding]:
-    """Check the storage, the study and, after a search, the labels."""
+) -> tuple[list[Finding], LabelErrors | None]:
+    """Check the storage, the study and, after a search, the labels: None where nothing was found out about these."""
     not_yet = Finding("wrong labels", "ok", "not looked for: that takes models, so check again after the search")
     if not (given or study_file.storage or has_postgres(study_file.folder)):
         line = f"a private Postgres will be made in {study_file.folder} when the search begins"
-        return [Finding("storage", "ok", line), not_yet]
+        return [Finding("storage", "ok", line), not_yet], None
     findings = []
     with ExitStack() as held:
         try:
             url = held.enter_context(storage_url(study_file, given, create=False))
             initialized = is_initialized(url)
         except (StorageError, HpoError, *DATABASE_ERRORS) as error:
-            return [Finding("storage", "error", " ".join(str(error).split()))]
+            return [Finding("storage", "error", " ".join(str(error).split()))], None
         findings.append(Finding("storage", "ok", f"{public_url(url)} answers"))
         if not initialized:
             try:
                 try_to_initialize(url)
             except StorageError as error:
-                return [Finding("storage", "error", str(error))]
-            return [*findings, Finding("study", "ok", "not begun: the storage has no tables yet"), not_yet]
+                return [Finding("storage", "error", str(error))], None
+            return [*findings, Finding("study", "ok", "not begun: the storage has no tables yet"), not_yet], None
         try:
             opened = find_study(study_file, url)
         except HpoError:
-            return [
-                *findings,
-                Finding("study", "ok", f'not begun: the storage has no study "{study_file.name}"'),
-                not_yet,
-            ]
+            missing = f'not begun: the storage has no study "{study_file.name}"'
+            return [*findings, Finding("study", "ok", missing), not_yet], None
         except (StorageError, *DATABASE_ERRORS) as error:
-            return [*findings, Finding("study", "error", " ".join(str(error).split()))]
+            return [*findings, Finding("study", "error", " ".join(str(error).split()))], None
         try:
             check_settings(opened.study, study_file, data)
         except HpoError as error:
-            return [*findings, Finding("study", "error", str(error))]
+            return [*findings, Finding("study", "error", str(error))], None
         if data is None:
-            return findings
+            return findings, None
         trials = counted(count_trials(opened.study.get_trials(deepcopy=False)), "trial")
         findings.append(Finding("study", "ok", f'"{study_file.name}" was begun with these settings; {trials}'))
         try:
             seen, broken = with_kept_ranges(data, opened.study), survey.broken if survey else {}
             with progress.counting("asking the best models") as count:
-                findings.append(find_label_errors(opened, seen, broken, count) or not_yet)
+                found = find_label_errors(opened, seen, broken, count)
+            return [*findings, found.finding if found else not_yet], found
         except (StorageError, HpoError, TrainerError, *DATABASE_ERRORS) as error:
             findings.append(Finding("wrong labels", "warning", f"not looked for: {' '.join(str(error).split())}"))
-    return findings
+    return findings, None

@@ -20,6 +20,7 @@ from hpo.errors import HpoError
 from hpo.report import charts
 from hpo.report.comparisons import FEWEST_TRIALS, by_value, importances, searched_choices
 from hpo.report.costs import SECONDS_AN_HOUR, backbone_times, hours_by_state, saved_hours
+from hpo.report.labels import read_doubts
 from hpo.report.outcomes import complete_values, failures
 from hpo.report.parallel_coordinates import MOST_LINES, RANKS, parallel
 from hpo.report.results import read_results
@@ -117,6 +118,7 @@ def make_report(opened: OpenStudy, now: datetime, gpu_hour_price: float | None =
         pictures=_pictures(results, opened),
         spent=_spent(results, gpu_hour_price),
         data=_data(results),
+        doubts=read_doubts(opened),
         failures=failures(results.outcomes),
         shown_trials=SHOWN_TRIALS,
         fewest_trials=FEWEST_TRIALS,

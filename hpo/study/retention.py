@@ -44,7 +44,7 @@ class Inventory:
 def take_inventory(opened: OpenStudy, keep: int) -> Inventory:
     """List the files of a study, whose workers may be at work; those of other studies in the same store are left out.
 
-    Needed are the weights of the best complete trials, the pictures of complete and pruned ones, and the last
+    Needed are the weights of the best complete trials, the other files of complete and pruned ones, and the last
     checkpoint of each trial whose place in the budget has not ended, whatever has become of the trial itself; of those
     that are paused, as many as may still go on and as the study file has room for. A file that nothing names may be
     about to be named, until it is a day old.

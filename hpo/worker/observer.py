@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING
 
 import optuna
 
+from hpo.study.out_of_fold import out_of_fold_file
 from hpo.study.pruners import may_pause
 from hpo.worker.ends import one_line
 from hpo.worker.pictures import draw_pictures
+from storage.keys import CONFIRMS_KEY, OUT_OF_FOLD_NAME
 from storage.places import Progress
 
 if TYPE_CHECKING:
@@ -41,7 +43,7 @@ class RunObserver:
     Attributes:
         best: the highest validation score so far; to be set where the trial has epochs already.
         best_epoch: which one had it; 0 before the first; likewise.
-        pictures: of the trial, PNGs by name, once it has ended.
+        pictures: of the trial, PNGs by name, once it has ended; and of one that confirms what it says of its fold.
     """
 
     def __init__(
@@ -116,6 +118,9 @@ class RunObserver:
             LostPlaceError: the run no longer counts.
         """
         self._context.heartbeat.reason_to_leave(self._run)  # for what it raises; the training has ended
+        if CONFIRMS_KEY in self._run.trial.user_attrs:
+            images = self._context.data.split.valid
+            self.pictures[OUT_OF_FOLD_NAME] = out_of_fold_file(images, result.probabilities.numpy())
         try:
             extensions = self._context.opened.file.space.extensions
             for name, content in draw_pictures(result, self._context.data, extensions):

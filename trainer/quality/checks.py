@@ -12,7 +12,7 @@ from trainer.images.files import is_image
 from trainer.wording import counted
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -39,6 +39,25 @@ class Case:
 
     paths: tuple[str, ...]
     note: str = ""
+
+
+@dataclass(frozen=True)
+class DoubtedLabel:
+    """A label that may be wrong.
+
+    Attributes:
+        image: position in the index.
+        label: its class.
+        expected: the class that models expect, which have not learned it.
+        label_probability: that they give its class, in [0, 1].
+        expected_probability: that they give the expected one, in [0, 1].
+    """
+
+    image: int
+    label: int
+    expected: int
+    label_probability: float
+    expected_probability: float
 
 
 @dataclass(frozen=True)
@@ -186,29 +205,45 @@ def suspects(probabilities: NDArray[np.float32], labels: NDArray[np.int64]) -> l
     return [(int(row), int(expected[row])) for row in doubted[np.argsort(-margin[doubted], kind="stable")]]
 
 
-def wrong_labels(index: Index, images: NDArray[np.int64], probabilities: NDArray[np.float32], models: int) -> Finding:
-    """Labels that the best models of a search doubt, of these images (int64 [n]), which they have not learned."""
-    found = suspects(probabilities, index.labels[images])
-    looked = (
-        f"of the {len(images):,} images to validate, by the {f'{models} best models' if models > 1 else 'best model'}"
-    )
-    if not found:
-        return Finding("wrong labels", "ok", f"no label {looked} is doubted; the others were not looked at")
-    cases = []
-    for row, expected in found:
-        label = int(index.labels[images[row]])
-        note = (
-            f"labelled {index.classes[label]!r} ({probabilities[row, label]:.2f}), "
-            f"looks like {index.classes[expected]!r} ({probabilities[row, expected]:.2f})"
+def doubted_labels(
+    index: Index, images: NDArray[np.int64], probabilities: NDArray[np.float32]
+) -> tuple[DoubtedLabel, ...]:
+    """The labels of these images (int64 [n]) that models doubt which have not learned them, the surest first."""
+    return tuple(
+        DoubtedLabel(
+            image,
+            label,
+            expected,
+            float(probabilities[row, label]),
+            float(probabilities[row, expected]),
         )
-        cases.append(Case((index.paths[images[row]],), note))
-    return Finding(
-        "wrong labels",
-        "warning",
-        f"{counted(len(cases), 'label')} {looked}, may be wrong; the others were not looked at",
-        "look at them, the first ones first",
-        tuple(cases),
+        for row, expected in suspects(probabilities, index.labels[images])
+        for image in [int(images[row])]
+        for label in [int(index.labels[image])]
     )
+
+
+def wrong_labels(index: Index, doubted: Sequence[DoubtedLabel], looked: str, rest: str) -> Finding:
+    """Labels that models doubt which have not learned them.
+
+    Args:
+        index: of the images.
+        doubted: labels of it.
+        looked: which images were looked at, and by which models.
+        rest: what is to be said of the others.
+    """
+    if not doubted:
+        return Finding("wrong labels", "ok", f"no label {looked} is doubted; {rest}")
+    cases = tuple(
+        Case(
+            (index.paths[one.image],),
+            f"labelled {index.classes[one.label]!r} ({one.label_probability:.2f}), "
+            f"looks like {index.classes[one.expected]!r} ({one.expected_probability:.2f})",
+        )
+        for one in doubted
+    )
+    line = f"{counted(len(cases), 'label')} {looked}, may be wrong; {rest}"
+    return Finding("wrong labels", "warning", line, "look at them, the first ones first", cases)
 
 
 def _different_images(index: Index, side: NDArray[np.int64]) -> NDArray[np.int64]:
