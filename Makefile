@@ -15,8 +15,9 @@ $(VENV)/installed: pyproject.toml constraints.txt
 demo: install
 	$(BIN)/hpo demo demo
 
+# Three processes for two cores, as the tests that take longest mostly wait
 test: install
-	$(BIN)/pytest --numprocesses 2 --dist loadscope
+	$(BIN)/pytest --numprocesses 3 --dist loadscope
 
 # Does it work on this machine's GPU? Where there is none: make gpu-test HPO_GPU_TESTS=rehearse
 gpu-test: install
