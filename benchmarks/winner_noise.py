@@ -24,7 +24,7 @@ import numpy as np
 import optuna
 import torch
 
-from hpo.demo import STUDY, write_demo
+from hpo.demo import write_demo
 from trainer.data import load_data
 from trainer.fit import Subsets, fit
 from trainer.images.split import divide_into_folds
@@ -49,8 +49,9 @@ def record(options: argparse.Namespace) -> None:
     }
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        data = load_data(write_demo(Path(folder)).parent / "digits", valid=0.2, test=0.15)
-        fields = tomllib.loads(STUDY.format(seed=0, trials=20, epochs=options.epochs))["recipe"]
+        study_file = write_demo(Path(folder), epochs=options.epochs)
+        data = load_data(study_file.parent / "digits", valid=0.2, test=0.15)
+        fields = tomllib.loads(study_file.read_text())["recipe"]
         space, sampler = Space(fields), optuna.samplers.RandomSampler(seed=1)
         study = optuna.create_study(sampler=sampler)
         study.enqueue_trial(space.default_parameters())

@@ -228,7 +228,7 @@ def parser() -> argparse.ArgumentParser:
         "prune-artifacts", run_prune_artifacts, "remove the files of trials that are no longer needed"
     )
     added.add_argument("--dry-run", action="store_true", help="only show what would be removed")
-    added = add("demo", _demo, "search, export and test on scikit-learn's digits, in minutes on a CPU")
+    added = add("demo", _demo, "search, confirm, export and test on scikit-learn's digits, in minutes on a CPU")
     added.add_argument(
         "folder", metavar="DIR", type=Path, nargs="?", default=Path("hpo-demo"), help="default: hpo-demo"
     )
@@ -236,6 +236,9 @@ def parser() -> argparse.ArgumentParser:
     added.add_argument("--seed", type=int, default=0, help="of the search; default: 0")
     added.add_argument("--trials", type=positive, metavar="N", default=20, help="default: 20")
     added.add_argument("--epochs", type=positive, metavar="N", default=14, help="of a trial; default: 14")
+    added.add_argument(
+        "--repeats", type=repeats, metavar="R", default=3, help="folds that confirm the best, 2 or more; default: 3"
+    )
     added.add_argument("--write-only", action="store_true", help="write the images and the study file, no more")
     return root
 

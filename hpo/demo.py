@@ -26,7 +26,7 @@ test = 0.15                      # held out: the search never sees it
 
 [budget]
 trials = {trials}
-
+{confirm}
 [recipe]                         # a value fixes a field, a list chooses, a range searches
 backbone = ["test_resnet", "test_efficientnet", "test_convnext"]
 pretrained = false
@@ -47,15 +47,23 @@ drop_path = 0.0
 mixing = "none"
 """
 
+CONFIRM = """
+[confirm]                        # then the best again on fresh folds: the best of many on one split is partly luck
+top = 2
+repeats = {repeats}
+"""
+
 
 def run_demo(options: argparse.Namespace, run_step: Callable[[list[str]], int]) -> int:
-    """`hpo demo`: write the demo, then search, export and predict; returns the exit code.
+    """`hpo demo`: write the demo, then search, confirm, export and predict; returns the exit code.
 
     Args:
         options: of the command.
         run_step: runs another command of `hpo` with these arguments, and returns its exit code.
     """
-    study = write_demo(options.folder, seed=options.seed, trials=options.trials, epochs=options.epochs)
+    study = write_demo(
+        options.folder, seed=options.seed, trials=options.trials, epochs=options.epochs, repeats=options.repeats
+    )
     if options.write_only:
         print(f"written: {study}")
         return EXIT_DONE
@@ -72,8 +80,10 @@ def run_demo(options: argparse.Namespace, run_step: Callable[[list[str]], int]) 
     return EXIT_DONE
 
 
-def write_demo(folder: Path, *, seed: int = 0, trials: int = 20, epochs: int = 14) -> Path:
+def write_demo(folder: Path, *, seed: int = 0, trials: int = 20, epochs: int = 14, repeats: int | None = 3) -> Path:
     """Write the digits and the study file where they do not exist yet; returns the study file.
+
+    With `repeats` None its search confirms nothing.
 
     Raises:
         HpoError: the folder holds something else, or cannot be written.
@@ -83,7 +93,8 @@ def write_demo(folder: Path, *, seed: int = 0, trials: int = 20, epochs: int = 1
     from sklearn.datasets import load_digits
 
     study = folder / "study.toml"
-    text = STUDY.format(seed=seed, trials=trials, epochs=epochs)
+    confirm = "" if repeats is None else CONFIRM.format(repeats=repeats)
+    text = STUDY.format(seed=seed, trials=trials, epochs=epochs, confirm=confirm)
     try:
         if study.exists() and study.read_text(encoding="utf-8") != text:
             raise HpoError(f"demo: {study} exists already and says something else; choose another folder")

@@ -84,12 +84,15 @@ class Demo:
     bundle: dict
 
 
+SHORT_DEMO = ("--trials", 12, "--epochs", 4, "--repeats", 2)
+
+
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory):
     """The demo, with a smaller budget, on its own Postgres."""
     folder = opened(tmp_path_factory.mktemp("demo"), tmp_path_factory.getbasetemp())
     hpo = hpo_in(folder)
-    done = hpo("demo", "demo", "--trials", 12, "--epochs", 4, timeout=400)
+    done = hpo("demo", "demo", *SHORT_DEMO, timeout=400)
     assert done.returncode == 0, done.stdout + done.stderr
     status = json.loads(hpo("status", "demo/study.toml", "--json").stdout)
     return Demo(folder, hpo, done.stdout, status, json.loads((folder / "demo/bundle/bundle.json").read_text()))
@@ -105,7 +108,8 @@ def test_the_demo_searches_and_prunes_to_the_end_of_its_budget(demo):
     between = re.search(r"between trials ([\d.]+) %", demo.printed)
     assert between, demo.printed
     assert float(between[1]) <= 2
-    with_pids = "SELECT worker, count(*) FROM hpo.place WHERE ended IS NOT NULL GROUP BY worker"
+    of_search = "study_id = (SELECT study_id FROM studies WHERE study_name = 'digits')"
+    with_pids = f"SELECT worker, count(*) FROM hpo.place WHERE ended IS NOT NULL AND {of_search} GROUP BY worker"
     program = (
         "import sys, pathlib; from sqlalchemy import text; from storage.database import connect;"
         " from storage.embedded.server import embedded_postgres\n"
@@ -115,6 +119,15 @@ def test_the_demo_searches_and_prunes_to_the_end_of_its_budget(demo):
     done = demo.hpo(program=("-c", program))
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("',") == 2
+
+
+def test_the_demo_confirms_its_best_recipes(demo):
+    """At the end of its search the demo trains the best again on fresh folds, and exports the winner of these."""
+    confirmation = demo.status["confirmation"]
+    assert f"\nconfirmed winner: trial {confirmation['winner']}, " in demo.printed
+    assert demo.bundle["trial"] == confirmation["winner"]
+    assert demo.bundle["confirmation"]["winner"]
+    assert demo.bundle["confirmation"]["folds"] == 2
 
 
 def test_the_demo_exports_a_tested_bundle(demo):
@@ -139,9 +152,10 @@ def test_the_demo_predicts_as_well_as_it_was_tested(demo):
 
 def test_the_demo_can_be_given_again(demo):
     """The same command finds the search at its end, and tells its result."""
-    again = demo.hpo("demo", "demo", "--trials", 12, "--epochs", 4)
+    again = demo.hpo("demo", "demo", *SHORT_DEMO)
     assert again.returncode == 0, again.stderr
     assert "trials: " in again.stdout
+    assert "\nconfirmed winner: " in again.stdout
 
 
 def test_ctrl_c_hands_trials_back_and_the_same_command_resumes(faulty_study):
