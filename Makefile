@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: install demo test gpu-test chaos browser-test tracking-test compose-test dist-test lint docs bench bench-storage bench-gpu clean
+.PHONY: install demo test gpu-test chaos browser-test tracking-test compose-test dist-test lint docs pictures bench bench-storage bench-gpu clean
 
 install: $(VENV)/installed
 
@@ -57,6 +57,7 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/mypy docs
 	$(BIN)/lint-imports
 	$(BIN)/kubernetes-validate --strict --quiet --kubernetes-version 1.29 --kubernetes-version 1.37 $(MANIFESTS)
 	for file in docker-compose.yml deploy/compose/*.yml; do echo "$$file" && sed -E 's/!(reset|override)//' "$$file" | \
@@ -65,6 +66,11 @@ lint: install
 
 docs: install
 	$(BIN)/python docs/generate.py
+
+# The pictures of the README, from a real search, in Chromium: some minutes
+pictures: install
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[browser]'
+	$(BIN)/python -m docs.pictures
 
 # Images a second against the bare model and timm: make bench DATA=folder-with-one-folder-a-class
 bench: install

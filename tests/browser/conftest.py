@@ -3,32 +3,28 @@
 from __future__ import annotations
 
 import os
-import shutil
 from pathlib import Path
 
 import pytest
 
 from tests.acceptance.conftest import faulty_study, server  # noqa: F401 - fixtures
+from tests.support import chromium
 
 
 @pytest.fixture(scope="session")
-def chromium():
+def browser():
     """Chromium of this machine."""
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: make browser-test")
-    program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if program is None:
+    pytest.importorskip("playwright.sync_api", reason="playwright is not installed: make browser-test")
+    if chromium.program() is None:
         pytest.skip("neither Chromium nor Chrome is installed")
-    with playwright.sync_playwright() as started:
-        as_root = ["--no-sandbox"] if os.geteuid() == 0 else []
-        browser = started.chromium.launch(executable_path=program, args=as_root)
-        yield browser
-        browser.close()
+    with chromium.chromium() as opened:
+        yield opened
 
 
 @pytest.fixture
-def page(chromium):
+def page(browser):
     """A window of its own cookies, in which no page has an error of its own."""
-    with chromium.new_context(viewport={"width": 1400, "height": 1000}) as context:
+    with browser.new_context(viewport={"width": 1400, "height": 1000}) as context:
         opened, errors = context.new_page(), []
         opened.on("pageerror", lambda error: errors.append(error))  # noqa: PLW0108 - it takes no built-in
         yield opened

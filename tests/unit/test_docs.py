@@ -146,6 +146,20 @@ def test_links_in_the_documents_lead_somewhere():
         assert not heading or heading in anchors(file), f"{page.name}: {target}#{heading}"
 
 
+def test_the_pictures_of_the_readme_are_small_and_complete():
+    """Each picture in docs/pictures is shown in the README with words for it, and they take half a megabyte at most."""
+    shown = dict(re.findall(r"!\[([^]]+)\]\(docs/pictures/([^)]+)\)", README))
+    pictures = list((ROOT / "docs/pictures").iterdir())
+    assert sorted(shown.values()) == sorted(path.name for path in pictures)
+    assert max(path.stat().st_size for path in pictures) < 150_000
+    assert sum(path.stat().st_size for path in pictures) < 500_000
+    [drawn] = (ROOT / "docs/pictures").glob("*.svg")
+    assert set(re.findall(r"https?://[^/\s\"]+", drawn.read_text())) <= {
+        "http://www.w3.org",
+        "https://www.textualize.io",
+    }
+
+
 def anchors(page):
     """What a link may name in a page: its headings, as hosts of repositories write them."""
     titles = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
