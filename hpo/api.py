@@ -53,7 +53,8 @@ class Study:
     def trials_dataframe(self) -> DataFrame:
         """A row a trial, as Optuna makes it: number, value of the metric, state, times, what was searched.
 
-        A trial that was run again has a row for each run; `status().places` has one for each place of the budget.
+        A trial that was run again, or went on after a pause, has a row for each run; `status().places` has one for each
+        place of the budget.
 
         Raises:
             HpoError: pandas is not installed.

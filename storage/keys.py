@@ -21,6 +21,9 @@ ID_KEY = "hpo:id"
 TAKEN_OVER_KEY = "hpo:taken_over_from"
 """The old study of a new one. Written by `hpo init --from` before it takes over; read where that was broken off."""
 
+SEARCH_KEY = "hpo:search"
+"""Sampler and pruner of a study whose file names none. Written when it begins; read with it. Older ones lack it."""
+
 TEST_USE_KEY = "hpo:test_use:"
 """Followed by anything unique: when the test images were looked at. Written and counted by `hpo export-best`."""
 

@@ -19,6 +19,7 @@ from hpo.study.images import keep_ranges
 from hpo.study.metric_settings import metric_of_study, name_metric, refuse_undefined
 from hpo.study.queued import STUDY_FILE, queue_new
 from hpo.study.settings import check_settings, refuse_foreign, settings, space_of
+from hpo.study.study_file import StudyFile
 from hpo.study.study_name import CONFIRM_SUFFIX
 from hpo.study.trained import TrainedRecipes
 from storage.artifacts.artifact_store import probe
@@ -32,6 +33,7 @@ from storage.keys import (
     DEFAULT_KEY,
     ID_KEY,
     MICRO_BATCH_KEY,
+    SEARCH_KEY,
     SETTINGS_KEY,
     TAKEN_OVER_KEY,
     TEST_SCORE_KEY,
@@ -49,7 +51,6 @@ if TYPE_CHECKING:
     from optuna.storages import RDBStorage
     from optuna.trial import FrozenTrial
 
-    from hpo.study.study_file import StudyFile
     from storage.artifacts.artifact_store import ArtifactFiles
     from storage.outage_retry import OutageRetry
     from trainer.data import Data
@@ -57,6 +58,8 @@ if TYPE_CHECKING:
     from trainer.model.backbones import Classifier
     from trainer.objective_metric import Metric
     from trainer.recipe import Recipe
+
+OLD_SEARCH = {"sampler": "tpe", "pruner": "median"}  # of studies that were begun before these were kept
 
 
 @dataclass(frozen=True)
@@ -194,6 +197,7 @@ def create_study(study_file: StudyFile, url: str, data: Data) -> list[str]:
         else:
             give_id(study)
         check_settings(study, study_file, data)
+        study_file = _with_search_of(study, study_file)
         return [*_queue_own(study, study_file, study_file.tries), *learn(study, study_file, len(data.index.classes))]
 
 
@@ -221,8 +225,15 @@ def begin_study(study: optuna.Study, study_file: StudyFile, data: Data) -> list[
     give_id(study)
     keep_ranges(study, data)
     name_metric(study, study_file.metric)
+    study.set_user_attr(SEARCH_KEY, {"sampler": StudyFile.sampler, "pruner": StudyFile.pruner})
     study.set_user_attr(SETTINGS_KEY, settings(study_file, data))
     return lines
+
+
+def _with_search_of(study: optuna.Study, study_file: StudyFile) -> StudyFile:
+    """A study file with the sampler and the pruner that its study has begun with, where it names none."""
+    kept = study.user_attrs.get(SEARCH_KEY, OLD_SEARCH)
+    return replace(study_file, unnamed=frozenset(), **{key: kept[key] for key in study_file.unnamed})
 
 
 def _queue_own(study: optuna.Study, study_file: StudyFile, recipes: Iterable[Recipe]) -> list[str]:
@@ -252,6 +263,7 @@ def find_study(study_file: StudyFile, url: str, outage_retry: OutageRetry | None
         raise HpoError(
             f'study: "{study_file.name}" is not in this storage; `hpo init {study_file.path.name}` creates it'
         ) from None
+    study_file = _with_search_of(study, study_file)
     study_id = storage.get_study_id_from_name(study_file.name)
     artifacts_url = study_file.artifacts or str(study_file.folder / "artifacts")
     return OpenStudy(

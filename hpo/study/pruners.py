@@ -27,7 +27,7 @@ HYPERBAND_RUNG = "completed_rung_0"  # system attribute by which Optuna's Hyperb
 
 
 def rung_epochs(epochs: int) -> tuple[int, ...]:
-    """After which epochs of a training trials are compared: 3, 6, 12 of 20; none of its last third, and none of two.
+    """After which epochs of a training trials are compared: 3, 6, 12 of 20; none of its last third, and none of one.
 
     The first rung is a fifth of the epochs, or 3 where that is more; each further one is at twice the epochs.
     """

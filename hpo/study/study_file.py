@@ -113,6 +113,7 @@ class StudyFile:
         space: the table [recipe].
         sampler: what proposes recipes.
         pruner: what ends trials early, or pauses them.
+        unnamed: which of these two the file does not name.
         seed: of the sampler.
         retries: how often a trial is started again after its worker died.
         weights: folder with pretrained weights, or the file of the only backbone, in place of the hub.
@@ -138,8 +139,8 @@ class StudyFile:
     data: DataSettings
     limits: Limits
     space: Space
-    sampler: str = "tpe"
-    pruner: str = "median"
+    sampler: str = "forest"
+    pruner: str = "asha"
     seed: int = 0
     retries: int = 2
     weights: Path | None = None
@@ -158,6 +159,7 @@ class StudyFile:
     learn_from: tuple[str, ...] | str = ()
     confirm: ConfirmSettings | None = None
     metric: Metric = MACRO_F1
+    unnamed: frozenset[str] = frozenset()
 
     @property
     def folder(self) -> Path:
@@ -240,8 +242,7 @@ def read_study_file(path: Path, extensions: Extensions | None = None) -> StudyFi
     notify = study.value("notify")
     if notify is not None and (problem := notify_problem(notify)):
         problems.append(f"study.notify: {problem}")
-    sampler = study.choice("sampler", SAMPLERS) or StudyFile.sampler
-    pruner = study.choice("pruner", PRUNERS) or StudyFile.pruner
+    sampler, pruner = study.choice("sampler", SAMPLERS), study.choice("pruner", PRUNERS)
     learn_from = study.texts("learn_from", every="all", but=name)
     seed = study.number("seed", whole=True, low=0, high=2**31 - 1)
     retries = study.number("retries", whole=True, low=0, high=100)
@@ -308,8 +309,9 @@ def read_study_file(path: Path, extensions: Extensions | None = None) -> StudyFi
         data=settings,
         limits=limits,
         space=space,
-        sampler=sampler,
-        pruner=pruner,
+        sampler=sampler or StudyFile.sampler,
+        pruner=pruner or StudyFile.pruner,
+        unnamed=frozenset(key for key, value in {"sampler": sampler, "pruner": pruner}.items() if value is None),
         seed=int(seed or 0),
         retries=StudyFile.retries if retries is None else int(retries),
         weights=None if weights is None else path.parent / weights,

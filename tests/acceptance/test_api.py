@@ -76,7 +76,7 @@ def test_an_open_study_says_how_it_stands(study_file):
         best, charts = study.optuna.best_value, [study.plot(), study.plot("curves"), study.plot("field-backbone")]
         with pytest.raises(HpoError, match='there is no chart "pie"; there are: over-time, '):
             study.plot("pie")
-    assert status.counts["complete"] + status.counts["pruned"] == len(table) == 3
+    assert status.counts["complete"] + status.counts["paused"] == 3 <= len(table)  # a trial that went on has two rows
     assert status.best.macro_f1 == best == table["value"][table["state"] == "COMPLETE"].max()
     assert isinstance(table, pd.DataFrame)
     assert isinstance(recipe, Recipe)

@@ -74,7 +74,8 @@ class Earlier:
         """The study file of a later one, whose recipe differs so."""
         space = Space({**self.first.file.space.as_dict(), **recipe}, self.first.file.space.extensions)
         limits = replace(self.first.file.limits, trials=100)
-        return replace(self.first.file, name="later", learn_from=learn_from, space=space, limits=limits)
+        search = {"sampler": "tpe", "unnamed": frozenset()}
+        return replace(self.first.file, name="later", learn_from=learn_from, space=space, limits=limits, **search)
 
     def begin(self, file):
         """Make the later study; returns the lines that say what it learns."""

@@ -102,6 +102,7 @@ def test_an_old_study_goes_on_to_the_end_of_its_budget(old):
     trials = opened.study.trials
     again = next(trial for trial in trials if trial.user_attrs.get(REPEATS_KEY) == INTERRUPTED)
     weights = model_of(trials[1], opened, old.file.space.extensions, 3, torch.device("cpu")).state_dict()
+    assert (opened.file.sampler, opened.file.pruner) == ("tpe", "median")  # the default of its time
     opened.storage.engine.dispose()
 
     assert (again.user_attrs[RESUMED_KEY], again.user_attrs[FIRST_RUN_KEY]) == (2, INTERRUPTED)

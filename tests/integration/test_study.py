@@ -28,7 +28,7 @@ from storage.artifacts.artifacts import naming
 from storage.budget import Limits
 from storage.halts import begin_halt
 from storage.heartbeat import WorkerPresence
-from storage.keys import BEST_EPOCH_KEY, DEFAULT_KEY, WEIGHTS_NAME
+from storage.keys import BEST_EPOCH_KEY, DEFAULT_KEY, SEARCH_KEY, WEIGHTS_NAME
 from trainer.extensions import Extensions
 from trainer.space import suggest
 
@@ -132,6 +132,20 @@ def test_a_study_that_hpo_has_not_made_is_refused(study):
     delete_study(find_study(file, study.url))
     with pytest.raises(HpoError, match=r'^study: "theirs" is not in this storage'):
         load_study(file, study.url)
+
+
+def test_a_study_goes_on_with_the_search_that_it_began_with(study):
+    """Where a file names no sampler or pruner its study keeps those of its beginning; what it names comes first."""
+
+    def search_of(file):
+        opened = load_study(file, study.url)
+        return opened.file.sampler, opened.file.pruner
+
+    assert search_of(study.file) == ("forest", "asha")
+    study.opened.study.set_user_attr(SEARCH_KEY, {"sampler": "random", "pruner": "none"})
+    assert search_of(study.file) == ("random", "none")
+    study.file.path.write_text(f'[study]\npruner = "median"\n{STUDY}')
+    assert search_of(read_study_file(study.file.path, study.extensions)) == ("random", "median")
 
 
 @pytest.fixture

@@ -228,7 +228,7 @@ def test_the_budget_is_the_new_studys_own_and_all_else_sees_what_was_taken_over(
     old = studies.begin(old_file)
     for number in range(12):
         finish(old, old_file, PLAIN | {"learning_rate": 0.01 + number / 1000}, [0.1, number / 20])
-    file = studies.file("new", study='pruner = "median"\n')
+    file = studies.file("new", study='sampler = "tpe"\npruner = "median"\n')
     _, new = studies.take_over(file, "old")
     snapshot = take_snapshot(new)
     assert (snapshot.used.trials, sum(snapshot.counts.values())) == (0, 0)

@@ -103,7 +103,8 @@ def test_every_key_of_a_study_file_is_documented():
         *StudyFile.__dataclass_fields__,
         *ConfirmSettings.__dataclass_fields__,
     }
-    assert others - {"path", "data", "limits", "stop_rules", "space", "tries", "model_limits", "confirm"} <= rows
+    but = {"path", "data", "limits", "stop_rules", "space", "tries", "model_limits", "confirm", "unnamed"}
+    assert others - but <= rows
 
 
 def test_the_notebook_in_the_readme_is_the_example():

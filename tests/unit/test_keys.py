@@ -24,6 +24,7 @@ STORED = {
     "VALUE_RANGES_KEY": "hpo:value_ranges",
     "ID_KEY": "hpo:id",
     "TAKEN_OVER_KEY": "hpo:taken_over_from",
+    "SEARCH_KEY": "hpo:search",
     "TEST_USE_KEY": "hpo:test_use:",
     "TEST_SCORE_KEY": "hpo:test_score:",
     "CONFIRMATION_KEY": "hpo:confirmation",
