@@ -218,11 +218,12 @@ def nearest_parameters(recipe: Recipe, space: Space) -> tuple[dict[str, Any], li
         match entry:
             case Range(low, high):
                 chosen[name] = min(max(value, low), high)
-            case Choice(values) if not isinstance(value, str | bool):
-                chosen[name] = min(values, key=lambda one: abs(one - value))
             case Choice(values) if value not in values:
-                missing.append(name)
-                continue
+                numbers = [one for one in values if not isinstance(one, str | bool)]
+                if isinstance(value, str | bool) or not numbers:
+                    missing.append(name)
+                    continue
+                chosen[name] = min(numbers, key=lambda one: abs(one - value))
         nearest[name] = chosen[name]
     return nearest, missing
 

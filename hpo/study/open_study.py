@@ -17,9 +17,10 @@ from hpo.errors import HpoError
 from hpo.study.earlier import learn, refuse_unknown
 from hpo.study.images import keep_ranges
 from hpo.study.metric_settings import metric_of_study, name_metric, refuse_undefined
+from hpo.study.portfolio import queue_portfolio
 from hpo.study.queued import STUDY_FILE, queue_new
+from hpo.study.samplers import keep_search, with_search_of
 from hpo.study.settings import check_settings, refuse_foreign, settings, space_of
-from hpo.study.study_file import StudyFile
 from hpo.study.study_name import CONFIRM_SUFFIX
 from hpo.study.trained import TrainedRecipes
 from storage.artifacts.artifact_store import probe
@@ -33,7 +34,6 @@ from storage.keys import (
     DEFAULT_KEY,
     ID_KEY,
     MICRO_BATCH_KEY,
-    SEARCH_KEY,
     SETTINGS_KEY,
     TAKEN_OVER_KEY,
     TEST_SCORE_KEY,
@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from optuna.storages import RDBStorage
     from optuna.trial import FrozenTrial
 
+    from hpo.study.study_file import StudyFile
     from storage.artifacts.artifact_store import ArtifactFiles
     from storage.outage_retry import OutageRetry
     from trainer.data import Data
@@ -58,8 +59,6 @@ if TYPE_CHECKING:
     from trainer.model.backbones import Classifier
     from trainer.objective_metric import Metric
     from trainer.recipe import Recipe
-
-OLD_SEARCH = {"sampler": "tpe", "pruner": "median"}  # of studies that were begun before these were kept
 
 
 @dataclass(frozen=True)
@@ -170,8 +169,8 @@ def create_study(study_file: StudyFile, url: str, data: Data) -> list[str]:
     """Make the tables and the study where they do not exist yet; safe to repeat, safe in parallel.
 
     The first trials of a new study are those of the recipes of its file, then that of the default recipe, so that the
-    search can be compared with not searching, then those of earlier studies. A recipe that has come to the file since
-    is queued.
+    search can be compared with not searching, then those of earlier studies and of the portfolio. A recipe that has
+    come to the file since is queued.
 
     Returns:
         lines that say which recipes were queued, and what was learned from earlier studies.
@@ -197,7 +196,7 @@ def create_study(study_file: StudyFile, url: str, data: Data) -> list[str]:
         else:
             give_id(study)
         check_settings(study, study_file, data)
-        study_file = _with_search_of(study, study_file)
+        study_file = with_search_of(study, study_file)
         return [*_queue_own(study, study_file, study_file.tries), *learn(study, study_file, len(data.index.classes))]
 
 
@@ -213,7 +212,7 @@ def give_id(study: optuna.Study) -> None:
 
 
 def begin_study(study: optuna.Study, study_file: StudyFile, data: Data) -> list[str]:
-    """Let workers begin: recipes of the file, the default one, those of earlier studies wait, unless they were tried.
+    """Let workers begin: what is tried first waits, in the order of `create_study`, unless it was tried.
 
     The settings come last. Returns what `create_study` does.
     """
@@ -221,19 +220,14 @@ def begin_study(study: optuna.Study, study_file: StudyFile, data: Data) -> list[
     lines = _queue_own(study, study_file, own)
     if not any(DEFAULT_KEY in trial.user_attrs for trial in study.get_trials(deepcopy=False)):
         study.enqueue_trial(study_file.space.default_parameters(), user_attrs={DEFAULT_KEY: True})
-    lines += learn(study, study_file, len(data.index.classes))
+    classes = len(data.index.classes)
+    lines += [*learn(study, study_file, classes), *queue_portfolio(study, study_file, classes)]
     give_id(study)
     keep_ranges(study, data)
     name_metric(study, study_file.metric)
-    study.set_user_attr(SEARCH_KEY, {"sampler": StudyFile.sampler, "pruner": StudyFile.pruner})
+    keep_search(study)
     study.set_user_attr(SETTINGS_KEY, settings(study_file, data))
     return lines
-
-
-def _with_search_of(study: optuna.Study, study_file: StudyFile) -> StudyFile:
-    """A study file with the sampler and the pruner that its study has begun with, where it names none."""
-    kept = study.user_attrs.get(SEARCH_KEY, OLD_SEARCH)
-    return replace(study_file, unnamed=frozenset(), **{key: kept[key] for key in study_file.unnamed})
 
 
 def _queue_own(study: optuna.Study, study_file: StudyFile, recipes: Iterable[Recipe]) -> list[str]:
@@ -263,7 +257,7 @@ def find_study(study_file: StudyFile, url: str, outage_retry: OutageRetry | None
         raise HpoError(
             f'study: "{study_file.name}" is not in this storage; `hpo init {study_file.path.name}` creates it'
         ) from None
-    study_file = _with_search_of(study, study_file)
+    study_file = with_search_of(study, study_file)
     study_id = storage.get_study_id_from_name(study_file.name)
     artifacts_url = study_file.artifacts or str(study_file.folder / "artifacts")
     return OpenStudy(

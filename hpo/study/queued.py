@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from optuna.trial import TrialState
 
@@ -61,6 +61,24 @@ def trials_of(recipe: Recipe, study: optuna.Study, space: Space) -> list[FrozenT
     wanted = parameters_of(recipe, space).items()
     trials = study.get_trials(deepcopy=False)
     return [trial for trial in trials if wanted <= given_parameters(trial).items()]
+
+
+def read_tries(tables: Any, space: Space, problems: list[str]) -> tuple[Recipe, ...]:
+    """The recipes of a study file's tables [[try]]; what is wrong with them goes to `problems`."""
+    if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
+        problems.append("try: is no list of tables; write [[try]] on a line of its own before each recipe")
+        return ()
+    numbers: dict[Recipe, int] = {}
+    for number, fields in enumerate(tables, start=1):
+        try:
+            recipe = recipe_near_default(fields, space)
+        except RecipeError as error:
+            problems += [f"try {number}: {problem}" for problem in error.problems]
+            continue
+        if recipe in numbers:
+            problems.append(f"try {number}: is the same recipe as try {numbers[recipe]}; remove one of them")
+        numbers.setdefault(recipe, number)
+    return tuple(numbers)
 
 
 def read_own_recipe(path: Path, space: Space) -> Recipe:

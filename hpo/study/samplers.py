@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,6 +12,8 @@ import optuna
 
 from hpo.study.forest_sampler import ForestSampler
 from hpo.study.pruners import BracketPruner, RungPruner, RunningMedianPruner
+from hpo.study.study_file import StudyFile
+from storage.keys import SEARCH_KEY
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,9 +22,20 @@ if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
 
     from hpo.study.forest_sampler import TrialForest
-    from hpo.study.study_file import StudyFile
 
 STARTUP_TRIALS = 10  # random before TPE models anything, and unpruned before the median means anything
+OLD_SEARCH = {"sampler": "tpe", "pruner": "median"}  # of studies that were begun before these were kept
+
+
+def keep_search(study: optuna.Study) -> None:
+    """Keep with a new study what it is searched by where its file names no sampler or no pruner."""
+    study.set_user_attr(SEARCH_KEY, {"sampler": StudyFile.sampler, "pruner": StudyFile.pruner})
+
+
+def with_search_of(study: optuna.Study, study_file: StudyFile) -> StudyFile:
+    """A study file with the sampler and the pruner that its study has begun with, where it names none."""
+    kept = study.user_attrs.get(SEARCH_KEY, OLD_SEARCH)
+    return replace(study_file, unnamed=frozenset(), **{key: kept[key] for key in study_file.unnamed})
 
 
 def make_sampler(study_file: StudyFile, place: int, forest: TrialForest) -> BaseSampler:

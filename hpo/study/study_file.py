@@ -6,7 +6,7 @@ import hashlib
 import tomllib
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from hpo.errors import StudyFileError
@@ -15,6 +15,7 @@ from hpo.study.given_splits import read_splits
 from hpo.study.metric_settings import read_metric
 from hpo.study.model_limits import ModelLimits, read_model_limits
 from hpo.study.notify_url import notify_problem
+from hpo.study.queued import read_tries
 from hpo.study.study_name import name_problems
 from hpo.study.table import Table
 from hpo.study.tracker_names import read_trackers
@@ -27,7 +28,7 @@ from trainer.errors import RecipeError
 from trainer.objective_metric import MACRO_F1
 from trainer.recipe import nearest
 from trainer.remote.urls import shown, source_of, url_problem
-from trainer.space import Space, recipe_near_default
+from trainer.space import Space
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -130,6 +131,7 @@ class StudyFile:
         tries: recipes of the user's own, the tables [[try]], which are tried first.
         model_limits: the table [limits].
         learn_from: names of earlier studies whose results help; "all" for those that the storage holds.
+        portfolio: whether a new study tries recipes first that are known to suit families of backbones.
         metric: by which trials are compared.
         confirm: the table [confirm], with which a search confirms its best recipes at its end; None does not.
     """
@@ -157,6 +159,7 @@ class StudyFile:
     tries: tuple[Recipe, ...] = ()
     model_limits: ModelLimits = field(default_factory=ModelLimits)
     learn_from: tuple[str, ...] | str = ()
+    portfolio: bool = True
     confirm: ConfirmSettings | None = None
     metric: Metric = MACRO_F1
     unnamed: frozenset[str] = frozenset()
@@ -244,6 +247,7 @@ def read_study_file(path: Path, extensions: Extensions | None = None) -> StudyFi
         problems.append(f"study.notify: {problem}")
     sampler, pruner = study.choice("sampler", SAMPLERS), study.choice("pruner", PRUNERS)
     learn_from = study.texts("learn_from", every="all", but=name)
+    portfolio = study.switch("portfolio", default=StudyFile.portfolio)
     seed = study.number("seed", whole=True, low=0, high=2**31 - 1)
     retries = study.number("retries", whole=True, low=0, high=100)
     hang_minutes = study.number("hang_minutes", low=1e-3, high=1e6) or StudyFile.hang_minutes
@@ -293,7 +297,7 @@ def read_study_file(path: Path, extensions: Extensions | None = None) -> StudyFi
     except RecipeError as error:
         wrong = error.problems
     else:
-        tries = _read_tries(tables.get("try", []), space, problems)
+        tries = read_tries(tables.get("try", []), space, problems)
     if (problems or wrong) and "backbone" in tables["recipe"]:
         from trainer.model.feasibility import backbone_problems_beside  # models take seconds: only beside mistakes
 
@@ -328,24 +332,7 @@ def read_study_file(path: Path, extensions: Extensions | None = None) -> StudyFi
         tries=tries,
         model_limits=model_limits,
         learn_from=learn_from,
+        portfolio=portfolio,
         confirm=confirm,
         metric=metric,
     )
-
-
-def _read_tries(tables: Any, space: Space, problems: list[str]) -> tuple[Recipe, ...]:
-    """The recipes of the tables [[try]]; what is wrong with them goes to `problems`."""
-    if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
-        problems.append("try: is no list of tables; write [[try]] on a line of its own before each recipe")
-        return ()
-    numbers: dict[Recipe, int] = {}
-    for number, fields in enumerate(tables, start=1):
-        try:
-            recipe = recipe_near_default(fields, space)
-        except RecipeError as error:
-            problems += [f"try {number}: {problem}" for problem in error.problems]
-            continue
-        if recipe in numbers:
-            problems.append(f"try {number}: is the same recipe as try {numbers[recipe]}; remove one of them")
-        numbers.setdefault(recipe, number)
-    return tuple(numbers)

@@ -86,12 +86,12 @@ class Table:
             self._problem(key, f"{show(value)} has {groups} groups in ( ); it needs one")
         return value
 
-    def switch(self, key: str) -> bool:
-        """True or false; false where nothing is written."""
+    def switch(self, key: str, *, default: bool = False) -> bool:
+        """True or false."""
         value = self._get(key)
         if value is not None and not isinstance(value, bool):
             self._problem(key, f"{show(value)} is not true or false")
-        return value is True
+        return value if isinstance(value, bool) else default
 
     def number(self, key: str, *, low: float, high: float, whole: bool = False) -> float | None:
         """A number from low to high."""

@@ -20,6 +20,7 @@ pytestmark = pytest.mark.acceptance
 STUDY = """
 [study]
 name = "colours"
+portfolio = false
 [data]
 path = "photos"
 [recipe]

@@ -34,6 +34,7 @@ STUDY = """
 [study]
 name = "{name}"
 pruner = "none"
+portfolio = false
 [data]
 path = "photos"
 [budget]

@@ -11,8 +11,9 @@ from hpo.study.queued import queue_recipe
 from hpo.study.study_file import read_study_file
 from hpo.study.takeover import take_over
 from storage.keys import DEFAULT_KEY, QUEUED_KEY
+from storage.optuna_internals import given_parameters
 from tests.integration.conftest import ScriptedLoss, lines_of
-from trainer.space import recipe_near_default
+from trainer.space import Space, recipe_near_default
 
 pytestmark = pytest.mark.integration
 
@@ -124,3 +125,26 @@ def test_a_recipe_that_failed_is_queued_again(harness):
     recipe = recipe_near_default({}, study.file.space)
     trial, is_new = queue_recipe(study.opened.study, recipe, study.file.space, "hpo try mine.toml")
     assert (trial.number, is_new) == (1, True)
+
+
+def test_a_new_study_tries_the_portfolio_after_the_default_recipe(harness):
+    """Published recipes for the backbone wait behind the default one, with their source, unless the file wants none."""
+    study = harness()
+    recipe = {"backbone": "resnet18", "pretrained": True, "learning_rate": {"low": 1e-4, "high": 1e-1, "log": True}}
+
+    def waiting(name, *, wanted, trials=8):
+        """Who has queued the recipes of a new study, and their learning rates."""
+        space = Space({**recipe, "epochs": 20})
+        limits = replace(study.file.limits, trials=trials)
+        file = replace(study.file, name=name, space=space, limits=limits, portfolio=wanted)
+        for _ in range(2):  # the second time there is nothing to queue
+            lines = create_study(file, study.url, study.data)
+        assert lines == []
+        trials = load_study(file, study.url).study.get_trials()
+        return [(trial.user_attrs.get(QUEUED_KEY), given_parameters(trial)["learning_rate"]) for trial in trials]
+
+    queued = waiting("wanted", wanted=True)
+    assert [rate for _, rate in queued] == [0.001, 0.003, 0.0006]
+    assert queued[0][0] is None
+    assert queued[1][0] == "the portfolio: BiT-HyperRule (Kolesnikov et al. 2020)"
+    assert waiting("small", wanted=True, trials=3) == waiting("unwanted", wanted=False) == [(None, 0.001)]

@@ -58,6 +58,7 @@ weights = "weights"
 artifacts = "../shared files"
 keep_weights = 5
 learn_from = ["first", "second"]
+portfolio = false
 hang_minutes = 30
 notify = "https://example.org/hook"
 [data]
@@ -102,7 +103,7 @@ focal_gamma = 1
     assert file.data.value_range == (-1, 2.5)
     assert file.limits == Limits(trials=7, hours=1.5, gpu_hours=9)
     assert file.hang_minutes == 30
-    assert file.learn_from == ("first", "second")
+    assert (file.learn_from, file.portfolio) == (("first", "second"), False)
     assert (file.stop_rules, file.trial_minutes) == (StopRules(target=0.9, patience=6), 2.5)
     assert file.confirm == ConfirmSettings(top=5, repeats=6)
     assert file.space.values("epochs") == (5,)
