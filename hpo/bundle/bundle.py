@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from trainer.model.backbones import Classifier
     from trainer.recipe import Recipe
 
+ORIGIN = "origin"  # the key in bundle.json of what it keeps of its training
 WEIGHTS, RECIPE, INFO = "model.safetensors", "recipe.toml", "bundle.json"  # timm looks for that name of the weights
 TRAIN, VALID, TEST = "train.csv", "valid.csv", "test.csv"  # the images of each side of the search's split
 UNLABELLED = "unlabelled.csv"  # those of the data that have no class, if any

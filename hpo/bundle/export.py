@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hpo.bundle.bundle import new_folder, refuse_existing
+from hpo.bundle.bundle import ORIGIN, new_folder, refuse_existing
 from hpo.bundle.card import Story, write_card
 from hpo.bundle.chosen_trials import score_line
 from hpo.bundle.decision import Found, find_decision
 from hpo.bundle.inputs import find_images
-from hpo.bundle.origin import ORIGIN, origin_of
+from hpo.bundle.origin import origin_of
 from hpo.bundle.pseudo_labels import join
 from hpo.bundle.retraining import Chosen, Training
 from hpo.bundle.scores import scores_on

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hpo.bundle.bundle import INFO, read_bundle
-from hpo.bundle.origin import ORIGIN
+from hpo.bundle.bundle import INFO, ORIGIN, read_bundle
 from hpo.errors import HpoError
 from trainer.errors import DataError
 from trainer.images.archives import archive_of, at_hand

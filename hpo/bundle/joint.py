@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hpo.bundle.bundle import new_folder, refuse_existing
+from hpo.bundle.bundle import ORIGIN, new_folder, refuse_existing
 from hpo.bundle.card import write_card
 from hpo.bundle.decision import find_decision
 from hpo.bundle.export import chosen_of, searched_value, story_of, tested_once
-from hpo.bundle.origin import ORIGIN, origin_of
+from hpo.bundle.origin import origin_of
 from hpo.bundle.retraining import Training, divide
 from hpo.bundle.scores import headline, scores_on
 from hpo.bundle.selection import REPEATS, Criterion, judge, select

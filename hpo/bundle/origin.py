@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hpo.bundle.bundle import ORIGIN
 from hpo.errors import HpoError
 from hpo.study.metric_settings import kept_metric, metric_settings
 from hpo.study.study_file import DataSettings
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
     from hpo.bundle.bundle import Bundle
     from hpo.bundle.retraining import Chosen
     from hpo.study.study_file import StudyFile
-
-ORIGIN = "origin"  # its key in bundle.json
 
 
 def origin_of(

@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hpo.bundle.bundle import PSEUDO_LABELS
+from hpo.bundle.bundle import ORIGIN, PSEUDO_LABELS
 from hpo.bundle.comparison import Comparison
 from hpo.bundle.inputs import find_images
-from hpo.bundle.origin import ORIGIN, data_of, scores_of, weights_of
+from hpo.bundle.origin import data_of, scores_of, weights_of
 from hpo.bundle.pseudo_labels import restore
 from hpo.bundle.retraining import Chosen, Retrained, divide
 from hpo.errors import HpoError
