@@ -276,7 +276,7 @@ def test_a_trial_that_ran_on_a_gpu_says_nothing_of_threads(tried):
 def test_a_bundle_lists_the_images_of_each_side(tried, tmp_path):
     """train.csv, valid.csv and test.csv name each image of the study once, with its class, as the search had them."""
     export_of(tried, "-o", tmp_path / "bundle")
-    data = tried.file.data.load(None)
+    data = tried.file.data.load(tried.file.folder / "pixels")
     for side in ("train", "valid", "test"):
         with (tmp_path / "bundle" / f"{side}.csv").open(newline="") as file:
             listed = [((tmp_path / "bundle" / row["path"]).resolve(), row["label"]) for row in csv.DictReader(file)]
