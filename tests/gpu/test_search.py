@@ -8,6 +8,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from contextlib import contextmanager
 
@@ -19,7 +20,6 @@ from hpo.study.open_study import create_study, load_study, storage_url
 from hpo.study.study_file import read_study_file
 from storage.keys import REPEATS_KEY, RESUMED_KEY
 from tests.acceptance.test_search import write_study
-from tests.acceptance.test_workers import started
 from tests.conftest import STORAGE_VARIABLES
 from tests.gpu.conftest import REHEARSAL
 from tests.support.tally import count
@@ -72,6 +72,23 @@ def breaking(logits, labels):
 if __name__ == "__main__":
     main(parts=Extensions(losses={"breaking": breaking}))
 """
+
+
+@contextmanager
+def started(folder, *arguments, program=("-m", "hpo"), **options):
+    """A command that runs, and is ended with the block if it still does; all that it prints is one text."""
+    with subprocess.Popen(
+        [sys.executable, *program, *arguments],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        **options,
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def two_workers():

@@ -6,13 +6,16 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from hpo.bundle.bundle import read_bundle
 from hpo.bundle.origin import data_of, origin_of
 from hpo.bundle.reproduction import Again, reproduce_bundle
+from hpo.bundle.retraining import Chosen
 from hpo.errors import HpoError
 from hpo.study.study_file import read_study_file
 from trainer.extensions import Extensions
+from trainer.recipe import Recipe
 
 pytestmark = pytest.mark.unit
 
@@ -35,7 +38,9 @@ def test_a_bundle_knows_its_images_wherever_it_goes_with_them(make_bundle, tmp_p
     file = read_study_file(tmp_path / "study.toml")
     folder = Path(make_bundle("bundle"))
     info = json.loads((folder / "bundle.json").read_text())
-    info["origin"] = origin_of(file, folder, [0.5], None)
+    recipe = Recipe(backbone="test_resnet", pretrained=False)
+    chosen = Chosen(recipe, 1, [0.5], file.metric, Extensions(), None, torch.device("cpu"), 1, print)
+    info["origin"] = origin_of(file, folder, chosen, None)
     assert info["origin"]["data"]["path"] == "../photos/list.csv"
     (folder / "bundle.json").write_text(json.dumps(info))
     assert data_of(read_bundle(folder), None) == file.data
