@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import tomli_w
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
+from optuna.trial import FixedTrial
 from plotly.offline import get_plotlyjs
 
 from hpo.errors import HpoError
@@ -35,6 +36,7 @@ from storage.errors import FileGoneError, StorageError
 from storage.keys import CONFUSION_MATRIX, LEARNING_CURVES, METRICS_KEY, MOST_WRONG
 from trainer.objective_metric import MACRO_F1
 from trainer.recipe import used_fields
+from trainer.space import suggest
 from trainer.wording import counted
 
 if TYPE_CHECKING:
@@ -195,16 +197,12 @@ def _headline(results: Results) -> list[str]:
 
 def draw_charts(results: Results, opened: OpenStudy) -> dict[str, Chart]:
     """All charts by name; those for which there is nothing to show are left out."""
-    metric, outcomes, best = (
-        results.snapshot.metric,
-        results.outcomes,
-        results.winner.number if results.winner else None,
-    )
+    metric, outcomes, best = results.snapshot.metric, results.outcomes, results.snapshot.best
     shares = importances(outcomes, opened.study.get_trials(deepcopy=False))
     drawn = {
         "over-time": charts.progress(outcomes, "ended", "since the first trial began", metric),
         "over-gpu-hours": charts.progress(outcomes, "gpu_hours", "of all trials together", metric),
-        "curves": charts.curves(outcomes, best, metric),
+        "curves": charts.curves(outcomes, best.number if best else None, metric),
     }
     scores = complete_values(outcomes)
     if shares:
@@ -265,11 +263,12 @@ def _sure(results: Results) -> dict[str, Any] | None:
 
 def _recipe(results: Results) -> str | None:
     """The winner's recipe for a study file: fields that it does not use are left out."""
-    best = results.snapshot.best
-    if best is None:
+    winner, metric = results.winner, results.snapshot.metric
+    if winner is None:
         return None
-    comment = f"# trial {best.number}, validation {' '.join(best.metric.title.split())} {best.text}"
-    return f"[recipe]    {comment}\n{tomli_w.dumps(used_fields(best.recipe))}"
+    score = "" if winner.value is None else f", validation {' '.join(metric.title.split())} {metric.text(winner.value)}"
+    recipe = suggest(FixedTrial(winner.params), results.space)
+    return f"[recipe]    # trial {winner.number}{score}\n{tomli_w.dumps(used_fields(recipe))}"
 
 
 def _pictures(results: Results, opened: OpenStudy) -> list[tuple[str, str]]:

@@ -45,7 +45,8 @@ class Results:
         space: what is searched.
         settings: what the study was begun with.
         outcomes: by number of the trial.
-        winner: the best trial, as `hpo.study.ranking` has it; None before the first that counts.
+        winner: the trial that a confirmation has chosen, without one the best as `hpo.study.ranking` has it; None
+            before the first that counts.
         default: the trial of the default recipe, if it counts by now.
         from_outside: numbers of trials that were told or added from outside, which are no outcomes.
         repeats: how many runs were broken off and gone on with.
@@ -105,19 +106,23 @@ def read_results(opened: OpenStudy, now: datetime) -> Results:
         superfluous = trial.number in later or SAME_RECIPE_KEY in trial.user_attrs
         if trial.number not in found and trial.state in FINISHED and not superfluous:
             found[trial.number] = _outcome(trial, space)
+    confirmed, best = read_confirmed(opened), snapshot.best
+    won = confirmed.winner if confirmed else None
+    if won is None and best:
+        won = best.number
     return Results(
         snapshot=snapshot,
         space=space,
         settings=attributes[SETTINGS_KEY],
         outcomes=[outcome for _, outcome in sorted(found.items()) if outcome],
-        winner=trials[snapshot.best.number] if snapshot.best else None,
+        winner=None if won is None else trials[won],
         default=find_default(trials, space),
         from_outside=[number for number, outcome in sorted(found.items()) if outcome is None],
         repeats=sum(trial.state is TrialState.FAIL and trial.number in later for trial in trials),
         test_uses=len(uses),
         test_scores=[attributes[score] for use in uses if (score := TEST_SCORE_KEY + use) in attributes],
         begun=begun,
-        confirmed=read_confirmed(opened),
+        confirmed=confirmed,
     )
 
 

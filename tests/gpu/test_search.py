@@ -147,6 +147,7 @@ def probabilities_in(predictions):
 def test_a_search_with_two_workers_on_one_gpu_ends_with_a_bundle_that_predicts(tmp_path, device, record):
     """Two workers share a GPU and spend exactly the budget; the winner predicts there as it does on a CPU."""
     study = write_demo(tmp_path / "demo", trials=TRIALS, epochs=EPOCHS, repeats=None)
+    study.write_text(study.read_text().replace("[study]", '[study]\npruner = "none"'))
     begun = time.monotonic()
     with started(tmp_path, "search", str(study), *two_workers(), env=environment()) as search:
         printed = end(search)

@@ -29,6 +29,7 @@ from hpo.cli import parser
 from hpo.dashboard.notes import study_note
 from hpo.errors import HpoError
 from hpo.hardware import cores
+from hpo.report import results
 from hpo.report.page import make_report
 from hpo.study.confirm_settings import ConfirmSettings
 from hpo.study.confirmation import begin_confirmation, confirmation_after_search, mark_of
@@ -328,7 +329,7 @@ def test_a_trial_of_ones_own_choice_becomes_a_bundle(tried, tmp_path, capsys):
     assert "left out, as the weights of trial 4 that have not learned the validation images are gone\n" in said
 
 
-def test_the_confirmed_winner_becomes_the_bundle(tried, tmp_path, capsys):
+def test_the_confirmed_winner_becomes_the_bundle(tried, tmp_path, capsys, monkeypatch):
     """Where trials are confirmed, the confirmed winner is retrained for the epochs of its folds, and both say so."""
     data = tried.file.data.load(tried.file.folder / "pixels")
     confirmation = begin_confirmation(tried, data, top=2, repeats=2)
@@ -362,6 +363,9 @@ def test_the_confirmed_winner_becomes_the_bundle(tried, tmp_path, capsys):
     assert f"confirmed winner: trial {won.trial}, macro-F1 {won.mean:.4f}" in page
     assert f"confirmed winner: trial {won.trial}" in study_note(take_snapshot(tried), tried.study_id, confirmed)
     assert tried.study.best_trial.number == 1  # for plain Optuna nothing has changed
+    for winner in (2, 4):  # whichever it is, its recipe is the one that the report has
+        monkeypatch.setattr(results, "read_confirmed", lambda _, winner=winner: replace(confirmed, winner=winner))
+        assert f"# trial {winner}, validation macro-F1" in make_report(tried, datetime.now(UTC)).html
 
 
 def test_what_confirms_a_paused_search_is_paused(tried, tmp_path):

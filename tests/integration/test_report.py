@@ -152,9 +152,9 @@ def test_the_charts_show_each_trial_at_its_end(found):
     last = max(trial.datetime_complete for trial in trials) - min(trial.datetime_start for trial in trials)
     assert line["x"][-1] == pytest.approx(last.total_seconds() / 60, abs=1e-4)
     of_gpu = traces(page.charts["over-gpu-hours"])["best so far"]["x"]
-    assert of_gpu[-1] == pytest.approx(used_by(study) * 60, rel=1e-3)
+    assert of_gpu[-1] == pytest.approx(used_by(study) * 60, rel=0.01)
     for name in ("hours-by-state", "hours-by-backbone"):
-        assert sum(page.charts[name]["data"][0]["x"]) == pytest.approx(used_by(study) * 60, rel=1e-3)
+        assert sum(page.charts[name]["data"][0]["x"]) == pytest.approx(used_by(study) * 60, rel=0.01)
 
 
 def test_the_charts_show_the_best_trial(found):
@@ -363,7 +363,7 @@ def test_trials_that_were_taken_over_are_compared_but_cost_nothing(harness):
     assert sum(len(trace["x"]) for trace in points) == 2
     lines = page.charts["parallel"]["data"] if "parallel" in page.charts else page.charts["curves"]["data"]
     assert sum(trace["x"].count(None) for trace in lines) == 5
-    assert sum(page.charts["hours-by-state"]["data"][0]["x"]) == pytest.approx(used_by(new) * 60, rel=1e-3)
+    assert sum(page.charts["hours-by-state"]["data"][0]["x"]) == pytest.approx(used_by(new) * 60, rel=0.01)
 
 
 def test_a_study_with_functions_of_ones_own_needs_them(harness):
