@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from trainer.metrics import SMALLEST, log_loss
+from trainer.uncertainty import drawn_interval
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -26,7 +27,6 @@ HALVINGS = 40  # of the range in which the best temperature is looked for, 1/20 
 GRID = np.linspace(-3, 3, 61)  # offsets that are tried, in logits
 ROUNDS = 5  # over all classes, at most
 RESAMPLES = 1000
-LEVEL = 0.95  # of the interval
 
 
 @dataclass(frozen=True, eq=False)
@@ -211,8 +211,7 @@ def gain_interval(
 ) -> tuple[float, float]:
     """The interval of 95 % of the gain in score of the second predictions over the first, on the same images.
 
-    Groups are drawn with replacement (Efron & Tibshirani 1993, percentile interval). A draw whose images do not define
-    the score is left out.
+    Groups are drawn with replacement, as `drawn_interval` does.
 
     Args:
         scores: of the first and of the second, where each image counts so many times, int64 [images].
@@ -220,14 +219,12 @@ def gain_interval(
         seed: of the draws.
         draws: how many.
     """
-    numbers = np.unique(groups, return_inverse=True)[1]
-    random, gains = np.random.default_rng(seed), np.empty(draws)
-    for draw in range(draws):
-        drawn = random.integers(0, numbers.max() + 1, numbers.max() + 1)
-        first, second = scores(np.bincount(drawn, minlength=numbers.max() + 1)[numbers])
-        gains[draw] = second - first
-    low, high = np.nanquantile(gains, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return float(low), float(high)
+
+    def gain(times: NDArray[np.int64]) -> float:
+        first, second = scores(times)
+        return second - first
+
+    return drawn_interval(gain, groups, draws, seed)
 
 
 def _logits(probabilities: NDArray[np.float32]) -> NDArray[np.float64]:

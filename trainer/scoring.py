@@ -11,8 +11,9 @@ import numpy as np
 import torch
 
 from trainer import metrics
-from trainer.calibration import LEVEL, macro_f1_of
+from trainer.calibration import macro_f1_of
 from trainer.objective_metric import MACRO_F1
+from trainer.uncertainty import drawn_interval
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -127,8 +128,8 @@ def _drawn_standard_error(metric: Metric, classified: Classified) -> float | Non
     return float(defined.std(ddof=1)) if len(defined) > 1 else None
 
 
-def drawn_interval(metric: Metric, classified: Classified, groups: NDArray[np.int64]) -> tuple[float, float] | None:
-    """The interval of 95 % of a metric's value, by draws of the groups with replacement (Efron & Tibshirani 1993).
+def value_interval(metric: Metric, classified: Classified, groups: NDArray[np.int64]) -> tuple[float, float] | None:
+    """The interval of 95 % of a metric's value, by draws of the groups.
 
     Args:
         metric: of the study.
@@ -141,14 +142,12 @@ def drawn_interval(metric: Metric, classified: Classified, groups: NDArray[np.in
     value = value_of(metric, classified)
     if math.isnan(value):
         return None
-    numbers = np.unique(groups, return_inverse=True)[1]
-    count, random = int(numbers.max()) + 1, np.random.default_rng(0)
-    drawn = np.empty(INTERVAL_DRAWS)
-    for draw in range(INTERVAL_DRAWS):
-        times = np.bincount(random.integers(0, count, count), minlength=count)[numbers]
-        drawn[draw] = metric.value(score_of_drawn(metric, classified, times))
-    low, high = np.nanquantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return min(float(low), value), max(float(high), value)
+
+    def drawn(times: NDArray[np.int64]) -> float:
+        return metric.value(score_of_drawn(metric, classified, times))
+
+    low, high = drawn_interval(drawn, groups, INTERVAL_DRAWS)
+    return min(low, value), max(high, value)
 
 
 def _of_class(values: Tensor, metric: Metric, classified: Classified) -> float:

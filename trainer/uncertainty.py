@@ -10,7 +10,7 @@ import numpy as np
 from scipy.sparse import csr_array
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from numpy.typing import NDArray
 
@@ -123,6 +123,28 @@ def score_intervals(
         ),
         groups=count,
     )
+
+
+def drawn_interval(
+    value: Callable[[NDArray[np.int64]], float], groups: NDArray[np.int64], draws: int, seed: int = 0
+) -> tuple[float, float]:
+    """The interval of 95 % of a value, by draws of the groups with replacement.
+
+    That is the percentile interval of Efron & Tibshirani (1993). A draw whose images do not define the value is left
+    out.
+
+    Args:
+        value: where each image counts so many times, int64 [images]; NaN where that is not defined.
+        groups: images with the same number are drawn together, int64 [images].
+        draws: how many.
+        seed: of the draws.
+    """
+    numbers = np.unique(groups, return_inverse=True)[1]
+    count, random, drawn = int(numbers.max()) + 1, np.random.default_rng(seed), np.empty(draws)
+    for draw in range(draws):
+        drawn[draw] = value(np.bincount(random.integers(0, count, count), minlength=count)[numbers])
+    low, high = np.nanquantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return float(low), float(high)
 
 
 def _weights(random: np.random.Generator, groups: int) -> Iterator[NDArray[np.float64]]:

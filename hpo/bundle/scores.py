@@ -10,7 +10,7 @@ from rich.cells import cell_len, set_cell_size
 
 from trainer.calibration import expected_calibration_error
 from trainer.objective_metric import MACRO_F1, Metric
-from trainer.scoring import Classified, drawn_interval, metrics_of
+from trainer.scoring import Classified, metrics_of, value_interval
 from trainer.uncertainty import score_intervals
 from trainer.wording import counted
 
@@ -53,7 +53,7 @@ def scores(classified: Classified, groups: NDArray[np.int64], metric: Metric = M
     if found:
         interval = {"macro_f1": list(found.macro_f1), "accuracy": list(found.accuracy)}
         if metric.name not in interval:
-            own = drawn_interval(metric, classified, groups)
+            own = value_interval(metric, classified, groups)
             interval[metric.name] = own and list(own)
         interval["groups"] = found.groups
     rows = {
