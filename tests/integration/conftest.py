@@ -87,6 +87,28 @@ def storage(database):
     opened.engine.dispose()
 
 
+@pytest.fixture(scope="module")
+def s3_url():
+    """The URL of a local S3."""
+    from moto.server import ThreadedMotoServer  # not above: most tests need no S3
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def s3_environment(s3_url, monkeypatch):
+    """Has the environment name a local S3, and credentials for it."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3_url)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+
+
 class WorkerHarness:
     """A study on a database, and workers on it."""
 

@@ -16,7 +16,6 @@ import optuna
 import pytest
 import torch
 from botocore.exceptions import ClientError
-from moto.server import ThreadedMotoServer
 from optuna.artifacts import get_all_artifact_meta
 from optuna.artifacts.exceptions import ArtifactNotFound
 from optuna.trial import TrialState
@@ -37,6 +36,7 @@ from storage.artifacts.artifacts import checkpoint_id, fetch_file, keep_file, ke
 from storage.artifacts.store_url import open_store
 from storage.errors import StorageError
 from storage.keys import CHECKPOINT_KEY, WEIGHTS_NAME
+from tests.integration.conftest import linear
 from tests.support.waiting import limit
 from trainer.extensions import Extensions
 
@@ -57,24 +57,9 @@ LARGE = 20_000_000  # bytes; S3 takes it in parts
 DAY = 86_400
 
 
-@pytest.fixture(scope="module")
-def s3_server():
-    """The URL of a local S3."""
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
-
-
 @pytest.fixture
-def s3(s3_server, monkeypatch):
+def s3(s3_environment):
     """boto3's client of an S3 without any buckets, as the environment names it."""
-    monkeypatch.setenv("AWS_ENDPOINT_URL", s3_server)
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     client = boto3.client("s3")
     yield client
     for bucket in client.list_buckets()["Buckets"]:
@@ -300,11 +285,6 @@ def test_what_is_wrong_with_s3_is_said(s3, monkeypatch, tmp_path):
     monkeypatch.delitem(sys.modules, "storage.artifacts.s3_store")
     with pytest.raises(StorageError, match=re.escape("needs the package boto3; pip install 'hpo-images[s3]'")):
         open_store("s3://bucket")
-
-
-def linear(classes, size):
-    """The smallest model."""
-    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * size * size, classes))
 
 
 class Study:

@@ -42,6 +42,7 @@ from hpo.worker.stopwatch import Stopwatch
 from hpo.worker.worker import Worker
 from storage.keys import BEST_EPOCH_KEY, DEVICE_KEY, REPEATS_KEY, TEST_SCORE_KEY, THREADS_KEY
 from tests.conftest import paint
+from tests.integration.conftest import linear
 from trainer.device import torch_threads
 from trainer.errors import DataError
 from trainer.extensions import Extensions
@@ -68,11 +69,6 @@ batch_size = 8
 learning_rate = 1e-2
 augment = "none"
 """
-
-
-def linear(classes, size):
-    """The smallest model."""
-    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * size * size, classes))
 
 
 def open_new(file, url):

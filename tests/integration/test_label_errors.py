@@ -7,7 +7,6 @@ import time
 from datetime import UTC, datetime
 
 import pytest
-import torch
 
 from hpo.check.label_errors import find_label_errors, write_label_errors
 from hpo.errors import HpoError
@@ -21,6 +20,7 @@ from hpo.worker.stopwatch import Stopwatch
 from hpo.worker.worker import Worker
 from storage.keys import OUT_OF_FOLD_NAME
 from tests.conftest import paint
+from tests.integration.conftest import linear
 from trainer.extensions import Extensions
 from trainer.loaders import Loaders
 
@@ -41,11 +41,6 @@ batch_size = 8
 learning_rate = 1e-1
 augment = "none"
 """
-
-
-def linear(classes, size):
-    """The smallest model."""
-    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * size * size, classes))
 
 
 def work(opened, data, name):

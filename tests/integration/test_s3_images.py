@@ -7,7 +7,6 @@ import os
 import boto3
 import numpy as np
 import pytest
-from moto.server import ThreadedMotoServer
 
 from hpo.bundle.inputs import find_images
 from tests.conftest import paint
@@ -23,27 +22,9 @@ pytestmark = pytest.mark.integration
 NAMES = [f"{name}/{number} ü.png" for name in ("cat", "dog") for number in range(6)]
 
 
-@pytest.fixture(scope="module")
-def s3_server():
-    """The URL of a local S3."""
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
-
-
 @pytest.fixture
-def bucket(s3_server, monkeypatch, tmp_path):
+def bucket(s3_environment, monkeypatch, tmp_path):
     """boto3's bucket with a folder of images below photos/, as the environment names its server."""
-    for name, value in {
-        "AWS_ENDPOINT_URL": s3_server,
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_EC2_METADATA_DISABLED": "true",
-    }.items():
-        monkeypatch.setenv(name, value)
     monkeypatch.setattr(module, "PAUSES", (0.0,))
     resource = boto3.resource("s3")
     made = resource.create_bucket(Bucket=tmp_path.name.replace("_", "-")[:60])

@@ -37,6 +37,7 @@ from storage.database import connect
 from storage.heartbeat import WorkerPresence
 from storage.keys import WEIGHTS_NAME
 from storage.places import Lease
+from tests.integration.conftest import linear
 from trainer.extensions import Extensions
 from trainer.model.backbones import build_model, save_weights
 from trainer.recipe import DEFAULTS, show
@@ -82,11 +83,6 @@ ANY_NAMES = [
     "x" * 512,
     "면" * 512,
 ]
-
-
-def linear(classes, size):
-    """The smallest model."""
-    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * size * size, classes))
 
 
 class Studies:
