@@ -1,17 +1,29 @@
 """What the tests of the training share: small images, models that train in milliseconds, a recipe for them."""
 
 import json
+import os
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from tests.conftest import paint
 from trainer.data import load_data
 from trainer.extensions import Extensions
 from trainer.images.cache import PixelCache
 from trainer.recipe import Recipe
 
 SIDE = 16  # pixels
+TIME = 1_700_000_000  # of files, in seconds since 1970, even as in a zip
+
+
+def paint_two_classes(folder):
+    """Write two classes with six images each, all changed at the same time."""
+    for name, colour in (("cat", (200, 0, 0)), ("dog", (0, 0, 200))):
+        for number in range(6):
+            file = folder / name / f"{number}.png"
+            paint(file, colour, number)
+            os.utime(file, (TIME, TIME))
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import struct
 import subprocess
 import sys
@@ -15,7 +14,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from tests.conftest import paint
+from tests.unit.conftest import paint_two_classes
 from trainer.data import load_data
 from trainer.errors import DataError
 from trainer.images.archives import ARCHIVES, UNPACKED, archive_of, at_hand
@@ -24,17 +23,11 @@ from trainer.images.pixels import Reading
 
 pytestmark = pytest.mark.unit
 
-TIME = 1_700_000_000  # of the files, in seconds since 1970, even as in a zip
-
 
 @pytest.fixture
 def photos(tmp_path):
     """A folder of two classes with six images each."""
-    for name, colour in (("cat", (200, 0, 0)), ("dog", (0, 0, 200))):
-        for number in range(6):
-            file = tmp_path / "photos" / name / f"{number}.png"
-            paint(file, colour, number)
-            os.utime(file, (TIME, TIME))
+    paint_two_classes(tmp_path / "photos")
     return tmp_path / "photos"
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -20,6 +19,7 @@ from tests.conftest import paint
 from tests.support.file_server import file_server
 from tests.support.small_disk import NoSmallDiskError, small_disk
 from tests.support.waiting import paced, wait_until
+from tests.unit.conftest import TIME, paint_two_classes
 from trainer.data import load_data
 from trainer.errors import DataError
 from trainer.images import fetched as module
@@ -32,7 +32,6 @@ from trainer.remote.urls import joined, public_url, url_problem
 
 pytestmark = pytest.mark.unit
 
-TIME = 1_700_000_000  # of the files, in seconds since 1970
 NAMES = [f"{name}/{number}.png" for name in ("cat", "dog") for number in range(6)]
 FETCH = """
 import sys
@@ -47,11 +46,7 @@ print(len(data.index.paths), data.index.digest)
 @pytest.fixture
 def server(tmp_path):
     """A server of two classes with six images each."""
-    for name, colour in (("cat", (200, 0, 0)), ("dog", (0, 0, 200))):
-        for number in range(6):
-            file = tmp_path / "served" / name / f"{number}.png"
-            paint(file, colour, number)
-            os.utime(file, (TIME, TIME))
+    paint_two_classes(tmp_path / "served")
     with file_server(tmp_path / "served") as served:
         yield served
 
