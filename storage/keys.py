@@ -28,7 +28,7 @@ TEST_USE_KEY = "hpo:test_use:"
 """Followed by anything unique: when the test images were looked at. Written and counted by `hpo export-best`."""
 
 TEST_SCORE_KEY = "hpo:test_score:"
-"""Followed by what the use of the test images is called: the score that it gave. Written by `hpo export-best`."""
+"""Followed by what the use of the test images is called: the score that it gave, and whether that tells little."""
 
 CONFIRMATION_KEY = "hpo:confirmation"
 """The plan of a study that confirms another one. Written by `hpo confirm` with it; read by workers and commands."""

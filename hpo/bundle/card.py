@@ -9,7 +9,7 @@ import numpy as np
 from huggingface_hub import EvalResult, ModelCardData
 from timm.models import get_pretrained_cfg
 
-from hpo.bundle.scores import headline
+from hpo.bundle.scores import doubt, headline
 from hpo.study.metric_settings import kept_metric
 from hpo.worker.pictures import draw_confusion_matrix
 from trainer.model.timm_models import has_tag
@@ -166,6 +166,8 @@ def _body(info: Mapping[str, Any], story: Story) -> Iterator[str]:
         f"{_plain(headline(test, kept_metric(info)))}, on {counted(test['images'], 'held-out image')}, which the search"
         f" never saw. They had been used for tests of this study {counted(info['test_uses'] - 1, 'time')} before."
     )
+    if line := doubt(test):
+        yield from ("", f"{line[0].upper()}{line[1:]}.")
     yield ""
     found = test["per_class"]
     yield from _table(

@@ -27,7 +27,7 @@ def run_export_best(options: argparse.Namespace) -> int:
     from hpo.bundle.joint import export_ensemble, export_folds
     from hpo.bundle.pseudo_labels import CONFIDENCE
     from hpo.bundle.retraining import Training
-    from hpo.bundle.scores import headline
+    from hpo.bundle.scores import doubt, headline
     from hpo.study.confirmed import read_confirmed
     from hpo.tracking.trackers import add_bundle
 
@@ -77,6 +77,8 @@ def run_export_best(options: argparse.Namespace) -> int:
                     f" on {counted(test['images'], 'image')} that the search never saw"
                     f" (use {info['test_uses']} of the test split)"
                 )
+                if line := doubt(test):
+                    say(line)
                 if options.top is None:
                     say(_predict_command(output, folder / TEST))
             say(f"written: {folder}")

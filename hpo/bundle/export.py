@@ -21,9 +21,10 @@ from hpo.bundle.scores import scores_on
 from hpo.bundle.writing import write_info, write_lists, write_model, write_pseudo_labels
 from hpo.study.images import load_images
 from hpo.study.metric_settings import metric_settings
-from hpo.study.open_study import count_test_use, keep_test_score, model_of, recipe_of
+from hpo.study.open_study import model_of, recipe_of
 from hpo.study.ranking import ranked
 from hpo.study.settings import check_settings, space_of
+from hpo.study.test_uses import count_test_use, keep_test_score
 from storage.errors import StorageError
 from storage.keys import BEST_EPOCH_KEY
 from trainer.device import choose_device, torch_threads

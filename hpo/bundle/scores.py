@@ -11,7 +11,7 @@ from rich.cells import cell_len, set_cell_size
 from trainer.calibration import expected_calibration_error
 from trainer.objective_metric import MACRO_F1, Metric
 from trainer.scoring import Classified, metrics_of, value_interval
-from trainer.uncertainty import score_intervals
+from trainer.uncertainty import WIDEST, score_intervals, tells_little
 from trainer.wording import counted
 
 if TYPE_CHECKING:
@@ -100,6 +100,16 @@ def headline(found: Mapping[str, Any], metric: Metric = MACRO_F1) -> str:
     if interval is None:
         return f"{line} (no intervals: all are of one group)"
     return f"{line}, by {interval['groups']} groups" if interval["groups"] < found["images"] else line
+
+
+def doubt(found: Mapping[str, Any]) -> str | None:
+    """That the images of a test are too few, and what to do; None where they are enough."""
+    if not tells_little(found["interval"] and found["interval"]["macro_f1"]):
+        return None
+    return (
+        f"these images are too few to tell good recipes apart (a macro-F1 is known to more than ± {WIDEST}): hold out"
+        " more images ([data] test), or add some"
+    )
 
 
 def details(found: Mapping[str, Any]) -> list[str]:

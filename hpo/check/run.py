@@ -30,7 +30,7 @@ from trainer.images.duplicates import Sets
 from trainer.images.sides import SIDES
 from trainer.images.split import split
 from trainer.images.spreadsheets import cell_of, write_rows
-from trainer.quality.checks import Case, Finding, broken_files, odd_sizes, passed_over, tiny_classes
+from trainer.quality.checks import Case, Finding, broken_files, odd_sizes, passed_over, small_test, tiny_classes
 from trainer.quality.classes import class_counts, given_sides, similar_classes
 from trainer.quality.folders import odd_folders
 from trainer.quality.leaks import copy_sets, exact_copies, leaks, near_copies, torn_groups
@@ -182,7 +182,8 @@ def _check_images(
         if leak.level == "error":
             listed = f"`hpo check {study_file.path.name} --groups FILE.csv` writes a list that does so, for [data] path"
             leak = replace(leak, remedy=f"{leak.remedy}: {listed}")
-        findings += [given_sides(index, sides), leak, *torn_groups(index, sides), tiny_classes(index, sides)]
+        findings += [given_sides(index, sides), leak, *torn_groups(index, sides)]
+        findings += [tiny_classes(index, sides), small_test(index, sides)]
     return [*findings, *_odd_sizes(study_file.space, index, survey)]
 
 

@@ -53,7 +53,7 @@ class Results:
         test_uses: how often the held-out images were looked at.
         test_scores: what these looks gave, the earliest first: `trial`, the value by the name of the metric, `images`,
             and its `interval`, None where all are of one group; that of an earlier version has its `standard_error`.
-            Those of earlier versions are not kept.
+            Since it is kept: `tells_little`, whether the images are too few. Those of earlier versions are not kept.
         begun: start of the first trial, in UTC; None before that.
         confirmed: what the trainings on fresh folds say; None where there are none.
     """

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import optuna
 from optuna.trial import FixedTrial, TrialState
@@ -36,12 +36,9 @@ from storage.keys import (
     MICRO_BATCH_KEY,
     SETTINGS_KEY,
     TAKEN_OVER_KEY,
-    TEST_SCORE_KEY,
-    TEST_USE_KEY,
     WEIGHTS_NAME,
 )
 from storage.study_rows import StudyRows
-from trainer.objective_metric import MACRO_F1
 from trainer.space import recipe_near_default, suggest
 
 if TYPE_CHECKING:
@@ -325,26 +322,3 @@ def keep_micro_batches(study: optuna.Study, sizes: Mapping[str, int]) -> None:
     """Remember for all workers how many images fit into memory, by backbone, image size and device."""
     for key, size in sizes.items():
         study.set_user_attr(MICRO_BATCH_KEY + key, size)
-
-
-def count_test_use(study: optuna.Study, key: str, time: str) -> int:
-    """Note in the study that the test split is used once more; returns how often it was used, this time included."""
-    study.set_user_attr(TEST_USE_KEY + key, time)
-    return sum(name.startswith(TEST_USE_KEY) for name in study.user_attrs)
-
-
-def keep_test_score(
-    study: optuna.Study, key: str, trial: int, metrics: Mapping[str, Any], metric: Metric = MACRO_F1
-) -> None:
-    """Keep what a use of the test split, which was counted before by this key, has given.
-
-    Args:
-        study: that was searched.
-        key: of the use.
-        trial: number of the trial whose recipe or weights were tested.
-        metrics: as `hpo.bundle.scores.scores` has them.
-        metric: of the study.
-    """
-    name, found = metric.name, metrics["interval"]
-    kept = {"trial": trial, name: metrics[name], "interval": found and found[name], "images": metrics["images"]}
-    study.set_user_attr(TEST_SCORE_KEY + key, kept)

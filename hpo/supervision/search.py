@@ -24,7 +24,7 @@ from storage.keys import END_STATES, METRICS_KEY, ORIGIN_KEY
 from trainer.augmentation.random_resized_crop import NAME
 from trainer.errors import DataError
 from trainer.objective_metric import MACRO_F1
-from trainer.quality.checks import PASSED_OVER, tiny_classes
+from trainer.quality.checks import PASSED_OVER, small_test, tiny_classes
 from trainer.quality.classes import class_counts, given_sides, similar_classes
 from trainer.quality.folders import odd_folders
 from trainer.quality.leaks import leaks, torn_groups
@@ -124,6 +124,9 @@ def _lines_on(data: Data, study_file: StudyFile) -> list[str]:
         lines += [f"warning: {tiny.message}", *(f"  {case.note}" for case in tiny.cases[:TINY])]
     if len(tiny.cases) > TINY:
         lines.append(f"  and {len(tiny.cases) - TINY:,} more, all of them in `hpo check --json`")
+    test = small_test(index, data.split)
+    if test.level != "ok":
+        lines.append(f"warning: {test.message}: {test.remedy}")
     if index.ignored:
         examples = ", ".join(index.ignored[:3])
         many = counted(len(index.ignored), "file or folder is", "files or folders are")

@@ -20,9 +20,10 @@ from optuna.trial import FixedTrial, TrialState, create_trial
 from hpo.errors import HpoError
 from hpo.report.page import make_report
 from hpo.study.deletion import delete_study
-from hpo.study.open_study import count_test_use, keep_test_score, recipe_of
+from hpo.study.open_study import recipe_of
 from hpo.study.study_file import read_study_file
 from hpo.study.takeover import take_over
+from hpo.study.test_uses import count_test_use, keep_test_score
 from storage.artifacts.artifacts import keep_file
 from storage.budget import used
 from storage.errors import StorageError
@@ -134,7 +135,7 @@ def test_measured_scores_stand_beside_the_best(found):
     text = page_of(study).text
     measured = (
         "0.5000 (0.3750 to 0.6250 in 95 %) macro-F1 of trial 4 on 18 images; 0.5000 macro-F1 of trial 3 on 1 image;"
-        " 0.7500 (± 0.1250, one standard error) macro-F1 of trial 2 on 18 images."
+        " 0.7500 (± 0.1250, one standard error) macro-F1 of trial 2 on 18 images. These images are too few to tell"
     )
     assert measured in text
     assert "looked at 4 times so far" in text

@@ -19,7 +19,6 @@ from hpo.study.deletion import delete_study
 from hpo.study.forest_sampler import TrialForest
 from hpo.study.model_limits import ModelLimits
 from hpo.study.open_study import (
-    count_test_use,
     create_study,
     load_study,
     model_of,
@@ -32,6 +31,7 @@ from hpo.study.status import take_snapshot
 from hpo.study.study_file import read_study_file
 from hpo.study.study_list import list_studies
 from hpo.study.takeover import take_over
+from hpo.study.test_uses import count_test_use
 from storage.artifacts.artifacts import keep_file, kept_files
 from storage.database import connect
 from storage.heartbeat import WorkerPresence

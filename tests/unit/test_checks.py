@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from trainer.quality.checks import (
     doubted_labels,
     odd_sizes,
     passed_over,
+    small_test,
     suspects,
     tiny_classes,
     wrong_labels,
@@ -433,6 +435,26 @@ def test_large_classes_are_no_warning(folder):
             (folder / label / f"x{number}.png").write_bytes(os.urandom(9))
     data = load_data(folder, valid=0.3, test=0.2)
     assert tiny_classes(data.index, data.split).level == "ok"
+
+
+def test_a_test_split_that_tells_little_is_named(folder):
+    """Few images held out are a warning with the number that would do, and so are many images of few groups."""
+    for label in "ab":
+        for number in range(100):
+            (folder / label / f"x{number}.png").write_bytes(os.urandom(9))
+    index = read_index(folder)
+    labels = index.labels.tolist()
+    small = small_test(index, _split(index, {index.paths[image]: 2 for image in (0, 1, 2, -1, -2, -3)}))
+    assert small.level == "warning"
+    each = 70
+    assert "about 139 are needed" in small.message
+    enough = [*range(each), *range(labels.index(1), labels.index(1) + each)]
+    sides = _split(index, {index.paths[image]: 2 for image in enough})
+    assert small_test(index, sides).level == "ok"
+    grouped = replace(index, groups=np.arange(len(labels)) // 20)
+    assert "of 9 groups" in small_test(grouped, sides).message
+    assert small_test(grouped, sides).level == "warning"
+    assert small_test(index, _split(index, {})).level == "ok"
 
 
 def test_enlarged_long_and_outlying_images_are_named(folder):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from hpo.bundle.scores import details, headline, scores
+from hpo.bundle.scores import details, doubt, headline, scores
 from trainer.metrics import confusion_matrix, summary
 from trainer.objective_metric import metric_of
 from trainer.scoring import Classified
@@ -92,6 +92,14 @@ def test_of_many_classes_the_most_frequent_mistakes_are_shown():
         "  c0 taken for c1: 1",
     ]
     assert len(lines) == 13 + 1 + 10
+
+
+def test_a_test_on_few_images_is_doubted():
+    """A line says what to do where the macro-F1 of a test has a wide interval or none, none where it is narrow."""
+    classes = ("cat", "dog")
+    assert "hold out more images" in doubt(_scores([0, 1] * 10, [0, 1] * 9 + [1, 0], classes))
+    assert doubt(_scores([0, 1], [0, 1], classes, np.zeros(2, np.int64)))
+    assert doubt(_scores([0, 1] * 200, [0, 1] * 190 + [1, 0] * 10, classes)) is None
 
 
 def test_the_headline_begins_with_the_metric_of_the_study():

@@ -51,6 +51,7 @@ def test_a_search_warns_of_what_check_warns_of(tmp_path, photos):
     assert "warning: recipe.freeze: no trial can use it, which takes pretrained = true" in lines
     tiny = next(number for number, line in enumerate(lines) if line.startswith("warning: 3 of 3 classes have fewer"))
     assert lines[tiny + 1] == "  'blue': 8 to train, 2 to validate, 2 held out"
+    assert any(line.startswith("warning: on 6 held-out images a macro-F1 of 0.9 is known to ± 0.2") for line in lines)
 
 
 @pytest.mark.parametrize(

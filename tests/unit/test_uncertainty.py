@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from trainer.metrics import accuracy, class_f1, class_recall, confusion_matrix, macro_f1
-from trainer.uncertainty import score_intervals, standard_error
+from trainer.uncertainty import expected_half_width, score_intervals, standard_error, tells_little
 
 pytestmark = pytest.mark.unit
 
@@ -109,3 +109,24 @@ def test_intervals_are_the_same_each_time_and_hold_the_score():
 def test_one_group_tells_nothing_of_others():
     """There is no interval where all images belong together."""
     assert score_intervals(np.array([0, 1]), np.array([0, 1]), np.zeros(2, np.int64), 2) is None
+
+
+@pytest.mark.parametrize(
+    ("images", "size"), [((70, 70), 1), ((20, 20), 1), ((130, 10), 1), ((27,) * 10, 1), ((100, 100, 20), 5)]
+)
+def test_the_expected_width_is_about_that_of_the_interval(images, size):
+    """The interval of a model of which 9 of 10 are right is foreseen within a quarter, also where groups are wrong."""
+    random = np.random.default_rng(0)
+    found = []
+    for _ in range(20):
+        labels, predicted, groups = _guessed([0.9] * len(images), images, size, random)
+        low, high = score_intervals(labels, predicted, groups, len(images)).macro_f1
+        found.append((high - low) / 2)
+    assert expected_half_width(labels, groups) == pytest.approx(np.mean(found), rel=0.25)
+
+
+def test_an_interval_tells_little_where_it_is_wide():
+    """An interval of more than ± 0.05 tells little, and so does one that is not known."""
+    assert tells_little(None)
+    assert tells_little([0.8, 0.92])
+    assert not tells_little([0.8, 0.89])

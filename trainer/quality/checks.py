@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -9,6 +10,7 @@ import numpy as np
 
 from trainer.image_size import shape_of
 from trainer.images.files import is_image
+from trainer.uncertainty import WIDEST, expected_half_width
 from trainer.wording import counted
 
 if TYPE_CHECKING:
@@ -132,6 +134,25 @@ def tiny_classes(index: Index, sides: Split) -> Finding:
         "add images, join classes, or leave them out",
         tuple(cases),
     )
+
+
+def small_test(index: Index, sides: Split) -> Finding:
+    """Whether the images held out are so few that a score on them tells little, whatever model it is of."""
+    held_out = sides.test
+    if not len(held_out):
+        return Finding("test split", "ok", "no image is held out")
+    groups = index.groups_with_copies[held_out]
+    half = expected_half_width(index.labels[held_out], groups)
+    count = len(np.unique(groups))
+    of = f" of {counted(count, 'group')}" if count < len(held_out) else ""
+    line = f"on {counted(len(held_out), 'held-out image')}{of} a macro-F1 of 0.9 is known to ± {half:.3f} (95 %)"
+    if half <= WIDEST:
+        return Finding("test split", "ok", line)
+    needed = f"about {math.ceil(len(held_out) * (half / WIDEST) ** 2):,} are needed for ± {WIDEST}"
+    return Finding(
+        "test split", "warning", f"{line}, too little to tell good recipes apart; {needed}",
+        "hold out more images ([data] test), or add some",
+    )  # fmt: skip
 
 
 def odd_sizes(
