@@ -1,5 +1,6 @@
-"""Poolings and heads that timm does not have."""
+"""Poolings and heads that timm does not have, and how a new head begins."""
 
+import math
 import re
 
 import pytest
@@ -71,6 +72,41 @@ def test_the_power_is_learned():
     pool(torch.relu(features)).sum().backward()
     assert pool.power.grad.isfinite().all()
     assert features.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("backbone", ["test_efficientnet", "mobilenetv3_small_050"])
+@pytest.mark.parametrize("pretrained", [True, False])
+def test_a_new_head_begins_with_small_weights(backbone, pretrained, tmp_path):
+    """A head that timm draws by the number of classes has torch's spread; all else is as timm draws or loads it."""
+    torch.save(timm.create_model(backbone).state_dict(), tmp_path / f"{backbone}.pth")
+    overlay = {"file": str(tmp_path / f"{backbone}.pth")} if pretrained else {}
+    torch.manual_seed(1)
+    drawn = timm.create_model(backbone, num_classes=5, pretrained=pretrained, pretrained_cfg_overlay=overlay)
+    next_number = torch.rand(1)
+    torch.manual_seed(1)
+    recipe = Recipe(backbone=backbone, image_size=32)
+    model = build_model(recipe, 5, Extensions(), pretrained=pretrained, weights=tmp_path).backbone
+    assert torch.equal(torch.rand(1), next_number)
+
+    differing = [
+        name for name, weight in model.state_dict().items() if not torch.equal(weight, drawn.state_dict()[name])
+    ]
+    assert differing == ["classifier.weight"]
+    weight, features = model.classifier.weight, model.classifier.in_features
+    assert weight.std().item() == pytest.approx(1 / math.sqrt(3 * features))
+    torch.testing.assert_close(weight / weight.std(), drawn.classifier.weight / drawn.classifier.weight.std())
+
+
+@pytest.mark.parametrize(
+    ("backbone", "classes"), [("test_resnet", 2), ("test_vit", 2), ("test_convnext", 2), ("test_efficientnet", 1000)]
+)
+def test_a_new_head_with_fitting_weights_is_timms(backbone, classes):
+    """Where timm does not draw a head too large, a model begins bit for bit as timm makes it."""
+    torch.manual_seed(1)
+    drawn = timm.create_model(backbone, num_classes=classes)
+    torch.manual_seed(1)
+    model = build_model(Recipe(backbone=backbone, image_size=160), classes, Extensions(), pretrained=False).backbone
+    assert all(torch.equal(weight, drawn.state_dict()[name]) for name, weight in model.state_dict().items())
 
 
 @pytest.mark.parametrize("backbone", ["test_resnet", "test_convnext", "test_vit", "test_mambaout"])

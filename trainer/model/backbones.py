@@ -19,7 +19,7 @@ from trainer.image_size import scaled, side_or_shape
 from trainer.images.pixels import INTERPOLATIONS, MEAN_COLOUR, Reading
 from trainer.model.feasibility import backbone_problem, own_backbone_problem
 from trainer.model.freezing import freeze_layers
-from trainer.model.heads import use_cosine_head
+from trainer.model.heads import shrink_head, use_cosine_head
 from trainer.model.pretrained import pretrained_backbone
 from trainer.model.timm_models import create_backbone, has_tag
 
@@ -105,6 +105,7 @@ def build_model(
         if problem := backbone_problem(recipe):
             raise RecipeError([problem])
         backbone = pretrained_backbone(recipe, classes, weights) if pretrained else create_backbone(recipe, classes)
+        shrink_head(backbone)
         config = timm.data.resolve_model_data_config(backbone)
         if recipe.loss == "arcface" and recipe.loss not in extensions.losses:
             use_cosine_head(backbone, classes, recipe.arcface_scale)

@@ -1,4 +1,4 @@
-"""What follows a backbone's feature map where the recipe wants another pooling or a head of cosines."""
+"""What follows a backbone's feature map: poolings and heads beside timm's own, and the size of a new head's weights."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from timm.layers import SelectAdaptivePool2d
 from torch import Tensor, nn
 from torch.nn.functional import linear, normalize
 
+TOO_LARGE = 2.0  # times the spread with which torch draws a linear layer
 GEM_POWER = 3.0  # to start from; 1 is the average, infinity the maximum
 
 
@@ -71,3 +72,19 @@ def use_cosine_head(model: nn.Module, classes: int, scale: float) -> None:
     if name is None or not isinstance(head, nn.Linear):
         raise ValueError("it has no linear head, which arcface replaces")
     model.set_submodule(name, CosineHead(head.in_features, classes, scale))
+
+
+def shrink_head(model: nn.Module) -> None:
+    """Scale the weights of a new linear head that timm draws far larger than torch draws a linear layer.
+
+    timm draws the heads of EfficientNets and MobileNets from U(-1, 1) / sqrt(classes), as was done for the 1,000
+    classes of ImageNet. With 2 classes and 1,280 features that is 25 times torch's U(-1, 1) / sqrt(features), and a
+    short training is spent on unlearning it. Any other head, and torch's random state, stay as they are.
+    """
+    head: Any = getattr(model, "get_classifier", lambda: None)()
+    if isinstance(head, nn.Linear):
+        usual = 1 / math.sqrt(3 * head.in_features)  # standard deviation
+        drawn = head.weight.std().item()
+        if drawn > TOO_LARGE * usual:
+            with torch.no_grad():
+                head.weight.mul_(usual / drawn)
