@@ -11,13 +11,14 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from hpo.argument_types import THREADS, header_value, port, positive, price, proxy, repeats
+from hpo.argument_types import THREADS, folds, header_value, port, positive, price, proxy, repeats
 from hpo.bundle.options import add_bundle_commands
 from hpo.check.commands import run_check
 from hpo.dashboard.commands import run_dashboard
 from hpo.demo import run_demo
 from hpo.errors import EXIT_DONE, EXIT_FAILED, EXIT_USAGE, HpoError, exit_code
 from hpo.hardware import cores
+from hpo.nested.commands import run_nested
 from hpo.report.commands import run_report
 from hpo.study.commands import (
     run_delete,
@@ -138,6 +139,12 @@ def parser() -> argparse.ArgumentParser:
     added.add_argument(
         "--repeats", type=repeats, metavar="R", help="folds for each, 2 or more; default: as [confirm] says, else 4"
     )
+    _add_workers(added)
+    added = add_for_study(
+        "nested", run_nested, "search without each outer fold, test its winner there: one number over all images"
+    )
+    added.add_argument("--folds", type=folds, metavar="K", default=5, help="outer folds, 2 to 20; default: 5")
+    added.add_argument("--json", action="store_true", help="the result as JSON; what goes on goes to stderr")
     _add_workers(added)
     added = add_for_study("init", run_init, "create the tables and the study, nothing else; safe to repeat")
     added.add_argument(

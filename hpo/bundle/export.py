@@ -102,7 +102,7 @@ def export(
             else:
                 model = model_of(trial, opened, study_file.space.extensions, len(data.index.classes), chosen.device)
             about = write_model(temporary, model, chosen, study_file, used)
-            found = _find_decision(chosen, None if training.retrain else model, trial, opened, used)
+            found = decision_of(chosen, None if training.retrain else model, trial, opened, used)
             for line in found.lines():
                 say(line)
             test, uses = tested_once(opened, trial.number, partial(_test, chosen, model, used, found.decision), data)
@@ -211,7 +211,7 @@ def _confirmation(known: ConfirmedRecipe | None, confirmed: Confirmed | None) ->
     }
 
 
-def _find_decision(chosen: Chosen, own: Classifier | None, trial: FrozenTrial, opened: OpenStudy, data: Data) -> Found:
+def decision_of(chosen: Chosen, own: Classifier | None, trial: FrozenTrial, opened: OpenStudy, data: Data) -> Found:
     """Temperature and offsets, by what the trial's own weights say of the validation images.
 
     After a retraining on these images nothing but the test split is unseen, so that the model that has not learned them

@@ -72,6 +72,8 @@ def data_of(bundle: Bundle, path: Path | str | None) -> DataSettings:
             kept["splits"] = Splits(**told)
         if (interval := kept.pop("value_range")) is not None:
             kept["value_range"] = tuple(interval)
+        if fold := kept.pop("test_fold", None):
+            kept["test_fold"] = tuple(fold)
         settings = DataSettings(**{**kept, "path": path or source_of(kept["path"], bundle.folder)})
     except (KeyError, TypeError, AttributeError) as error:
         raise HpoError(f"bundle: {bundle.folder} does not tell its images ({type(error).__name__}: {error})") from error

@@ -107,8 +107,8 @@ def doubt(found: Mapping[str, Any]) -> str | None:
     if not tells_little(found["interval"] and found["interval"]["macro_f1"]):
         return None
     return (
-        f"these images are too few to tell good recipes apart (a macro-F1 is known to more than ± {WIDEST}): hold out"
-        " more images ([data] test), or add some"
+        f"these images are too few to tell good recipes apart (a macro-F1 is known to more than ± {WIDEST}):"
+        " `hpo nested STUDY` tests on all images in turn; or hold out more ([data] test)"
     )
 
 

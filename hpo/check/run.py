@@ -183,7 +183,8 @@ def _check_images(
             listed = f"`hpo check {study_file.path.name} --groups FILE.csv` writes a list that does so, for [data] path"
             leak = replace(leak, remedy=f"{leak.remedy}: {listed}")
         findings += [given_sides(index, sides), leak, *torn_groups(index, sides)]
-        findings += [tiny_classes(index, sides), small_test(index, sides)]
+        findings.append(tiny_classes(index, sides))
+        findings += [] if study_file.data.test_fold else [small_test(index, sides)]
     return [*findings, *_odd_sizes(study_file.space, index, survey)]
 
 

@@ -335,6 +335,8 @@ def division(kept: Mapping[str, Any]) -> str:
     """How the images of a study with these settings are divided, in words."""
     given, shares = kept["images"].get("given_sides"), kept["data"]
     valid, test = (f"{100 * shares[side]:g} %" for side in ("valid", "test"))
+    if fold := shares.get("test_fold"):
+        return f"fold {fold[0]} of {fold[1]} held out, {valid} of the rest to validate; split by seed {shares['seed']}"
     if not given:
         return f"{valid} to validate, {test} held out, the rest to train; split by seed {shares['seed']}"
     words = [f"the sides {', '.join(given)} as the data give them"]

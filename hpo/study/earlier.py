@@ -181,14 +181,15 @@ def _read(study_file: StudyFile, storage: BaseStorage, known: set[str]) -> list[
     """The earlier studies with results that are not known yet."""
     every = study_file.learn_from == EVERY
     made = {
-        study.study_name
+        study.study_name: study.user_attrs[SETTINGS_KEY]
         for study in storage.get_all_studies()
         if SETTINGS_KEY in study.user_attrs and CONFIRMATION_KEY not in study.user_attrs
     }
-    if every:
-        names = sorted(made - known, key=storage.get_study_id_from_name, reverse=True)[:MOST_STUDIES]
+    if every:  # but those of `hpo nested`: what the search of one fold has seen, another study may hold out
+        names = [name for name in made.keys() - known if not made[name].get("data", {}).get("test_fold")]
+        names = sorted(names, key=storage.get_study_id_from_name, reverse=True)[:MOST_STUDIES]
     else:
-        names = [name for name in study_file.learn_from if name in made - known]
+        names = [name for name in study_file.learn_from if name in made.keys() - known]
     found = []
     for name in names:
         try:

@@ -1,4 +1,4 @@
-"""[data.splits] of a study file: what names the sides of a split that the data come with."""
+"""[data] splits and test_fold of a study file: which sides the data come with, and which fold is held out."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING, Any
 from trainer.recipe import nearest, show
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from hpo.study.table import Table
     from trainer.images.sides import Splits
 
 KEYS = ("column", "train", "valid", "test")
@@ -35,6 +38,26 @@ def read_splits(value: Any, problems: list[str]) -> Splits:
     if listed and not train:
         problems.append("data.splits.train: is missing; where a side is named, the one to train must be, too")
     return Splits(column, train, valid, test)
+
+
+def read_test_fold(table: Table, written: Mapping[str, Any], problems: list[str]) -> tuple[int, int] | None:
+    """Which fold of how many is held out; what is wrong with it goes to `problems`.
+
+    Args:
+        table: [data].
+        written: what it holds.
+        problems: a line for each mistake.
+    """
+    value = table.value("test_fold")
+    if value is None:
+        return None
+    numbers = isinstance(value, list) and [type(each) for each in value] == [int, int]
+    if not numbers or not 1 <= value[0] <= value[1] != 1:
+        problems.append(f"data.test_fold: {show(value)} is not like [1, 5], the first of five folds")
+        return None
+    if "test" in written:
+        problems.append("data.test_fold: cannot stand beside test; one of them says which images are held out")
+    return value[0], value[1]
 
 
 def _names(table: dict[str, Any], side: str, problems: list[str]) -> tuple[str, ...]:

@@ -50,6 +50,7 @@ def _settings_without_images(study_file: StudyFile) -> dict[str, Any]:
             "group": study_file.data.group,
             "group_pattern": study_file.data.group_pattern,
             "value_range": study_file.data.value_range,
+            "test_fold": study_file.data.test_fold,
         },
         "limits": asdict(study_file.model_limits),
         "study": metric_settings(study_file.metric),

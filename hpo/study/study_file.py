@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 from hpo.errors import StudyFileError
 from hpo.study.confirm_settings import ConfirmSettings, read_confirm_settings
-from hpo.study.given_splits import read_splits
+from hpo.study.given_splits import read_splits, read_test_fold
 from hpo.study.metric_settings import read_metric
 from hpo.study.model_limits import ModelLimits, read_model_limits
 from hpo.study.notify_url import notify_problem
@@ -61,6 +61,7 @@ class DataSettings:
         group: column of the CSV whose images stay on one side of the split; "group" where there is one.
         group_pattern: regular expression whose one group does so, searched in an image's path.
         splits: which folders, or which column of the CSV, are sides of a split that the data come with.
+        test_fold: in place of `test`, which of how many folds of all images is never seen, (1, 5) for the first of 5.
         value_range: the values that are black and white in images of more than 8 bits; None finds them.
         pixels_gb: the most that the decoded images may take on the disk, in units of 10^9 bytes.
     """
@@ -72,6 +73,7 @@ class DataSettings:
     group: str | None = None
     group_pattern: str | None = None
     splits: Splits | None = None
+    test_fold: tuple[int, int] | None = None
     value_range: tuple[float, float] | None = None
     pixels_gb: float = 100.0
 
@@ -79,11 +81,14 @@ class DataSettings:
         """List and split the images, as `load_data` does, which raises DataError."""
         from trainer.data import load_data
         from trainer.images.cache import PixelCache
+        from trainer.images.split import split_by_fold
 
         split, pixels = {"valid": self.valid, "test": self.test}, PixelCache(cache, self.pixels_gb * 1e9)
         data = load_data(
             self.path, **split, seed=self.seed, grouping=self.grouping, cache=pixels, on_progress=on_progress
         )
+        if self.test_fold:
+            data = data.with_split(split_by_fold(data.index, self.test_fold, valid=self.valid, seed=self.seed))
         return data if self.ranges is None else data.with_ranges(self.ranges)
 
     @property
@@ -253,14 +258,16 @@ def read_study_file(path: Path, extensions: Extensions | None = None) -> StudyFi
     hang_minutes = study.number("hang_minutes", low=1e-3, high=1e6) or StudyFile.hang_minutes
     study.no_more()
 
+    test_fold = read_test_fold(data, tables["data"], problems)
     settings = DataSettings(
         path=source_of(data.text("path", required=True) or "", path.parent),
         valid=data.share("valid", DataSettings.valid),
-        test=data.share("test", DataSettings.test),
+        test=0.0 if test_fold else data.share("test", DataSettings.test),
         seed=int(data.number("seed", whole=True, low=0, high=2**31 - 1) or 0),
         group=data.text("group"),
         group_pattern=data.pattern("group_pattern"),
         splits=read_splits(data.value("splits"), problems),
+        test_fold=test_fold,
         value_range=data.interval("value_range"),
         pixels_gb=data.number("pixels_gb", low=1e-6, high=1e6) or DataSettings.pixels_gb,
     )

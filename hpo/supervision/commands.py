@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     import argparse
 
     from hpo.study.study_file import StudyFile
+    from hpo.supervision.progress import Progress
     from hpo.supervision.supervisor import WorkerPlan
 
 
@@ -19,13 +20,21 @@ def run_search(options: argparse.Namespace) -> int:
     """`hpo search`: check, create or resume, search to the end of the budget."""
     from rich.console import Console
 
-    from hpo.study.open_study import probe_artifacts, refusing_changes, storage_url
     from hpo.supervision.progress import Progress
+
+    return search_study(options, study_file_from(options), Progress(Console(force_jupyter=False)))
+
+
+def search_study(options: argparse.Namespace, study_file: StudyFile, progress: Progress) -> int:
+    """Check, create or resume the study of a study file that options name, and search; returns the exit code.
+
+    Raises as `hpo.supervision.search.search` does.
+    """
+    from hpo.study.open_study import probe_artifacts, refusing_changes, storage_url
     from hpo.supervision.search import prepare, search
     from storage.database import ping
 
-    study_file = study_file_from(options)
-    plan, progress = _plan(options, study_file), Progress(Console(force_jupyter=False))
+    plan = _plan(options, study_file)
     if url := options.url or study_file.storage:
         ping(url)  # before the long checks; a new embedded one is made after them, where nothing is wrong
     with refusing_changes(study_file, options.url) as study:

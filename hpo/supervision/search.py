@@ -125,7 +125,7 @@ def _lines_on(data: Data, study_file: StudyFile) -> list[str]:
     if len(tiny.cases) > TINY:
         lines.append(f"  and {len(tiny.cases) - TINY:,} more, all of them in `hpo check --json`")
     test = small_test(index, data.split)
-    if test.level != "ok":
+    if test.level != "ok" and not study_file.data.test_fold:  # one fold of several is not meant to tell much
         lines.append(f"warning: {test.message}: {test.remedy}")
     if index.ignored:
         examples = ", ".join(index.ignored[:3])
@@ -324,6 +324,8 @@ def summary_lines(
 def _next_commands(study_file: StudyFile) -> list[str]:
     """What to do with a winner, two lines a command."""
     lines, path = [], str(study_file.path)
+    if study_file.data.test_fold:  # whoever has divided the images tests all of the folds
+        return []
     if study_file.confirm is None:
         flatters = "the winner of many flatters itself on the images that chose it"
         lines += [

@@ -44,9 +44,10 @@ class Earlier:
         self.first, self.opened = study, []
         self.add_study(name, results)
 
-    def add_study(self, name, results):
-        """One more earlier study."""
-        file = replace(self.first.file, name=name, learn_from=())
+    def add_study(self, name, results, test_fold=None):
+        """One more earlier study, or that of an outer fold of `hpo nested`."""
+        data = replace(self.first.file.data, test_fold=test_fold)
+        file = replace(self.first.file, name=name, learn_from=(), data=data)
         create_study(file, self.first.url, self.first.data)
         study, encoding = self.open(file).study, Encoding.of(file.space)
         points = encoding.random(np.random.default_rng(1), results)
@@ -177,7 +178,8 @@ def test_of_many_results_the_best_and_some_of_all_ranks_are_kept(earlier, monkey
 
 
 def test_all_means_the_studies_that_are_there_when_the_search_begins(earlier):
-    """Studies without results teach nothing, recipes come from each in turn, and a study made since is not read."""
+    """Studies without results or of an outer fold teach nothing, recipes come in turn, one made since is not read."""
+    earlier.add_study("fold", 30, test_fold=(1, 2))
     earlier.add_study("second", 30)
     file = earlier.file("all")
     lines = earlier.begin(file)

@@ -25,7 +25,7 @@ PRELOADED = (
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload([*PRELOADED, *LAZY])
 REAPING = threading.Lock()  # a process is started and its exit code read by one thread at a time
-SUPERVISORS = ("search", "workers", "confirm", "demo")  # the commands that launch workers
+SUPERVISORS = ("search", "nested", "workers", "confirm", "demo")  # the commands that launch workers
 
 
 def begin(words, folder, environment, out, err):

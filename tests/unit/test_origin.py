@@ -24,6 +24,7 @@ STUDY = """
 path = "photos/list.csv"
 valid = 0.3
 seed = 4
+test_fold = [2, 3]
 group = "person"
 value_range = [0, 4095]
 splits = {column = "part", train = ["a", "b"], test = "c"}

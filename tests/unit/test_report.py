@@ -62,6 +62,13 @@ def test_the_division_of_the_images_is_told_as_it_is(given, words):
     assert division({"images": images, "data": {"valid": 0.2, "test": 0.15, "seed": 3}}) == words
 
 
+def test_a_fold_that_is_held_out_is_told():
+    """Of a study whose test split is one of several folds the report says which."""
+    shares = {"valid": 0.2, "test": 0.0, "seed": 3, "test_fold": [2, 5]}
+    expected = "fold 2 of 5 held out, 20 % of the rest to validate; split by seed 3"
+    assert division({"images": {"count": 9}, "data": shares}) == expected
+
+
 @pytest.fixture
 def disk(tmp_path):
     """A disk of one megabyte."""

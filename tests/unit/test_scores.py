@@ -97,7 +97,7 @@ def test_of_many_classes_the_most_frequent_mistakes_are_shown():
 def test_a_test_on_few_images_is_doubted():
     """A line says what to do where the macro-F1 of a test has a wide interval or none, none where it is narrow."""
     classes = ("cat", "dog")
-    assert "hold out more images" in doubt(_scores([0, 1] * 10, [0, 1] * 9 + [1, 0], classes))
+    assert "`hpo nested STUDY` tests on all images" in doubt(_scores([0, 1] * 10, [0, 1] * 9 + [1, 0], classes))
     assert doubt(_scores([0, 1], [0, 1], classes, np.zeros(2, np.int64)))
     assert doubt(_scores([0, 1] * 200, [0, 1] * 190 + [1, 0] * 10, classes)) is None
 

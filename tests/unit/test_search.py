@@ -54,6 +54,17 @@ def test_a_search_warns_of_what_check_warns_of(tmp_path, photos):
     assert any(line.startswith("warning: on 6 held-out images a macro-F1 of 0.9 is known to ± 0.2") for line in lines)
 
 
+def test_the_search_of_an_outer_fold_warns_of_no_small_test_split(tmp_path, photos):
+    """One fold of several is not meant to tell much by itself, and its images are counted as any split's."""
+    file = tmp_path / "study.toml"
+    file.write_text(STUDY.format(backbone='"test_resnet"\npretrained = false', size="32", data="test_fold = [1, 3]"))
+    console = Console(file=io.StringIO(), width=500)
+    prepare(read_study_file(file), Progress(console))
+    printed = console.file.getvalue()
+    assert "18 to train, 6 to validate, 12 held out" in printed
+    assert "held-out images a macro-F1" not in printed
+
+
 @pytest.mark.parametrize(
     ("setting", "values", "source"),
     [

@@ -11,7 +11,7 @@ import numpy as np
 
 from trainer.errors import DataError
 from trainer.images.duplicates import keep_copies_together
-from trainer.images.files import nfc, path_bytes
+from trainer.images.files import nfc, path_bytes, some
 from trainer.images.sides import SIDES
 
 if TYPE_CHECKING:
@@ -210,6 +210,43 @@ def divide_into_folds(
         if any(len(folds_of_class[label]) == 1 for label in groups.contents[group]):
             fold_of_group[group] = -1
     return groups.sides_of_images(fold_of_group)
+
+
+def split_by_fold(index: Index, fold: tuple[int, int], *, valid: float, seed: int) -> Split:
+    """Hold out one fold of all images; each image is held out by exactly one of the folds.
+
+    The folds are those of `divide_into_folds`. What is left is divided into images to train and to validate as `split`
+    does it.
+
+    Args:
+        index: of the images, whose sides the data do not give.
+        fold: its number, from 1 on, and how many there are.
+        valid: share of the other images that validate.
+        seed: of the folds and of the split.
+
+    Raises:
+        DataError: the data give sides, or there are too few images or groups for so many folds.
+    """
+    number, count = fold
+    if index.sides is not None:
+        raise DataError(
+            f"the data give the sides {', '.join(index.given_sides)}, and folds would divide all images anew; where"
+            " that is meant, splits = false in [data] leaves the column of a CSV unread, and of folders"
+            " `hpo check STUDY --groups FILE.csv` writes such a CSV"
+        )
+    found = divide_into_folds(index, np.arange(len(index.paths)), count, seed=f"test {seed}", copies=index.copies)
+    if alone := [index.classes[label] for label in np.unique(index.labels[found < 0])]:
+        raise DataError(
+            f"classes {some(alone)}: all images of a class belong together, or it has one only, so that it cannot be"
+            " learned and tested in turn; add images, or leave the class out"
+        )
+    if len(np.unique(found)) < count:
+        raise DataError(f"{count} folds need so many images or groups; give fewer folds")
+    sides = np.where(found == number - 1, SIDES.index("test"), SIDES.index("train"))
+    try:
+        return split(replace(index, sides=sides), valid=valid, test=0.0, seed=seed, copies=index.copies)
+    except DataError as error:
+        raise DataError(f"without fold {number} of {count}: {error}") from error
 
 
 def check_fractions(valid: float, test: float) -> None:

@@ -151,7 +151,7 @@ def small_test(index: Index, sides: Split) -> Finding:
     needed = f"about {math.ceil(len(held_out) * (half / WIDEST) ** 2):,} are needed for ± {WIDEST}"
     return Finding(
         "test split", "warning", f"{line}, too little to tell good recipes apart; {needed}",
-        "hold out more images ([data] test), or add some",
+        "`hpo nested STUDY` tests on all images in turn; or hold out more ([data] test)",
     )  # fmt: skip
 
 
