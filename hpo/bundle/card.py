@@ -9,6 +9,7 @@ import numpy as np
 from huggingface_hub import EvalResult, ModelCardData
 from timm.models import get_pretrained_cfg
 
+from hpo.bundle.pseudo_labels import learned_pseudo_labels
 from hpo.bundle.scores import doubt, headline
 from hpo.study.metric_settings import kept_metric
 from hpo.worker.pictures import draw_confusion_matrix
@@ -37,7 +38,7 @@ class Story:
         recipes: of its models; where these have one recipe, that one alone.
         images: of each class in each of SIDES, int64 [classes, 3].
         compared: how many complete trials the search has compared.
-        lines: on temperature and offsets, as the export has printed them.
+        lines: on pseudo-labels, temperature and offsets, as the export has printed them.
     """
 
     recipes: Sequence[Recipe]
@@ -150,7 +151,7 @@ def _body(info: Mapping[str, Any], story: Story) -> Iterator[str]:
         + ", ".join(f"{count} {side}" for side, count in zip(SIDES, of_all.tolist(), strict=True))
         + f". Their digest is `{info['data_digest']}`, that of the split `{info['split_digest']}`."
     )
-    if info.get("pseudo_labels"):
+    if learned_pseudo_labels(info):
         yield f"It has also learned {counted(info['pseudo_labels']['images'], 'unlabelled image')} with pseudo-labels."
     yield ""
     yield from _table(

@@ -37,6 +37,8 @@ def run_export_best(options: argparse.Namespace) -> int:
         require_packages()
     if options.confidence is not None and not options.unlabelled:
         raise HpoError("export: --confidence says which images of --unlabelled are learned; give --unlabelled, too")
+    if options.keep_pseudo_labels and not options.unlabelled:
+        raise HpoError("export: --keep-pseudo-labels is for the images of --unlabelled; give --unlabelled, too")
     if options.ensemble and (options.no_retrain or options.unlabelled or options.folds):
         raise HpoError("export: --ensemble takes models as they are; leave out --folds, --no-retrain and --unlabelled")
     if options.onnx and (options.ensemble or options.folds):
@@ -47,6 +49,7 @@ def run_export_best(options: argparse.Namespace) -> int:
         retrain=not options.no_retrain,
         unlabelled=options.unlabelled or (),
         confidence=CONFIDENCE if options.confidence is None else options.confidence,
+        keep_pseudo_labels=options.keep_pseudo_labels,
         threads=options.threads,
     )
     output: Path = options.output

@@ -15,6 +15,7 @@ from hpo.bundle.chosen_trials import score_line
 from hpo.bundle.decision import Found, find_decision
 from hpo.bundle.inputs import find_images
 from hpo.bundle.origin import origin_of
+from hpo.bundle.pseudo_label_gain import learn
 from hpo.bundle.pseudo_labels import join
 from hpo.bundle.retraining import Chosen, Training
 from hpo.bundle.scores import scores_on
@@ -61,8 +62,8 @@ def export(
     folds say.
 
     With unlabelled images the retrained model classifies them; those that it is sure of, with the classes that it
-    gives them, join its training images for a second model, which is trained likewise from the start. That one alone
-    is tested and written.
+    gives them, join its training images for a second model, which is trained likewise from the start, where that helps
+    on the folds of a cross-validation. One of the two alone is tested and written.
 
     Args:
         opened: the study.
@@ -91,11 +92,10 @@ def export(
         chosen = chosen_of(trial, opened, training, say, known)
         say(score_line(trial, opened, confirmed))
         with new_folder(folder) as temporary, torch_threads(chosen.threads):
-            used, pseudo, losses = data, None, None
+            used, learned, losses = data, None, None
             if joined:
-                pseudo = chosen.pseudo_labels(joined, training.confidence)
-                used, retrained = pseudo.data, chosen.retrained_with(pseudo)
-                model, losses = retrained.model, retrained.train_losses
+                learned = learn(chosen, joined, opened, training)
+                used, model, losses = learned.data, learned.retrained.model, learned.retrained.train_losses
             elif training.retrain:
                 retrained = chosen.retrained(data)
                 model, losses = retrained.model, retrained.train_losses
@@ -111,7 +111,7 @@ def export(
                 "study": study_file.name,
                 "trial": trial.number,
                 "retrained": training.retrain,
-                "pseudo_labels": pseudo and pseudo.as_json(),
+                "pseudo_labels": learned and learned.as_json(),
                 "data_digest": data.index.digest,
                 "split_digest": data.split.digest,
                 **metric_settings(opened.metric),
@@ -122,10 +122,11 @@ def export(
                 ORIGIN: origin_of(study_file, folder, chosen, losses),
             }
             write_lists(temporary, folder, data)
-            if joined and pseudo:
-                write_pseudo_labels(temporary, folder, joined, pseudo)
+            if joined and learned and learned.used:
+                write_pseudo_labels(temporary, folder, joined, learned.pseudo)
             write_info(temporary, info)
-            write_card(temporary, info, story_of(opened, [chosen.recipe], data, found.lines()))
+            lines = [*(learned.lines() if learned else ()), *found.lines()]
+            write_card(temporary, info, story_of(opened, [chosen.recipe], data, lines))
         yield folder, info
 
 
@@ -181,7 +182,7 @@ def tested_once(
 
 
 def story_of(opened: OpenStudy, recipes: Sequence[Recipe], data: Data, lines: Sequence[str]) -> Story:
-    """What a card tells of a bundle with models of these recipes, and these lines on temperature and offsets."""
+    """What a card tells of a bundle with models of these recipes, and these lines, which the export has printed."""
     trials = opened.study.get_trials(deepcopy=False)
     comparable = ranked(trials, space_of(opened.study, opened.file.space.extensions))
     return Story(recipes, _images_of(data), len(list(comparable)), lines)

@@ -51,13 +51,18 @@ def add_bundle_commands(add: Add, add_for_study: Add, add_storage: Callable[[arg
         metavar="IMAGES",
         nargs="+",
         help="folders, files, patterns, archives, or a CSV with a column path: train once more, also on those of these"
-        " images that the retrained winner classifies surely",
+        " images that the retrained winner classifies surely, where that helps on the folds of a cross-validation",
     )
     added.add_argument(
         "--confidence",
         type=probability,
         metavar="P",
         help="the probability from which on an unlabelled image is classified surely; default: 0.95",
+    )
+    added.add_argument(
+        "--keep-pseudo-labels",
+        action="store_true",
+        help="learn these images in any case, without the trainings that find out whether it helps",
     )
     added.add_argument(
         "--threads", type=positive, metavar="N", help=f"{THREADS}; default: on a CPU as many as the trial had"

@@ -13,7 +13,7 @@ from trainer.data import Data
 from trainer.images.value_range import find_ranges
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -57,7 +57,7 @@ class PseudoLabels:
 
     Attributes:
         data: that of `Joined`, now with these classes.
-        images: positions of the images that have one, sorted, int64 [k], k >= 1.
+        images: positions of the images that have one, sorted, int64 [k].
         of: how many unlabelled images the model has classified.
         confidence: the lowest probability that was enough, in [0, 1].
     """
@@ -136,17 +136,28 @@ def choose(joined: Joined, probabilities: NDArray[np.float32], confidence: float
     Raises:
         HpoError: no image reaches it.
     """
-    highest = probabilities.max(axis=1)
-    sure = highest >= confidence
-    if not sure.any():
+    found = sure_labels(joined, probabilities, confidence)
+    if not len(found.images):
         raise HpoError(
-            f"export: none of {len(highest)} unlabelled images has a class with a probability of {confidence:g} or "
-            f"more, the highest is {np.nanmax(highest):.4f}; lower --confidence, or leave out --unlabelled"
+            f"export: none of {found.of} unlabelled images has a class with a probability of {confidence:g} or "
+            f"more, the highest is {np.nanmax(probabilities):.4f}; lower --confidence, or leave out --unlabelled"
         )
+    return found
+
+
+def sure_labels(joined: Joined, probabilities: NDArray[np.float32], confidence: float) -> PseudoLabels:
+    """As `choose`, but perhaps of no image."""
+    sure = probabilities.max(axis=1) >= confidence
     images = joined.unlabelled[sure]
     labels = joined.data.index.labels.copy()
     labels[images] = probabilities[sure].argmax(axis=1)
-    return PseudoLabels(joined.data.relabelled(labels), images, len(highest), confidence)
+    return PseudoLabels(joined.data.relabelled(labels), images, len(sure), confidence)
+
+
+def learned_pseudo_labels(info: Mapping[str, Any]) -> bool:
+    """Whether the model of a bundle.json has learned pseudo-labels; an earlier version wrote none that it had not."""
+    found = info.get("pseudo_labels")
+    return bool(found and found.get("used", True))
 
 
 def restore(data: Data, labelled: Sequence[tuple[Path, str | None]], confidence: float) -> PseudoLabels:

@@ -11,7 +11,7 @@ from hpo.bundle.bundle import ORIGIN, PSEUDO_LABELS
 from hpo.bundle.comparison import Comparison
 from hpo.bundle.inputs import find_images
 from hpo.bundle.origin import data_of, scores_of, weights_of
-from hpo.bundle.pseudo_labels import restore
+from hpo.bundle.pseudo_labels import learned_pseudo_labels, restore
 from hpo.bundle.retraining import Chosen, Retrained, divide
 from hpo.errors import HpoError
 from hpo.hardware import cores
@@ -196,7 +196,7 @@ def _retrained(chosen: Chosen, bundle: Bundle, data: Data) -> Retrained:
     """The retraining of a bundle done again."""
     if fold := bundle.info.get("fold"):
         return chosen.retrained_without(fold["number"] - 1, divide(data, fold["of"]), data)
-    if not bundle.info["pseudo_labels"]:
+    if not learned_pseudo_labels(bundle.info):
         return chosen.retrained(data)
     rows = find_images([str(bundle.folder / PSEUDO_LABELS)], bundle.classes, "reproduce")
     return chosen.retrained_with(
@@ -206,13 +206,9 @@ def _retrained(chosen: Chosen, bundle: Bundle, data: Data) -> Retrained:
 
 def _searched(chosen: Chosen, data: Data, comparison: Comparison) -> Classifier:
     """The model of the best epoch of a training as in the search, whose scores are compared with those of then."""
-    found: list[float] = []
-    for epoch in chosen.trained_as_in_the_search(data):
-        assert epoch.validation, "there are validation images"
-        if not found or epoch.validation.score > max(found):
-            best, weights = epoch.validation, copied_weights(epoch.model)
-        found.append(epoch.validation.score)
-    model, there, metric = epoch.model, chosen.valid_scores[: len(found)], chosen.metric
+    searched = chosen.trained_as_in_the_search(data)
+    found, best, metric = searched.scores, searched.best, chosen.metric
+    there = chosen.valid_scores[: len(found)]
     if comparison.exact:
         name = f"validation {metric.title}"
         comparison.epochs(name, [*map(metric.value, there)], [*map(metric.value, found)])
@@ -220,8 +216,7 @@ def _searched(chosen: Chosen, data: Data, comparison: Comparison) -> Classifier:
         told = most_probable(data.index.labels[data.split.valid], best.probabilities.numpy(), data.index.classes)
         error = metric.standard_error(metrics_with_error_of(metric, told)) or 0.0
         comparison.score(max(there), best.score, error)
-    model.backbone.load_state_dict(weights)
-    return model
+    return searched.model
 
 
 def _compare_models(chosen: Chosen, models: Sequence[Classifier], data: Data, comparison: Comparison) -> None:

@@ -16,6 +16,7 @@ from storage.keys import DEVICE_KEY, THREADS_KEY
 from trainer.fit import Subsets, fit
 from trainer.images.split import divide_into_folds
 from trainer.loaders import loaders_for
+from trainer.model.backbones import weights_of
 from trainer.resources import Resources
 from trainer.step import MicroBatch
 from trainer.validation import probabilities_of
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from trainer.model.backbones import Classifier
     from trainer.objective_metric import Metric
     from trainer.recipe import Recipe
+    from trainer.validation import Validation
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,7 @@ class Training:
         retrain: False takes the trials' own weights, which never saw the validation images.
         unlabelled: folders, files, patterns and CSVs, only with `retrain`; classes that they may tell are not read.
         confidence: the lowest probability, in [0, 1], with which a model is sure of an unlabelled image's class.
+        keep_pseudo_labels: True learns these images without finding out whether that helps.
         threads: of torch on a CPU, beside a GPU processes that augment; None: those of the trial where it ran on a CPU
             as this does, as the last bits of the weights depend on their number, else one a core.
     """
@@ -53,6 +56,7 @@ class Training:
     retrain: bool = True
     unlabelled: Sequence[str] = ()
     confidence: float = CONFIDENCE
+    keep_pseudo_labels: bool = False
     threads: int | None = None
 
     def threads_for(self, trial: FrozenTrial, device: torch.device) -> int:
@@ -102,6 +106,21 @@ class Retrained:
     train_losses: Sequence[float]
 
 
+@dataclass(frozen=True, eq=False)
+class Searched:
+    """What a training as in the search has given.
+
+    Attributes:
+        model: of the best epoch, in eval mode, on the device.
+        scores: of the validation images after each epoch, the first first.
+        best: what the best epoch says of these images.
+    """
+
+    model: Classifier
+    scores: Sequence[float]
+    best: Validation
+
+
 @dataclass(frozen=True)
 class Chosen:
     """What was chosen for a bundle, and what its training needs beside the images.
@@ -141,14 +160,21 @@ class Chosen:
         """The model after a training on all images that are not held out, but for those of this fold, from 0 on."""
         return self._retrained(data, folds.images[folds.numbers != fold], f"fold {fold + 1} of {folds.count}")
 
-    def trained_as_in_the_search(self, data: Data) -> Iterator[Epoch]:
-        """The epochs of a training on the images to train, each judged on those to validate."""
-        split = data.split
+    def trained_as_in_the_search(self, data: Data) -> Searched:
+        """The model of the best epoch of a training on the images to train, judged on those to validate."""
+        split, scores = data.split, list[float]()
         self.say(f"training on {counted(len(split.train), 'image')} {self._length()}{self._on()}")
-        return self._trained(data, Subsets(split.train, split.valid, metric=self.metric))
+        for epoch in self._trained(data, Subsets(split.train, split.valid, metric=self.metric)):
+            assert epoch.validation, "there are validation images"
+            if not scores or epoch.validation.score > max(scores):
+                best, weights = epoch.validation, weights_of(epoch.model)
+            scores.append(epoch.validation.score)
+        model = epoch.model
+        model.backbone.load_state_dict(weights)
+        return Searched(model, scores, best)
 
-    def pseudo_labels(self, joined: Joined, confidence: float) -> PseudoLabels:
-        """Retrain the model and let it classify the unlabelled images; its memory is free when this returns.
+    def pseudo_labels(self, joined: Joined, confidence: float) -> tuple[Retrained, PseudoLabels]:
+        """Retrain the model and let it classify the unlabelled images.
 
         Raises:
             HpoError: it is sure of none.
@@ -156,10 +182,11 @@ class Chosen:
         if left_out := joined.left_out():
             self.say(left_out)
         # The unlabelled images are decoded with the others, so that a broken one is found before the training.
-        model = self.retrained(joined.data).model
-        chosen = choose(joined, self.probabilities(model, joined.data, joined.unlabelled), confidence)
+        retrained = self.retrained(joined.data)
+        found = self.probabilities(retrained.model, joined.data, joined.unlabelled)
+        chosen = choose(joined, found, confidence)
         self.say(chosen.line())
-        return chosen
+        return retrained, chosen
 
     def probabilities(self, model: Classifier, data: Data, images: NDArray[np.int64]) -> NDArray[np.float32]:
         """What a model of this recipe says of these images: float32 [images, classes]."""

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from trainer.objective_metric import Metric
-    from trainer.scoring import Classified
 
 REPEATS = 10  # divisions of the images into halves that choose and judge
 FEWER_RESAMPLES = 200  # for an interval of a metric of probabilities, which takes long
@@ -109,7 +108,6 @@ def judge(
         divisions: the half of each image, int64 [images], 0 or 1, several times; -1: only chooses.
         criterion: by what they are chosen, and judged.
     """
-    metric, names = criterion.metric, criterion.classes
     gains, intervals = [], []
     for halves in divisions:
         shown = np.zeros((2, *candidates.shape[1:]))  # by the single model, by the ensemble
@@ -119,14 +117,32 @@ def judge(
                 counts = select(labels[choosing], candidates[:, choosing], most, criterion)
                 shown[arm, judged] = np.average(candidates[:, judged], axis=0, weights=counts)
         judged = halves >= 0
-        pair = [most_probable(labels[judged], each[judged], names) for each in shown]
-
-        def scores(times: NDArray[np.int64], pair: Sequence[Classified] = pair) -> tuple[float, float]:
-            return score_of_drawn(metric, pair[0], times), score_of_drawn(metric, pair[1], times)
-
-        first, second = scores(np.ones(int(judged.sum()), np.int64))
+        (first, second), interval = paired_scores(labels[judged], shown[:, judged], groups[judged], criterion)
         gains.append(second - first)
-        draws = RESAMPLES if metric.is_by_class else FEWER_RESAMPLES
-        intervals.append(gain_interval(scores, groups[judged], draws=draws))
+        intervals.append(interval)
     low, high = np.nanmean(intervals, axis=0).tolist()
     return Gain(float(np.nanmean(gains)), (low, high))
+
+
+def paired_scores(
+    labels: NDArray[np.int64],
+    shown: NDArray[np.floating[Any]],
+    groups: NDArray[np.int64],
+    criterion: Criterion,
+) -> tuple[tuple[float, float], tuple[float, float]]:
+    """The scores of two predictions of the same images, and the interval of 95 % of what the second one gains.
+
+    Args:
+        labels: the true classes, int64 [images].
+        shown: probabilities, floats [2, images, classes].
+        groups: images with the same number belong together, int64 [images].
+        criterion: by what they are judged.
+    """
+    metric = criterion.metric
+    first, second = (most_probable(labels, each, criterion.classes) for each in shown)
+
+    def scores(times: NDArray[np.int64]) -> tuple[float, float]:
+        return score_of_drawn(metric, first, times), score_of_drawn(metric, second, times)
+
+    draws = RESAMPLES if metric.is_by_class else FEWER_RESAMPLES
+    return scores(np.ones(len(labels), np.int64)), gain_interval(scores, groups, draws=draws)

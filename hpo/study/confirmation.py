@@ -133,7 +133,7 @@ def begin_confirmation(
         queued = {mark_of(trial) for trial in study.get_trials(deepcopy=False)}
         for trial, fold in plan.runs:
             if (trial, fold) not in queued:
-                recipe = replace(_recipe_of(opened, trial), seed=_seed_of(fold, study_file.seed))
+                recipe = recipe_of_fold(_recipe_of(opened, trial), fold, study_file.seed)
                 mark = {"trial": trial, "fold": fold}
                 study.enqueue_trial(parameters_of(recipe, study_file.space), user_attrs={CONFIRMS_KEY: mark})
         if earlier is None:
@@ -178,11 +178,23 @@ def data_of_fold(data: Data, fold: int, seed: int) -> Data:
         seed: of the search.
     """
     pool = np.sort(np.concatenate([data.split.train, data.split.valid]))
-    count = _fold_count(data)
+    count = fold_count(data)
     turn, number = divmod(fold, count)
     found = divide_into_folds(data.index, pool, count, seed=f"confirm {seed} {turn}", copies=data.index.copies)
     held = found == number
     return data.with_split(Split(pool[~held], pool[held], data.split.test, f"{data.split.digest}, fold {fold}"))
+
+
+def fold_count(data: Data) -> int:
+    """How many folds let a training have about as many images as in the search."""
+    train, valid = len(data.split.train), len(data.split.valid)
+    return min(max(round((train + valid) / valid), FOLDS[0]), FOLDS[-1])
+
+
+def recipe_of_fold(recipe: Recipe, fold: int, seed: int) -> Recipe:
+    """A recipe as it is trained on a fold: with another seed than in a search of this seed, whatever that is."""
+    drawn = hashlib.sha256(f"confirm {seed} {fold}".encode()).digest()
+    return replace(recipe, seed=int.from_bytes(drawn[:4], "big") >> 1)
 
 
 def _hand_on_pauses(opened: OpenStudy) -> None:
@@ -216,7 +228,7 @@ def _plan(opened: OpenStudy, data: Data, wanted: ConfirmSettings, earlier: Plan 
         trials,
         default,
         max(wanted.repeats, earlier.repeats if earlier else 0),
-        _fold_count(data),
+        fold_count(data),
         tuple(model_size(_recipe_of(opened, number), classes, extensions).parameters for number in trials),
     )
 
@@ -241,18 +253,6 @@ def _recipe_of(opened: OpenStudy, number: int) -> Recipe:
 
 def _without_seed(recipe: Recipe) -> Recipe:
     return replace(recipe, seed=0)
-
-
-def _seed_of(fold: int, seed: int) -> int:
-    """The seed of the trainings on a fold: another one than that of the search, whatever that is."""
-    drawn = hashlib.sha256(f"confirm {seed} {fold}".encode()).digest()
-    return int.from_bytes(drawn[:4], "big") >> 1
-
-
-def _fold_count(data: Data) -> int:
-    """How many folds let a training have about as many images as in the search."""
-    train, valid = len(data.split.train), len(data.split.valid)
-    return min(max(round((train + valid) / valid), FOLDS[0]), FOLDS[-1])
 
 
 def _file_for(opened: OpenStudy, plan: Plan) -> StudyFile:

@@ -20,6 +20,7 @@ from storage.keys import OUT_OF_FOLD_NAME
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+    from optuna.trial import FrozenTrial
 
     from hpo.study.open_study import OpenStudy
 
@@ -48,6 +49,18 @@ def out_of_fold_file(images: NDArray[np.int64], probabilities: NDArray[np.float3
     return file.getvalue()
 
 
+def read_fold(confirmation: OpenStudy, trial: FrozenTrial) -> OutOfFold | None:
+    """What one complete training says of the images of its fold; None where that is not here, or not whole."""
+    with TemporaryDirectory(prefix="hpo-") as folder:
+        file = Path(folder) / OUT_OF_FOLD_NAME
+        try:
+            fetch_file(confirmation.artifacts, confirmation.storage, trial, OUT_OF_FOLD_NAME, file)
+            with np.load(file) as kept:
+                return OutOfFold(kept["images"], kept["probabilities"].astype(np.float32), models=1)
+        except (StorageError, OSError, ValueError, KeyError, zipfile.BadZipFile):
+            return None  # in the store of another machine, or not whole
+
+
 def read_out_of_fold(opened: OpenStudy) -> OutOfFold | None:
     """The mean over all trainings that confirm a study, but for those of recipes that are surely worse than the best.
 
@@ -63,22 +76,14 @@ def read_out_of_fold(opened: OpenStudy) -> OutOfFold | None:
     sums: dict[int, NDArray[np.float32]] = {}
     times: dict[int, int] = {}
     models = 0
-    with TemporaryDirectory(prefix="hpo-") as folder:
-        for trial in confirmation.study.get_trials(deepcopy=False, states=[TrialState.COMPLETE]):
-            mark = mark_of(trial)
-            if mark is None or mark[0] in worse:
-                continue
-            file = Path(folder) / OUT_OF_FOLD_NAME
-            try:
-                fetch_file(confirmation.artifacts, confirmation.storage, trial, OUT_OF_FOLD_NAME, file)
-                with np.load(file) as kept:
-                    images, probabilities = kept["images"].tolist(), kept["probabilities"].astype(np.float32)
-            except (StorageError, OSError, ValueError, KeyError, zipfile.BadZipFile):
-                continue  # in the store of another machine, or not whole
-            models += 1
-            for image, row in zip(images, probabilities, strict=True):
-                sums[image] = sums[image] + row if image in sums else row
-                times[image] = times.get(image, 0) + 1
+    for trial in confirmation.study.get_trials(deepcopy=False, states=[TrialState.COMPLETE]):
+        mark = mark_of(trial)
+        if mark is None or mark[0] in worse or (kept := read_fold(confirmation, trial)) is None:
+            continue
+        models += 1
+        for image, row in zip(kept.images.tolist(), kept.probabilities, strict=True):
+            sums[image] = sums[image] + row if image in sums else row
+            times[image] = times.get(image, 0) + 1
     if not models:
         return None
     found = sorted(sums)

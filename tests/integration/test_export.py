@@ -21,9 +21,11 @@ from hpo.bundle.chosen_trials import trial_of_number
 from hpo.bundle.commands import run_export_best, run_predict
 from hpo.bundle.conversion import Conversion
 from hpo.bundle.ensemble import Ensemble
+from hpo.bundle.export import chosen_of
 from hpo.bundle.export import export as export_trials
 from hpo.bundle.inputs import find_bundles, find_images
 from hpo.bundle.prediction import predict_to_csv
+from hpo.bundle.pseudo_label_gain import _kept_models
 from hpo.bundle.retraining import Training
 from hpo.cli import parser
 from hpo.dashboard.notes import study_note
@@ -32,7 +34,7 @@ from hpo.hardware import cores
 from hpo.report import results
 from hpo.report.page import make_report
 from hpo.study.confirm_settings import ConfirmSettings
-from hpo.study.confirmation import begin_confirmation, confirmation_after_search, mark_of
+from hpo.study.confirmation import begin_confirmation, confirmation_after_search, data_of_fold, mark_of
 from hpo.study.confirmed import read_confirmed
 from hpo.study.open_study import create_study, load_study
 from hpo.study.status import take_snapshot
@@ -40,7 +42,7 @@ from hpo.study.study_file import read_study_file
 from hpo.worker.shutdown import Shutdown
 from hpo.worker.stopwatch import Stopwatch
 from hpo.worker.worker import Worker
-from storage.keys import BEST_EPOCH_KEY, DEVICE_KEY, REPEATS_KEY, TEST_SCORE_KEY, THREADS_KEY
+from storage.keys import BEST_EPOCH_KEY, DEVICE_KEY, REPEATS_KEY, TEST_SCORE_KEY, THREADS_KEY, WEIGHTS_NAME
 from tests.conftest import paint
 from tests.integration.conftest import linear
 from trainer.device import torch_threads
@@ -105,7 +107,7 @@ def export(tmp_path, photos, database, capsys):
 
 
 def test_sure_images_are_learned_by_a_second_model(export, tmp_path, database):
-    """Images that the retrained winner is sure of are trained on with its classes; copies of test images are not."""
+    """--keep-pseudo-labels trains on images that the retrained winner is sure of, and not on copies of test images."""
     plain, said = export("plain")
     assert plain["pseudo_labels"] is None
     assert plain["timm_problem"] == 'the backbone "linear" is one of your own'
@@ -119,12 +121,15 @@ def test_sure_images_are_learned_by_a_second_model(export, tmp_path, database):
     for number, file in enumerate(held_out[:3]):
         shutil.copy(file, tmp_path / "found" / f"copy {number}.png")
 
-    info, lines = export("bundle", "--unlabelled", tmp_path / "found", "--confidence", 0.6)
+    options = ("--unlabelled", tmp_path / "found", "--confidence", 0.6, "--keep-pseudo-labels")
+    info, lines = export("bundle", *options)
     assert info["pseudo_labels"] == {
         "images": 10,
         "of": 10,
         "confidence": 0.6,
         "per_class": {"blue": 10, "green": 0, "red": 0},
+        "used": True,
+        "comparison": None,
     }
     trained = [line for line in lines if not line.startswith("epoch ")]
     learned = 36 - len(held_out)
@@ -198,10 +203,11 @@ def test_what_cannot_be_learned_leaves_no_bundle(export, tmp_path):
     assert not list(tmp_path.glob("*bundle*"))
 
 
-def test_a_confidence_without_images_is_refused():
-    """--confidence without --unlabelled would change nothing, and is said."""
-    options = parser().parse_args(["export-best", "study.toml", "-o", "bundle", "--confidence", "0.9"])
-    with pytest.raises(HpoError, match="give --unlabelled, too"):
+@pytest.mark.parametrize("given", [["--confidence", "0.9"], ["--keep-pseudo-labels"]])
+def test_pseudo_labels_without_images_are_refused(given):
+    """--confidence or --keep-pseudo-labels without --unlabelled would change nothing, and is said."""
+    options = parser().parse_args(["export-best", "study.toml", "-o", "bundle", *given])
+    with pytest.raises(HpoError, match=f"{given[0]} .*give --unlabelled, too"):
         run_export_best(options)
 
 
@@ -355,6 +361,23 @@ def test_the_confirmed_winner_becomes_the_bundle(tried, tmp_path, capsys, monkey
     export_of(tried, "--trial", lost.trial, "-o", tmp_path / "other")
     assert f"trial {lost.trial} has a confirmed macro-F1 of {lost.mean:.4f}" in capsys.readouterr().out
     assert json.loads((tmp_path / "other/bundle.json").read_text())["test_uses"] == 2
+    for number in range(3):
+        paint(tmp_path / "found" / f"{number}.png", (60, 60, 200), 100 + number)
+    found = []
+    for name in ("with kept models", "without"):
+        export_of(tried, "-o", tmp_path / name, "--unlabelled", tmp_path / "found", "--confidence", 0.34)
+        said = capsys.readouterr().out
+        found.append(json.loads((tmp_path / name / "bundle.json").read_text())["pseudo_labels"])
+        there = "; 2 without are there from `hpo confirm`" if name == "with kept models" else ""
+        assert f"{8 if there else 10} trainings of 2 epochs, with and without them on each of 5 folds{there} (" in said
+        folds = {fold: data_of_fold(data, fold, tried.file.seed) for fold in range(2)}
+        chosen = chosen_of(trial_of_number(tried, won.trial), tried, Training(), print)
+        # Of a seed of the study that has changed meanwhile the folds would be others.
+        kept = [_kept_models(chosen, tried, each) for each in (folds, {0: folds[1], 1: folds[0]})]
+        assert [sorted(models) for models in kept] == [[0, 1] if there else [], []]
+        for one in confirmation.rows.kept_files(WEIGHTS_NAME):
+            confirmation.rows.drop_file(confirmation.artifacts, one)
+    assert found[0] == found[1]  # what is trained anew is what was kept, bit for bit
     page = make_report(tried, datetime.now(UTC)).html
     assert f"confirmed winner: trial {won.trial}, macro-F1 {won.mean:.4f}" in page
     assert f"confirmed winner: trial {won.trial}" in study_note(take_snapshot(tried), tried.study_id, confirmed)

@@ -85,6 +85,7 @@ def test_a_bundle_of_each_kind_is_trained_again(study, run, tmp_path):
         tmp_path / "found",
         "--confidence",
         0.3,
+        "--keep-pseudo-labels",
     )
     for name in ("own", "pseudo"):
         code, lines = run(run_reproduce, tmp_path / name)
