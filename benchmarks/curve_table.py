@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hpo.study.encoding import Encoding
-from trainer.space import Range, Space
+from hpo.study.portfolio import portfolio
+from trainer.space import Range, Space, parameters_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -89,6 +90,13 @@ class Table:
         other = copy.copy(self)
         other.scores = -self.scores
         return other
+
+    def portfolio(self) -> list[NDArray[np.float64]]:
+        """Coordinates [fields] of the recipes of the portfolio; none where the table is not of hpo's own trainer."""
+        if self.space is None:
+            return []
+        recipes = portfolio(self.space, trials=None)
+        return [self.encoding.coordinates(parameters_of(recipe, self.space)) for recipe in recipes]
 
     def coordinates(self, row: int) -> NDArray[np.float64]:
         """Coordinates [fields] of a configuration."""

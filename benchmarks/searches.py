@@ -137,12 +137,14 @@ class Halving:
     def __init__(self, table: Table, seed: int, without: str = "", earlier: Halving | None = None) -> None:
         self._table, self._seed, self._without = table, seed, without
         self._rungs = rung_epochs(table.epochs)
-        self._first = [] if earlier is None else [table.nearest(each) for each in earlier.best()]
+        self._first = [] if table.default is None else [0]  # rows that are tried first
+        known = [] if earlier is None else earlier.best()
+        for recipe in known if without == "portfolio" else [*known, *table.portfolio()]:
+            self._first.append(table.nearest(recipe, self._first))
         lessons = [] if earlier is None else [earlier.lesson()]
         self._forest = Forest(table.encoding, len(self._rungs), lessons)
-        starts = [table.params(row) for row in self._first] + ([table.default] if table.default is not None else [])
-        for params in starts if without != "neighbours" else []:
-            self._forest.start_at(params)
+        for row in self._first if without != "neighbours" else []:
+            self._forest.start_at(table.params(row))
         self._trainings: list[Training] = []
 
     def next(self) -> Training:
@@ -155,9 +157,7 @@ class Halving:
             best.paused_after = None
             return best
         number, way = len(self._trainings), None
-        if number == 0 and self._table.default is not None:
-            row = 0
-        elif self._first:
+        if self._first:
             row = self._first.pop(0)
         else:
             drawn, way = self._drawn(int(np.random.SeedSequence((self._seed, number)).generate_state(1)[0]))
@@ -217,6 +217,7 @@ PARTS: dict[str, tuple[str, float] | None] = {
     "forest": None,  # recipes are drawn at random
     "model": ("UNGUIDED_SHARE", 1.0),  # recipes are drawn as ever, but none is chosen among them
     "neighbours": ("BEST", 0),  # recipes are drawn at random, for the model to choose among them
+    "portfolio": None,  # of the recipes that are tried first only the default one is left
     "promotion": None,  # what was stopped at a rung does not go on
 }
 """What can be left out of hpo's search, each with the constant of its forest that does so."""

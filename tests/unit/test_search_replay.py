@@ -12,6 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from hpo.study.encoding import Encoding
+from hpo.study.portfolio import portfolio
+from trainer.space import Space, parameters_of, recipe_near_default
+
 pytestmark = pytest.mark.unit
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
@@ -87,6 +91,32 @@ def test_a_search_learns_from_that_of_the_next_table(print_replay):
     (taught,) = print_replay("--workers", 1, "--seeds", 1, "--learn-from", "sister").values()
     (misled,) = print_replay("--workers", 1, "--seeds", 1, "--learn-from", "misleading").values()
     assert taught[1] < alone[1] < misled[1]
+
+
+def test_a_search_of_recorded_curves_begins_with_the_portfolio_as_the_product_does(tmp_path):
+    """hpo's own search tries the default recipe, then the portfolio's; stock Optuna's the default one alone."""
+    from curve_table import Table
+    from searches import ABLATIONS, METHODS
+
+    space = Space({"backbone": ["test_resnet", "test_vit"], "pretrained": False, "image_size": 32, "epochs": 4})
+    known = [parameters_of(recipe, space) for recipe in portfolio(space, trials=None)]
+    encoding = Encoding.of(space)
+    random = [encoding.params(row) for row in encoding.random(np.random.default_rng(0), 20)]
+    recipes = [parameters_of(recipe_near_default({}, space), space), *random, *known]
+    rows = [{"hp": hp, "valid_macro_f1": [0.1 * at] * 4, "seconds": [1.0] * 4} for at, hp in enumerate(recipes)]
+    path = tmp_path / "own.json.gz"
+    path.write_bytes(gzip.compress(json.dumps({"space": space.as_dict(), "rows": rows}).encode()))
+    table = Table(path)
+
+    def first(search):
+        return [search.next().row for _ in range(1 + len(known))]
+
+    assert len(known) > 1
+    assert first(METHODS["forest+asha"](table, 0)) == [0, *range(21, 21 + len(known))]
+    for search in (ABLATIONS["forest+asha -portfolio"], METHODS["random"]):
+        begun = first(search(table, 0))
+        assert begun[0] == 0
+        assert begun[1:] != [*range(21, 21 + len(known))]
 
 
 def test_half_of_the_epochs_go_to_first_ones_and_half_to_the_best(curves):
