@@ -96,18 +96,18 @@ class Forest:
         trees = self._trees
         self._begin_to_fit(rng)
         parents = self._parents()
-        wanted = shares([(self._ways.get(key), score) for key, score in self._results[0].items()], list(parents))
+        possible = list(parents)
+        wanted = shares([(self._ways.get(key), score) for key, score in self._results[0].items()], possible)
         unguided = UNGUIDED_SHARE if len(self._results[0]) >= FIRST_RECIPES else UNSURE_SHARE
         guided = trees and rng.random() >= unguided
-        candidates, ways = draw(
-            self.encoding, rng, parents, rng.multinomial(CANDIDATES if guided else 1, wanted).tolist()
-        )
+        way = possible[rng.multinomial(1, wanted).argmax()]
+        candidates = draw(self.encoding, rng, CANDIDATES if guided else 1, parents[way])
         if not guided:
-            return Proposal(candidates[0], ways[0])
+            return Proposal(candidates[0], way)
         rows = self._rows(candidates, np.full(CANDIDATES, self._last)).astype(np.float32)
         guesses = np.stack([tree.tree_.predict(rows)[:, 0] for tree in trees])
         best = int(np.argmax(guesses.mean(axis=0) + OPTIMISM * guesses.std(axis=0)))
-        return Proposal(candidates[best], ways[best])
+        return Proposal(candidates[best], way)
 
     def _parents(self) -> dict[Way, Coordinates]:
         """The ways to draw a recipe, with the recipes [n, fields] near which each does: the best have come farthest."""

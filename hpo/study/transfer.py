@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 FADING = 20  # results of the study's own at which an earlier one counts half, also where it agrees
 MOST_WEIGHT = 20  # results of the study's own that all of an earlier one together may count as
-FAITH = 5  # results of the study's own that it takes to doubt an earlier one as much as they contradict it
+FAITH = 2  # results of the study's own that it takes to doubt an earlier one as much as they contradict it
 FEWEST_RESULTS = 3  # of the study's own, below which nothing is known of its scores
 FEWEST_LESSONS = 5  # recipes of an earlier study, below which it teaches nothing
 

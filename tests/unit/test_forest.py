@@ -100,12 +100,29 @@ def test_ways_that_bring_good_results_get_more_recipes():
     assert min(shares([("at random", 0.1)] * 10_000 + [("near the best", 1.0)] * 5_000, WAYS)) > 0.09
 
 
+def test_neighbours_that_are_no_better_than_chance_are_few():
+    """Where scores are noise, neighbours of a lucky recipe get few recipes, and random ones the others."""
+    scores = np.random.default_rng(0).random(2000)
+    results = [("at random" if at % 2 else "near the best", float(score)) for at, score in enumerate(scores)]
+    random, near = shares(results, ["at random", "near the best"])
+    assert near < 0.2
+    assert random == pytest.approx(1 - near)
+
+
+def test_the_model_chooses_among_recipes_of_one_way(monkeypatch):
+    """How a recipe is drawn goes by the shares alone, though the model likes neighbours of the best most."""
+    forest = Forest(TOY, 1)
+    searched(forest, 30, seed=0)
+    monkeypatch.setattr("hpo.study.forest.shares", lambda _, possible: np.full(len(possible), 1 / len(possible)))
+    ways = [forest.propose(seed).way for seed in range(40)]
+    assert 12 < ways.count("at random") < 28
+
+
 def test_recipes_are_drawn_near_what_is_given():
     """At random a recipe is like no other; near recipes it shares most of its fields with one of them."""
     encoding, rng = Encoding.of(SPACE), np.random.default_rng(0)
     two = encoding.random(rng, 2)
-    drawn, ways = draw(encoding, rng, {"at random": two[:0], "near the best": two}, [50, 50])
-    assert ways == ["at random"] * 50 + ["near the best"] * 50
+    drawn = np.concatenate([draw(encoding, rng, 50, near) for near in (two[:0], two)])
     unlike = [min((~np.isclose(row, one, equal_nan=True)).sum() for one in two) for row in drawn]
     assert max(unlike[50:]) < 10 < min(unlike[:50])
     assert all(any(np.isclose(row, one).sum() >= 10 for row in drawn[50:]) for one in two)
