@@ -6,10 +6,10 @@ CURVES is a folder of `*.json.gz`, one a task; `curve_table.py` says what stands
 time ask for recipes, get in place of each the nearest configuration of the table, its curve an epoch at a time, and do
 what they are told. What hpo proposes becomes the nearest configuration that was not tried, as it trains no recipe
 twice; stock Optuna may. Of a table of hpo's own trainer all try the default recipe first, and hpo's own searches then
-the portfolio. The forest, its encoding, the rungs and the rule by which trials go on are those that a worker
-of hpo runs; what its database does in one transaction happens here in one step. The time is counted in full trainings,
-all workers together. The regret is that of the configuration with the best score so far: its true lowest loss by then,
-less that of the best configuration, as a share of what lies between that and the median configuration, 1 at most.
+the portfolio. The forest, its encoding, the rungs and the rule by which trials go on are those that a worker of hpo
+runs; what its database does in one transaction happens here in one step. The time is counted in full trainings, all
+workers together. The regret is that of the configuration with the best score so far: its true lowest loss by then, less
+that of the best configuration, as a share of what lies between that and the median configuration, 1 at most.
 
 Printed are rows of a table in Markdown: after each of the times the mean over tasks and seeds, its standard error over
 the seeds, and in brackets the median over tasks and seeds and the mean of the worst task. With `--keep FILE` each
