@@ -57,6 +57,17 @@ def test_strong_regularisation_is_for_long_trainings():
     assert all(recipe.mixing == "none" for recipe in short)
 
 
+def test_short_trainings_of_efficientnets_have_the_recipe_that_was_measured_for_them():
+    """A published recipe that learns too slowly for a few epochs is tried in long trainings alone."""
+    rates = {
+        epochs: {
+            (recipe.optimizer, recipe.learning_rate) for recipe in found_in(backbone="efficientnet_b0", epochs=epochs)
+        }
+        for epochs in (5, LONG)
+    }
+    assert rates == {5: {("adamw", 3e-3)}, LONG: {("adamw", 3e-3), ("sgd", 1e-2)}}
+
+
 def test_what_the_study_file_fixes_wins():
     """A fixed field stays, a number is moved to the nearest that is allowed, and an unknown name is the default's."""
     fields = {
