@@ -39,12 +39,14 @@ class Story:
         images: of each class in each of SIDES, int64 [classes, 3].
         compared: how many complete trials the search has compared.
         lines: on pseudo-labels, temperature and offsets, as the export has printed them.
+        nested: what nested cross-validation says of searches like its own; None where there was none.
     """
 
     recipes: Sequence[Recipe]
     images: NDArray[np.int64]
     compared: int
     lines: Sequence[str]
+    nested: str | None = None
 
 
 def write_card(folder: Path, info: Mapping[str, Any], story: Story) -> None:
@@ -160,8 +162,11 @@ def _body(info: Mapping[str, Any], story: Story) -> Iterator[str]:
     yield from ("", "## How it was chosen", "")
     yield from _choice(info, story)
     yield from ("", "## Test", "")
+    if story.nested:
+        yield from (f"{_plain(story.nested[0].upper() + story.nested[1:])}.", "")
     if not test:
-        yield "No image was held out: nothing is known of it on images that did not choose or train it."
+        unknown = "" if story.nested else ": nothing is known of it on images that did not choose or train it"
+        yield f"No image was held out{unknown}."
         return
     yield (
         f"{_plain(headline(test, kept_metric(info)))}, on {counted(test['images'], 'held-out image')}, which the search"

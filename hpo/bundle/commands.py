@@ -29,6 +29,7 @@ def run_export_best(options: argparse.Namespace) -> int:
     from hpo.bundle.retraining import Training
     from hpo.bundle.scores import doubt, headline
     from hpo.study.confirmed import read_confirmed
+    from hpo.study.nested_file import nested_line
     from hpo.tracking.trackers import add_bundle
 
     if options.onnx:
@@ -84,6 +85,8 @@ def run_export_best(options: argparse.Namespace) -> int:
                     say(line)
                 if options.top is None:
                     say(_predict_command(output, folder / TEST))
+            if line := nested_line(opened):
+                say(line)
             say(f"written: {folder}")
             refused |= options.onnx and not _converted(folder, options)
             if isinstance(number := info.get("trial"), int):  # an ensemble of several trials belongs to no one run

@@ -22,6 +22,7 @@ from hpo.bundle.scores import scores_on
 from hpo.bundle.writing import write_info, write_lists, write_model, write_pseudo_labels
 from hpo.study.images import load_images
 from hpo.study.metric_settings import metric_settings
+from hpo.study.nested_file import nested_line
 from hpo.study.open_study import model_of, recipe_of
 from hpo.study.ranking import ranked
 from hpo.study.settings import check_settings, space_of
@@ -185,7 +186,7 @@ def story_of(opened: OpenStudy, recipes: Sequence[Recipe], data: Data, lines: Se
     """What a card tells of a bundle with models of these recipes, and these lines, which the export has printed."""
     trials = opened.study.get_trials(deepcopy=False)
     comparable = ranked(trials, space_of(opened.study, opened.file.space.extensions))
-    return Story(recipes, _images_of(data), len(list(comparable)), lines)
+    return Story(recipes, _images_of(data), len(list(comparable)), lines, nested_line(opened))
 
 
 def _images_of(data: Data) -> NDArray[np.int64]:

@@ -23,6 +23,7 @@ def run_nested(options: argparse.Namespace) -> int:
 
     from hpo.nested.estimate import estimate, final_model
     from hpo.nested.outer_studies import check_outer_folds, write_outer_studies
+    from hpo.study.nested_file import nested_file
     from hpo.whole_file import whole_file
 
     study_file, console = study_file_from(options), Console(stderr=options.json, force_jupyter=False)
@@ -46,9 +47,10 @@ def run_nested(options: argparse.Namespace) -> int:
             " same command again"
         )
     found = estimate(index, tests, study_file.metric)
-    told = {"study": study_file.name, "folds": options.folds, **found.as_json()}
+    searched = {"data_digest": index.digest, "recipe": study_file.space.as_dict()}
+    told = {"study": study_file.name, "folds": options.folds, **searched, **found.as_json()}
     text = json.dumps(told, indent=2, ensure_ascii=False, allow_nan=False)
-    output = study_file.path.with_name(f"{study_file.path.stem}.nested-{options.folds}.json")
+    output = nested_file(study_file.path, options.folds)
     try:
         with whole_file(output) as opened:
             opened.write(f"{text}\n".encode())

@@ -89,11 +89,16 @@ class Estimate:
             if not values:
                 continue
             if isinstance(space.fields[name], Range) and len(set(values)) > 1:
-                shown.append(f"{name} from {show(min(values))} to {show(max(values))}")
+                shown.append(f"{name} from {_short(min(values))} to {_short(max(values))}")
             else:
-                [(most, times)] = Counter(map(show, values)).most_common(1)
+                [(most, times)] = Counter(map(_short, values)).most_common(1)
                 shown.append(f"{name} {most} in {times} of {len(values)}")
         return f"how alike the winners are: {', '.join(shown) or 'the search space has one recipe'}"
+
+
+def _short(value: Any) -> str:
+    """A value of a field as a study file has it, a number by three digits."""
+    return f"{value:.3g}" if isinstance(value, float) else show(value)
 
 
 def estimate(index: Index, tests: Sequence[OuterTest], metric: Metric) -> Estimate:

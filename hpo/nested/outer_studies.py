@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from trainer.images.index import Index
 
 MARK = "# Written by hpo nested"
+MOST_SEEDS = 2**31  # that a study file may name
 
 
 def check_outer_folds(study_file: StudyFile, count: int) -> Index:
@@ -45,7 +46,8 @@ def check_outer_folds(study_file: StudyFile, count: int) -> Index:
 def write_outer_studies(study_file: StudyFile, count: int) -> list[Path]:
     """Write a study file for each outer fold beside this one, whose settings they have; returns their paths.
 
-    They learn from no earlier study, as that may have seen the images of the fold.
+    They learn from no earlier study, as that may have seen the images of the fold, and each draws with another seed, so
+    that the chance of the search is in the result, too.
 
     Raises:
         HpoError: a file of that name is somebody else's, or cannot be written.
@@ -61,7 +63,7 @@ def write_outer_studies(study_file: StudyFile, count: int) -> list[Path]:
         fold = f"outer-{number}-of-{count}"
         own: dict[str, Any] = {
             **tables,
-            "study": {**study, "name": f"{study_file.name}/{fold}"},
+            "study": {**study, "name": f"{study_file.name}/{fold}", "seed": (study_file.seed + number) % MOST_SEEDS},
             "data": {**data, "test_fold": [number, count]},
         }
         path = study_file.path.with_name(f"{study_file.path.stem}.{fold}.toml")

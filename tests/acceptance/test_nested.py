@@ -9,6 +9,7 @@ from dataclasses import replace
 import optuna
 import pytest
 
+from hpo.study.nested_file import nested_line
 from hpo.study.open_study import find_study
 from hpo.study.study_file import read_study_file
 from storage.keys import TEST_USE_KEY
@@ -44,6 +45,8 @@ def test_nested_cross_validation_tests_every_image_and_goes_on_after_a_kill(faul
         outer = find_study(replace(file, artifacts=study.file.artifacts), study.url).study
         assert len(outer.get_trials()) == 1
         assert sum(key.startswith(TEST_USE_KEY) for key in outer.user_attrs) == 1
+
+    assert nested_line(study.opened).startswith("nested cross-validation by 2 outer folds: macro-F1 ")
 
     listed = study.begin("list")
     assert listed.end() == 0

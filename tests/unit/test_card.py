@@ -22,7 +22,7 @@ CLASSES = ("a|b", "<i>: *", "grün")
 def write(tmp_path):
     """A function that writes the card of a bundle with these changes of its bundle.json and recipe; returns it."""
 
-    def write(recipe=None, **changes):
+    def write(recipe=None, nested=None, **changes):
         truth, predicted = torch.tensor([0, 0, 1, 2]), torch.tensor([0, 1, 1, 2])
         test = scores(Classified(truth, predicted, torch.eye(3)[predicted], CLASSES), np.arange(4))
         info = {
@@ -40,9 +40,8 @@ def write(tmp_path):
             "test_uses": 2,
         } | changes
         made = recipe or Recipe(epochs=9)
-        write_card(
-            tmp_path, info, Story([made], np.array([[5, 2, 2], [6, 2, 1], [7, 2, 1]]), 20, ["calibration: none"])
-        )
+        images = np.array([[5, 2, 2], [6, 2, 1], [7, 2, 1]])
+        write_card(tmp_path, info, Story([made], images, 20, ["calibration: none"], nested))
         return ModelCard.load(tmp_path / "MODEL_CARD.md"), info
 
     return write
@@ -78,6 +77,14 @@ def test_the_hub_reads_the_card(write, tmp_path):
         assert picture.format == "PNG"
 
 
+def test_the_card_has_the_score_of_nested_cross_validation(write):
+    """Where nothing is held out the score of searches like its own is told, and not that nothing is known."""
+    untested = {"valid_macro_f1": 0.9, "test": None}
+    card, _ = write(nested="nested cross-validation by 5 outer folds: macro-F1 0.9", metrics=untested, test_uses=0)
+    assert "Nested cross-validation by 5 outer folds: macro-F1 0.9." in card.text
+    assert "No image was held out." in card.text
+
+
 def test_the_card_says_nothing_that_nobody_measured(write, tmp_path):
     """Without held-out images there is no score and no picture; own weights, and what timm cannot load, are said."""
     own = Recipe(epochs=9, pretrained=False)
@@ -85,7 +92,7 @@ def test_the_card_says_nothing_that_nobody_measured(write, tmp_path):
     card, _ = write(own, metrics=untested, test_uses=0, retrained=False, timm_problem='timm has no pooling "gem"')
     assert card.data.eval_results is None
     assert (card.data.library_name, card.data.base_model) == (None, None)
-    assert "No image was held out" in card.text
+    assert "No image was held out: nothing is known of it" in card.text
     assert "which have not learned the validation images" in card.text
     assert "did not begin with weights that timm publishes" in card.text
     assert 'timm alone cannot load it: timm has no pooling "gem".' in card.text

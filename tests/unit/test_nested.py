@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,7 +14,9 @@ from hpo.errors import HpoError, StudyFileError
 from hpo.nested.estimate import estimate, final_model
 from hpo.nested.outer_studies import check_outer_folds, write_outer_studies
 from hpo.nested.outer_test import OuterTest
+from hpo.study.nested_file import nested_file, nested_line
 from hpo.study.study_file import read_study_file
+from storage.keys import SETTINGS_KEY
 from trainer.errors import DataError
 from trainer.images.index import read_index
 from trainer.images.split import split_by_fold
@@ -25,6 +28,7 @@ STUDY = """
 [study]
 name = "photos of #1"
 learn_from = "all"
+seed = 3
 [data]
 path = "photos"
 test = 0.3
@@ -95,13 +99,13 @@ def test_images_that_cannot_be_divided_are_refused(index):
 
 
 def test_each_outer_fold_has_a_study_file_with_the_settings_of_the_study(study_file):
-    """They differ from the study's in name and test split alone, learn from no other study, and are written again."""
+    """They differ from the study's in name, seed and test split alone, learn from no other study, are written again."""
     assert len(check_outer_folds(study_file, 3).paths) == 36
     paths = write_outer_studies(study_file, 3)
     assert [path.name for path in paths] == [f"study.outer-{number}-of-3.toml" for number in (1, 2, 3)]
     for number, path in enumerate(paths, start=1):
         found = read_study_file(path)
-        own = {"name": f"photos of #1/outer-{number}-of-3", "path": path, "learn_from": ()}
+        own = {"name": f"photos of #1/outer-{number}-of-3", "path": path, "learn_from": (), "seed": number + 3}
         data = replace(study_file.data, test=0.0, test_fold=(number, 3))
         assert replace(found, space=study_file.space) == replace(study_file, data=data, **own)
         assert found.space.as_dict() == study_file.space.as_dict()
@@ -203,6 +207,31 @@ def test_a_fold_may_not_define_the_metric(index):
     found = estimate(index, halves, area)
     assert (found.folds[0]["roc_auc"], found.metrics["roc_auc"]) == (None, 1.0)
     assert any("ROC-AUC not defined on 12 images" in line for line in found.lines())
+
+
+def test_a_study_knows_the_nested_cross_validation_of_its_own_search(index, study_file):
+    """The result by the most folds is told to a study of the same images, recipe and metric, and to no other."""
+    recipe = study_file.space.as_dict()
+    settings = {"images": {"digest": index.digest}, "recipe": json.loads(json.dumps(recipe))}
+    study = SimpleNamespace(user_attrs={SETTINGS_KEY: settings})
+    opened = SimpleNamespace(study=study, file=study_file, metric=MACRO_F1)
+    assert nested_line(opened) is None
+    nested_file(study_file.path, 9).write_text('{"data_digest": ')
+    for folds in (2, 3):
+        told = {"folds": folds, "data_digest": index.digest, "recipe": recipe}
+        told |= estimate(index, _tests(index, wrong=(0,) * (folds - 2), folds=folds), MACRO_F1).as_json()
+        nested_file(study_file.path, folds).write_text(json.dumps(told))
+    value, ends = told["macro_f1"], "{:.4f} to {:.4f}".format(*told["interval"]["macro_f1"])
+    assert value < 1
+    line = nested_line(opened)
+    assert line.startswith(f"nested cross-validation by 3 outer folds: macro-F1 {value:.4f} ({ends} in 95 %) on all 36")
+    others = ({"images": {"digest": "other"}}, {"recipe": {**settings["recipe"], "epochs": 99}})
+    for other in others:
+        study.user_attrs[SETTINGS_KEY] = settings | other
+        assert nested_line(opened) is None
+    study.user_attrs[SETTINGS_KEY] = settings
+    opened.metric = metric_of("accuracy")
+    assert nested_line(opened) is None
 
 
 def test_the_way_to_the_final_model_is_told(study_file):
