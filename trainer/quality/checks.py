@@ -140,7 +140,7 @@ def small_test(index: Index, sides: Split) -> Finding:
     """Whether the images held out are so few that a score on them tells little, whatever model it is of."""
     held_out = sides.test
     if not len(held_out):
-        return Finding("test split", "ok", "no image is held out")
+        return Finding("test split", "ok", "no image is held out", "`hpo nested STUDY` tests on all images in turn")
     groups = index.groups_with_copies[held_out]
     half = expected_half_width(index.labels[held_out], groups)
     count = len(np.unique(groups))
