@@ -332,5 +332,6 @@ def _next_commands(study_file: StudyFile) -> list[str]:
             f"{flatters}; this trains the best again on fresh folds:",
             "  " + shlex.join(["hpo", "confirm", path]),
         ]
-    lines.append(f"{'and this' if lines else 'this'} tests the winner on the held-out images:")
+    what = "retrains the winner" if not study_file.data.test else "tests the winner on the held-out images"
+    lines.append(f"{'and this' if lines else 'this'} {what}:")
     return [*lines, "  " + shlex.join(["hpo", "export-best", path, "-o", str(study_file.path.parent / "bundle")])]

@@ -82,7 +82,7 @@ def shrink_head(model: nn.Module) -> None:
     short training is spent on unlearning it. Any other head, and torch's random state, stay as they are.
     """
     head: Any = getattr(model, "get_classifier", lambda: None)()
-    if isinstance(head, nn.Linear):
+    if isinstance(head, nn.Linear) and not head.weight.is_meta:  # whose size alone is asked for
         usual = 1 / math.sqrt(3 * head.in_features)  # standard deviation
         drawn = head.weight.std().item()
         if drawn > TOO_LARGE * usual:
