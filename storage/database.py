@@ -15,6 +15,7 @@ from sqlalchemy.exc import ArgumentError, DataError, OperationalError, Programmi
 
 from storage import schema
 from storage.errors import StorageError
+from storage.optuna_internals import newest_tables
 from storage.optuna_storage import StudyStorage
 from storage.outage_retry import cause_of
 
@@ -215,7 +216,7 @@ def _few_letters(url: str, what: str) -> str:
 def _refuse_other_optuna(storage: StudyStorage, url: str) -> None:
     """Raise StorageError where another version of Optuna made the tables; the text says what to do."""
     made_for = storage.get_current_version()
-    if made_for == storage.get_head_version():
+    if made_for == newest_tables():
         return
     if made_for in storage.get_all_versions():
         optuna_url = parse_url(url)._replace(password=None).render_as_string()

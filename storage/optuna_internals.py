@@ -9,7 +9,11 @@ override private methods of Optuna's own classes, and have to name these themsel
 
 from __future__ import annotations
 
+from functools import cache
+from importlib.resources import files
 from typing import TYPE_CHECKING, Any
+
+from alembic.script import ScriptDirectory
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -42,6 +46,12 @@ def fixed_parameters(trial: FrozenTrial) -> dict[str, Any]:
 def given_parameters(trial: FrozenTrial) -> dict[str, Any]:
     """What a trial is to be trained by, as far as that is known: what it was given in the queue, and what was drawn."""
     return {**fixed_parameters(trial), **trial.params}
+
+
+@cache
+def newest_tables() -> str | None:
+    """The version of the tables that this Optuna makes; its storage reads all migrations each time that it is asked."""
+    return ScriptDirectory(str(files("optuna.storages._rdb") / "alembic")).get_current_head()
 
 
 def cache_of(study: optuna.Study) -> BaseStorage:

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 from sqlalchemy import create_engine, text
 
-from storage.database import parse_url
+from storage.database import initialize, parse_url
 from storage.embedded.server import embedded_postgres
 from tests.support.fork_server import run_program
 from tests.support.waiting import limit
@@ -138,11 +138,11 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @contextmanager
-def empty_database(postgres: str, name: str) -> Iterator[str]:
-    """Make an empty database on a server, and drop it after the block; yields its URL."""
+def new_database(postgres: str, name: str, template: str = "template1") -> Iterator[str]:
+    """Make a database on a server, a copy of the template, and drop it after the block; yields its URL."""
     engine = create_engine(postgres, isolation_level="AUTOCOMMIT")
     with engine.connect() as connection:
-        connection.execute(text(f"CREATE DATABASE {name}"))
+        connection.execute(text(f"CREATE DATABASE {name} TEMPLATE {template}"))
     yield parse_url(postgres).set(database=name).render_as_string(hide_password=False)
     with engine.connect() as connection:
         connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
@@ -152,7 +152,22 @@ def empty_database(postgres: str, name: str) -> Iterator[str]:
 @pytest.fixture
 def database(postgres: str, request: pytest.FixtureRequest) -> Iterator[str]:
     """The URL of an empty database of this test."""
-    with empty_database(postgres, f"test_{abs(hash(request.node.nodeid))}") as url:
+    with new_database(postgres, f"test_{abs(hash(request.node.nodeid))}") as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def tables(postgres: str) -> Iterator[str]:
+    """The name of a database with Optuna's tables and ours, which is there to be copied."""
+    with new_database(postgres, "tables") as url:
+        initialize(url)
+        yield "tables"
+
+
+@pytest.fixture
+def ready_database(postgres: str, tables: str, request: pytest.FixtureRequest) -> Iterator[str]:
+    """The URL of a database of this test with Optuna's tables and ours, which take longer to make than to copy."""
+    with new_database(postgres, f"ready_{abs(hash(request.node.nodeid))}", tables) as url:
         yield url
 
 

@@ -20,7 +20,7 @@ import tomli_w
 
 from storage.database import connect, initialize
 from storage.keys import FIRST_RUN_KEY
-from tests.conftest import ROOT, empty_database, hpo_in, opened, paint
+from tests.conftest import ROOT, hpo_in, new_database, opened, paint
 from tests.support.waiting import limit, wait_until
 from trainer.recipe import DEFAULTS
 
@@ -344,7 +344,7 @@ def persons(tmp_path_factory, postgres):
             paint(folder / "사람 사진" / f"{number}.PNG", colour, number)
             writer.writerow([f"사람 사진/{number}.PNG", label, f"person {number // 4}"])
     hpo = hpo_in(folder)
-    with empty_database(postgres, "test_persons") as url:
+    with new_database(postgres, "test_persons") as url:
         storage = {"HPO_STORAGE": url}
         done = hpo("search", "groups.toml", "--workers", 2, **storage)
         assert done.returncode == 0, done.stderr

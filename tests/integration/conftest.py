@@ -17,7 +17,7 @@ from hpo.worker.shutdown import Shutdown
 from hpo.worker.stopwatch import Stopwatch
 from hpo.worker.worker import Worker
 from storage import logs
-from storage.database import connect, initialize
+from storage.database import connect
 from storage.heartbeat import WorkerPresence
 from storage.places import Lease
 from storage.study_rows import places
@@ -79,10 +79,9 @@ def undrawn_pictures(request, monkeypatch):
 
 
 @pytest.fixture
-def storage(database):
-    """Optuna's storage on an empty, initialised database."""
-    initialize(database)
-    opened = connect(database)
+def storage(ready_database):
+    """Optuna's storage on a database of this test."""
+    opened = connect(ready_database)
     yield opened
     opened.engine.dispose()
 
@@ -162,12 +161,12 @@ class WorkerHarness:
 
 
 @pytest.fixture
-def harness(tmp_path, photos, database):
+def harness(tmp_path, photos, ready_database):
     """Makes a study whose own loss is the given one."""
     made = []
 
     def make(own_loss=torch.nn.functional.cross_entropy, **more):
-        made.append(WorkerHarness(tmp_path, database, own_loss, **more))
+        made.append(WorkerHarness(tmp_path, ready_database, own_loss, **more))
         return made[-1]
 
     yield make

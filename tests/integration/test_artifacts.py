@@ -337,12 +337,12 @@ class Study:
 
 
 @pytest.fixture
-def make_study(tmp_path, photos, database, url):
+def make_study(tmp_path, photos, ready_database, url):
     """Makes studies that share a database and a store."""
     made = []
 
     def make(name="colours"):
-        made.append(Study(tmp_path, database, url, name))
+        made.append(Study(tmp_path, ready_database, url, name))
         return made[-1]
 
     yield make
@@ -476,7 +476,7 @@ def test_studies_that_share_a_store_leave_each_other_alone(make_study, monkeypat
     assert sorted(key.startswith(other.opened.owner) for key in left) == [False, True, True, True]
 
 
-def test_a_study_keeps_its_mark(make_study, database):
+def test_a_study_keeps_its_mark(make_study, ready_database):
     """The mark of a study's files is made once; a study from before there were marks gets one."""
     study = make_study()
     assert make_study().opened.owner == study.opened.owner
@@ -485,12 +485,12 @@ def test_a_study_keeps_its_mark(make_study, database):
     assert re.fullmatch("[0-9a-f]{32}", make_study().opened.owner)
 
 
-def test_prune_artifacts(study, database, url, capsys, monkeypatch):
+def test_prune_artifacts(study, ready_database, url, capsys, monkeypatch):
     """`hpo prune-artifacts` says what it removes and what it keeps; --dry-run removes nothing."""
     study.trial(TrialState.COMPLETE, 0.5, weights=b"w" * 1500)
     study.trial(TrialState.COMPLETE, 0.6, weights=b"w" * 1500)
     beaten = study.trial(TrialState.COMPLETE, 0.4, weights=b"w" * 1500)
-    monkeypatch.setenv("HPO_STORAGE", database)
+    monkeypatch.setenv("HPO_STORAGE", ready_database)
     monkeypatch.setenv("HPO_ARTIFACTS", url)
 
     def prune(*more):
@@ -507,9 +507,9 @@ def test_prune_artifacts(study, database, url, capsys, monkeypatch):
 
 
 @pytest.mark.parametrize("command", ["prune-artifacts", "search"])
-def test_a_store_that_is_away_is_one_line(command, study, database, url, capsys, monkeypatch):
+def test_a_store_that_is_away_is_one_line(command, study, ready_database, url, capsys, monkeypatch):
     """A store that cannot be used ends a command, a search before it begins, with one line and exit code 1."""
-    monkeypatch.setenv("HPO_STORAGE", database)
+    monkeypatch.setenv("HPO_STORAGE", ready_database)
     monkeypatch.setenv("HPO_ARTIFACTS", "s3://missing" if url.startswith("s3:") else str(study.file.path))
     options = parser().parse_args([command, str(study.file.path)])
     options.extensions, options.script, options.cuda_visible_devices = study.file.space.extensions, None, ""

@@ -89,16 +89,16 @@ def search(file, url):
 
 
 @pytest.fixture
-def export(tmp_path, photos, database, capsys):
+def export(tmp_path, photos, ready_database, capsys):
     """Searches a study to its end; gives a function that exports its winner and returns bundle.json and the lines."""
     (tmp_path / "study.toml").write_text(STUDY)
     extensions = Extensions(backbones={"linear": linear})
-    search(read_study_file(tmp_path / "study.toml", extensions), database)
+    search(read_study_file(tmp_path / "study.toml", extensions), ready_database)
 
     def run(folder, *more):
         given = ["export-best", tmp_path / "study.toml", "-o", tmp_path / folder, *more]
         options = parser().parse_args([str(one) for one in given])
-        options.extensions, options.url = extensions, database
+        options.extensions, options.url = extensions, ready_database
         capsys.readouterr()
         assert run_export_best(options) == 0
         return json.loads((tmp_path / folder / "bundle.json").read_text()), capsys.readouterr().out.splitlines()
@@ -106,7 +106,7 @@ def export(tmp_path, photos, database, capsys):
     return run
 
 
-def test_sure_images_are_learned_by_a_second_model(export, tmp_path, database):
+def test_sure_images_are_learned_by_a_second_model(export, tmp_path, ready_database):
     """--keep-pseudo-labels trains on images that the retrained winner is sure of, and not on copies of test images."""
     plain, said = export("plain")
     assert plain["pseudo_labels"] is None
@@ -161,7 +161,7 @@ def test_sure_images_are_learned_by_a_second_model(export, tmp_path, database):
     assert info["metrics"]["test"]["images"] == len(held_out)
     assert [plain["test_uses"], info["test_uses"]] == [1, 2]
     own = Extensions(backbones={"linear": linear})
-    study = load_study(read_study_file(tmp_path / "study.toml", own), database).study
+    study = load_study(read_study_file(tmp_path / "study.toml", own), ready_database).study
     kept = [value for key, value in study.user_attrs.items() if key.startswith(TEST_SCORE_KEY)]
     tests = [each["metrics"]["test"] for each in (plain, info)]
     expected = [(test["macro_f1"], test["interval"]["macro_f1"], test["images"]) for test in tests]
@@ -212,10 +212,12 @@ def test_pseudo_labels_without_images_are_refused(given):
 
 
 @pytest.fixture
-def tried(tmp_path, photos, database):
+def tried(tmp_path, photos, ready_database):
     """A study with complete trials 1 to 4: 2 has won, 3 has its recipe, 4 a worse one; trial 1 came from outside."""
     (tmp_path / "study.toml").write_text(STUDY.replace("epochs = 20", "epochs = 2"))
-    opened, _ = open_new(read_study_file(tmp_path / "study.toml", Extensions(backbones={"linear": linear})), database)
+    opened, _ = open_new(
+        read_study_file(tmp_path / "study.toml", Extensions(backbones={"linear": linear})), ready_database
+    )
     opened.study.add_trial(create_trial(value=0.99))
     asked = FixedTrial(opened.file.space.default_parameters())
     suggest(asked, opened.file.space)
@@ -288,15 +290,15 @@ def test_a_bundle_lists_the_images_of_each_side(tried, tmp_path):
     assert not (tmp_path / "bundle" / "unlabelled.csv").exists()
 
 
-def test_a_bundle_lists_the_images_that_can_only_be_predicted(tmp_path, photos, database):
+def test_a_bundle_lists_the_images_that_can_only_be_predicted(tmp_path, photos, ready_database):
     """unlabelled.csv names the images of test that have no class, and `hpo predict` reads it."""
     for label in ("red", "green", "blue"):
         shutil.move(photos / label, photos / "train" / label)
     shutil.copytree(photos / "train" / "red", photos / "test")
     (tmp_path / "study.toml").write_text(STUDY.replace("pixels_gb = 1e-5\n", "").replace("epochs = 20", "epochs = 1"))
     file = read_study_file(tmp_path / "study.toml", Extensions(backbones={"linear": linear}))
-    search(file, database)
-    opened = load_study(file, database)
+    search(file, ready_database)
+    opened = load_study(file, ready_database)
     export_of(opened, "-o", tmp_path / "bundle")
     opened.storage.engine.dispose()
     rows = find_images([str(tmp_path / "bundle/unlabelled.csv")], ("blue", "green", "red"))
@@ -425,11 +427,11 @@ def test_trials_without_a_model_are_refused(tried, tmp_path):
     assert not (tmp_path / "bundle").exists()
 
 
-def test_a_retraining_follows_the_plateaus_of_the_winner(tmp_path, photos, database, monkeypatch):
+def test_a_retraining_follows_the_plateaus_of_the_winner(tmp_path, photos, ready_database, monkeypatch):
     """With `schedule = "plateau"` the rate of a retraining falls after the epochs after which the winner's fell."""
     (tmp_path / "study.toml").write_text(f'{STUDY}schedule = "plateau"\nwarmup = 0.0\n')
     extensions = Extensions(backbones={"linear": linear})
-    opened, _ = open_new(read_study_file(tmp_path / "study.toml", extensions), database)
+    opened, _ = open_new(read_study_file(tmp_path / "study.toml", extensions), ready_database)
     # It rises to the second epoch, stands still for three, is best in the seventh and has an eighth.
     scores = dict(enumerate([0.3, 0.5, 0.5, 0.5, 0.5, 0.5, 0.9, 0.8], start=1))
     asked = FixedTrial(opened.file.space.default_parameters())

@@ -50,15 +50,15 @@ def work(opened, data, name):
 
 
 @pytest.fixture
-def searched(tmp_path, photos, database):
+def searched(tmp_path, photos, ready_database):
     """A study that has searched images of which four have a wrong label, and its images."""
     for seed, (path, colour) in enumerate(PLANTED.items(), start=100):
         paint(photos / path, COLOURS[colour], seed)
     (tmp_path / "study.toml").write_text(STUDY)
     file = read_study_file(tmp_path / "study.toml", Extensions(backbones={"linear": linear}))
     data = file.data.load(file.folder / "pixels")
-    create_study(file, database, data)
-    opened = load_study(file, database)
+    create_study(file, ready_database, data)
+    opened = load_study(file, ready_database)
     work(opened, data, "search")
     yield opened, data
     opened.storage.engine.dispose()

@@ -6,9 +6,9 @@ import pytest
 from optuna.storages import get_storage
 from optuna.testing.pytest_storages import StorageTestCase
 
-from storage.database import connect, initialize
+from storage.database import connect
 from storage.outage_retry import OutageRetry
-from tests.conftest import empty_database
+from tests.conftest import new_database
 
 pytestmark = pytest.mark.integration
 
@@ -25,10 +25,9 @@ MADE = (
 
 
 @pytest.fixture(scope="module")
-def url(postgres):
+def url(postgres, tables):
     """Of a database with Optuna's tables and ours."""
-    with empty_database(postgres, "conformance") as url:
-        initialize(url)
+    with new_database(postgres, "conformance", tables) as url:
         yield url
 
 

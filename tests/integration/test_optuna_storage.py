@@ -44,9 +44,9 @@ ATTRS = {"key 'ö' {}": {"nested": [1, None, "\u2028\0"]}, "nan": math.nan, "emp
 
 
 @pytest.fixture
-def stock(database, storage):
+def stock(ready_database, storage):
     """Optuna's own on the same database."""
-    made = RDBStorage(database)
+    made = RDBStorage(ready_database)
     yield made
     made.engine.dispose()
 
@@ -187,13 +187,13 @@ def test_every_call_ends_as_optunas(stock, storage):
     assert {KeyError, TypeError, ValueError, UpdateFinishedTrialError, True, False} <= set(ends[1][:-3])
 
 
-def test_a_storage_that_waits_goes_to_other_processes(database, storage, study_id):
+def test_a_storage_that_waits_goes_to_other_processes(ready_database, storage, study_id):
     """A storage that waits for its database can be pickled, as spawned processes need it; the copy waits, too."""
-    patient = connect(database, OutageRetry(threading.Event()))
+    patient = connect(ready_database, OutageRetry(threading.Event()))
     copy = pickle.loads(pickle.dumps(patient))  # noqa: S301 - it was just made
     trial_id = copy.create_new_trial(study_id)
     with ThreadPoolExecutor(1) as pool:
-        with closed_to_all(database):
+        with closed_to_all(ready_database):
             written = pool.submit(copy.set_trial_user_attr, trial_id, "key", 1)
             with pytest.raises(TimeoutError):
                 written.result(paced(0.3))
@@ -248,9 +248,9 @@ def closed_to_all(database):
     engine.dispose()
 
 
-def test_work_goes_on_after_an_outage(database, storage, study_id):
+def test_work_goes_on_after_an_outage(ready_database, storage, study_id):
     """Trials that run in several threads while the database is away all come to their end, each once."""
-    retrying = connect(database, OutageRetry())
+    retrying = connect(ready_database, OutageRetry())
     study = optuna.load_study(study_name="study", storage=retrying, sampler=optuna.samplers.RandomSampler(0))
     running, closed = threading.Barrier(4), threading.Event()
 
@@ -267,7 +267,7 @@ def test_work_goes_on_after_an_outage(database, storage, study_id):
     with ThreadPoolExecutor(3) as pool:
         threads = [pool.submit(run) for _ in range(3)]
         running.wait(limit(30))
-        with closed_to_all(database):
+        with closed_to_all(ready_database):
             closed.set()
             time.sleep(1)  # an outage has a length
         for thread in threads:
@@ -278,11 +278,11 @@ def test_work_goes_on_after_an_outage(database, storage, study_id):
     retrying.engine.dispose()
 
 
-def test_giving_up_ends_a_call_that_waits(database, storage, study_id):
+def test_giving_up_ends_a_call_that_waits(ready_database, storage, study_id):
     """A worker that is asked to stop while the database is away is not held up by it."""
     given_up = threading.Event()
-    retrying = connect(database, OutageRetry(given_up))
-    with closed_to_all(database):
+    retrying = connect(ready_database, OutageRetry(given_up))
+    with closed_to_all(ready_database):
         threading.Timer(0.5, given_up.set).start()
         begun = time.monotonic()
         with pytest.raises(OperationalError):
@@ -319,9 +319,9 @@ def loses_an_answer(storage, statement):
     return lost
 
 
-def test_the_end_of_a_trial_whose_answer_was_lost_is_told_once(database, storage, study_id):
+def test_the_end_of_a_trial_whose_answer_was_lost_is_told_once(ready_database, storage, study_id):
     """A connection that breaks between the commit of a trial's end and the answer loses nothing and raises nothing."""
-    retrying = connect(database, OutageRetry())
+    retrying = connect(ready_database, OutageRetry())
     trial_id = retrying.create_new_trial(study_id)
     lost = loses_an_answer(retrying, "WITH changed")
     assert retrying.set_trial_state_values(trial_id, TrialState.COMPLETE, [0.5])
@@ -332,9 +332,9 @@ def test_the_end_of_a_trial_whose_answer_was_lost_is_told_once(database, storage
     retrying.engine.dispose()
 
 
-def test_a_trial_that_another_ended_during_an_outage_keeps_that_end(database, storage, study_id):
+def test_a_trial_that_another_ended_during_an_outage_keeps_that_end(ready_database, storage, study_id):
     """A repeated call does not take another's end of a trial for its own."""
-    retrying = connect(database, OutageRetry())
+    retrying = connect(ready_database, OutageRetry())
     trial_id = retrying.create_new_trial(study_id)
     storage.set_trial_state_values(trial_id, TrialState.FAIL)
     lost = loses_an_answer(retrying, "WITH changed")
@@ -345,9 +345,9 @@ def test_a_trial_that_another_ended_during_an_outage_keeps_that_end(database, st
 
 
 @pytest.mark.parametrize("lost", ["INSERT INTO trials", "COMMIT"])
-def test_a_trial_whose_making_lost_its_answer_is_made_once(database, storage, study_id, monkeypatch, lost):
+def test_a_trial_whose_making_lost_its_answer_is_made_once(ready_database, storage, study_id, monkeypatch, lost):
     """A trial that has to be made again, because nobody knows whether it was, is there once and complete."""
-    retrying = connect(database, OutageRetry())
+    retrying = connect(ready_database, OutageRetry())
     study = optuna.load_study(study_name="study", storage=retrying)
     if lost == "COMMIT":
         monkeypatch.setattr(retrying.engine.dialect, "do_commit", fails_after(retrying.engine.dialect.do_commit))
@@ -372,9 +372,9 @@ def test_what_the_database_cannot_take_is_optunas_error(stock, storage, study_id
             each.set_trial_user_attr(trial_id, "k" * 513, 1)
 
 
-def test_a_study_whose_deletion_lost_its_answer_is_deleted(database, storage, study_id, monkeypatch):
+def test_a_study_whose_deletion_lost_its_answer_is_deleted(ready_database, storage, study_id, monkeypatch):
     """A deletion that has to be repeated is content with what the first attempt did; one of nothing is an error."""
-    retrying = connect(database, OutageRetry())
+    retrying = connect(ready_database, OutageRetry())
     monkeypatch.setattr(RDBStorage, "delete_study", fails_after(RDBStorage.delete_study))
     retrying.delete_study(study_id)
     assert storage.get_all_studies() == []

@@ -70,11 +70,11 @@ def rows(storage, study_id):
         return places(connection, study_id)
 
 
-def test_eight_takers_take_exactly_the_budget(storage, study_id, database):
+def test_eight_takers_take_exactly_the_budget(storage, study_id, ready_database):
     """However many workers take at once, the budget's places are given out once each, and no more."""
 
     def take_all(name):
-        mine = connect(database)
+        mine = connect(ready_database)
         lease = joined(mine, study_id, f"worker {name}")
         taken = []
         while place := lease.take(Limits(trials=30)):
@@ -551,10 +551,10 @@ def test_pauses_that_cross_leave_one_halt_and_a_sane_time(storage, study_id):
         assert halt_in_force(connection, study_id) == "pause"
 
 
-def test_tables_of_a_newer_program_are_left_as_they_are(storage, database):
+def test_tables_of_a_newer_program_are_left_as_they_are(storage, ready_database):
     """An older program refuses the tables of a newer one, and does not mark them as its own."""
     with storage.engine.begin() as connection:
         connection.execute(text("UPDATE hpo.version SET number = number + 1"))
-    initialize(database)
+    initialize(ready_database)
     with pytest.raises(StorageError, match="is used by a newer hpo"):
-        connect(database)
+        connect(ready_database)

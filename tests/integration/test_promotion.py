@@ -99,7 +99,7 @@ def test_the_best_half_of_a_rung_goes_on(storage, study_id, join):
     ]
 
 
-def test_no_two_workers_take_the_same_paused_trial(storage, study_id, join, database):
+def test_no_two_workers_take_the_same_paused_trial(storage, study_id, join, ready_database):
     """Eight workers that ask at once get each paused trial of the best half once, and no other one."""
     limits, lease = Limits(trials=17), join("worker")
     for number in range(16):
@@ -110,7 +110,7 @@ def test_no_two_workers_take_the_same_paused_trial(storage, study_id, join, data
     lasting = lease.take(limits)  # the budget has no place left
 
     def take_all(name):
-        mine = connect(database)
+        mine = connect(ready_database)
         taking, taken = join(f"worker {name}", mine), []
         while place := taking.take(limits):
             taken.append(place.number)

@@ -243,7 +243,7 @@ def test_a_store_that_does_not_answer_is_asked_once(drawn_pictures, harness, tmp
     assert len(asked) == 1
 
 
-def test_names_and_reasons_of_others_are_text(tmp_path, database):
+def test_names_and_reasons_of_others_are_text(tmp_path, ready_database):
     """Tags in the names of study and classes and in the reasons of failures are shown and do nothing."""
     for number in range(12):
         for name, colour in ((EVIL, (200, 60, 60)), ("b&amp;", (60, 200, 60)), ("c", (60, 60, 200))):
@@ -253,7 +253,7 @@ def test_names_and_reasons_of_others_are_text(tmp_path, database):
         raise ValueError(f"</script>{EVIL}")
 
     name = f"</title></script>{EVIL}"
-    study = WorkerHarness(tmp_path, database, ScriptedLoss({4: angry}), name=name, recipe=FIXED)
+    study = WorkerHarness(tmp_path, ready_database, ScriptedLoss({4: angry}), name=name, recipe=FIXED)
     study.work()
     page = page_of(study)
     assert "onerror" not in {name for name, _ in page.attributes}

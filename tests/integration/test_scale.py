@@ -9,7 +9,6 @@ import pytest
 from sqlalchemy import event
 
 from benchmarks.bare_worker import EPOCHS, SPACE, BareWorker, create_study, study_file, work
-from storage.database import initialize
 from tests.support.tally import count
 from trainer.space import suggest
 
@@ -17,34 +16,33 @@ pytestmark = pytest.mark.integration
 
 
 @pytest.fixture
-def shared(database, tmp_path):
+def shared(ready_database, tmp_path):
     """Makes the file of a new study."""
 
     def make(**settings):
-        initialize(database)
         file = study_file(tmp_path, "shared", **settings)
-        create_study(file, database)
+        create_study(file, ready_database)
         return file
 
     return make
 
 
-def test_four_workers_share_a_budget_without_a_duplicate(shared, database):
+def test_four_workers_share_a_budget_without_a_duplicate(shared, ready_database):
     """Four workers that begin at once run each trial of the budget once, and leave none behind."""
     file = shared(trials=24, sampler="random")
-    workers = [BareWorker(file, database, f"worker {number}") for number in range(4)]
+    workers = [BareWorker(file, ready_database, f"worker {number}") for number in range(4)]
     with ThreadPoolExecutor(4) as pool:
         done = list(pool.map(lambda worker: work(worker, lambda _: None), workers))
-    tally = count(file, database)
+    tally = count(file, ready_database)
     assert tally.problems == ()
     assert sum(done) == tally.runs == 24
     assert set(tally.states) == {"complete", "pruned"}
 
 
 @pytest.mark.parametrize(("pruner", "statements", "transactions"), [("median", 95, 72), ("hyperband", 100, 78)])
-def test_a_trial_of_a_worker_takes_few_statements(shared, database, pruner, statements, transactions):
+def test_a_trial_of_a_worker_takes_few_statements(shared, ready_database, pruner, statements, transactions):
     """All that a worker asks in a trial of 15 fields and 10 epochs is some 100 statements, in 70 transactions."""
-    worker = BareWorker(shared(pruner=pruner, sampler="random"), database, "worker")
+    worker = BareWorker(shared(pruner=pruner, sampler="random"), ready_database, "worker")
     counted = Counter()
     event.listen(worker.storage.engine, "before_cursor_execute", lambda *_: counted.update(["statements"]))
     event.listen(worker.storage.engine, "checkout", lambda *_: counted.update(["transactions"]))

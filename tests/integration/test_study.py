@@ -78,9 +78,9 @@ class Study:
 
 
 @pytest.fixture
-def study(tmp_path, photos, database):
+def study(tmp_path, photos, ready_database):
     """A study without results."""
-    made = Study(tmp_path, database)
+    made = Study(tmp_path, ready_database)
     yield made
     made.opened.storage.engine.dispose()
 

@@ -125,9 +125,9 @@ class Studies:
 
 
 @pytest.fixture
-def studies(tmp_path, photos, database):
+def studies(tmp_path, photos, ready_database):
     """Makes studies."""
-    made = Studies(tmp_path, database)
+    made = Studies(tmp_path, ready_database)
     yield made
     made.close()
 

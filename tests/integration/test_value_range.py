@@ -51,12 +51,12 @@ def _read(folder, data=""):
 
 
 @pytest.fixture
-def open_study(database):
+def open_study(ready_database):
     """A function that loads a study; its connections are closed at the end."""
     opened = []
 
     def load(file):
-        opened.append(load_study(file, database))
+        opened.append(load_study(file, ready_database))
         return opened[-1]
 
     yield load
@@ -64,10 +64,10 @@ def open_study(database):
         each.storage.engine.dispose()
 
 
-def test_a_study_keeps_the_range_that_it_was_begun_with(folder, database, open_study):
+def test_a_study_keeps_the_range_that_it_was_begun_with(folder, ready_database, open_study):
     """Whoever works on a study takes the range that was found when it began, whatever would be found now."""
     file = _read(folder)
-    create_study(file, database, load_images(file, None))
+    create_study(file, ready_database, load_images(file, None))
     study = open_study(file).study
     assert study.user_attrs[VALUE_RANGES_KEY] == {"integers": {"low": 0.0, "high": 4095.0, "source": "measured"}}
     study.set_user_attr(VALUE_RANGES_KEY, {"integers": {"low": 0.0, "high": 8190.0, "source": "measured"}})
@@ -79,39 +79,39 @@ def test_a_study_keeps_the_range_that_it_was_begun_with(folder, database, open_s
         load_images(file, open_study(file).study)
 
 
-def test_a_study_of_before_ranges_goes_on_without_one(folder, database, open_study, monkeypatch):
+def test_a_study_of_before_ranges_goes_on_without_one(folder, ready_database, open_study, monkeypatch):
     """A study that keeps no range reads its images as it did, also where another takes over from it."""
     file = _read(folder)
     with monkeypatch.context() as before:
         before.setattr("hpo.study.open_study.keep_ranges", lambda *_: None)
-        create_study(file, database, load_images(file, None))
+        create_study(file, ready_database, load_images(file, None))
     data = load_images(file, open_study(file).study)
     assert data.ranges() is None
     assert data.pixels(Reading(16)).max() == 16  # of 255, as it was
     new = replace(file, name="new")
-    take_over(new, database, load_images(new, None), file.name)
+    take_over(new, ready_database, load_images(new, None), file.name)
     assert load_images(new, open_study(new).study).ranges() is None
 
 
-def test_a_range_in_the_study_file_holds_and_may_not_change(folder, database, open_study):
+def test_a_range_in_the_study_file_holds_and_may_not_change(folder, ready_database, open_study):
     """`[data] value_range` is the range of a study that begins, and is refused in one that has begun without it."""
     file = _read(folder)
-    create_study(file, database, load_images(file, None))
+    create_study(file, ready_database, load_images(file, None))
     changed = _read(folder, "value_range = [0, 1000]")
     with pytest.raises(HpoError, match=r"data\.value_range was not set, is now \[0\.0, 1000\.0\]"):
-        create_study(changed, database, load_images(changed, None))
+        create_study(changed, ready_database, load_images(changed, None))
     other = replace(changed, name="other")
-    create_study(other, database, load_images(other, None))
+    create_study(other, ready_database, load_images(other, None))
     assert load_images(other, open_study(other).study).ranges() == ranges_set_to(0, 1000)
 
 
-def test_a_bundle_reads_one_image_by_the_range_of_its_training(folder, database, capsys):
+def test_a_bundle_reads_one_image_by_the_range_of_its_training(folder, ready_database, capsys):
     """A bundle keeps the range: one image alone, even a dark one, gives the probabilities that it gives among all."""
-    search(_read(folder), database)
+    search(_read(folder), ready_database)
 
     def run(command, *given):
         options = parser().parse_args([str(one) for one in given])
-        options.extensions, options.url = EXTENSIONS, database
+        options.extensions, options.url = EXTENSIONS, ready_database
         assert command(options) == 0
         return capsys.readouterr()
 
@@ -146,11 +146,11 @@ def test_a_bundle_reads_one_image_by_the_range_of_its_training(folder, database,
         run(run_predict, *given)
 
 
-def test_a_worker_on_another_machine_reads_the_same_pixels(folder, database, open_study, tmp_path_factory):
+def test_a_worker_on_another_machine_reads_the_same_pixels(folder, ready_database, open_study, tmp_path_factory):
     """Two machines, each with its own cache, have the same pixels to the bit, though only one has found the range."""
     file = _read(folder)
     first = load_images(file, None)
-    create_study(file, database, first)
+    create_study(file, ready_database, first)
     second = load_images(file, open_study(file).study)
     elsewhere = replace(second, cache=replace(second.cache, folder=tmp_path_factory.mktemp("cache")))
     elsewhere = elsewhere.with_ranges(second.ranges())

@@ -12,11 +12,13 @@ import time
 from types import SimpleNamespace
 
 import hpo.supervision.launcher
+from storage.optuna_internals import newest_tables
 from tests.support.fork_server import execute
 
 FORKS = multiprocessing.get_context("fork")
 PR_SET_CHILD_SUBREAPER = 36
 LONGEST = 2**20  # bytes of a request
+newest_tables()  # which each command would ask again
 
 
 class ForkedWorker:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psycopg2
 
+from storage.database import initialize
 from storage.embedded.programs import give, run
 
 SETTINGS = """
@@ -44,6 +45,9 @@ class PostgresServer:
         with (self._data / "postgresql.conf").open("a") as file:
             file.write(SETTINGS.format(port=self._port))
         self.start()
+        with self.session() as cursor:
+            cursor.execute("CREATE DATABASE tables")
+        initialize(self.url("tables"))
 
     @property
     def _data(self) -> Path:
@@ -98,9 +102,9 @@ class PostgresServer:
             return cursor.fetchone()[0]
 
     def make_database(self, name: str) -> str:
-        """Make an empty database; returns its URL."""
+        """Make a database with Optuna's tables and ours, which take longer to make than to copy; returns its URL."""
         with self.session() as cursor:
-            cursor.execute(f"CREATE DATABASE {name}")
+            cursor.execute(f"CREATE DATABASE {name} TEMPLATE tables")
         return self.url(name)
 
     def url(self, database: str) -> str:

@@ -18,6 +18,7 @@ from storage.optuna_internals import (
     fixed_parameters,
     forget_cached_trials,
     latest_trials,
+    newest_tables,
     set_trial_id,
     share_cached_trials,
     trial_id_of,
@@ -127,6 +128,13 @@ def test_a_copy_uses_the_trials_that_the_study_has_read(study, monkeypatch):
     read = study._get_trials(deepcopy=False, use_cache=True)
     monkeypatch.delattr(_CachedStorage, "get_all_trials")
     assert copy._get_trials(deepcopy=False, use_cache=True) == read
+
+
+def test_the_newest_tables_are_those_that_optuna_makes(study):
+    """The version of Optuna's tables that is known without a database is the one that its storage asks for."""
+    assert (
+        newest_tables() == cache_of(study)._backend.get_head_version() == cache_of(study)._backend.get_current_version()
+    )
 
 
 def test_a_bracket_is_a_study_that_can_share_its_trials(study):
