@@ -260,12 +260,12 @@ def test_an_endless_space_repeats_nothing_either(harness):
 
 def test_models_beyond_the_limits_are_never_trained(harness):
     """What is drawn or queued beyond [limits] takes no place; the default recipe gives way, and the log says so."""
-    study = harness(trials=4, recipe={"image_size": [16, 8], "loss": "own", "mixing": "none", "sampler": "shuffle"})
+    study = harness(trials=8, recipe={"image_size": [16, 8], "loss": "own", "mixing": "none", "sampler": "shuffle"})
     study.opened.study.enqueue_trial({"image_size": 16})
     small = model_size(recipe_from({"backbone": "linear", "image_size": 8}), 3, study.file.space.extensions).parameters
     study.file = replace(study.file, model_limits=ModelLimits(parameters=small))
     study.work()
-    assert [place.state for place in study.places] == ["complete"] * 4
+    assert [place.state for place in study.places] == ["complete"] * 8
     trained = [trial for trial in study.trials if "best_epoch" in trial.user_attrs]
     assert {trial.params["image_size"] for trial in trained} == {8}
     reason = "limits: linear at 16 px has 2,307 parameters, and [limits] parameters is 579"
