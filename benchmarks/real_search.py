@@ -189,9 +189,9 @@ def print_searches(rows: Sequence[dict[str, Any]]) -> None:
     for images in dict.fromkeys(each["images"] for each in rows):
         by = {(each["method"], each["seed"]): each for each in rows if each["images"] == images}
         for method in METHODS:
-            found = {seed: row for (name, seed), row in by.items() if name == method}
+            found = {seed: row for (name, seed), row in by.items() if name == method and (STOCK, seed) in by}
             pairs = [(row, by["hpo", seed]) for seed, row in found.items() if ("hpo", seed) in by]
-            stock = [(row, by[STOCK, seed]) for seed, row in found.items() if (STOCK, seed) in by]
+            stock = [(row, by[STOCK, seed]) for seed, row in found.items()]
             if not pairs:
                 continue
             shares = [reached(row["gains"], other["gains"][-1][1]) / other["gains"][-1][0] for row, other in stock]
