@@ -191,10 +191,10 @@ def print_searches(rows: Sequence[dict[str, Any]]) -> None:
         for method in METHODS:
             found = {seed: row for (name, seed), row in by.items() if name == method and (STOCK, seed) in by}
             pairs = [(row, by["hpo", seed]) for seed, row in found.items() if ("hpo", seed) in by]
-            stock = [(row, by[STOCK, seed]) for seed, row in found.items()]
             if not pairs:
                 continue
-            shares = [reached(row["gains"], other["gains"][-1][1]) / other["gains"][-1][0] for row, other in stock]
+            best = {seed: by[STOCK, seed]["gains"][-1] for seed in found}  # when stock Optuna had it, and which
+            shares = [reached(row["gains"], best[seed][1]) / best[seed][0] for seed, row in found.items()]
             print(
                 f"| {images} | {method} | {mean([row['valid'] for row in found.values()])} |"
                 f" {mean([row['test'] for row in found.values()])} |"

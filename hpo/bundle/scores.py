@@ -10,6 +10,7 @@ from rich.cells import cell_len, set_cell_size
 
 from trainer.calibration import expected_calibration_error
 from trainer.objective_metric import MACRO_F1, Metric
+from trainer.quality.checks import TEST_MORE
 from trainer.scoring import Classified, metrics_of, value_interval
 from trainer.uncertainty import WIDEST, score_intervals, tells_little
 from trainer.wording import counted
@@ -108,7 +109,7 @@ def doubt(found: Mapping[str, Any]) -> str | None:
         return None
     return (
         f"these images are too few to tell good recipes apart (a macro-F1 is known to more than ± {WIDEST}):"
-        " `hpo nested STUDY` tests on all images in turn; or hold out more ([data] test)"
+        f" {TEST_MORE}"
     )
 
 

@@ -33,6 +33,8 @@ LONG = 3  # an image so many times as long as wide is deformed where it is stret
 OUTLYING = 5  # an image whose side is so many times the median, or so many times less, is an outlier
 ONE_SIZE_SHARE = 0.95  # where so large a share of the images has one size, each other size is named
 PASSED_OVER = "no image by its ending, or in no class folder"
+NESTED = "`hpo nested STUDY` tests on all images in turn"
+TEST_MORE = f"{NESTED}; or hold out more ([data] test)"  # where the images held out are too few
 
 
 @dataclass(frozen=True)
@@ -140,7 +142,7 @@ def small_test(index: Index, sides: Split) -> Finding:
     """Whether the images held out are so few that a score on them tells little, whatever model it is of."""
     held_out = sides.test
     if not len(held_out):
-        return Finding("test split", "ok", "no image is held out", "`hpo nested STUDY` tests on all images in turn")
+        return Finding("test split", "ok", "no image is held out", NESTED)
     groups = index.groups_with_copies[held_out]
     half = expected_half_width(index.labels[held_out], groups)
     count = len(np.unique(groups))
@@ -150,8 +152,7 @@ def small_test(index: Index, sides: Split) -> Finding:
         return Finding("test split", "ok", line)
     needed = f"about {math.ceil(len(held_out) * (half / WIDEST) ** 2):,} are needed for ± {WIDEST}"
     return Finding(
-        "test split", "warning", f"{line}, too little to tell good recipes apart; {needed}",
-        "`hpo nested STUDY` tests on all images in turn; or hold out more ([data] test)",
+        "test split", "warning", f"{line}, too little to tell good recipes apart; {needed}", TEST_MORE
     )  # fmt: skip
 
 
