@@ -9,7 +9,7 @@ from optuna.trial import TrialState
 
 from hpo.study.ranking import counts, find_best
 from storage.keys import BEST_EPOCH_KEY, METRICS_KEY, ORIGIN_KEY
-from trainer.objective_metric import MACRO_F1
+from trainer.wording import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -37,7 +37,7 @@ class LastGain:
     score: float
     noise: float | None
     trainings: int
-    metric: Metric = MACRO_F1
+    metric: Metric
 
     def is_beaten_by(self, score: float) -> bool:
         """Whether a score is better by more than the noise."""
@@ -49,7 +49,7 @@ class LastGain:
         return {**value, "noise": self.noise, "trainings": self.trainings}
 
 
-def last_gain(trials: Iterable[FrozenTrial], space: Space, metric: Metric = MACRO_F1) -> LastGain | None:
+def last_gain(trials: Iterable[FrozenTrial], space: Space, metric: Metric) -> LastGain | None:
     """Find the last gain of a study; None before its first complete trial.
 
     A trial gains where it exceeds the last one that did by more than that one's standard error. What was taken over
@@ -67,7 +67,7 @@ def last_gain(trials: Iterable[FrozenTrial], space: Space, metric: Metric = MACR
 
 
 def check_rules(
-    trials: Sequence[FrozenTrial], space: Space, rules: StopRules, metric: Metric = MACRO_F1
+    trials: Sequence[FrozenTrial], space: Space, rules: StopRules, metric: Metric
 ) -> tuple[str | None, LastGain | None]:
     """Why no further trial of a study is to begin, as one clause, and its last gain.
 
@@ -81,9 +81,11 @@ def check_rules(
             return f"{reached}, and [budget] target is {rules.target:g}", gain
     if rules.patience is not None and gain and gain.trainings >= rules.patience:
         noise = "" if gain.noise is None else f" beyond the noise of {gain.noise:.4f}"
+        since = f"since trial {gain.trial} ({metric.text(gain.score)})"
+        has = "has" if gain.trainings == 1 else "have"
         reason = (
-            f"{gain.trainings} full trainings since trial {gain.trial} ({metric.text(gain.score)}) have brought no gain"
-            f"{noise}, and [budget] patience is {rules.patience}"
+            f"{counted(gain.trainings, 'full training')} {since} {has} brought no gain{noise}, and [budget] patience is"
+            f" {rules.patience}"
         )
         return reason, gain
     return None, gain

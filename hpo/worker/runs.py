@@ -165,7 +165,8 @@ class Runs:
         rules = self._file.stop_rules
         if rules == StopRules():
             return None
-        return check_rules(self._study.get_trials(deepcopy=False), self._file.space, rules)[0]
+        trials = self._study.get_trials(deepcopy=False)
+        return check_rules(trials, self._file.space, rules, self._opened.metric)[0]
 
     def complete(self, run: Run, value: float) -> None:
         """Tell the value of a run.

@@ -25,6 +25,7 @@ from hpo.study.status import take_snapshot
 from hpo.study.status_table import render
 from hpo.study.study_list import list_studies
 from hpo.supervision.messages import message_of
+from storage.budget import StopRules
 from storage.keys import METRICS_KEY
 from tests.integration.conftest import lines_of
 from trainer.objective_metric import metric_of
@@ -113,6 +114,14 @@ def test_the_lowest_log_loss_wins_and_is_shown_everywhere(searched, tmp_path, ca
     assert run_predict(options_of(searched, *words)) == 0
     assert f"log-loss {test['log_loss']:.4f}" in capsys.readouterr().out
     assert f"{test['log_loss']:.4f}</strong>" in make_report(opened, NOW).html
+
+
+def test_a_search_by_log_loss_ends_at_its_target(harness):
+    """Workers begin no further trial once the log-loss of one is at most the target."""
+    study = harness(more='metric = "log_loss"', trials=2, recipe={**RATES, "epochs": 1})
+    study.file = replace(study.file, stop_rules=StopRules(target=100.0))
+    study.work()
+    assert len(study.places) == 1
 
 
 def test_a_metric_that_does_not_fit_the_images_begins_nothing(harness):

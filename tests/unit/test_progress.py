@@ -23,6 +23,7 @@ from hpo.worker.time_limit import TimeLimit
 from storage.budget import Limits, StopRules, Used
 from storage.rungs import RungCount
 from storage.study_rows import PlaceRow, WorkerRow
+from trainer.objective_metric import MACRO_F1
 from trainer.recipe import Recipe
 from trainer.wording import counted
 
@@ -130,7 +131,7 @@ def test_what_ends_a_search_before_its_budget_is_shown():
     stands = replace(
         snapshot(place(0, "complete")),
         stop_rules=rules,
-        gain=LastGain(0, 0.9, 0.01, 3),
+        gain=LastGain(0, 0.9, 0.01, 3, MACRO_F1),
         reason_to_end="enough is found",
     )
     table = printed(render(stands))
