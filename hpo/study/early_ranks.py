@@ -131,16 +131,18 @@ def early_ranks(trials: Sequence[FrozenTrial], rungs: Sequence[int], metric: Met
         return None
     later = successors_of(trials)
     last_runs = [trial for trial in trials if trial.number not in later and trial.intermediate_values]
-    ends = [_best_until(trial, math.inf) for trial in controls]
-    found, paused = [], set[int]()
+    found, paused = [], dict[int, float]()  # number of a control -> the highest score that it has reached
     for epoch in rungs:
-        scores = [_best_until(trial, epoch) for trial in controls]
-        come = sorted(_best_until(trial, epoch) for trial in last_runs if (trial.last_step or 0) >= epoch)
+        scores = {trial.number: _best_until(trial, epoch) for trial in controls if _has_come_to(trial, epoch)}
+        if not scores:
+            continue
+        ends = {trial.number: _best_until(trial, math.inf) for trial in controls if trial.number in scores}
+        come = sorted(_best_until(trial, epoch) for trial in last_runs if _has_come_to(trial, epoch))
         half = come[-max(1, len(come) // ETA)]
-        paused |= {number for number, score in enumerate(scores) if score < half}
-        if len(controls) >= FEWEST_TRIALS and (rank := rung_ranks(epoch, scores, ends)):
+        paused |= {number: ends[number] for number, score in scores.items() if score < half}
+        if len(scores) >= FEWEST_TRIALS and (rank := rung_ranks(epoch, list(scores.values()), list(ends.values()))):
             found.append(rank)
-    best_paused = max((ends[number] for number in paused), default=None)
+    best_paused = max(paused.values(), default=None)
     best = max(_best_until(trial, math.inf) for trial in last_runs)
     return EarlyRanks(len(controls), found, len(paused), best_paused, best, metric)
 
@@ -161,6 +163,12 @@ def rung_ranks(epoch: int, scores: Sequence[float], ends: Sequence[float]) -> Ru
     room = NORMAL_95 * math.sqrt((1 + inside**2 / 2) / (len(scores) - 3))
     low, high = (math.tanh(math.atanh(inside) + side * room) for side in (-1, 1))
     return RungRanks(epoch, correlation, low, high)
+
+
+def _has_come_to(trial: FrozenTrial, epoch: int) -> bool:
+    """Whether a trial was, or would have been, compared after an epoch: not where that was the last one of its own."""
+    last = trial.last_step or 0
+    return last > epoch or (last == epoch and trial.state is not TrialState.COMPLETE)
 
 
 def _best_until(trial: FrozenTrial, epoch: float) -> float:

@@ -51,11 +51,12 @@ class RungPruner(BasePruner):
     """
 
     def __init__(self, epochs: int, reach: Callable[[int, int, float], bool]) -> None:
-        self._rungs, self._reach = rung_epochs(epochs), reach
+        self._epochs, self._rungs, self._reach = epochs, rung_epochs(epochs), reach
 
     def compares(self, trial: optuna.Trial | FrozenTrial, epoch: int) -> bool:
-        """Whether a trial is compared with others after an epoch, and may be paused then."""
-        return epoch in self._rungs and trial.user_attrs.keys().isdisjoint((DEFAULT_KEY, CONTROL_KEY))
+        """Whether a trial is compared with others after an epoch, and may be paused then; never after its last."""
+        last = trial.params.get("epochs", self._epochs)
+        return epoch in self._rungs and epoch < last and trial.user_attrs.keys().isdisjoint((DEFAULT_KEY, CONTROL_KEY))
 
     def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:  # noqa: ARG002 - Optuna's signature
         """Whether the trial has come to a rung and does not go on."""

@@ -93,3 +93,12 @@ def test_ranks_that_mislead_are_warned_of():
         " 1.00)."
     )
     assert str(RungRanks(3, 0.5, -0.25, 0.9)) == "0.50 after epoch 3 (95 %: -0.25 to 0.90)"
+
+
+def test_a_control_of_few_epochs_says_nothing_of_later_rungs():
+    """Where epochs are searched, a trial counts at the rungs alone that lie before its own last epoch."""
+    assert early_ranks(study([0.1, 0.5], control=(0,)), (2, 4)) == EarlyRanks(1, [], 0, None, 0.5)
+    short, long = [0.1, 0.2], [[0.5, 0.6 + end, 0.6 + end] for end in (0.1, 0.2, 0.3, 0.4)]
+    told = early_ranks(study(short, *long, control=range(5)), (1, 2))
+    assert [rung.epoch for rung in told.rungs] == [1]
+    assert told.paused == 3

@@ -159,6 +159,17 @@ def test_trials_are_compared_at_rungs_by_their_best_epoch():
     assert reached == [(0, 2, 0.5), (0, 4, 0.6)]
 
 
+def test_a_trial_of_fewer_epochs_is_not_paused_at_its_end():
+    """Where epochs are searched, a trial that has done all of its own is compared with nobody, also at a rung."""
+    pruner = RungPruner(10, lambda *_: False)
+    study = optuna.create_study(direction="maximize", pruner=pruner)
+    for epochs, compared in ((4, [2]), (10, [2, 4])):
+        study.enqueue_trial({"epochs": epochs})
+        trial = study.ask()
+        trial.suggest_categorical("epochs", [4, 10])
+        assert [epoch for epoch in range(1, 11) if pruner.compares(trial, epoch)] == compared
+
+
 @pytest.mark.parametrize(
     ("reached", "paused", "while_trials_come", "closing"),
     [
