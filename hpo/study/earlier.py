@@ -138,7 +138,7 @@ def learn(study: optuna.Study, study_file: StudyFile, classes: int) -> list[str]
         classes: of its images.
 
     Returns:
-        a line for each study that was read now, and one where the sampler does not learn from them.
+        a line for each study that was read now or has no result yet, and one where the sampler does not learn from it.
     """
     if not study_file.learn_from:
         return []
@@ -156,10 +156,18 @@ def learn(study: optuna.Study, study_file: StudyFile, classes: int) -> list[str]
         storage.set_study_system_attr(study_id, EARLIER_KEY, written)
     for each in (*known, *new):
         queue_new(study, _first_recipes(each, study_file.space), study_file.space)
-    lines = [each.line() for each in new]
+    lines = [each.line() for each in new] + _without_result(study_file, {each.name for each in (*known, *new)})
     if new and study_file.sampler != "forest":
         lines.append(f'sampler = "{study_file.sampler}" takes no more from them; "forest" learns from all that fit')
     return lines
+
+
+def _without_result(study_file: StudyFile, read: set[str]) -> list[str]:
+    """A line for each earlier study that a study file names and that was not read, as it has no result yet."""
+    later = "yet; it is read at the next `hpo search` that finds one"
+    if study_file.learn_from == EVERY:
+        return [] if read else [f'learn_from = "all": no other study of this storage has a result {later}']
+    return [f'from the earlier study "{name}": no result {later}' for name in study_file.learn_from if name not in read]
 
 
 def earlier_studies(study_file: StudyFile, storage: BaseStorage, study_id: int) -> list[EarlierStudy]:

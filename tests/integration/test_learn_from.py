@@ -193,6 +193,17 @@ def test_all_means_the_studies_that_are_there_when_the_search_begins(earlier):
     assert earlier.begin(file) == []
 
 
+def test_an_earlier_study_without_a_result_is_said(earlier):
+    """A study that has no result yet is named each time until it has one, be it by its name or among all."""
+    none = "yet; it is read at the next `hpo search` that finds one"
+    waits = earlier.file(("first",))
+    for _ in range(2):
+        assert earlier.begin(waits) == [f'from the earlier study "first": no result {none}']
+    delete_study(earlier.opened[0])
+    every = replace(earlier.file("all"), name="last")
+    assert earlier.begin(every) == [f'learn_from = "all": no other study of this storage has a result {none}']
+
+
 def test_few_trials_are_not_spent_on_earlier_recipes(earlier):
     """At most a quarter of the budget is given to the recipes of others, and none to one that was tried already."""
     file = earlier.file()
