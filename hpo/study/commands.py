@@ -54,6 +54,7 @@ def run_try(options: argparse.Namespace) -> int:
     """`hpo try`: recipes of one's own, before any that the sampler proposes."""
     from optuna.trial import TrialState
 
+    from hpo.study.interruptions import pauses
     from hpo.study.model_limits import check_of
     from hpo.study.queued import queue_recipe, read_own_recipe, show_own
     from hpo.study.settings import space_of
@@ -76,8 +77,9 @@ def run_try(options: argparse.Namespace) -> int:
                 print(f"{path}: queued as trial {trial.number}: {show_own(recipe, space)}")
             else:
                 value = "" if trial.value is None else f", {metric.title} {metric.text(trial.value)}"
-                stands = f"{trial.state.name.lower()}{value}"
-                print(f"{path}: trial {trial.number} has this recipe ({stands}); it is not queued again")
+                paused = pauses([trial], opened.rows.read().places, opened.file.pruner).get(trial.number)
+                stands = paused or f"is {trial.state.name.lower()}{value}"
+                print(f"{path}: trial {trial.number} has this recipe, and {stands}; it is not queued again")
         if waits:
             print("\n".join(queue_lines(take_snapshot(opened), options.study)))
     return EXIT_DONE

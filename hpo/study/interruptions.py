@@ -66,12 +66,13 @@ def failed_trials(trials: Sequence[FrozenTrial], places: Sequence[PlaceRow]) -> 
     return found
 
 
-def pauses(trials: Sequence[FrozenTrial], places: Sequence[PlaceRow]) -> dict[int, str]:
+def pauses(trials: Sequence[FrozenTrial], places: Sequence[PlaceRow], pruner: str) -> dict[int, str]:
     """What has become of each trial that is paused, or was and has gone on, by number.
 
     Args:
         trials: all of a study.
         places: all of its budget.
+        pruner: that its file names by now.
     """
     successors = successors_of(trials)
     gone_on = {
@@ -79,8 +80,11 @@ def pauses(trials: Sequence[FrozenTrial], places: Sequence[PlaceRow]) -> dict[in
         for trial in trials
         if trial.number in successors and trial.state is TrialState.PRUNED
     }
+    then = "goes on if it comes among the best half"
+    if pruner != "asha":
+        then = f'pruner = "{pruner}" does not let it go on, "asha" does'
     paused = {
-        place.trial: f"is paused after epoch {place.paused_after}; goes on if it comes among the best half"
+        place.trial: f"is paused after epoch {place.paused_after}; {then}"
         for place in places
         if place.state == "paused" and place.trial is not None
     }

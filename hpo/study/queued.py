@@ -49,7 +49,7 @@ def queue_recipe(study: optuna.Study, recipe: Recipe, space: Space, by: str) -> 
 
     To be called by one process at a time; `by` says who has queued it.
     """
-    for trial in trials_of(recipe, study, space):
+    for trial in reversed(trials_of(recipe, study, space)):  # the last one goes on with those before it
         if trial.state is not TrialState.FAIL:
             return trial, False
     study.enqueue_trial(parameters_of(recipe, space), user_attrs={QUEUED_KEY: by})
@@ -84,11 +84,15 @@ def read_tries(tables: Any, space: Space, problems: list[str]) -> tuple[Recipe, 
 def read_own_recipe(path: Path, space: Space) -> Recipe:
     """Read a TOML file with those fields of a recipe that differ from the default one; a complete recipe will do, too.
 
+    They may stand in a table [recipe], as the report and the notes of the dashboard show a recipe.
+
     Raises:
         HpoError: it cannot be read, or has mistakes; all of them are named.
     """
     try:
-        return recipe_near_default(tomllib.loads(path.read_text(encoding="utf-8")), space)
+        fields = tomllib.loads(path.read_text(encoding="utf-8"))
+        in_table = fields.keys() == {"recipe"} and isinstance(fields["recipe"], dict)
+        return recipe_near_default(fields["recipe"] if in_table else fields, space)
     except (OSError, UnicodeDecodeError) as error:
         why = (error.strerror or str(error)) if isinstance(error, OSError) else "it is not UTF-8"
         raise HpoError(f"try: {path} cannot be read: {why}") from None

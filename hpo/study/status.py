@@ -303,7 +303,7 @@ def take_snapshot(opened: OpenStudy) -> Snapshot:
         stop_rules=study_file.stop_rules,
         reason_to_end=reason,
         gain=gain,
-        paused=pauses(trials, state.places),
+        paused=pauses(trials, state.places, study_file.pruner),
         rungs=state.rungs if study_file.pruner == "asha" else (),
         expected=expected_gain(state.places, state.used, study_file.limits, trial, metric),
         early=_early_ranks(trials, space, metric) if study_file.pruner == "asha" else None,

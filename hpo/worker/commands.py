@@ -110,5 +110,5 @@ def run_logs(options: argparse.Namespace) -> int:
     if (same := trial.user_attrs.get(SAME_RECIPE_KEY)) is not None:
         why = f": its recipe is that of trial {same}, whose result it was given"
     state = "failed" if failed else f"is {trial.state.name.lower()}"
-    print(f"trial {trial.number} {pauses(trials, places).get(trial.number, state)}{why}")
+    print(f"trial {trial.number} {pauses(trials, places, opened.file.pruner).get(trial.number, state)}{why}")
     return EXIT_DONE

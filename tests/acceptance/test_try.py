@@ -42,7 +42,7 @@ def test_own_recipes_are_tried_first(hpo, tmp_path, photos, database):
     assert "mine.toml: queued as trial 2: learning_rate = 0.005" in lines
     assert lines.endswith("no worker is at work: `hpo search study.toml` tries what is queued")
     assert (
-        "mine.toml: trial 2 has this recipe (waiting); it is not queued again"
+        "mine.toml: trial 2 has this recipe, and is waiting; it is not queued again"
         in run("try", "study.toml", "mine.toml")[1]
     )
     code, lines = run("search", "study.toml", "--workers", "1")
@@ -51,7 +51,7 @@ def test_own_recipes_are_tried_first(hpo, tmp_path, photos, database):
     assert "its recipe was queued by hpo try mine.toml" in run("logs", "study.toml", "2")[1]
     assert "its recipe was queued by the study file" in run("logs", "study.toml", "0")[1]
     assert run("try", "study.toml", "mine.toml")[1].endswith("it is not queued again")
-    mine.write_text("learning_rate = 0.006\n")
+    mine.write_text("[recipe]    # as a report shows it\nlearning_rate = 0.006\n")
     assert (
         "the budget is used up: raise [budget], and `hpo search study.toml` tries what is queued"
         in run("try", "study.toml", "mine.toml")[1]
@@ -65,7 +65,7 @@ def test_own_recipes_are_tried_first(hpo, tmp_path, photos, database):
         (b"\xff\xfe", "cannot be read: it is not UTF-8"),
         (b"learning_rate = ", "is no TOML"),
         (b"a = " + b"[" * 100_000, "is nested too deeply"),
-        (b"[recipe]\nlearning_rate = 0.002", "recipe: there is no such key"),
+        (b"[recipes]\nlearning_rate = 0.002", "recipes: there is no such key"),
     ],
 )
 def test_a_file_that_is_no_recipe_is_one_line(hpo, tmp_path, photos, database, content, complaint):

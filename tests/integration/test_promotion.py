@@ -227,12 +227,14 @@ def test_a_search_by_halves_is_told_as_it_is(searched):
     surplus = take_inventory(limited, 20).surplus  # as `hpo prune-artifacts` does
     assert len(surplus) == len(paused) - 1
     assert all("which is paused: its checkpoint is removed: those of the trials" in one.why for one in surplus)
-    told = pauses(halved.trials, halved.places)
+    told = pauses(halved.trials, halved.places, "asha")
     for place in paused:
         assert (
             told[place.trial] == f"is paused after epoch {place.paused_after}; goes on if it comes among the best half"
         )
         assert lines_of(halved, place.trial)[-1].startswith(f"paused after epoch {place.paused_after}: number ")
+    otherwise = pauses(halved.trials, halved.places, "median")[paused[0].trial]
+    assert otherwise.endswith('; pruner = "median" does not let it go on, "asha" does')
 
 
 def test_each_recipe_is_one_result_however_often_it_was_paused(searched):
@@ -240,7 +242,7 @@ def test_each_recipe_is_one_result_however_often_it_was_paused(searched):
     halved, _ = searched
     later = {trial.user_attrs["repeats"]: trial.number for trial in halved.trials if "repeats" in trial.user_attrs}
     assert later
-    told = pauses(halved.trials, halved.places)
+    told = pauses(halved.trials, halved.places, "asha")
     assert all(told[number] == f"was paused, and has gone on as trial {after}" for number, after in later.items())
     results = read_results(halved.opened, datetime.now(UTC))
     states = {place.trial: place.state for place in halved.places}
@@ -273,7 +275,7 @@ def test_more_budget_lets_paused_trials_go_on(harness):
 
 def test_controls_are_trained_to_their_end_and_count_at_no_rung(harness):
     """A trial of control_share is not paused, whatever its rank, and the log says why; the status tells of them."""
-    more = 'sampler = "random"\ncontrol_share = 0.99'
+    more = 'sampler = "random"\ncontrol_share = 1'
     study = harness(ScriptedLoss({}), more=more, pruner="asha", recipe=RECIPE, trials=5)
     study.work()
     assert [place.state for place in study.places] == ["complete"] * 5
