@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from trainer.recipe import DEFAULTS, is_used
+from trainer.recipe import DEFAULTS, RULES, is_used
 from trainer.space import Choice, Range
 
 if TYPE_CHECKING:
@@ -36,8 +37,30 @@ def digest_of(parameters: Mapping[str, Any], space: Space) -> str:
 
 
 def is_finite(space: Space) -> bool:
-    """Whether a space holds a finite number of recipes: no fractions are searched, in fields that a recipe can use."""
-    return not any(_is_continuous(name, entry) and space.can_use(name) for name, entry in space.fields.items())
+    """Whether a space holds a finite number of recipes."""
+    return not endless_fields(space)
+
+
+def endless_fields(space: Space) -> list[str]:
+    """The fields that a recipe can use and of which any number of values are searched: ranges of fractions."""
+    return [name for name, entry in space.fields.items() if _is_continuous(name, entry) and space.can_use(name)]
+
+
+def count_recipes(space: Space) -> int:
+    """How many recipes a finite space holds, without a look at each."""
+    asked = {rule.only_if[0] for rule in RULES.values() if rule.only_if}
+    counts = Counter[tuple[tuple[str, Any], ...]]({(): 1})  # by the values of the fields that conditions ask for
+    for name, entry in space.fields.items():
+        grown = Counter[tuple[tuple[str, Any], ...]]()
+        for known, count in counts.items():
+            used = is_used(name, dict(known))
+            if name in asked:
+                for value in space.values(name) if used else (DEFAULTS[name],):
+                    grown[*known, (name, value)] += count
+            else:
+                grown[known] += count * (_value_count(entry) if used else 1)
+        counts = grown
+    return counts.total()
 
 
 def recipes(space: Space, rng: random.Random, given: Mapping[str, Any] | None = None) -> Iterator[dict[str, Any]]:
@@ -87,6 +110,17 @@ def _options(name: str, entry: Choice | Range, rng: random.Random) -> Iterable[A
     low, count = int(entry.low), int(entry.high) - int(entry.low) + 1
     first = rng.randrange(count)  # a range may be too long to be shuffled
     return (low + (first + offset) % count for offset in range(count))
+
+
+def _value_count(entry: Any) -> int:
+    """How many values an entry allows that is no range of fractions."""
+    match entry:
+        case Choice(values):
+            return len(values)
+        case Range(low, high):
+            return int(high - low) + 1
+        case _:
+            return 1
 
 
 def _fractions(entry: Range, rng: random.Random) -> Iterator[float]:

@@ -49,7 +49,7 @@ def make_sampler(study_file: StudyFile, place: int, forest: TrialForest) -> Base
     seed = int(np.random.SeedSequence((study_file.seed, place)).generate_state(1)[0])
     if study_file.sampler == "forest":
         return ForestSampler(forest, seed)
-    if study_file.sampler == "random":
+    if study_file.sampler in ("random", "grid"):  # of a grid, which no recipe leaves twice, all is drawn in the end
         return optuna.samplers.RandomSampler(seed)
     with warnings.catch_warnings():
         # `group` samples the fields of a condition jointly where they occur; Optuna calls it experimental.

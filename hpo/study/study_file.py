@@ -24,6 +24,7 @@ from storage.budget import Limits, StopRules
 from storage.database import parse_url
 from storage.errors import StorageError
 from storage.private_folder import make_private
+from trainer.enumeration import count_recipes, endless_fields
 from trainer.errors import RecipeError
 from trainer.objective_metric import MACRO_F1
 from trainer.recipe import nearest
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
     from trainer.recipe import Recipe
 
 PRUNERS = ("asha", "median", "hyperband", "none")
-SAMPLERS = ("forest", "tpe", "random")
+SAMPLERS = ("forest", "tpe", "random", "grid")
 DEFAULT_TRIALS = 100
 FOLDER_BYTES = 200  # of a folder's name; no file system takes more than 255
 
@@ -240,7 +241,7 @@ def read_study_file(path: Path, extensions: Extensions | None = None) -> StudyFi
         except StorageError as error:
             problems.append(f"study.{error}")
     keep_weights = study.number("keep_weights", whole=True, low=1, high=10_000_000)
-    control_share = study.share("control_share", StudyFile.control_share)
+    control_share = study.number("control_share", low=0, high=1)
     checkpoints_gb = study.number("checkpoints_gb", low=0, high=1e6)
     weights = study.text("weights")
     if weights is not None and not (path.parent / weights).exists():
@@ -287,8 +288,6 @@ def read_study_file(path: Path, extensions: Extensions | None = None) -> StudyFi
         hours=budget.number("hours", low=1e-6, high=1e6),
         gpu_hours=budget.number("gpu_hours", low=1e-6, high=1e9),
     )
-    if limits == Limits():
-        limits = Limits(trials=DEFAULT_TRIALS)
     patience = budget.number("patience", whole=True, low=1, high=10_000_000)
     stop_rules = StopRules(
         target=budget.number("target", low=1e-6, high=1 if metric.maximised else 1e6),
@@ -305,6 +304,11 @@ def read_study_file(path: Path, extensions: Extensions | None = None) -> StudyFi
         wrong = error.problems
     else:
         tries = read_tries(tables.get("try", []), space, problems)
+        if sampler == "grid" and (endless := endless_fields(space)):
+            fields = ", ".join(endless)
+            problems.append(f'study.sampler: "grid" tries every recipe: give [recipe] a list or a value for {fields}')
+        elif limits == Limits():
+            limits = Limits(trials=count_recipes(space) if sampler == "grid" else DEFAULT_TRIALS)
     if (problems or wrong) and "backbone" in tables["recipe"]:
         from trainer.model.feasibility import backbone_problems_beside  # models take seconds: only beside mistakes
 
@@ -331,7 +335,7 @@ def read_study_file(path: Path, extensions: Extensions | None = None) -> StudyFi
         storage=storage,
         artifacts=artifacts,
         keep_weights=StudyFile.keep_weights if keep_weights is None else int(keep_weights),
-        control_share=control_share,
+        control_share=StudyFile.control_share if control_share is None else control_share,
         checkpoints_gb=StudyFile.checkpoints_gb if checkpoints_gb is None else checkpoints_gb,
         hang_minutes=hang_minutes,
         stop_rules=stop_rules,

@@ -22,6 +22,7 @@ from hpo.supervision.supervisor import supervise
 from hpo.units import duration, show_bytes
 from storage.keys import END_STATES, METRICS_KEY, ORIGIN_KEY
 from trainer.augmentation.random_resized_crop import NAME
+from trainer.enumeration import count_recipes
 from trainer.errors import DataError
 from trainer.objective_metric import MACRO_F1
 from trainer.quality.checks import PASSED_OVER, small_test, tiny_classes
@@ -82,6 +83,8 @@ def prepare(study_file: StudyFile, progress: Progress, study: optuna.Study | Non
     )
     for line in _lines_on(data, study_file):
         progress.say(line)
+    if study_file.sampler == "grid":
+        progress.say(f"the grid has {counted(count_recipes(space), 'recipe')}, which are tried in random order")
     refuse_undefined(study_file.metric, data, study_file.path)
     check_backbones(space, len(data.index.classes), study_file.weights)
     models = check_of(study_file.model_limits, space, len(data.index.classes))

@@ -114,7 +114,7 @@ class WorkerHarness:
     def __init__(self, folder, url, own_loss, more="", recipe=None, trials=2, retries=1, name="colours", pruner="none"):
         tables = tomllib.loads(STUDY.replace("[study]", f"[study]\n{more}"))
         tables["study"] |= {"name": name, "retries": retries, "pruner": pruner}
-        tables["budget"]["trials"] = trials
+        tables["budget"] = {} if trials is None else {"trials": trials}
         tables["recipe"] |= recipe or {}
         (folder / "study.toml").write_text(tomli_w.dumps(tables))
         self.own_loss = own_loss

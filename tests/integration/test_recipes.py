@@ -20,6 +20,7 @@ from hpo.study.ranking import best_trial, default_trial
 from hpo.study.status import take_snapshot
 from hpo.worker.recipes import Recipes
 from hpo.worker.runs import Runs
+from storage.budget import Limits
 from storage.requeue import requeue
 from tests.integration.conftest import lines_of
 from tests.support.waiting import paced, wait_until
@@ -52,6 +53,16 @@ def test_a_small_space_is_trained_once_and_its_budget_stays(harness):
     assert (snapshot.used.trials, snapshot.finished, snapshot.space_used_up) == (4, True, True)
     study.work("later")
     assert len(study.trials) == 4
+
+
+def test_a_grid_tries_every_recipe_once(harness):
+    """A grid without a limit has the budget of its recipes, each of which is trained once."""
+    study = harness(more='sampler = "grid"', trials=None, recipe=FIXED | FOUR)
+    assert study.file.limits == Limits(trials=4)
+    study.work()
+    trials = recipes_of(study.trials)
+    assert (len(trials), len(set(trials))) == (4, 4)
+    assert (take_snapshot(study.opened).finished, [place.state for place in study.places]) == (True, ["complete"] * 4)
 
 
 def test_a_fixed_recipe_is_trained_once(harness):

@@ -6,7 +6,7 @@ from itertools import islice
 import optuna
 import pytest
 
-from trainer.enumeration import digest_of, is_finite, recipes
+from trainer.enumeration import count_recipes, digest_of, is_finite, recipes
 from trainer.recipe import DEFAULTS
 from trainer.space import Space, suggest
 
@@ -48,6 +48,22 @@ def test_each_recipe_comes_once_and_none_is_missing():
     assert len(found) == 2 * 3 * (3 + 2 * 3 + 1)
     assert len(set(found)) == len(found)
     assert {digest_of(parameters, space) for parameters in asked(space, 2000)} == set(found)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        CONDITIONAL,
+        {"pretrained": [True, False], "freeze": [0.0, 0.5], "warmup": [0.0, 0.1], "schedule": ["cosine", "one_cycle"]},
+        {"augment": ["flip", "randaugment"], "randaugment_ops": {"low": 1, "high": 3}, "mixing": ["none", "both"]},
+        {"learning_rate": {"low": 1, "high": 1}, "loss": "focal", "focal_gamma": [1.0, 2.0], "ema": [True, False]},
+    ],
+)
+def test_recipes_are_counted_without_a_look_at_each(fields):
+    """The number of recipes of a finite space is that of those that are found one by one."""
+    space = space_of(**fields)
+    assert count_recipes(space) == len(list(recipes(space, random.Random(0))))
 
 
 def test_fields_that_a_recipe_does_not_use_make_no_other_recipe():

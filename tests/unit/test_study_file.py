@@ -190,6 +190,10 @@ def test_a_range_of_values_is_two_numbers(read, wrong):
         ('[data]\npath = "a"\n[[try]]\n[[try]]\nepochs = 3', "try 2: epochs: 3 is not in the search space"),
         ('[data]\npath = "a"\n[[try]]\nema = 1', "try 1: ema: 1 is not true or false"),
         ('[data]\npath = "a"\n[[try]]\n[[try]]\nema = false', "try 2: is the same recipe as try 1"),
+        (
+            '[data]\npath = "a"\n[study]\nsampler = "grid"\n[recipe]\nlearning_rate = [1e-3, 1e-4]',
+            'study.sampler: "grid" tries every recipe: give [recipe] a list or a value for weight_decay, focal_gamma, ',
+        ),
         ('[data]\npath = "a"\n[budget]\ntrials = 1\n[[try]]\n[[try]]\nema = true', "2 recipes are more than [budget]"),
         ('[data]\npath = "a"\n[recipe.loss]\nlow = 1', "recipe.loss: takes a value or a list, no range"),
     ],
