@@ -1,13 +1,13 @@
 """How good the recipe truly is that a search ends with: the best validation score, or what `hpo confirm` names.
 
-    python benchmarks/winner_simulation.py [--cases 500] [--recipes 100]
+    python benchmarks/winner_simulation.py [--cases 500] [--recipes 100] [--noise digits faces]
 
 The truth is drawn, so that the regret is known: the score of the truly best recipe, less that of the chosen one. A
 score is the recipe's true score, and what a fold does to all recipes, and what its images do to this recipe, and what
-the seed of the training does. The sizes of these are those of real trainings that were repeated: six recipes on four
-folds of 450 digits with two seeds each, scored on their fold and on 600 digits beside, where only the seed and
-the images to train make a difference. The folds are cut from the images that the search has chosen by: what these
-images do to a recipe stays the same, so that the luck of the search is partly in the folds, as in reality.
+the seed of the training does. The sizes of these are those of real trainings that `benchmarks/winner_noise.py` repeats:
+six recipes on four folds of 450 images with two seeds each. The folds are cut from the images that the search has
+chosen by: what these images do to a recipe stays the same, so that the luck of the search is partly in the folds, as in
+reality.
 
 Chosen is by the best validation score; by the sum of that and one more training of the best ten on the same split; and
 as `hpo confirm` does, by the decisions of `hpo.study.fold_comparison`, with K recipes on R folds, with other rules, and
@@ -24,6 +24,7 @@ the search, or the confirmed one where there is one.
 from __future__ import annotations
 
 import argparse
+import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -38,9 +39,20 @@ if TYPE_CHECKING:
 
 FOLDS = 4  # of one cross-validation; the search validates on a quarter of the images, too
 SHARE = 1 / (FOLDS - 1)
-SEED_SD, IMAGES_SD, FOLD_SD = 0.020, 0.018, 0.012  # of one training: by its seed, its images and its fold
 DEFAULT_RANKS = (0.3, 0.05)  # share of the recipes that are truly better than the default one
 SPREADS = (0.01, 0.03, 0.10)  # mean distance of a recipe from the best possible one
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Standard deviations of the macro-F1 of one training: by its seed, by its images, by its fold for all recipes."""
+
+    seed: float
+    images: float
+    fold: float
+
+
+NOISES = {"digits": Noise(0.020, 0.018, 0.012), "faces": Noise(0.021, 0.018, 0.030)}
 
 
 @dataclass(frozen=True)
@@ -56,6 +68,7 @@ class Case:
     default: int
     cells: NDArray[np.float64]
     sizes: NDArray[np.float64]
+    noise: Noise
 
 
 @dataclass(frozen=True)
@@ -100,13 +113,13 @@ WAYS = (
 )
 
 
-def draw(random: np.random.Generator, recipes: int, spread: float, rank: float) -> Case:
+def draw(random: np.random.Generator, noise: Noise, recipes: int, spread: float, rank: float) -> Case:
     """Draw a search."""
     true = 0.9 - random.exponential(spread, recipes)
     default = int(np.argsort(-true)[int(rank * recipes)])
-    cells = random.normal(0, IMAGES_SD * np.sqrt(FOLDS), (recipes, FOLDS, FOLDS))
-    seen = true + cells[:, 0].mean(axis=1) + random.normal(0, SEED_SD, recipes)
-    return Case(true, seen, default, cells, random.random(recipes))
+    cells = random.normal(0, noise.images * np.sqrt(FOLDS), (recipes, FOLDS, FOLDS))
+    seen = true + cells[:, 0].mean(axis=1) + random.normal(0, noise.seed, recipes)
+    return Case(true, seen, default, cells, random.random(recipes), noise)
 
 
 def confirmed(case: Case, random: np.random.Generator, way: Way) -> End:
@@ -115,12 +128,12 @@ def confirmed(case: Case, random: np.random.Generator, way: Way) -> End:
     chosen = best if case.default in best else [*best, case.default]
     cells = case.cells[chosen]
     if way.fresh:
-        cells[:, 0] = random.normal(0, IMAGES_SD * np.sqrt(FOLDS), cells[:, 0].shape)
-    folds = random.normal(0, FOLD_SD, way.repeats)
+        cells[:, 0] = random.normal(0, case.noise.images * np.sqrt(FOLDS), cells[:, 0].shape)
+    folds = random.normal(0, case.noise.fold, way.repeats)
     scores = np.empty((len(chosen), way.repeats))
     for fold in range(way.repeats):
         of_images = cells[:, :, fold % FOLDS].mean(axis=1)
-        scores[:, fold] = case.true[chosen] + of_images + folds[fold] + random.normal(0, SEED_SD, len(chosen))
+        scores[:, fold] = case.true[chosen] + of_images + folds[fold] + random.normal(0, case.noise.seed, len(chosen))
     candidates = [
         Candidate([(score,) for score in row], 1, case.sizes[number], is_default=number == case.default)
         for row, number in zip(scores, chosen, strict=True)
@@ -137,44 +150,45 @@ def confirmed(case: Case, random: np.random.Generator, way: Way) -> End:
 def once_more(case: Case, random: np.random.Generator) -> End:
     """The best of ten by the mean of the search's training and another one on the same split."""
     best = np.argsort(-case.seen)[:10]
-    again = case.true[best] + case.cells[best, 0].mean(axis=1) + random.normal(0, SEED_SD, 10)
+    again = case.true[best] + case.cells[best, 0].mean(axis=1) + random.normal(0, case.noise.seed, 10)
     return End(int(best[(case.seen[best] + again).argmax()]), 10)
 
 
 def by_score(case: Case, random: np.random.Generator, top: int, *, search_counts: bool) -> End:
     """The best of a few recipes by the mean of four folds, or by that and the score in the search, weighted."""
     best = np.argsort(-case.seen)[:top]
-    seed, images = SEED_SD**2, IMAGES_SD**2
+    seed, images = case.noise.seed**2, case.noise.images**2
     shared = images / FOLDS
     errors = np.array([[seed + images, shared], [shared, (seed + images) / FOLDS]])
     of_search, of_folds = np.linalg.solve(errors, np.ones(2)) if search_counts else (0.0, 1.0)
-    folds = case.true[best] + case.cells[best].mean(axis=(1, 2)) + random.normal(0, SEED_SD / np.sqrt(FOLDS), top)
+    folds = (
+        case.true[best] + case.cells[best].mean(axis=(1, 2)) + random.normal(0, case.noise.seed / np.sqrt(FOLDS), top)
+    )
     return End(int(best[(of_search * case.seen[best] + of_folds * folds).argmax()]), FOLDS * top)
 
 
 def simulate(options: argparse.Namespace) -> None:
-    """Print a table for each rank of the default recipe and spread of the recipes."""
-    for rank in DEFAULT_RANKS:
-        for spread in SPREADS:
-            random = np.random.default_rng(0)
-            cases = [draw(random, options.recipes, spread, rank) for _ in range(options.cases)]
-            print(f"\nmean distance from the best possible recipe {spread}, default recipe behind {100 * rank:.0f} %")
-            print(
-                "| chosen by | regret | worse than the default | more trainings | interval holds | score too high by |"
-            )
-            print("| --- | ---: | ---: | ---: | ---: | ---: |")
-            show("best validation score", cases, [End(int(case.seen.argmax())) for case in cases])
-            show("best of ten, once more", cases, [once_more(case, random) for case in cases])
-            for way in WAYS:
-                show(way.name, cases, [confirmed(case, random, way) for case in cases])
-            top = Way.top
-            ends = [by_score(case, random, top, search_counts=False) for case in cases]
-            show(f"best {top} on 4 folds: the highest mean", cases, ends)
-            ends = [by_score(case, random, top, search_counts=True) for case in cases]
-            show(f"best {top} on 4 folds: the highest sum with the search's score", cases, ends)
-            ends = [by_score(case, random, options.recipes, search_counts=True) for case in cases]
-            show("all recipes on 4 folds: the highest sum with the search's score", cases, ends)
-            show("the default recipe, always", cases, [End(case.default) for case in cases])
+    """Print a table for each noise, rank of the default recipe and spread of the recipes."""
+    for name, rank, spread in itertools.product(options.noise, DEFAULT_RANKS, SPREADS):
+        random = np.random.default_rng(0)
+        cases = [draw(random, NOISES[name], options.recipes, spread, rank) for _ in range(options.cases)]
+        print(
+            f"\n{name}, mean distance from the best possible recipe {spread}, default recipe behind {100 * rank:.0f} %"
+        )
+        print("| chosen by | regret | worse than the default | more trainings | interval holds | score too high by |")
+        print("| --- | ---: | ---: | ---: | ---: | ---: |")
+        show("best validation score", cases, [End(int(case.seen.argmax())) for case in cases])
+        show("best of ten, once more", cases, [once_more(case, random) for case in cases])
+        for way in WAYS:
+            show(way.name, cases, [confirmed(case, random, way) for case in cases])
+        top = Way.top
+        ends = [by_score(case, random, top, search_counts=False) for case in cases]
+        show(f"best {top} on 4 folds: the highest mean", cases, ends)
+        ends = [by_score(case, random, top, search_counts=True) for case in cases]
+        show(f"best {top} on 4 folds: the highest sum with the search's score", cases, ends)
+        ends = [by_score(case, random, options.recipes, search_counts=True) for case in cases]
+        show("all recipes on 4 folds: the highest sum with the search's score", cases, ends)
+        show("the default recipe, always", cases, [End(case.default) for case in cases])
 
 
 def show(name: str, cases: Sequence[Case], ends: Sequence[End]) -> None:
@@ -198,4 +212,5 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", type=int, default=500)
     parser.add_argument("--recipes", type=int, default=100)
+    parser.add_argument("--noise", nargs="+", choices=NOISES, default=list(NOISES))
     simulate(parser.parse_args())
