@@ -128,7 +128,13 @@ def test_a_model_of_ones_own_has_no_recipe():
 
 
 def test_models_without_weights_learn_at_a_rate_of_their_own():
-    """Where nothing is pretrained each family is tried by the recipe for that, and by none for weights."""
+    """Where nothing is pretrained each family is tried by the recipes for that, first without augmentation."""
     found = found_in(backbone=["test_resnet", "test_vit"], pretrained=False)
-    assert [recipe.backbone for recipe in found] == ["test_vit", "test_resnet"]
+    assert [(recipe.backbone, recipe.augment) for recipe in found] == [
+        ("test_vit", "none"),
+        ("test_vit", "light"),
+        ("test_resnet", "none"),
+        ("test_resnet", "light"),
+    ]
     assert {(recipe.optimizer, recipe.learning_rate) for recipe in found} == {("adamw", 3e-3)}
+    assert [recipe.augment for recipe in found_in(4, backbone="test_vit", pretrained=False)] == ["none"]
