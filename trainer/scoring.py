@@ -108,8 +108,16 @@ def metrics_of(metric: Metric, classified: Classified) -> dict[str, Any]:
     found = metrics.summary(
         classified.confusion, tuple(classified.classes), classified.labels, classified.probabilities
     )
+    return {**found, metric.name: _defined_value(metric, classified)}
+
+
+def _defined_value(metric: Metric, classified: Classified) -> float | None:
+    """The value of a metric; None where these images do not define it, or have none of the class that it judges."""
+    position = metric.position(classified.classes)
+    if position is not None and not classified.confusion[position].any():
+        return None
     value = value_of(metric, classified)
-    return {**found, metric.name: None if math.isnan(value) else value}
+    return None if math.isnan(value) else value
 
 
 def metrics_with_error_of(metric: Metric, classified: Classified) -> dict[str, Any]:
@@ -139,8 +147,8 @@ def value_interval(metric: Metric, classified: Classified, groups: NDArray[np.in
     Returns:
         None where the images do not define the metric.
     """
-    value = value_of(metric, classified)
-    if math.isnan(value):
+    value = _defined_value(metric, classified)
+    if value is None:
         return None
 
     def drawn(times: NDArray[np.int64]) -> float:

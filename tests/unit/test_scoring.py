@@ -11,7 +11,15 @@ from sklearn import metrics as reference
 
 from trainer.calibration import macro_f1_of
 from trainer.objective_metric import MACRO_F1, Metric, metric_of
-from trainer.scoring import class_score, metrics_with_error_of, most_probable, score_of, score_of_drawn, value_of
+from trainer.scoring import (
+    class_score,
+    metrics_with_error_of,
+    most_probable,
+    score_of,
+    score_of_drawn,
+    value_interval,
+    value_of,
+)
 
 pytestmark = pytest.mark.unit
 
@@ -103,6 +111,9 @@ def test_what_images_do_not_define_is_none():
         assert found[name] is None
         assert found["standard_error"] == {name: None}
         assert json.dumps(found, allow_nan=False)
+    of_b = metric_of("f1:b")  # which no image is, so that 0 would say nothing
+    assert metrics_with_error_of(of_b, classified)[of_b.name] is None
+    assert value_interval(of_b, classified, np.arange(5)) is None
 
 
 @pytest.mark.parametrize("name", ["log_loss", "f1:c1"])
