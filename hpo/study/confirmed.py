@@ -161,7 +161,7 @@ def confirmed(
         for trial in trials
         if (mark := mark_of(trial)) and (place := places.get(trial.number)) and place.state == "failed"
     }
-    not_needed = _not_needed(trials)
+    pruned = _pruned(trials)
     epochs = {number: int(searched[number].user_attrs.get(BEST_EPOCH_KEY) or 1) for number in plan.trials}
     comparison = _compare(plan, trials, failed, epochs)
     curves = curves_of(plan, trials)
@@ -176,8 +176,11 @@ def confirmed(
             if (place := places.get(trial.number))
         ]
         end = failed.get(number)
-        if end is None and (after is not None or number in not_needed):
-            end = f"probably worse than the best one after {counted(len(own), 'fold')}"
+        if end is None and after is not None:
+            end = f"probably worse than the best one after {counted(after, 'fold')}"
+        elif end is None and number in pruned:
+            place = places.get(pruned[number])
+            end = (place and place.reason) or "told pruned from outside"
         trial = searched[number]
         recipes.append(
             ConfirmedRecipe(
@@ -227,7 +230,7 @@ def _compare(
     plan: Plan, trials: Sequence[FrozenTrial], failed: Collection[int], epochs: Mapping[int, int]
 ) -> Comparison:
     curves = curves_of(plan, trials)
-    over = {*failed, *_not_needed(trials)}
+    over = {*failed, *_pruned(trials)}
     candidates = [
         Candidate(curves[number], epochs.get(number, 1), float(parameters), number in over, number == plan.default)
         for number, parameters in zip(plan.trials, plan.parameters, strict=True)
@@ -235,6 +238,13 @@ def _compare(
     return compare(candidates, plan.repeats, plan.test_share)
 
 
-def _not_needed(trials: Sequence[FrozenTrial]) -> set[int]:
-    """The trials of the search of whose recipes a training was ended since it is not needed, or its time was over."""
-    return {mark[0] for trial in trials if trial.state is TrialState.PRUNED and (mark := mark_of(trial))}
+def _pruned(trials: Sequence[FrozenTrial]) -> dict[int, int]:
+    """The trials of the search of whose recipes a training was ended since it is not needed, or its time was over.
+
+    Returns:
+        their numbers, with that of the first such training.
+    """
+    ended = [
+        (mark[0], trial.number) for trial in trials if trial.state is TrialState.PRUNED and (mark := mark_of(trial))
+    ]
+    return dict(reversed(ended))
