@@ -13,7 +13,8 @@ from optuna.trial import TrialState
 from hpo.bundle.decision import FEWEST_IMAGES
 from hpo.bundle.pseudo_labels import sure_labels
 from hpo.bundle.selection import Criterion, paired_scores
-from hpo.study.confirmation import data_of_fold, find_confirmation, fold_count, mark_of, recipe_of_fold
+from hpo.study.confirmation import find_confirmation, mark_of, recipe_of_fold
+from hpo.study.fresh_folds import data_of_fold, fold_count
 from hpo.study.open_study import model_of, recipe_of
 from hpo.study.out_of_fold import read_fold
 from storage.errors import StorageError
@@ -153,9 +154,12 @@ def learn(chosen: Chosen, joined: Joined, opened: OpenStudy, training: Training)
 
 
 def _find_gain(chosen: Chosen, joined: Joined, opened: OpenStudy, confidence: float) -> PseudoLabelGain:
-    index, count, seed = joined.data.index, fold_count(joined.data), opened.file.seed
-    every = {fold: data_of_fold(joined.data, fold, seed) for fold in range(count)}
-    folds = {fold: data for fold, data in every.items() if len(data.split.valid)}  # fewer groups leave some empty
+    index, split, seed = joined.data.index, joined.data.split, opened.file.seed
+    labelled = np.concatenate([split.train, split.valid])
+    if (groups_in_all := len(np.unique(index.groups_with_copies[labelled]))) < FEWEST_GROUPS:
+        return PseudoLabelGain(0, len(labelled), groups_in_all)
+    count = fold_count(joined.data, seed, chosen.metric)
+    folds = {fold: data_of_fold(joined.data, fold, seed, chosen.metric) for fold in range(count)}
     images = np.concatenate([data.split.valid for data in folds.values()])
     groups = index.groups_with_copies[images]
     counts = (len(folds), len(images), len(np.unique(groups)))

@@ -6,11 +6,11 @@ import hashlib
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import optuna
 
 from hpo.errors import HpoError
 from hpo.study.confirm_settings import ConfirmSettings
+from hpo.study.fresh_folds import fold_count
 from hpo.study.images import keep_ranges
 from hpo.study.metric_settings import name_metric
 from hpo.study.open_study import give_id, recipe_of, study_that_confirms
@@ -20,7 +20,6 @@ from hpo.study.study_name import CONFIRM_SUFFIX, NAME_LENGTH
 from storage.budget import Limits, StopRules
 from storage.database import one_at_a_time
 from storage.keys import CONFIRMATION_KEY, CONFIRMS_KEY, DEFAULT_KEY, SETTINGS_KEY
-from trainer.images.split import Split, divide_into_folds
 from trainer.space import Space, parameters_of
 
 if TYPE_CHECKING:
@@ -34,7 +33,6 @@ if TYPE_CHECKING:
     from trainer.data import Data
     from trainer.recipe import Recipe
 
-FOLDS = range(2, 11)  # a cross-validation may have
 SEEDS = {"low": 0, "high": 2**31 - 1}  # each fold trains with a seed of its own
 
 
@@ -48,6 +46,8 @@ class Plan:
         repeats: on how many folds each of them is trained.
         folds: of one cross-validation; more repeats than that begin another one.
         parameters: weights and biases of each recipe's model, in the order of the trials.
+        seed: by which the folds are drawn, that of the study when it was first confirmed; None, of an earlier version:
+            that of the study by now.
     """
 
     trials: tuple[int, ...]
@@ -55,6 +55,7 @@ class Plan:
     repeats: int
     folds: int
     parameters: tuple[int, ...]
+    seed: int | None = None
 
     @property
     def runs(self) -> list[tuple[int, int]]:
@@ -109,7 +110,8 @@ def begin_confirmation(
         the study that confirms it.
 
     Raises:
-        HpoError: no trial is complete yet, or another study has the name that this one needs.
+        HpoError: no trial is complete yet, the images cannot be divided into folds, or another study has the
+            name that this one needs.
     """
     name = opened.file.name + CONFIRM_SUFFIX
     if len(name) > NAME_LENGTH:
@@ -169,28 +171,6 @@ def mark_of(trial: FrozenTrial | optuna.Trial) -> tuple[int, int] | None:
     return None if mark is None else (mark["trial"], mark["fold"])
 
 
-def data_of_fold(data: Data, fold: int, seed: int) -> Data:
-    """The images of a study, those to train and to validate divided anew; those that are held out are in neither.
-
-    Args:
-        data: as the search has them.
-        fold: 0 for the first; those of one cross-validation have no image to validate in common.
-        seed: of the search.
-    """
-    pool = np.sort(np.concatenate([data.split.train, data.split.valid]))
-    count = fold_count(data)
-    turn, number = divmod(fold, count)
-    found = divide_into_folds(data.index, pool, count, seed=f"confirm {seed} {turn}", copies=data.index.copies)
-    held = found == number
-    return data.with_split(Split(pool[~held], pool[held], data.split.test, f"{data.split.digest}, fold {fold}"))
-
-
-def fold_count(data: Data) -> int:
-    """How many folds let a training have about as many images as in the search."""
-    train, valid = len(data.split.train), len(data.split.valid)
-    return min(max(round((train + valid) / valid), FOLDS[0]), FOLDS[-1])
-
-
 def recipe_of_fold(recipe: Recipe, fold: int, seed: int) -> Recipe:
     """A recipe as it is trained on a fold: with another seed than in a search of this seed, whatever that is."""
     drawn = hashlib.sha256(f"confirm {seed} {fold}".encode()).digest()
@@ -224,12 +204,14 @@ def _plan(opened: OpenStudy, data: Data, wanted: ConfirmSettings, earlier: Plan 
         there.append(default)
     trials = tuple(number for number in dict.fromkeys(there) if number in recipes.values())
     classes, extensions = len(data.index.classes), opened.file.space.extensions
+    seed = opened.file.seed if earlier is None or earlier.seed is None else earlier.seed
     return Plan(
         trials,
         default,
         max(wanted.repeats, earlier.repeats if earlier else 0),
-        fold_count(data),
+        fold_count(data, seed, opened.metric),
         tuple(model_size(_recipe_of(opened, number), classes, extensions).parameters for number in trials),
+        seed,
     )
 
 
@@ -265,6 +247,7 @@ def _file_for(opened: OpenStudy, plan: Plan) -> StudyFile:
         space=Space({**space.as_dict(), "seed": SEEDS}, search.space.extensions),
         sampler="random",
         pruner="none",
+        seed=search.seed if plan.seed is None else plan.seed,
         limits=Limits(len(plan.runs)),
         stop_rules=StopRules(),
         tries=(),

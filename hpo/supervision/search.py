@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from hpo.errors import EXIT_DONE, HpoError
 from hpo.study.confirmation import begin_confirmation
+from hpo.study.fresh_folds import fold_count
 from hpo.study.images import load_images
 from hpo.study.metric_settings import refuse_undefined
 from hpo.study.model_limits import check_of
@@ -86,6 +87,8 @@ def prepare(study_file: StudyFile, progress: Progress, study: optuna.Study | Non
     if study_file.sampler == "grid":
         progress.say(f"the grid has {counted(count_recipes(space), 'recipe')}, which are tried in random order")
     refuse_undefined(study_file.metric, data, study_file.path)
+    if study_file.confirm:
+        fold_count(data, study_file.seed, study_file.metric)  # refuses images that cannot be divided into folds
     check_backbones(space, len(data.index.classes), study_file.weights)
     models = check_of(study_file.model_limits, space, len(data.index.classes))
     refuse_tries(study_file, models)

@@ -17,8 +17,9 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FixedTrial
 
 from hpo.errors import HpoError
-from hpo.study.confirmation import data_of_fold, mark_of
+from hpo.study.confirmation import mark_of
 from hpo.study.environment import software
+from hpo.study.fresh_folds import data_of_fold
 from hpo.study.model_limits import check_of
 from hpo.study.paused_checkpoints import drop_surplus_checkpoints
 from hpo.study.pruners import RungPruner
@@ -166,8 +167,8 @@ class Worker:
         """What the run is given: in a study that confirms another one, the images as its fold divides them."""
         context = self._context
         if mark := mark_of(run.trial):
-            seed = context.opened.file.seed
-            return replace(context, data=data_of_fold(context.data, fold=mark[1], seed=seed))
+            opened = context.opened
+            return replace(context, data=data_of_fold(context.data, mark[1], opened.file.seed, opened.metric))
         return context
 
     def _tell(self, run: Run, end: RunEnd, checkpoints: Checkpoints) -> None:

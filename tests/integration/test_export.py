@@ -34,8 +34,9 @@ from hpo.hardware import cores
 from hpo.report import results
 from hpo.report.page import make_report
 from hpo.study.confirm_settings import ConfirmSettings
-from hpo.study.confirmation import begin_confirmation, confirmation_after_search, data_of_fold, mark_of
+from hpo.study.confirmation import begin_confirmation, confirmation_after_search, mark_of
 from hpo.study.confirmed import read_confirmed
+from hpo.study.fresh_folds import data_of_fold
 from hpo.study.open_study import create_study, load_study
 from hpo.study.status import take_snapshot
 from hpo.study.study_file import read_study_file
@@ -43,6 +44,7 @@ from hpo.worker.shutdown import Shutdown
 from hpo.worker.stopwatch import Stopwatch
 from hpo.worker.worker import Worker
 from storage.keys import BEST_EPOCH_KEY, DEVICE_KEY, REPEATS_KEY, TEST_SCORE_KEY, THREADS_KEY, WEIGHTS_NAME
+from storage.optuna_internals import given_parameters
 from tests.conftest import paint
 from tests.integration.conftest import linear
 from trainer.device import torch_threads
@@ -372,7 +374,7 @@ def test_the_confirmed_winner_becomes_the_bundle(tried, tmp_path, capsys, monkey
         found.append(json.loads((tmp_path / name / "bundle.json").read_text())["pseudo_labels"])
         there = "; 2 without are there from `hpo confirm`" if name == "with kept models" else ""
         assert f"{8 if there else 10} trainings of 2 epochs, with and without them on each of 5 folds{there} (" in said
-        folds = {fold: data_of_fold(data, fold, tried.file.seed) for fold in range(2)}
+        folds = {fold: data_of_fold(data, fold, tried.file.seed, tried.metric) for fold in range(2)}
         chosen = chosen_of(trial_of_number(tried, won.trial), tried, Training(), print)
         # Of a seed of the study that has changed meanwhile the folds would be others.
         kept = [_kept_models(chosen, tried, each) for each in (folds, {0: folds[1], 1: folds[0]})]
@@ -387,6 +389,18 @@ def test_the_confirmed_winner_becomes_the_bundle(tried, tmp_path, capsys, monkey
     for winner in (2, 4):  # whichever it is, its recipe is the one that the report has
         monkeypatch.setattr(results, "read_confirmed", lambda _, winner=winner: replace(confirmed, winner=winner))
         assert f"# trial {winner}, validation macro-F1" in make_report(tried, datetime.now(UTC)).html
+
+
+def test_all_recipes_are_confirmed_on_the_same_folds(tried, tmp_path):
+    """What is added to a confirmation after [study] seed was changed has the folds and seeds of what was there."""
+    data = tried.file.data.load(tmp_path / "pixels")
+    begin_confirmation(tried, data, top=1, repeats=2)
+    reseeded = replace(tried, file=replace(tried.file, seed=tried.file.seed + 1))
+    confirmation = begin_confirmation(reseeded, data, top=2, repeats=2)
+    assert confirmation.file.seed == tried.file.seed
+    drawn = {(mark_of(trial)[1], given_parameters(trial)["seed"]) for trial in confirmation.study.get_trials()}
+    assert len(confirmation.study.get_trials()) == 4
+    assert sorted(fold for fold, _ in drawn) == [0, 1]
 
 
 def test_what_confirms_a_paused_search_is_paused(tried, tmp_path):

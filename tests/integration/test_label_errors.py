@@ -11,7 +11,8 @@ import pytest
 from hpo.check.label_errors import find_label_errors, write_label_errors
 from hpo.errors import HpoError
 from hpo.report.page import make_report
-from hpo.study.confirmation import begin_confirmation, data_of_fold, find_confirmation
+from hpo.study.confirmation import begin_confirmation, find_confirmation
+from hpo.study.fresh_folds import data_of_fold
 from hpo.study.open_study import create_study, load_study
 from hpo.study.out_of_fold import read_out_of_fold
 from hpo.study.study_file import read_study_file
@@ -79,7 +80,11 @@ def test_a_confirmation_finds_wrong_labels_among_all_images(searched, tmp_path):
     assert read_out_of_fold(opened) is None
 
     work(begin_confirmation(opened, data, top=1, repeats=2), data, "two folds")
-    judged = {image for fold in (0, 1) for image in data_of_fold(data, fold, opened.file.seed).split.valid.tolist()}
+    judged = {
+        image
+        for fold in (0, 1)
+        for image in data_of_fold(data, fold, opened.file.seed, opened.metric).split.valid.tolist()
+    }
     assert set(read_out_of_fold(opened).images.tolist()) == judged
     others = len(seen) - len(judged)
     message = found_in(opened, data).finding.message

@@ -14,7 +14,7 @@ from hpo.bundle import pseudo_label_gain
 from hpo.bundle.pseudo_label_gain import PseudoLabelGain, learn
 from hpo.bundle.pseudo_labels import join, learned_pseudo_labels
 from hpo.bundle.retraining import Chosen, Training
-from hpo.study.confirmation import data_of_fold
+from hpo.study.fresh_folds import data_of_fold
 from tests.integration.conftest import linear
 from trainer.data import load_data
 from trainer.extensions import Extensions
@@ -167,7 +167,7 @@ def test_the_folds_are_those_of_a_confirmation(joined):
     both = joined(10, 2)
     labelled = load_data(both.data.index.root, valid=0.25, test=0.25)
     for fold in range(3):
-        expected, found = (data_of_fold(data, fold, 7).split for data in (labelled, both.data))
+        expected, found = (data_of_fold(data, fold, 7, MACRO_F1).split for data in (labelled, both.data))
         assert found.train.tolist() == expected.train.tolist()
         assert found.valid.tolist() == expected.valid.tolist()
 
