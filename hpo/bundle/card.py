@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 CARD, CONFUSION = "MODEL_CARD.md", "confusion.png"
 TASK = "image-classification"
 SIDES = ("training", "validation", "held out")
+CHOSEN_BY = "these images have also chosen the recipe, which may flatter it"
 
 
 @dataclass(frozen=True)
@@ -238,7 +239,7 @@ def _training(info: Mapping[str, Any], recipe: Recipe) -> str:
         return (
             f"Its recipe was trained once without each of {counted(len(info['members']), 'fold')} of the training and"
             f" validation images, for {epochs}. Each of these {counted(estimate['images'], 'image')} was judged by the"
-            f" one model that has not learned it: {_plain(headline(estimate, kept_metric(info)))}."
+            f" one model that has not learned it: {_plain(headline(estimate, kept_metric(info)))}; {CHOSEN_BY}."
         )
     if info["retrained"]:
         return f"Its recipe was trained again on training and validation images together, for {epochs}."

@@ -93,17 +93,18 @@ def _value(trial: FrozenTrial, metric: Metric) -> str:
     return metric.text(trial.value)
 
 
-def trial_of_number(opened: OpenStudy, number: int) -> FrozenTrial:
+def trial_of_number(opened: OpenStudy, number: int, confirmed: Confirmed | None) -> FrozenTrial:
     """The trial of this number.
 
     Raises:
-        HpoError: there is none, or it was not trained to its end.
+        HpoError: there is none, or it was neither trained to its end nor confirmed.
     """
     trials = opened.study.get_trials(deepcopy=False)
     if not 0 <= number < len(trials):
         raise HpoError(f'export: "{opened.file.name}" has no trial {number}; it has {len(trials)}, the first is 0')
     trial, space = trials[number], space_of(opened.study, opened.file.space.extensions)
-    if counts(trial, space):
+    known = confirmed.recipe_of(number) if confirmed else None
+    if counts(trial, space) or (known and known.folds > 1):
         return trial
     if (last := _last_run(trials, number)) != number:
         raise HpoError(f"export: trial {number} was interrupted and continued as trial {last}; give --trial {last}")

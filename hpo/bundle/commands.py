@@ -65,14 +65,17 @@ def run_export_best(options: argparse.Namespace) -> int:
         if options.ensemble is not None:
             bundles = [(output, export_ensemble(opened, output, options.ensemble, options.threads, say))]
         elif options.folds is not None:
-            trial = winner(opened, confirmed) if options.trial is None else trial_of_number(opened, options.trial)
-            bundles = [(output, export_folds(opened, output, trial, options.folds, options.threads, say))]
+            bundles = [(output, export_folds(opened, output, options.trial, options.folds, options.threads, say))]
         elif options.top is not None:
             refuse_existing(output)
             trials = {output / f"trial-{trial.number}": trial for trial in best_trials(opened, options.top)}
             bundles = export(opened, trials, training, say, confirmed)
         else:
-            trial = winner(opened, confirmed) if options.trial is None else trial_of_number(opened, options.trial)
+            trial = (
+                winner(opened, confirmed)
+                if options.trial is None
+                else trial_of_number(opened, options.trial, confirmed)
+            )
             bundles = export(opened, {output: trial}, training, say, confirmed)
         for folder, info in bundles:
             if test := info["metrics"]["test"]:
@@ -90,7 +93,7 @@ def run_export_best(options: argparse.Namespace) -> int:
             say(f"written: {folder}")
             refused |= options.onnx and not _converted(folder, options)
             if isinstance(number := info.get("trial"), int):  # an ensemble of several trials belongs to no one run
-                for line in add_bundle(opened, trial_of_number(opened, number), folder, info):
+                for line in add_bundle(opened, opened.study.get_trials(deepcopy=False)[number], folder, info):
                     say(line)
     if options.top is not None and test:
         say("their vote on the same images:")

@@ -8,6 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from optuna.trial import TrialState
 
 from hpo.bundle.bundle import ORIGIN, new_folder, refuse_existing
 from hpo.bundle.card import Story, write_card
@@ -117,7 +118,7 @@ def export(
                 "split_digest": data.split.digest,
                 **metric_settings(opened.metric),
                 "metrics": {**searched_value(trial, opened.metric), "test": test},
-                "confirmation": _confirmation(known, confirmed),
+                "confirmation": confirmation_of(known, confirmed),
                 "test_uses": uses,
                 **found.as_json(data.index.classes),
                 ORIGIN: origin_of(study_file, folder, chosen, losses),
@@ -132,8 +133,9 @@ def export(
 
 
 def searched_value(trial: FrozenTrial, metric: Metric) -> dict[str, float | None]:
-    """What bundle.json says of the metric on the validation images, by which a trial was chosen."""
-    return {f"valid_{metric.name}": None if trial.value is None else metric.value(trial.value)}
+    """What bundle.json says of the metric on the validation images; None of a trial that was not trained to its end."""
+    score = trial.value if trial.state is TrialState.COMPLETE else None
+    return {f"valid_{metric.name}": None if score is None else metric.value(score)}
 
 
 def chosen_of(
@@ -199,7 +201,7 @@ def _images_of(data: Data) -> NDArray[np.int64]:
     return np.stack([np.bincount(labels[side], minlength=len(classes)) for side in sides], axis=1)
 
 
-def _confirmation(known: ConfirmedRecipe | None, confirmed: Confirmed | None) -> dict[str, Any] | None:
+def confirmation_of(known: ConfirmedRecipe | None, confirmed: Confirmed | None) -> dict[str, Any] | None:
     """What bundle.json says of the trainings that confirm a trial; None where there is none."""
     if confirmed is None or known is None or known.mean is None:
         return None

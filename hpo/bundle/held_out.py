@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hpo.bundle.bundle import INFO, TEST, TRAIN, VALID
+from hpo.bundle.bundle import INFO, PSEUDO_LABELS, TEST, TRAIN, VALID
 from hpo.whole_file import whole_file
 from trainer.images.duplicates import find_copies
 from trainer.images.fetched import Fetched
@@ -67,42 +67,45 @@ def count_use(bundle: Bundle, files: Sequence[Path], cache: Path | None = None) 
         files: of the images whose true class is known.
         cache: where those at URLs were fetched; others that the bundle lists by URL are not asked for.
     """
-    lists = [bundle.folder / TEST, bundle.folder / TRAIN]
+    lists = [bundle.folder / TRAIN, bundle.folder / PSEUDO_LABELS]
     models = bundle.members or (bundle,)
-    if any(model.info.get("retrained") for model in models):
+    if any(model.info.get("retrained") for model in models) and "fold" not in bundle.info:
         lists.append(bundle.folder / VALID)
     fetched = Fetched(cache.absolute()).by_url() if cache else {}
-    listed = [_listed(file, fetched) for file in lists]
-    held, learned = listed[0], [file for files in listed[1:] for file in files]
+    there = _listed(bundle.folder / TEST, fetched)
+    held = [file for file in there if file is not None]
+    learned = [file for each in lists for file in _listed(each, fetched) if file is not None]
     found = _same_files([*held, *learned], files)
     test, train = sum(found[: len(held)]), sum(found[len(held) :])
     if not test:
-        return Use(0, train, None, _unknown(bundle, held))
+        return Use(0, train, None, _unknown(bundle, there))
     try:
         return Use(test, train, _count(bundle.folder / INFO))
     except OSError as error:
         return Use(test, train, None, f"{bundle.folder / INFO} cannot be written: {error.strerror}")
 
 
-def _unknown(bundle: Bundle, held: Sequence[Path]) -> str | None:
+def _unknown(bundle: Bundle, held: Sequence[Path | None]) -> str | None:
     """Why nobody knows whether images are held out; None where that is known."""
-    tested, file = (bundle.info.get("metrics") or {}).get("test"), bundle.folder / TEST
-    if not tested or len(held) >= tested["images"]:
-        return None
+    info, file = bundle.info, bundle.folder / TEST
+    tested = (info.get("metrics") or {}).get("test")
+    if info.get("test_uses") == 0 or ("metrics" in info and not tested):
+        return None  # nothing is held out
     if not file.is_file():
         return f"{file}, which names the images that are held out, is gone"
-    return f"{tested['images'] - len(held)} of {counted(tested['images'], 'image')} of {file} are not here to compare"
+    images, here = tested["images"] if tested else len(held), sum(place is not None for place in held)
+    return f"{images - here} of {counted(images, 'image')} of {file} are not here to compare" if here < images else None
 
 
-def _listed(file: Path, fetched: Mapping[str, Path]) -> list[Path]:
-    """The images of a list of a bundle that are still there, or that were fetched."""
+def _listed(file: Path, fetched: Mapping[str, Path]) -> list[Path | None]:
+    """The images with a class of a list of a bundle; None for those that are neither there nor fetched."""
     try:
         with file.open(encoding="utf-8", errors="surrogateescape", newline="") as opened:
-            names = [text_of(row["path"]) for row in csv.DictReader(opened)]
+            names = [text_of(row["path"]) for row in csv.DictReader(opened) if row["label"]]
     except (OSError, csv.Error, KeyError):
         return []
     places = [fetched.get(name) if is_url(name) else on_disk(file.parent, name) for name in names]
-    return [file.parent / place for place in places if place is not None]
+    return [None if place is None else file.parent / place for place in places]
 
 
 def _same_files(listed: Sequence[Path], files: Sequence[Path]) -> list[bool]:

@@ -9,15 +9,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hpo.bundle.bundle import ORIGIN, new_folder, refuse_existing
-from hpo.bundle.card import write_card
+from hpo.bundle.card import CHOSEN_BY, write_card
+from hpo.bundle.chosen_trials import score_line, trial_of_number, winner
 from hpo.bundle.decision import find_decision
-from hpo.bundle.export import chosen_of, searched_value, story_of, tested_once
+from hpo.bundle.export import chosen_of, confirmation_of, searched_value, story_of, tested_once
 from hpo.bundle.origin import origin_of
 from hpo.bundle.retraining import Training, divide
 from hpo.bundle.scores import headline, scores_on
 from hpo.bundle.selection import REPEATS, Criterion, judge, select
 from hpo.bundle.writing import write_info, write_lists, write_model
 from hpo.errors import HpoError
+from hpo.study.confirmed import read_confirmed
 from hpo.study.images import load_images
 from hpo.study.metric_settings import metric_settings
 from hpo.study.open_study import model_of
@@ -27,7 +29,7 @@ from storage.errors import StorageError
 from storage.keys import WEIGHTS_NAME
 from trainer.calibration import Decision, mean_of
 from trainer.device import choose_device, torch_threads
-from trainer.images.split import divide_into_folds
+from trainer.images.split import Split, divide_into_folds
 from trainer.wording import counted
 
 if TYPE_CHECKING:
@@ -43,18 +45,18 @@ if TYPE_CHECKING:
 
 
 def export_folds(
-    opened: OpenStudy, folder: Path, trial: FrozenTrial, count: int, threads: int | None, say: Callable[[str], None]
+    opened: OpenStudy, folder: Path, number: int | None, count: int, threads: int | None, say: Callable[[str], None]
 ) -> dict[str, Any]:
     """Train a trial's recipe once without each fold, and write the models as one bundle that votes softly.
 
-    The images are those that are not held out. Each training has as many epochs as the trial took to its best, so that
-    nothing is chosen on a fold, and each image is judged by the one model that has not learned it: the honest estimate,
-    which is that of one of the models; their vote is seldom worse.
+    The images are those that are not held out. Each training has as many epochs as that of `hpo.bundle.export.export`,
+    and each image is judged by the one model that has not learned it. That score is one of a single model; the vote of
+    all is seldom worse.
 
     Args:
         opened: the study.
         folder: of the bundle, to be made.
-        trial: complete.
+        number: of the trial; None: the winner.
         count: of the folds.
         threads: of torch; None: as many as the trial had.
         say: takes lines on how it goes.
@@ -66,8 +68,13 @@ def export_folds(
         HpoError: as `hpo.bundle.export.export`, and where there are too few images for so many folds.
         TrainerError: images or weights cannot be read.
     """
+    refuse_existing(folder)
+    confirmed = read_confirmed(opened)
+    trial = winner(opened, confirmed) if number is None else trial_of_number(opened, number, confirmed)
+    known = confirmed.recipe_of(trial.number) if confirmed else None
     data, metric = _data_of(opened), opened.metric
-    chosen, folds = chosen_of(trial, opened, Training(threads=threads), say), divide(data, count)
+    chosen, folds = chosen_of(trial, opened, Training(threads=threads), say, known), divide(data, count)
+    say(score_line(trial, opened, confirmed))
     judged = folds.numbers >= 0
     out_of_fold = np.zeros((len(folds.images), len(data.index.classes)), np.float32)
     tests, members = [], []
@@ -80,6 +87,8 @@ def export_folds(
             out_of_fold[own] = chosen.probabilities(trained.model, data, folds.images[own])
             tests.append(chosen.probabilities(trained.model, data, data.split.test) if len(data.split.test) else None)
             about = write_model(temporary / name, trained.model, chosen, opened.file, data)
+            sides = Split(folds.images[~own], folds.images[own], data.split.test, data.split.digest)
+            write_lists(temporary / name, folder / name, data.with_split(sides))
             members.append(
                 {
                     **about,
@@ -96,13 +105,11 @@ def export_folds(
         for line in found.lines():
             say(line)
         told = found.as_json(data.index.classes)
-        for number, member in enumerate(members, start=1):
-            write_info(temporary / f"fold-{number}", {**member, "calibration": told["calibration"]})
         alone = Decision(found.decision.temperature)  # of each model; the offsets come after the mean
         together = Decision(offsets=found.decision.offsets)
         shown = found.decision.probabilities(out_of_fold[judged])
         estimate = scores_on(data, images, found.decision, shown, metric)
-        say(f"out of fold: {headline(estimate, metric)}, on {source}")
+        say(f"out of fold: {headline(estimate, metric)}, on {source}; {CHOSEN_BY}")
 
         def test() -> dict[str, Any]:
             shown = mean_of([alone] * count, [1] * count, np.stack([one for one in tests if one is not None]))
@@ -110,15 +117,19 @@ def export_folds(
 
         info = {
             "classes": list(data.index.classes),
-            "members": [{"folder": f"fold-{number + 1}", "votes": 1} for number in range(count)],
+            "members": [{"folder": f"fold-{fold + 1}", "votes": 1} for fold in range(count)],
             **_source(opened, trial, data),
             "epochs": chosen.epochs,
             "versions": members[0]["versions"],
             "metrics": {**searched_value(trial, metric), "out_of_fold": estimate},
+            "confirmation": confirmation_of(known, confirmed),
             "calibration": None,  # each model has it
             "thresholds": told["thresholds"],
         }
         info["metrics"]["test"], info["test_uses"] = tested_once(opened, trial.number, test, data)
+        for one, member in zip(info["members"], members, strict=True):
+            more = {"test_uses": info["test_uses"], "calibration": told["calibration"]}
+            write_info(temporary / one["folder"], {**member, **more})
         write_lists(temporary, folder, data)
         write_info(temporary, info)
         write_card(temporary, info, story_of(opened, [chosen.recipe], data, found.lines()))
@@ -194,6 +205,7 @@ def export_ensemble(
     for line in found.lines():
         say(line)
     tests: list[NDArray[np.float32]] = []
+    infos: dict[str, dict[str, Any]] = {}
     with new_folder(folder) as temporary:
         for one, _ in members:
             name = f"trial-{one.trial.number}"
@@ -204,7 +216,8 @@ def export_ensemble(
             about = write_model(temporary / name, model, one.chosen, opened.file, data)
             origin = origin_of(opened.file, folder / name, one.chosen, None)
             more = {"retrained": False, "pseudo_labels": None, ORIGIN: origin}
-            write_info(temporary / name, {**about, **_source(opened, one.trial, data), **more})
+            infos[name] = {**about, **_source(opened, one.trial, data), **more}
+            write_lists(temporary / name, folder / name, data)
 
         def test() -> dict[str, Any]:
             mean = mean_of(plain, [count for _, count in members], np.stack(tests))
@@ -213,6 +226,8 @@ def export_ensemble(
 
         best = kept[0].trial
         tested, uses = tested_once(opened, best.number, test, data)
+        for name, one_info in infos.items():
+            write_info(temporary / name, {**one_info, "test_uses": uses})
         info = {
             "classes": list(data.index.classes),
             "members": [{"folder": f"trial-{one.trial.number}", "votes": count} for one, count in members],

@@ -66,15 +66,17 @@ class Estimate:
         for number, (won, found) in enumerate(zip(self.winners, self.folds, strict=True), start=1):
             value = "not defined" if found[name] is None else f"{found[name]:.4f}"
             searched = won[f"valid_{name}"]
+            before = "not trained to its end" if searched is None else f"{searched:.4f}"
             lines.append(
                 f"  {number}: {metric.title} {value} on {counted(found['images'], 'image')}, in its search"
-                f" {searched:.4f}; {'confirmed ' * won['confirmed']}trial {won['trial']}"
+                f" {before}; {'confirmed ' * won['confirmed']}trial {won['trial']}"
             )
         values = [found[name] for found in self.folds if found[name] is not None]
         if len(values) > 1:
             lines.append(f"from fold to fold: standard deviation {statistics.stdev(values):.4f}")
-        if self.metrics[name] is not None:
-            searched = statistics.mean(won[f"valid_{name}"] for won in self.winners)
+        known = [won[f"valid_{name}"] for won in self.winners]
+        if self.metrics[name] is not None and None not in known:
+            searched = statistics.mean(known)
             lines.append(
                 f"the searches gave their winners {searched:.4f} on average, {abs(searched - self.metrics[name]):.4f}"
                 f" {'more' if searched >= self.metrics[name] else 'less'}"

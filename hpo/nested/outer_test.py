@@ -67,7 +67,7 @@ def tested_winner(opened: OpenStudy, data: Data, say: Callable[[str], None]) -> 
         "study": opened.file.name,
         "data_digest": data.index.digest,
         "trial": trial.number,
-        "confirmed": bool(known),
+        "confirmed": bool(confirmed and confirmed.winner == trial.number),
         "epochs": chosen.epochs,
         **searched_value(trial, opened.metric),
         "recipe": used_fields(chosen.recipe),

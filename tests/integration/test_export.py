@@ -35,7 +35,7 @@ from hpo.report import results
 from hpo.report.page import make_report
 from hpo.study.confirm_settings import ConfirmSettings
 from hpo.study.confirmation import begin_confirmation, confirmation_after_search, mark_of
-from hpo.study.confirmed import read_confirmed
+from hpo.study.confirmed import Confirmed, ConfirmedRecipe, read_confirmed
 from hpo.study.fresh_folds import data_of_fold
 from hpo.study.open_study import create_study, load_study
 from hpo.study.status import take_snapshot
@@ -43,7 +43,7 @@ from hpo.study.study_file import read_study_file
 from hpo.worker.shutdown import Shutdown
 from hpo.worker.stopwatch import Stopwatch
 from hpo.worker.worker import Worker
-from storage.keys import BEST_EPOCH_KEY, DEVICE_KEY, REPEATS_KEY, TEST_SCORE_KEY, THREADS_KEY, WEIGHTS_NAME
+from storage.keys import BEST_EPOCH_KEY, DEFAULT_KEY, DEVICE_KEY, REPEATS_KEY, TEST_SCORE_KEY, THREADS_KEY, WEIGHTS_NAME
 from storage.optuna_internals import given_parameters
 from tests.conftest import paint
 from tests.integration.conftest import linear
@@ -273,7 +273,7 @@ def test_more_threads_than_cores_are_said(tried, tmp_path, capsys):
 
 def test_a_trial_that_ran_on_a_gpu_says_nothing_of_threads(tried):
     """Where a trial ran on a GPU, or on a CPU and this is a GPU, the threads are one a core."""
-    trial = trial_of_number(tried, 2)
+    trial = trial_of_number(tried, 2, None)
     assert Training().threads_for(trial, torch.device("cpu")) == 1
     assert Training().threads_for(trial, torch.device("cuda")) == cores()
     trial.user_attrs[DEVICE_KEY] = "Some GPU"
@@ -365,6 +365,11 @@ def test_the_confirmed_winner_becomes_the_bundle(tried, tmp_path, capsys, monkey
     export_of(tried, "--trial", lost.trial, "-o", tmp_path / "other")
     assert f"trial {lost.trial} has a confirmed macro-F1 of {lost.mean:.4f}" in capsys.readouterr().out
     assert json.loads((tmp_path / "other/bundle.json").read_text())["test_uses"] == 2
+    export_of(tried, "--folds", 2, "-o", tmp_path / "folds")
+    assert f"trial {won.trial} is the confirmed winner with a macro-F1 of" in capsys.readouterr().out
+    of_folds = json.loads((tmp_path / "folds/bundle.json").read_text())
+    assert (of_folds["epochs"], of_folds["confirmation"]) == (won.epochs, info["confirmation"])
+    assert ", and won." in (tmp_path / "folds/MODEL_CARD.md").read_text()
     for number in range(3):
         paint(tmp_path / "found" / f"{number}.png", (60, 60, 200), 100 + number)
     found = []
@@ -375,7 +380,7 @@ def test_the_confirmed_winner_becomes_the_bundle(tried, tmp_path, capsys, monkey
         there = "; 2 without are there from `hpo confirm`" if name == "with kept models" else ""
         assert f"{8 if there else 10} trainings of 2 epochs, with and without them on each of 5 folds{there} (" in said
         folds = {fold: data_of_fold(data, fold, tried.file.seed, tried.metric) for fold in range(2)}
-        chosen = chosen_of(trial_of_number(tried, won.trial), tried, Training(), print)
+        chosen = chosen_of(trial_of_number(tried, won.trial, None), tried, Training(), print)
         # Of a seed of the study that has changed meanwhile the folds would be others.
         kept = [_kept_models(chosen, tried, each) for each in (folds, {0: folds[1], 1: folds[0]})]
         assert [sorted(models) for models in kept] == [[0, 1] if there else [], []]
@@ -389,6 +394,31 @@ def test_the_confirmed_winner_becomes_the_bundle(tried, tmp_path, capsys, monkey
     for winner in (2, 4):  # whichever it is, its recipe is the one that the report has
         monkeypatch.setattr(results, "read_confirmed", lambda _, winner=winner: replace(confirmed, winner=winner))
         assert f"# trial {winner}, validation macro-F1" in make_report(tried, datetime.now(UTC)).html
+
+
+def test_a_confirmed_winner_need_not_be_complete(tried, tmp_path, capsys, monkeypatch):
+    """The default recipe that the search has paused becomes a bundle where it was confirmed, named or as the winner."""
+    paused = {BEST_EPOCH_KEY: 1, DEFAULT_KEY: True, DEVICE_KEY: "cpu", THREADS_KEY: 1}
+    best = tried.study.get_trials()[2]
+    tried.study.add_trial(
+        create_trial(
+            state=TrialState.PRUNED,
+            value=0.5,
+            params=best.params,
+            distributions=best.distributions,
+            user_attrs=paused,
+            intermediate_values={1: 0.5},
+        )
+    )
+    again = ConfirmedRecipe(5, True, None, 0.8, 0.1, 2, 2, 10, 1.0, None, (0.5, 0.8))
+    told = Confirmed([again], 2, 2, 2, winner=5, tied=[5], challenger=None, evidence=None)
+    for module in ("hpo.study.confirmed", "hpo.bundle.joint"):
+        monkeypatch.setattr(f"{module}.read_confirmed", lambda _: told)
+    for name, given in (("winner", ()), ("named", ("--trial", 5)), ("folds", ("--folds", 2))):
+        assert export_of(tried, "-o", tmp_path / name, *given) == 0
+        assert "trial 5 is the confirmed winner with a macro-F1 of 0.8000 ± 0.1000;" in capsys.readouterr().out
+        info = json.loads((tmp_path / name / "bundle.json").read_text())
+        assert (info["epochs"], info["metrics"]["valid_macro_f1"]) == (2, None)
 
 
 def test_all_recipes_are_confirmed_on_the_same_folds(tried, tmp_path):
@@ -467,7 +497,7 @@ def test_a_retraining_follows_the_plateaus_of_the_winner(tmp_path, photos, ready
             yield epoch
 
     monkeypatch.setattr(hpo.bundle.retraining, "fit", watched)
-    trials = {tmp_path / "bundle": trial_of_number(opened, len(opened.study.trials) - 1)}
+    trials = {tmp_path / "bundle": trial_of_number(opened, len(opened.study.trials) - 1, None)}
     assert list(export_trials(opened, trials, Training(threads=1), lambda _: None))
     opened.storage.engine.dispose()
     assert rates == pytest.approx([0.01] * 5 + [0.003] * 2)

@@ -10,8 +10,10 @@ import torch
 from huggingface_hub import ModelCard
 
 from hpo.bundle.bundle import read_bundle
+from hpo.bundle.card import CHOSEN_BY
 from hpo.bundle.commands import run_export_best, run_predict, run_reproduce
 from hpo.bundle.conversion import convert
+from hpo.bundle.held_out import count_use
 from hpo.bundle.retraining import divide
 from hpo.cli import parser
 from hpo.errors import HpoError
@@ -72,7 +74,13 @@ def test_the_models_of_folds_are_one_bundle(study, run, tmp_path, monkeypatch):
     assert "Each of these 30 images was judged by the one model that has not learned it: macro-F1 " in card.text
     assert any("out of fold: macro-F1 " in line and "on 30 images, each by the model" in line for line in lines)
     assert sum(key.startswith(TEST_USE_KEY) for key in study.opened.study.user_attrs) == 1
+    assert sum(line.startswith("out of fold: ") and line.endswith(CHOSEN_BY) for line in lines) == 1
+    assert f"; {CHOSEN_BY}." in card.text
+    assert sum("not confirmed, so that a part of it is luck" in line for line in lines) == 1
     bundle = read_bundle(tmp_path / "bundle")
+    for member, own in zip(bundle.members, (12, 9, 9), strict=True):  # each knows what it has learned, and what not
+        use = count_use(member, study.data.files)
+        assert (use.images, use.learned, use.uses) == (len(study.data.split.test), 30 - own, 2)
     assert [member.folder.name for member in bundle.members] == ["fold-1", "fold-2", "fold-3"]
     assert len({member.decision.temperature for member in bundle.members}) == 1
     assert run(run_reproduce, tmp_path / "bundle/fold-2")[-1].startswith("the same, bit for bit: ")
@@ -99,6 +107,9 @@ def test_kept_models_vote_as_one_bundle(study, run, tmp_path):
     assert f"is {info['metrics']['ensemble']['gain']:+.4f} (" in card.text
     assert all(f"`{member['folder']}` ({member['votes']} vote" in card.text for member in info["members"])
     assert info["test_uses"] == 1
+    member = read_bundle(tmp_path / "bundle").members[0]
+    use = count_use(member, study.data.files)
+    assert (use.images, use.learned, use.uses) == (*map(len, (study.data.split.test, study.data.split.train)), 2)
 
 
 @pytest.mark.parametrize(

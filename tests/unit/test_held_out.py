@@ -94,6 +94,9 @@ def test_scores_of_other_images_are_no_use(tested, photos, tmp_path):
     ]
     bundle.info["retrained"] = False  # then the validation images are not learned
     assert count_use(bundle, _images(photos, "green", "blue")).learned == 12
+    rows = [f"../photos/green/{number}.png,{'green' * (number < 5)}" for number in range(12)]
+    (tested / "pseudo_labels.csv").write_text("\n".join(["path,label", *rows]))  # of which five were learned
+    assert count_use(bundle, _images(photos, "green", "blue")).learned == 17
     assert _uses(tested) == 3
 
 
@@ -122,6 +125,8 @@ def test_what_cannot_be_known_or_noted_is_said(tested, photos, tmp_path, monkeyp
         f"{begun} {file}, which names the images that are held out, is gone"
     ]
     assert _uses(tested) == 3
+    (tested / "bundle.json").write_text(json.dumps({"classes": bundle.info["classes"]}))  # of one model of several
+    assert "is gone" in count_use(read_bundle(tested), _images(tmp_path, "red")).lines()[0]
 
 
 def test_no_use_is_lost_where_several_count(tested, photos):

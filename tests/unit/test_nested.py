@@ -192,6 +192,15 @@ def test_people_read_the_number_its_spread_and_how_alike_the_winners_are(index, 
     assert found.choices(study_file.space) == expected
 
 
+def test_a_winner_of_a_fold_may_have_no_score_of_its_search(index):
+    """The confirmed winner may be the default recipe, which the search did not train to its end."""
+    first, second = _tests(index)
+    found = estimate(index, [first, replace(second, winner={**second.winner, "valid_macro_f1": None})], MACRO_F1)
+    lines = found.lines()
+    assert any(line.endswith(", in its search not trained to its end; confirmed trial 2") for line in lines)
+    assert not any("on average" in line for line in lines)
+
+
 def test_a_fold_may_not_define_the_metric(index):
     """Where a fold lacks a class that the metric needs, its value is none, and all images together have theirs."""
     area = metric_of("roc_auc")
