@@ -5,11 +5,12 @@
 CURVES is a folder of `*.json.gz`, one a task; `curve_table.py` says what stands in them. Workers that run at the same
 time ask for recipes, get in place of each the nearest configuration of the table, its curve an epoch at a time, and do
 what they are told. What hpo proposes becomes the nearest configuration that was not tried, as it trains no recipe
-twice; stock Optuna may. Of a table of hpo's own trainer all try the default recipe first, and hpo's own searches then
-the portfolio. The forest, its encoding, the rungs and the rule by which trials go on are those that a worker of hpo
-runs; what its database does in one transaction happens here in one step. The time is counted in full trainings, all
-workers together. The regret is that of the configuration with the best score so far: its true lowest loss by then, less
-that of the best configuration, as a share of what lies between that and the median configuration, 1 at most.
+twice; stock Optuna may. Syne Tune's searches, which need that package (`syne_tune_searches.py`), are treated as hpo's.
+Of a table of hpo's own trainer all try the default recipe first, and hpo's own searches then the portfolio. The forest,
+its encoding, the rungs and the rule by which trials go on are those that a worker of hpo runs; what its database does
+in one transaction happens here in one step. The time is counted in full trainings, all workers together. The regret is
+that of the configuration with the best score so far: its true lowest loss by then, less that of the best configuration,
+as a share of what lies between that and the median configuration, 1 at most.
 
 Printed are rows of a table in Markdown: after each of the times the mean over tasks and seeds, its standard error over
 the seeds, and in brackets the median over tasks and seeds and the mean of the worst task. With `--keep FILE` each
@@ -32,6 +33,7 @@ import numpy as np
 import optuna
 from curve_table import Table
 from searches import ABLATIONS, METHODS, Halving
+from syne_tune_searches import SYNE_TUNE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -92,7 +94,7 @@ def main() -> None:
     parser.add_argument("curves", type=Path)
     parser.add_argument("--workers", type=int, default=8, help="that run at the same time; default: 8")
     parser.add_argument("--seeds", type=int, default=5, help="default: 5")
-    parser.add_argument("--methods", nargs="+", choices=[*METHODS, *ABLATIONS], default=list(METHODS))
+    parser.add_argument("--methods", nargs="+", choices=[*METHODS, *ABLATIONS, *SYNE_TUNE], default=list(METHODS))
     parser.add_argument("--noise", type=float, default=0.0, help="added to each score, as a share of the spread")
     parser.add_argument("--mislead", action="store_true", help="give the first third of each curve to another recipe")
     parser.add_argument(
@@ -116,7 +118,7 @@ def main() -> None:
             if kind:
                 search: Search = after_another(tables, at, seed, workers, kind)
             else:
-                search = {**METHODS, **ABLATIONS}[method](tables[at], seed)
+                search = {**METHODS, **ABLATIONS, **SYNE_TUNE}[method](tables[at], seed)
             kept[key] = replay(tables[at], search, workers)
             if options.keep:
                 with options.keep.open("a") as file:

@@ -8,6 +8,7 @@ import math
 import sys
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -140,6 +141,57 @@ def test_half_of_the_epochs_go_to_first_ones_and_half_to_the_best(curves):
             assert training.number == max(waiting, key=lambda number: (waiting[number], -number))
             rest[training.number] = table.epochs - table.first
     assert math.isclose(sum(rest.values()), table.first * len(begun), abs_tol=table.epochs)
+
+
+class PausingScheduler:
+    """As a scheduler of Syne Tune: it always proposes the same, pauses after three epochs, and resumes."""
+
+    def __init__(self):
+        self.searcher = SimpleNamespace(get_config=lambda **_: {"rate": 0.5, "other": 0.5})
+        self.configs, self.reports, self.paused = [], [], []
+
+    def suggest(self, trial_id):
+        """What a worker is to do: the same proposal, or the last that paused once there are two."""
+        if len(self.paused) > 1:
+            return SimpleNamespace(spawn_new_trial_id=False, checkpoint_trial_id=self.paused.pop(), config=None)
+        config = self.searcher.get_config(trial_id=str(trial_id))
+        return SimpleNamespace(spawn_new_trial_id=True, checkpoint_trial_id=None, config=config)
+
+    def on_trial_add(self, trial):
+        """Begin."""
+        assert trial.trial_id == len(self.configs)
+        self.configs.append(trial.config)
+        self.reports.append([])
+
+    def on_trial_result(self, trial, result):
+        """Pause after three epochs, stop at the end."""
+        self.reports[trial.trial_id].append((result["epoch"], result["score"]))
+        return {3: "PAUSE", EPOCHS: "STOP"}.get(result["epoch"], "CONTINUE")
+
+    def on_trial_remove(self, trial):
+        """It runs no more."""
+        if len(self.reports[trial.trial_id]) < EPOCHS:
+            self.paused.append(trial.trial_id)
+
+
+def test_a_scheduler_of_syne_tune_is_told_what_was_trained_in_place_of_its_proposal(monkeypatch, curves):
+    """Syne Tune hears which untried configuration was nearest, and its scores; what it resumes is not trained anew."""
+    import search_replay
+    from curve_table import Table
+    from syne_tune_searches import SyneTune
+
+    monkeypatch.setattr(search_replay, "TIMES", TIMES)
+    table, scheduler = Table(curves / "one.json.gz"), PausingScheduler()
+    search_replay.replay(table, SyneTune(table, scheduler), workers=2)
+    tried, paused = [], 0
+    for config, reports in zip(scheduler.configs, scheduler.reports, strict=True):
+        row = table.nearest(np.array([0.5, 0.5]), tried)
+        tried.append(row)
+        assert [config["rate"], config["other"]] == table.coordinates(row).tolist()
+        assert reports == [(epoch + 1, table.scores[row, epoch]) for epoch in range(len(reports))]
+        paused += len(reports) == 3
+    assert len(tried) > 8
+    assert paused <= 3
 
 
 def test_recorded_curves_are_a_table_that_can_be_searched(monkeypatch, write_colours, tmp_path):
