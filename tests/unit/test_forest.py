@@ -65,6 +65,8 @@ def test_a_recipe_comes_back_from_its_coordinates():
         again = encoding.params(encoding.coordinates(params))
         assert again == pytest.approx(params)
         assert type(params["batch_size"]) is int
+    written = {"learning_rate": 3e-3, "weight_decay": 0.05, "focal_gamma": 0.7, "batch_size": 24}
+    assert encoding.params(encoding.coordinates(written)) == written
     with pytest.raises(ValueError, match="no searched fields: colour"):
         encoding.coordinates({"colour": 1})
     with pytest.raises(ValueError, match="learning_rate: 7 is outside"):

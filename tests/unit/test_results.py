@@ -160,6 +160,14 @@ def test_the_field_that_decides_is_the_most_important():
     assert set(shares) == {"learning_rate", "loss", "focal_gamma", "dropout"}
 
 
+def test_a_field_that_one_recipe_alone_uses_is_none_of_the_users_worries():
+    """Where a single trial uses a field there are importances, without a warning of Optuna's for each such field."""
+    outcomes, trials = searched(40, lambda fields: fields["learning_rate"])
+    others = [one for one in outcomes if "focal_gamma" not in trials[one.number].params]
+    focal = next(one for one in outcomes if "focal_gamma" in trials[one.number].params)
+    assert "learning_rate" in importances([*others, focal], trials)
+
+
 def test_only_trials_that_count_are_evidence():
     """A trial that is no outcome, told from outside, changes no importance."""
     outcomes, trials = searched(40, lambda fields: -abs(math.log10(fields["learning_rate"]) + 3.5))
