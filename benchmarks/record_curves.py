@@ -4,9 +4,10 @@
 
 FOLDER has one folder a class; without it scikit-learn's digits are the images. The recipes are those of the default
 space with small backbones that start from random weights: first the default recipe, then in turn one drawn at random
-and one that changes one to four fields of the default one. Of each the validation and test macro-F1 and the seconds
-(on a CPU: of the processor) of the training and validation of every epoch are recorded. What TABLE holds already is not
-trained again: the same command goes on, and with `--minutes` it stops after that time.
+and one that changes one to four fields of the default one, and those of the portfolio at the end. Of each the
+validation and test macro-F1 and the seconds (on a CPU: of the processor) of the training and validation of every epoch
+are recorded. What TABLE holds already is not trained again: the same command goes on, and with `--minutes` it stops
+after that time.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from optuna.trial import FixedTrial
 
 from hpo.demo import write_demo
 from hpo.study.encoding import Encoding
+from hpo.study.portfolio import portfolio
 from trainer.data import load_data
 from trainer.device import choose_device
 from trainer.errors import TrainerError
@@ -52,7 +54,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("table", type=Path)
     parser.add_argument("folder", type=Path, nargs="?")
-    parser.add_argument("--recipes", type=int, default=150, help="default: 150")
+    parser.add_argument("--recipes", type=int, default=150, help="beside the portfolio; default: 150")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="after which no further recipe begins")
     parser.add_argument("--images", type=int, help="at most so many to train, and half as many to validate and test")
     parser.add_argument(
@@ -75,9 +77,13 @@ def main() -> None:
         data = load_data(folder, valid=0.25, test=0.25, cache=PixelCache(Path(scratch) / "pixels"))
         if options.images:
             data = replace(data, split=smaller(data.split, options.images))
-        while len(table["rows"]) < options.recipes and time.monotonic() < end:
-            recipe = recipe_of(len(table["rows"]), space)
-            row: dict[str, Any] = {"hp": parameters_of(recipe, space), **curves(recipe, data)}
+        known = [row["hp"] for row in table["rows"]]
+        recipes = [*(recipe_of(number, space) for number in range(options.recipes)), *portfolio(space, None)]
+        for recipe in recipes:
+            params = parameters_of(recipe, space)
+            if params in known or time.monotonic() > end:
+                continue
+            row: dict[str, Any] = {"hp": params, **curves(recipe, data)}
             table["rows"].append(row)
             options.table.write_bytes(gzip.compress(json.dumps(table).encode()))
             print(f"{len(table['rows'])}: {max(row['valid_macro_f1'], default=0):.4f}", flush=True)

@@ -206,10 +206,11 @@ def test_recorded_curves_are_a_table_that_can_be_searched(monkeypatch, write_col
         monkeypatch.setattr(sys, "argv", ["record_curves.py", str(path), str(folder), *map(str, options)])
         main()
         rows = json.loads(gzip.decompress(path.read_bytes()))["rows"]
-        assert len(rows) == recipes
+        assert len(rows) == recipes + 4  # of the portfolio, two a backbone
     table = Table(path)
     assert table.default == rows[0]["hp"]
     assert table.full == pytest.approx(sum(rows[0]["seconds"]))
     assert table.seconds.min() > 0
     assert table.ends.tolist() == [max(row["valid_macro_f1"]) for row in rows]
-    assert [table.nearest(table.coordinates(row)) for row in range(3)] == [0, 1, 2]
+    assert [table.nearest(table.coordinates(row)) for row in range(7)] == list(range(7))
+    assert [table.nearest(recipe) for recipe in table.portfolio()] == [1, 2, 3, 4]
