@@ -43,6 +43,7 @@ class Table:
         full: seconds of a full training: of the default recipe, where there is one.
         default: parameters of the default recipe, None where there is none.
         first: scores after which a training has had one epoch: TaskSet begins with that of the untrained network.
+        own: the first epoch whose score is the configuration's own.
     """
 
     def __init__(self, path: Path, noise: float = 0.0, *, mislead: bool = False) -> None:
@@ -69,9 +70,9 @@ class Table:
         self.ends = self._true.max(axis=1)
         self._best, self._median = float(self.ends.max()), float(np.median(self.ends))
         rng, self.scores = np.random.default_rng(0), self._true.copy()
+        self.own = -(-self.epochs // 3) if mislead else 0
         if mislead:
-            third = -(-self.epochs // 3)
-            self.scores[:, :third] = self.scores[rng.permutation(len(rows)), :third]
+            self.scores[:, : self.own] = self.scores[rng.permutation(len(rows)), : self.own]
         self.scores += noise * (self._best - self._median) * rng.normal(size=self.scores.shape)
 
     @property

@@ -10,7 +10,8 @@ Of a table of hpo's own trainer all try the default recipe first, and hpo's own 
 its encoding, the rungs and the rule by which trials go on are those that a worker of hpo runs; what its database does
 in one transaction happens here in one step. The time is counted in full trainings, all workers together. The regret is
 that of the configuration with the best score so far: its true lowest loss by then, less that of the best configuration,
-as a share of what lies between that and the median configuration, 1 at most.
+as a share of what lies between that and the median configuration, 1 at most. With `--mislead` the scores of the first
+third of a curve are another configuration's: all decisions are led by them, but none counts as the best score.
 
 Printed are rows of a table in Markdown: after each of the times the mean over tasks and seeds, its standard error over
 the seeds, and in brackets the median over tasks and seeds and the mean of the worst task. With `--keep FILE` each
@@ -59,10 +60,11 @@ def replay(table: Table, search: Search, workers: int) -> list[float]:
         now, _, training = heapq.heappop(ends)
         while len(regrets) < len(wanted) and now > wanted[len(regrets)] + 1e-9:
             regrets.append(min(regret, 1.0))
-        training.best = max(training.best, float(table.scores[training.row, training.epoch]))
+        score, own = float(table.scores[training.row, training.epoch]), training.epoch >= table.own
+        training.best = max(training.best, score)
         training.epoch += 1
-        if training.best > best:
-            best, regret = training.best, table.regret(training.row, training.epoch)
+        if own and score > best:
+            best, regret = score, table.regret(training.row, training.epoch)
         begin(now, training if search.goes_on(training) else search.next())
     return regrets
 
