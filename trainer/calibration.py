@@ -6,7 +6,7 @@ what was fitted on the others. Images of one group are never in two parts.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -60,11 +60,13 @@ class Temperature:
         value: by which logits are divided, above 0; fitted on all images.
         log_loss: mean negative log-probability of the true class, without and with temperature.
         calibration_error: expected calibration error, without and with it, in [0, 1].
+        crossed: the probabilities of each part at the temperature of the others, float32 [images, classes].
     """
 
     value: float
     log_loss: tuple[float, float]
     calibration_error: tuple[float, float]
+    crossed: NDArray[np.float32] = field(repr=False, compare=False)
 
     @property
     def helps(self) -> bool:
@@ -80,11 +82,13 @@ class Offsets:
         values: added to the logits before the best class is taken, float64 [classes]; fitted on all images.
         scores: of the metric, without and with offsets; the higher the better.
         interval: of the gain, by resampling the groups.
+        crossed: the class of each image by the offsets of the other parts, int64 [images].
     """
 
     values: NDArray[np.float64]
     scores: tuple[float, float]
     interval: tuple[float, float]
+    crossed: NDArray[np.int64]
 
     @property
     def gain(self) -> float:
@@ -162,6 +166,7 @@ def fit_temperature(unseen: Unseen) -> Temperature:
         _best_temperature(unseen.labels, unseen.probabilities),
         (log_loss(labels, before), log_loss(labels, after)),
         (expected_calibration_error(labels, before), expected_calibration_error(labels, after)),
+        fitted,
     )
 
 
@@ -200,6 +205,7 @@ def fit_offsets(unseen: Unseen, seed: int = 0, score: ClassScore = macro_f1_of) 
         _best_offsets(unseen.labels, logits, score),
         (score(labels, predicted[0], classes, None), score(labels, predicted[1], classes, None)),
         gain_interval(scores, unseen.groups[judged], seed),
+        after,
     )
 
 

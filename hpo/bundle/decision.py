@@ -50,6 +50,20 @@ class Found:
         """What the bundle uses of it."""
         return Decision(self._value, self._offsets() if self.offsets and self.offsets.helps else ())
 
+    def crossed(self, probabilities: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """What the decision makes of the predictions that it was found by, each fifth judged by the others.
+
+        The decision itself, which has seen their true classes, would flatter them.
+
+        Args:
+            probabilities: those that it was found by, float32 [n, classes].
+
+        Returns:
+            the probabilities that are shown, float32 [n, classes], and the classes, int64 [n].
+        """
+        shown = self.temperature.crossed if self.temperature and self.temperature.helps else probabilities
+        return shown, self.offsets.crossed if self.offsets and self.offsets.helps else shown.argmax(axis=1)
+
     @property
     def _value(self) -> float:
         return self.temperature.value if self.temperature and self.temperature.helps else 1.0

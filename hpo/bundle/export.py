@@ -234,4 +234,4 @@ def decision_of(chosen: Chosen, own: Classifier | None, trial: FrozenTrial, open
 def _test(chosen: Chosen, model: Classifier, data: Data, decision: Decision) -> dict[str, Any]:
     """The scores of a model on the held-out images."""
     shown = decision.probabilities(chosen.probabilities(model, data, data.split.test))
-    return scores_on(data, data.split.test, decision, shown, chosen.metric)
+    return scores_on(data, data.split.test, decision.classes(shown), shown, chosen.metric)

@@ -107,13 +107,13 @@ def export_folds(
         told = found.as_json(data.index.classes)
         alone = Decision(found.decision.temperature)  # of each model; the offsets come after the mean
         together = Decision(offsets=found.decision.offsets)
-        shown = found.decision.probabilities(out_of_fold[judged])
-        estimate = scores_on(data, images, found.decision, shown, metric)
+        shown, predicted = found.crossed(out_of_fold[judged])
+        estimate = scores_on(data, images, predicted, shown, metric)
         say(f"out of fold: {headline(estimate, metric)}, on {source}; {CHOSEN_BY}")
 
         def test() -> dict[str, Any]:
             shown = mean_of([alone] * count, [1] * count, np.stack([one for one in tests if one is not None]))
-            return scores_on(data, data.split.test, together, shown, metric)
+            return scores_on(data, data.split.test, together.classes(shown), shown, metric)
 
         info = {
             "classes": list(data.index.classes),
@@ -222,7 +222,7 @@ def export_ensemble(
         def test() -> dict[str, Any]:
             mean = mean_of(plain, [count for _, count in members], np.stack(tests))
             shown = found.decision.probabilities(mean)
-            return scores_on(data, data.split.test, found.decision, shown, metric)
+            return scores_on(data, data.split.test, found.decision.classes(shown), shown, metric)
 
         best = kept[0].trial
         tested, uses = tested_once(opened, best.number, test, data)

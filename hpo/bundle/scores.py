@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from trainer.calibration import Decision
     from trainer.data import Data
 
 ACCURACY = Metric("accuracy")
@@ -70,20 +69,20 @@ def scores(classified: Classified, groups: NDArray[np.int64], metric: Metric = M
 
 
 def scores_on(
-    data: Data, images: NDArray[np.int64], decision: Decision, shown: NDArray[np.float32], metric: Metric
+    data: Data, images: NDArray[np.int64], predicted: NDArray[np.int64], shown: NDArray[np.float32], metric: Metric
 ) -> dict[str, Any]:
     """The scores on images of a study, whose groups and copies belong together.
 
     Args:
         data: of the study.
         images: positions, int64 [n], n >= 1.
-        decision: what takes the classes.
-        shown: probabilities as the decision shows them, float32 [n, classes].
+        predicted: their classes, int64 [n].
+        shown: their probabilities, float32 [n, classes].
         metric: of the study.
     """
     index = data.index
-    labels, predicted = torch.from_numpy(index.labels[images]), torch.from_numpy(decision.classes(shown))
-    classified = Classified(labels, predicted, torch.from_numpy(shown), index.classes)
+    labels, classes = torch.from_numpy(index.labels[images]), torch.from_numpy(predicted)
+    classified = Classified(labels, classes, torch.from_numpy(shown), index.classes)
     return scores(classified, index.groups_with_copies[images], metric)
 
 

@@ -82,8 +82,9 @@ def tested_winner(opened: OpenStudy, data: Data, say: Callable[[str], None]) -> 
 
     def test() -> dict[str, Any]:
         shown = decision.probabilities(chosen.probabilities(model, data, images))
-        found.append(OuterTest(images, shown, decision.classes(shown), about))
-        return scores_on(data, images, decision, shown, metric)
+        predicted = decision.classes(shown)
+        found.append(OuterTest(images, shown, predicted, about))
+        return scores_on(data, images, predicted, shown, metric)
 
     with torch_threads(chosen.threads):
         model = chosen.retrained(data).model

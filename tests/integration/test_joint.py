@@ -13,6 +13,7 @@ from hpo.bundle.bundle import read_bundle
 from hpo.bundle.card import CHOSEN_BY
 from hpo.bundle.commands import run_export_best, run_predict, run_reproduce
 from hpo.bundle.conversion import convert
+from hpo.bundle.decision import Found
 from hpo.bundle.held_out import count_use
 from hpo.bundle.retraining import divide
 from hpo.cli import parser
@@ -59,6 +60,14 @@ def scores_agree(run, folder):
 def test_the_models_of_folds_are_one_bundle(study, run, tmp_path, monkeypatch):
     """--folds trains once without each fold; each image is judged once, by the model that has not learned it."""
     monkeypatch.setattr("hpo.bundle.decision.FEWEST_IMAGES", 6)
+    crossed, predicted = Found.crossed, []
+
+    def watched(found, probabilities):
+        shown, classes = crossed(found, probabilities)
+        predicted.append((classes + 1) % 3)  # what no decision would say
+        return shown, predicted[0]
+
+    monkeypatch.setattr(Found, "crossed", watched)
     lines = run(run_export_best, study.file.path, "-o", tmp_path / "bundle", "--folds", 3)
     folds = divide(study.data, 3)
     assert np.bincount(folds.numbers).tolist() == [12, 9, 9]
@@ -67,6 +76,9 @@ def test_the_models_of_folds_are_one_bundle(study, run, tmp_path, monkeypatch):
     ]
     info = scores_agree(run, tmp_path / "bundle")
     assert info["metrics"]["out_of_fold"]["images"] == 30
+    assert info["metrics"]["out_of_fold"]["accuracy"] == pytest.approx(
+        (study.data.index.labels[folds.images] == predicted[0]).mean()
+    )
     assert info["test_uses"] == 1
     card = ModelCard.load(tmp_path / "bundle" / "MODEL_CARD.md")
     assert card.data.eval_results[0].metric_value == info["metrics"]["test"]["macro_f1"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -93,6 +95,19 @@ def test_offsets_that_do_not_help_are_left_out():
         found.append(fit_offsets(unseen(labels, softmax(logits)), seed))
     assert sum(one.helps for one in found) <= 2
     assert abs(np.mean([one.gain for one in found])) < 0.01
+
+
+def test_no_image_is_shown_by_what_was_fitted_on_it():
+    """Other labels of one part change nothing of what is shown of that part, and something of the others."""
+    labels, logits = drawn(300, share=(1.0, 1.0, 0.15))
+    logits[:, 2] -= 2
+    told = unseen(labels, softmax(logits))
+    first = told.parts == 0
+    other = replace(told, labels=np.where(first, (labels + 1) % 3, labels))
+    for fit in (fit_temperature, fit_offsets):
+        here, there = fit(told).crossed, fit(other).crossed
+        np.testing.assert_array_equal(here[first], there[first])
+        assert (here[~first] != there[~first]).any()
 
 
 def _scores(labels, first, second):

@@ -49,6 +49,9 @@ def test_what_helps_is_used_and_comes_back_from_json(data):
         f"calibration: temperature {found.temperature.value:.2f}, by 72 images: expected calibration"
     )
     assert said[1].endswith("in 95 %): used")
+    shown, predicted = found.crossed(told(data, sure=6, favour=6.5))
+    assert shown is found.temperature.crossed
+    assert predicted is found.offsets.crossed
 
 
 def test_what_does_not_help_is_left_out_and_said(data):
@@ -59,6 +62,8 @@ def test_what_does_not_help_is_left_out_and_said(data):
     kept = found.as_json(data.index.classes)
     assert not kept["thresholds"]["used"]
     assert decision_of(kept, data.index.classes) == Decision(found.decision.temperature)
+    probabilities = told(data, sure=2.08)
+    assert (found.crossed(probabilities)[1] == probabilities.argmax(axis=1)).all()
 
 
 def test_parts_keep_groups_whole(data, monkeypatch):
