@@ -103,10 +103,10 @@ def successors_of(trials: Sequence[FrozenTrial]) -> dict[int, int]:
 def count_trials(trials: Sequence[FrozenTrial]) -> int:
     """How many trials of a study have begun, counted as the budget does: with what continues it each one is one.
 
-    One that was given the result of another trial has not begun.
+    One that was given the result of another trial, or ended while it waited, as beyond the limits, has not begun.
     """
     return sum(
-        repeated_by(trial) is None and trial.state is not TrialState.WAITING and SAME_RECIPE_KEY not in trial.user_attrs
+        repeated_by(trial) is None and trial.datetime_start is not None and SAME_RECIPE_KEY not in trial.user_attrs
         for trial in trials
     )
 

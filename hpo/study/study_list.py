@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import optuna
@@ -15,11 +15,13 @@ from hpo.study.settings import space_of
 from hpo.study.study_name import CONFIRM_SUFFIX
 from storage.database import connect
 from storage.keys import CONFIRMATION_KEY, SETTINGS_KEY
+from storage.study_rows import StudyRows
 from trainer.errors import RecipeError
 from trainer.objective_metric import MACRO_F1
 from trainer.wording import counted
 
 if TYPE_CHECKING:
+    from storage.halts import Halt
     from trainer.extensions import Extensions
     from trainer.objective_metric import Metric
 
@@ -34,6 +36,8 @@ class ListedStudy:
         best: score of its best trial; None where there is none, or it is unknown.
         unknown: why its best trial is unknown; None where it is known.
         metric: that gives the score.
+        workers: how many are there.
+        halt: whether it is paused or stopped; None where it is neither.
     """
 
     name: str
@@ -41,16 +45,22 @@ class ListedStudy:
     best: float | None = None
     unknown: str | None = None
     metric: Metric = MACRO_F1
+    workers: int = 0
+    halt: Halt | None = None
 
     def line(self) -> str:
         """The study as `hpo list` prints it."""
         best = "none complete" if self.best is None else f"best {self.metric.title} {self.metric.text(self.best)}"
-        return f"{self.name}: {counted(self.trials, 'trial')}, {self.unknown or best}"
+        stands = [f"{counted(self.workers, 'worker')} at work"] if self.workers else []
+        if self.halt:
+            stands = ["paused" if self.halt == "pause" else "stopped"]
+        return ", ".join([f"{self.name}: {counted(self.trials, 'trial')}", self.unknown or best, *stands])
 
     def as_json(self) -> dict[str, Any]:
         """The study as `hpo list --json` prints it."""
         best = None if self.best is None else self.metric.value(self.best)
-        return {"name": self.name, "trials": self.trials, f"best_{self.metric.name}": best}
+        listed = {"name": self.name, "trials": self.trials, f"best_{self.metric.name}": best}
+        return {**listed, "workers": self.workers, "halt": self.halt}
 
 
 def list_studies(url: str, extensions: Extensions) -> list[ListedStudy]:
@@ -70,7 +80,9 @@ def list_studies(url: str, extensions: Extensions) -> list[ListedStudy]:
             study = optuna.load_study(study_name=name, storage=storage)
             confirms = CONFIRMATION_KEY in study.user_attrs and name.removesuffix(CONFIRM_SUFFIX) in names
             if not confirms:  # which belongs to the study that it confirms
-                listed.append(_listed(study, extensions))
+                state = StudyRows(storage, storage.get_study_id_from_name(name)).read()
+                at_work = sum(not worker.gone for worker in state.workers)
+                listed.append(replace(_listed(study, extensions), workers=at_work, halt=state.halt))
     return listed
 
 

@@ -33,8 +33,10 @@ def test_a_search_is_paused_resumed_and_stopped_from_another_terminal(faulty_stu
     shown = json.loads(command("status", "--json"))
     assert (shown["halt"], len(shown["workers"])) == ("pause", 2)
     assert "paused; `hpo resume` lets it go on" in command("status")
+    assert command("list") == "faults: 2 trials, none complete, paused\n"
     assert "its workers go on" in command("resume")
     are("running", 2)
+    assert command("list") == "faults: 2 trials, none complete, 2 workers at work\n"
     assert 'the study "faults" is stopped: its 2 workers' in command("stop")
     assert (search.end(), worker.end()) == (0, 0)
     assert "the study was stopped: trials that ran are back in the queue" in search.printed

@@ -239,7 +239,8 @@ def test_two_inits_at_once_make_one_study_which_list_shows_and_delete_deletes(hp
     assert len(study.trials) == 1  # the default recipe, waiting, once
 
     listed = json.loads(hpo("list", "study.toml", "--json", HPO_STORAGE=database).stdout)
-    assert listed == [{"name": "색깔 study", "trials": 0, "best_macro_f1": None}]
+    about = {"workers": 0, "halt": None}
+    assert listed == [{"name": "색깔 study", "trials": 0, "best_macro_f1": None, **about}]
     unanswered = hpo("delete", "study.toml", HPO_STORAGE=database)
     assert unanswered.returncode == 1
     assert "nothing was deleted" in unanswered.stdout

@@ -84,3 +84,6 @@ def test_a_trial_with_all_its_runs_counts_once():
     assert count_trials(trials) == 2
     assert count_trials(trials_of(("FAIL", {"repeats": "x"}))) == 1
     assert count_trials(trials_of(("COMPLETE", {}), ("COMPLETE", {"same_recipe_as": 0}))) == 1
+    refused = trials_of(("FAIL", {"reason": "limits: the model is too large"}), ("FAIL", {}))
+    refused[0].datetime_start = None  # it has never run
+    assert count_trials(refused) == 1
