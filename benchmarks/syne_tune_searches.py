@@ -106,6 +106,8 @@ def promotion(name: str, table: Table, seed: int) -> Search:
         raise SystemExit(message) from error
     logging.getLogger("syne_tune").setLevel(logging.ERROR)  # else each scheduler gives advice for real trainings
     space, options = positions(table), dict[str, Any](debug_log=False)
+    if name == "bohb":
+        options["num_min_data_points"] = len(space) + 1  # Falkner et al. 2018; by default the model begins later
     if name == "mobster":
         rows = np.nan_to_num([table.coordinates(row) for row in range(len(table.ends))]).tolist()
         configs = [{key: space[key].cast(at) for key, at in zip(space, row, strict=True)} for row in rows]
