@@ -1,6 +1,10 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
+PINNED = $(shell grep == constraints.txt)
+LARGE = nvidia-% torch==% torchvision==% triton==%
+BROWSER = greenlet==% playwright==%
 
 .PHONY: install demo test gpu-test chaos browser-test tracking-test compose-test dist-test lint docs pictures bench bench-storage bench-gpu clean
 
@@ -9,7 +13,11 @@ install: $(VENV)/installed
 $(VENV)/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "hpo needs Python 3.11 or newer, this is " + sys.version.split()[0] + ": call make PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt --editable '.[dev]'
+	@# A pip uses one core, and half of the bytes are torch and the libraries of GPUs, so two of them fetch and unpack at
+	@# once. What they cannot, as these libraries are not for every machine, the third one does, which knows what is needed.
+	@$(PIP) --no-deps $(filter $(LARGE),$(PINNED)) 2>/dev/null & \
+	    $(PIP) --no-deps $(filter-out $(LARGE) $(BROWSER),$(PINNED)) 2>/dev/null & wait
+	$(PIP) --constraint constraints.txt --editable '.[dev]'
 	@# pip compiles one file after the other, the tests of all packages, too; some files are not meant for this Python
 	@$(BIN)/python -m compileall -qq -j 0 -x '/tests?/' $(VENV)/lib || true
 	@touch $@
@@ -19,7 +27,7 @@ demo: install
 
 # Three processes for two cores, as the tests that take longest mostly wait
 test: install
-	$(BIN)/pytest --numprocesses 3 --dist loadscope
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 3 --dist loadscope
 
 # Does it work on this machine's GPU? Where there is none: make gpu-test HPO_GPU_TESTS=rehearse
 gpu-test: install
