@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -65,8 +66,22 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the tiers whose tests take longest: the short ones at the end let the processes end together."""
-    items.sort(key=lambda item: TIERS.index(item.path.parent.name) if item.path.parent.name in TIERS else -1)
+    """Begin with what takes longest, so that the short tests at the end let the processes end together.
+
+    That is one tier after the other, and in each the modules that one process runs as a whole.
+    """
+
+    def key(item: pytest.Item) -> tuple[int, bool]:
+        tier = item.path.parent.name
+        return TIERS.index(tier) if tier in TIERS else -1, not shares_fixtures(item.path)
+
+    items.sort(key=key)
+
+
+@cache
+def shares_fixtures(module: Path) -> bool:
+    """Whether the tests of a module share what a fixture of it makes once."""
+    return 'scope="module"' in module.read_text()
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -2,18 +2,9 @@
 
 from __future__ import annotations
 
-from functools import cache
-from pathlib import Path
-
 from xdist.scheduler import LoadScopeScheduling
 
-ROOT = Path(__file__).parents[2]
-
-
-@cache
-def _shares_fixtures(module):
-    """Whether the tests of a module, given by its path below the root, share what a fixture of it makes once."""
-    return 'scope="module"' in (ROOT / module).read_text()
+from tests.conftest import ROOT, shares_fixtures
 
 
 class FixtureScheduling(LoadScopeScheduling):
@@ -24,4 +15,4 @@ class FixtureScheduling(LoadScopeScheduling):
 
     def _split_scope(self, nodeid):
         module = nodeid.partition("::")[0]
-        return module if _shares_fixtures(module) else nodeid
+        return module if shares_fixtures(ROOT / module) else nodeid
