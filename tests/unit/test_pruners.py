@@ -36,17 +36,17 @@ def decisions(pruner, storage=None):
     return [(trial.state, trial.params, trial.intermediate_values, trial.system_attrs) for trial in study.trials]
 
 
-def test_brackets_that_are_worked_out_once_decide_like_optunas(tmp_path):
+def test_brackets_that_are_worked_out_once_decide_like_optunas():
     """Every trial of a search is sampled and pruned as with Optuna's Hyperband."""
     pruner = BracketPruner(min_resource=1, max_resource=9, reduction_factor=3)
-    ours = decisions(pruner, f"sqlite:///{tmp_path / 'study.db'}")
+    ours = decisions(pruner, "sqlite://")
     assert ours == decisions(HyperbandPruner(min_resource=1, max_resource=9, reduction_factor=3))
     assert {state.name for state, *_ in ours} == {"COMPLETE", "PRUNED"}
 
 
-def test_the_median_of_trials_that_are_looked_at_once_decides_like_optunas(tmp_path):
+def test_the_median_of_trials_that_are_looked_at_once_decides_like_optunas():
     """Every trial of a search is pruned as with Optuna's median rule, before and after its start-up and warm-up."""
-    ours = decisions(RunningMedianPruner(5, 3), f"sqlite:///{tmp_path / 'study.db'}")
+    ours = decisions(RunningMedianPruner(5, 3), "sqlite://")
     assert ours == decisions(MedianPruner(5, 3))
     assert {state.name for state, *_ in ours} == {"COMPLETE", "PRUNED"}
     assert min(len(reports) for _, _, reports, _ in ours) == 3
