@@ -18,8 +18,8 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	@$(PIP) --no-deps $(filter $(LARGE),$(PINNED)) 2>/dev/null & \
 	    $(PIP) --no-deps $(filter-out $(LARGE) $(BROWSER),$(PINNED)) 2>/dev/null & wait
 	$(PIP) --constraint constraints.txt --editable '.[dev]'
-	@# pip compiles one file after the other, the tests of all packages, too; some files are not meant for this Python
-	@$(BIN)/python -m compileall -qq -j 0 -x '/tests?/' $(VENV)/lib || true
+	@# pip compiles one file after the other, also what is hardly imported; some files are not meant for this Python
+	@$(BIN)/python -m compileall -qq -j 0 -x '/(tests?|fontTools|moto|mypyc?|pip)/' $(VENV)/lib || true
 	@touch $@
 
 demo: install

@@ -172,11 +172,12 @@ def test_randaugment_draws_evenly():
 def test_randaugment_number_of_operations(ops):
     """RandAugment chains as many operations as the recipe says, in any order and with repetition."""
     image = _image(16) // 2 + 30
+    operations = make_image_ops(9, RANDAUGMENT)[5:]
     chains = {x.tobytes(): {()} for x in (image, image[:, ::-1])}
     for _ in range(ops):
         longer = defaultdict(set)
         for x, before in chains.items():
-            for n, operation in enumerate(make_image_ops(9, RANDAUGMENT)[5:]):
+            for n, operation in enumerate(operations):
                 changed = operation(image=np.frombuffer(x, np.uint8).reshape(image.shape))["image"]
                 longer[changed.tobytes()] |= {(*chain, n) for chain in before}
         chains = longer
