@@ -145,7 +145,8 @@ def value_interval(metric: Metric, classified: Classified, groups: NDArray[np.in
         groups: images with the same number belong together, int64 [images].
 
     Returns:
-        None where the images do not define the metric.
+        None where the images do not define the metric, or have the same value in all draws, as of a ROC-AUC of 1: that
+        tells nothing of other images.
     """
     value = _defined_value(metric, classified)
     if value is None:
@@ -155,6 +156,8 @@ def value_interval(metric: Metric, classified: Classified, groups: NDArray[np.in
         return metric.value(score_of_drawn(metric, classified, times))
 
     low, high = drawn_interval(drawn, groups, INTERVAL_DRAWS)
+    if low == high:
+        return None
     return min(low, value), max(high, value)
 
 

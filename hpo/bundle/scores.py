@@ -53,7 +53,8 @@ def scores(classified: Classified, groups: NDArray[np.int64], metric: Metric = M
     if found:
         interval = {"macro_f1": list(found.macro_f1), "accuracy": list(found.accuracy)}
         if metric.name not in interval:
-            own = value_interval(metric, classified, groups)
+            one = metric.position(classes) if metric.kind == "f1" else None
+            own = value_interval(metric, classified, groups) if one is None else found.class_f1[one]
             interval[metric.name] = own and list(own)
         interval["groups"] = found.groups
     rows = {

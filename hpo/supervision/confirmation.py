@@ -55,7 +55,8 @@ def announcement(opened: OpenStudy, confirmation: OpenStudy) -> str:
     plan, trials = plan_of(confirmation.study), opened.study.get_trials(deepcopy=False)
     took = [trial.duration.total_seconds() for number in plan.trials if (trial := trials[number]).duration]
     each = f", of about {duration(sum(took) / len(took))} each" if took else ""
-    beside = "" if plan.default is None else ", the default one among them"
+    among = " among them" * (len(plan.trials) > 1)
+    beside = "" if plan.default is None else f", the default one{among}"
     return (
         f"confirming {counted(len(plan.trials), 'recipe')}{beside}, on {counted(plan.repeats, 'fresh fold')}: at most"
         f" {counted(len(plan.runs), 'training')}{each}"

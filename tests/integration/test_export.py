@@ -40,6 +40,7 @@ from hpo.study.fresh_folds import data_of_fold
 from hpo.study.open_study import create_study, load_study
 from hpo.study.status import take_snapshot
 from hpo.study.study_file import read_study_file
+from hpo.supervision.confirmation import announcement
 from hpo.worker.shutdown import Shutdown
 from hpo.worker.stopwatch import Stopwatch
 from hpo.worker.worker import Worker
@@ -409,6 +410,11 @@ def test_a_confirmed_winner_need_not_be_complete(tried, tmp_path, capsys, monkey
             user_attrs=paused,
             intermediate_values={1: 0.5},
         )
+    )
+    data = tried.file.data.load(tmp_path / "pixels")  # the best recipe is the default one
+    confirmation = begin_confirmation(tried, data, top=1, repeats=2)
+    assert announcement(tried, confirmation).startswith(
+        "confirming 1 recipe, the default one, on 2 fresh folds: at most"
     )
     again = ConfirmedRecipe(5, True, None, 0.8, 0.1, 2, 2, 10, 1.0, None, (0.5, 0.8))
     told = Confirmed([again], 2, 2, 2, winner=5, tied=[5], challenger=None, evidence=None)

@@ -116,6 +116,20 @@ def test_the_headline_begins_with_the_metric_of_the_study():
     assert shown.count("accuracy") == 1
 
 
+def test_no_interval_claims_to_be_certain():
+    """The F1 of one class has the interval that stands beside that class; a ROC-AUC of 1 has none of no length."""
+    labels = torch.tensor([0, 0, 0, 1, 1, 1])
+    told = Classified(labels, labels, torch.eye(2)[labels], ("cat", "dog"))
+    found = scores(told, np.arange(6), metric_of("f1:dog"))
+    assert found["interval"]["f1:dog"] == found["per_class"]["dog"]["f1_interval"]
+    low, high = found["interval"]["f1:dog"]
+    assert low < 0.9 < high
+    area = metric_of("roc_auc")
+    found = scores(told, np.arange(6), area)
+    assert found["interval"]["roc_auc"] is None
+    assert headline(found, area).startswith("ROC-AUC 1.0000, macro-F1 1.0000 (")
+
+
 def test_a_metric_that_images_do_not_define_is_said_to_be_so():
     """ROC-AUC of images of one class is None in JSON and not defined in the headline; the others are there."""
     area = metric_of("roc_auc")
