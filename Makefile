@@ -1,7 +1,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
+PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 PINNED = $(shell grep == constraints.txt)
 LARGE = nvidia-% torch==% torchvision==% triton==%
 BROWSER = greenlet==% playwright==%
@@ -15,9 +15,9 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	@# A pip uses one core, and half of the bytes are torch and the libraries of GPUs, so two of them fetch and unpack at
 	@# once. What they cannot, as these libraries are not for every machine, the third one does, which knows what is needed.
-	@$(PIP) --no-deps $(filter $(LARGE),$(PINNED)) 2>/dev/null & \
-	    $(PIP) --no-deps $(filter-out $(LARGE) $(BROWSER),$(PINNED)) 2>/dev/null & wait
-	$(PIP) --constraint constraints.txt --editable '.[dev]'
+	@$(PIP) --no-compile --no-deps $(filter $(LARGE),$(PINNED)) 2>/dev/null & \
+	    $(PIP) --no-compile --no-deps $(filter-out $(LARGE) $(BROWSER),$(PINNED)) 2>/dev/null & wait
+	$(PIP) --no-compile --constraint constraints.txt --editable '.[dev]'
 	@# pip compiles one file after the other, also what is hardly imported; some files are not meant for this Python
 	@$(BIN)/python -m compileall -qq -j 0 -x '/(tests?|fontTools|moto|mypyc?|pip)/' $(VENV)/lib || true
 	@touch $@
@@ -37,7 +37,7 @@ gpu-test: install
 
 # The dashboard in Chromium (apt-get install chromium): make browser-test SCREENSHOTS=folder
 browser-test: install
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[browser]'
+	$(PIP) --constraint constraints.txt --editable '.[browser]'
 	SCREENSHOTS=$(SCREENSHOTS) $(BIN)/pytest tests/browser
 
 # `[study] track` with a real MLflow server and the offline mode of Weights & Biases, in an environment of its own: 3 minutes
@@ -79,7 +79,7 @@ docs: install
 
 # The pictures of the README, from a real search, in Chromium: some minutes
 pictures: install
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[browser]'
+	$(PIP) --constraint constraints.txt --editable '.[browser]'
 	$(BIN)/python -m docs.pictures
 
 # Images a second against the bare model and timm: make bench DATA=folder-with-one-folder-a-class

@@ -77,11 +77,12 @@ def main() -> None:
         data = load_data(folder, valid=0.25, test=0.25, cache=PixelCache(Path(scratch) / "pixels"))
         if options.images:
             data = replace(data, split=smaller(data.split, options.images))
-        known = [row["hp"] for row in table["rows"]]
         recipes = [*(recipe_of(number, space) for number in range(options.recipes)), *portfolio(space, None)]
         for recipe in recipes:
+            if time.monotonic() > end:
+                break
             params = parameters_of(recipe, space)
-            if params in known or time.monotonic() > end:
+            if any(row["hp"] == params for row in table["rows"]):
                 continue
             row: dict[str, Any] = {"hp": params, **curves(recipe, data)}
             table["rows"].append(row)

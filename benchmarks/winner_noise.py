@@ -4,14 +4,14 @@
 
 Of FOLDER, which has one folder a class, or without it of scikit-learn's 1,797 digits, a few hundred images are drawn.
 On these every recipe is trained on each of four folds, with two seeds, as `hpo confirm` trains. A line of OUT.jsonl is
-one training: macro-F1 of each epoch on its fold, and on 600 images beside, which tells how good the recipe truly
-is for data of this size. A file that is there already goes on where it was left. The
-recipes are the default one and random ones of the demo's space.
+one training: macro-F1 of each epoch on its fold, and on 600 images beside, which tells how good the recipe truly is for
+data of this size. A file that is there already goes on where it was left. The recipes are the default one and random
+ones of the demo's space.
 
 Printed are, for each recipe, the mean and the standard deviation of one training, on its fold and on the 600 images, at
-the epoch that is best on the folds, and for recipes whose mean is within `NEAR` of the best one, as bad ones
-differ more, the standard deviation by its cause: the seed of the training, the images of a fold for one recipe, and
-the fold for all recipes.
+the epoch that is best on the folds, and for recipes whose mean is within `NEAR` of the best one, as bad ones differ
+more, the standard deviation by its cause: the seed of the training, the images of a fold for one recipe, and the fold
+for all recipes.
 """
 
 from __future__ import annotations

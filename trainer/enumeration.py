@@ -107,7 +107,7 @@ def _options(name: str, entry: Choice | Range, rng: random.Random) -> Iterable[A
         return _fractions(entry, rng)
     if not isinstance(DEFAULTS[name], int):
         return (float(entry.low),)
-    low, count = int(entry.low), int(entry.high) - int(entry.low) + 1
+    low, count = int(entry.low), _value_count(entry)
     first = rng.randrange(count)  # a range may be too long to be shuffled
     return (low + (first + offset) % count for offset in range(count))
 

@@ -55,6 +55,15 @@ def winner(opened: OpenStudy, confirmed: Confirmed | None) -> FrozenTrial:
     return best_trials(opened)[0]
 
 
+def trial_to_export(opened: OpenStudy, number: int | None, confirmed: Confirmed | None) -> FrozenTrial:
+    """The trial of this number; None: the winner.
+
+    Raises:
+        HpoError: as `winner` and `trial_of_number` do.
+    """
+    return winner(opened, confirmed) if number is None else trial_of_number(opened, number, confirmed)
+
+
 def score_line(trial: FrozenTrial, opened: OpenStudy, confirmed: Confirmed | None) -> str:
     """The score of a trial, confirmed or not, and which one has won where that is another."""
     metric = opened.metric

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def run_export_best(options: argparse.Namespace) -> int:
     """`hpo export-best`: the winner, or other trials, as bundles."""
     from hpo.bundle.bundle import TEST, refuse_existing
-    from hpo.bundle.chosen_trials import best_trials, trial_of_number, winner
+    from hpo.bundle.chosen_trials import best_trials, trial_to_export
     from hpo.bundle.export import export
     from hpo.bundle.joint import export_ensemble, export_folds
     from hpo.bundle.pseudo_labels import CONFIDENCE
@@ -60,7 +60,6 @@ def run_export_best(options: argparse.Namespace) -> int:
         print(line, flush=True)
 
     with open_study_from(options) as opened:
-        confirmed = read_confirmed(opened)
         bundles: Iterable[tuple[Path, dict[str, Any]]]
         if options.ensemble is not None:
             bundles = [(output, export_ensemble(opened, output, options.ensemble, options.threads, say))]
@@ -69,13 +68,10 @@ def run_export_best(options: argparse.Namespace) -> int:
         elif options.top is not None:
             refuse_existing(output)
             trials = {output / f"trial-{trial.number}": trial for trial in best_trials(opened, options.top)}
-            bundles = export(opened, trials, training, say, confirmed)
+            bundles = export(opened, trials, training, say, read_confirmed(opened))
         else:
-            trial = (
-                winner(opened, confirmed)
-                if options.trial is None
-                else trial_of_number(opened, options.trial, confirmed)
-            )
+            confirmed = read_confirmed(opened)
+            trial = trial_to_export(opened, options.trial, confirmed)
             bundles = export(opened, {output: trial}, training, say, confirmed)
         for folder, info in bundles:
             if test := info["metrics"]["test"]:

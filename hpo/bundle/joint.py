@@ -10,7 +10,7 @@ import numpy as np
 
 from hpo.bundle.bundle import ORIGIN, new_folder, refuse_existing
 from hpo.bundle.card import CHOSEN_BY, write_card
-from hpo.bundle.chosen_trials import score_line, trial_of_number, winner
+from hpo.bundle.chosen_trials import score_line, trial_to_export
 from hpo.bundle.decision import find_decision
 from hpo.bundle.export import chosen_of, confirmation_of, searched_value, story_of, tested_once
 from hpo.bundle.origin import origin_of
@@ -70,7 +70,7 @@ def export_folds(
     """
     refuse_existing(folder)
     confirmed = read_confirmed(opened)
-    trial = winner(opened, confirmed) if number is None else trial_of_number(opened, number, confirmed)
+    trial = trial_to_export(opened, number, confirmed)
     known = confirmed.recipe_of(trial.number) if confirmed else None
     data, metric = _data_of(opened), opened.metric
     chosen, folds = chosen_of(trial, opened, Training(threads=threads), say, known), divide(data, count)

@@ -186,10 +186,11 @@ class Encoding:
                 return values[int(position)]
             case Range(low, high, log):
                 value = low * (high / low) ** position if log else low + (high - low) * position
-                short = min(max(round(value) if name in self._whole else float(f"{value:.12g}"), low), high)
+                if name in self._whole:
+                    return min(max(round(value), low), high)
                 # What somebody has written comes back as it was, and not with the error of a logarithm.
-                whole = name in self._whole or self._position(name, short) == position
-                return short if whole else min(max(value, low), high)
+                short = min(max(float(f"{value:.12g}"), low), high)
+                return short if self._position(name, short) == position else min(max(value, low), high)
         raise AssertionError(name)
 
 
