@@ -22,13 +22,14 @@ class FileServer:
         statuses: HTTP statuses of the next answers of a path; after them the file is sent.
         short: paths whose answers end before the last byte.
         slow_seconds: before each answer.
+        stuck: paths that get no answer as long as they are in it.
         login: USER:PASSWORD that it wants; None wants none.
         retry_after: sent with each status, if it is any.
     """
 
     def __init__(self, folder, port):
         self.folder, self.url = folder, f"http://127.0.0.1:{port}"
-        self.asked, self.statuses, self.short = Counter(), {}, set()
+        self.asked, self.statuses, self.short, self.stuck = Counter(), {}, set(), set()
         self.slow_seconds, self.login, self.retry_after = 0.0, None, None
 
 
@@ -40,6 +41,8 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command == "GET":
             served.asked[path] += 1
         time.sleep(served.slow_seconds)
+        while path in served.stuck:
+            time.sleep(0.02)
         status = served.statuses[path].pop(0) if served.statuses.get(path) else 200
         if served.login and self.headers.get("Authorization") != f"Basic {b64encode(served.login.encode()).decode()}":
             status = 401
