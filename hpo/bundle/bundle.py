@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import json
-import shutil
-import uuid
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 from hpo.bundle.decision import decision_of
 from hpo.errors import HpoError
+from hpo.output import refuse_bad_folder
+from hpo.version import VERSION
+from hpo.whole_file import whole_folder
 from trainer.errors import TrainerError
 from trainer.images.pixels import INTERPOLATIONS, Reading
 from trainer.images.value_range import ranges_from_json
+from trainer.objective_metric import MACRO_F1, metric_of
 from trainer.recipe import read_recipe
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     import torch
 
@@ -32,6 +33,7 @@ ORIGIN = "origin"  # the key in bundle.json of what it keeps of its training
 WEIGHTS, RECIPE, INFO = "model.safetensors", "recipe.toml", "bundle.json"  # timm looks for that name of the weights
 TRAIN, VALID, TEST = "train.csv", "valid.csv", "test.csv"  # the images of each side of the search's split
 UNLABELLED = "unlabelled.csv"  # those of the data that have no class, if any
+CAUSE_LENGTH = 300  # characters of what torch or safetensors say
 PSEUDO_LABELS = "pseudo_labels.csv"  # the images of --unlabelled, with the classes of those that were learned
 
 
@@ -74,8 +76,10 @@ class Bundle:
         try:
             load_weights(model, self.folder / WEIGHTS)
         except (OSError, RuntimeError, SafetensorError) as error:
-            cause = str(error).splitlines()[0]
-            raise HpoError(f"bundle: {self.folder / WEIGHTS} cannot be loaded: {cause}") from error
+            cause = " ".join(str(error).split())[:CAUSE_LENGTH]
+            raise HpoError(
+                f"bundle: {self.folder / WEIGHTS} cannot be loaded: {cause}; copy the bundle again, or export it again"
+            ) from error
         return model.to(device).eval()
 
 
@@ -85,8 +89,10 @@ def read_bundle(folder: Path) -> Bundle:
     Raises:
         HpoError: the folder is no bundle.
     """
+    info: Any = None
     try:
         info = json.loads((folder / INFO).read_text(encoding="utf-8"))
+        _refuse_odd(info)
         if "members" in info:
             return _of_several(folder, info)
         preprocessing = info.get("preprocessing", {})
@@ -102,9 +108,43 @@ def read_bundle(folder: Path) -> Bundle:
             f"bundle: {folder} is no bundle (its {INFO} or {RECIPE} is nested too deeply); `hpo export-best` makes one"
         ) from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, TrainerError) as error:
+        if isinstance(error, FileNotFoundError | NotADirectoryError):
+            missing = Path(error.filename).name if folder.is_dir() else "such folder"
+            raise HpoError(
+                f"bundle: {folder} is no bundle, as there is no {missing}; name a folder that `hpo export-best` has"
+                " written"
+            ) from error
+        if newer := _newer_version(info):
+            raise HpoError(
+                f"bundle: {folder} was written by hpo {newer}, and hpo {VERSION} cannot read it ({error}); use hpo"
+                f" {newer}, or a newer one"
+            ) from error
         raise HpoError(
             f"bundle: {folder} is no bundle ({type(error).__name__}: {error}); `hpo export-best` makes one"
         ) from error
+
+
+def _refuse_odd(info: Any) -> None:
+    """Raise ValueError or TypeError where a bundle.json has something in it that hpo does not write there."""
+    classes = info["classes"]
+    if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
+        raise TypeError("its classes are no list of names")
+    if not classes or len(set(classes)) < len(classes):
+        raise ValueError("it has no classes, or one of them twice")
+    for key, kind in ((ORIGIN, dict), ("metrics", dict), ("versions", dict), ("test_uses", int)):
+        if not isinstance(info.get(key, kind()), kind):
+            raise TypeError(f"its {key} is no {'number' if kind is int else 'table'}")
+    metric_of(info.get("metric", MACRO_F1.name))
+
+
+def _newer_version(info: Any) -> str | None:
+    """The version of hpo that wrote a bundle.json, where that is newer than this one."""
+    try:
+        written = str(info["versions"]["hpo"])
+        newer = [*map(int, written.split("."))] > [*map(int, VERSION.split("."))]
+    except (TypeError, KeyError, ValueError):  # not told, or not by numbers alone
+        return None
+    return written if newer else None
 
 
 def _of_several(folder: Path, info: dict[str, Any]) -> Bundle:
@@ -125,32 +165,16 @@ def _of_several(folder: Path, info: dict[str, Any]) -> Bundle:
     return replace(members[0], folder=folder, info=info, decision=decision, members=members, votes=tuple(votes))
 
 
-def refuse_existing(folder: Path) -> None:
-    """Raise HpoError where something has the name of a folder that is to be made."""
-    if folder.exists():
-        raise HpoError(f"{folder}: exists already; remove it or choose another name")
-
-
 @contextmanager
 def new_folder(folder: Path) -> Iterator[Path]:
     """A folder to write into that gets its name only when the block has ended well: whole or not at all.
 
-    Until then it has a name that cannot be foreseen. The umask says who may read it.
-
     Raises:
         HpoError: something has that name already, or nothing can be written there.
     """
-    refuse_existing(folder)
+    refuse_bad_folder("export", folder)
     try:
-        folder.absolute().parent.mkdir(parents=True, exist_ok=True)
-        temporary = folder.absolute().parent / f".hpo-{uuid.uuid4().hex}.tmp"
-        temporary.mkdir()
+        with whole_folder(folder) as temporary:
+            yield temporary
     except OSError as error:
-        raise HpoError(f"{folder}: cannot be written: {error.strerror}") from error
-    try:
-        yield temporary
-        temporary.rename(folder)
-    except OSError as error:
-        raise HpoError(f"{folder}: cannot be written: {error.strerror}") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        raise HpoError(f"export: {folder} cannot be written: {error.strerror}") from error

@@ -197,7 +197,13 @@ def _choice(info: Mapping[str, Any], story: Story) -> Iterator[str]:
     metrics, again, metric = info["metrics"], info.get("confirmation"), kept_metric(info)
     title = _plain(metric.title)
     searched, compared = metrics[f"valid_{metric.name}"], counted(story.compared, "complete trial")
-    if "ensemble" in metrics:
+    if "ensemble" in metrics and metrics["ensemble"] is None:
+        yield (
+            f"A search has compared {compared}. Of those whose weights it has kept no vote of several had a better"
+            f" {title} on the validation images than trial {info['trial']} alone, which is this model. It has not"
+            " learned these images."
+        )
+    elif "ensemble" in metrics:
         low, high = metrics["ensemble"]["interval"]
         yield (
             f"A search has compared {compared}. Of those whose weights it has kept these were chosen by the {title} of"

@@ -21,13 +21,14 @@ if TYPE_CHECKING:
 
 def run_export_best(options: argparse.Namespace) -> int:
     """`hpo export-best`: the winner, or other trials, as bundles."""
-    from hpo.bundle.bundle import TEST, refuse_existing
+    from hpo.bundle.bundle import TEST
     from hpo.bundle.chosen_trials import best_trials, trial_to_export
     from hpo.bundle.export import export
     from hpo.bundle.joint import export_ensemble, export_folds
     from hpo.bundle.pseudo_labels import CONFIDENCE
     from hpo.bundle.retraining import Training
     from hpo.bundle.scores import doubt, headline
+    from hpo.output import refuse_bad_folder
     from hpo.study.confirmed import read_confirmed
     from hpo.study.nested_file import nested_line
     from hpo.tracking.trackers import add_bundle
@@ -54,6 +55,7 @@ def run_export_best(options: argparse.Namespace) -> int:
         threads=options.threads,
     )
     output: Path = options.output
+    refuse_bad_folder("export", output)
     refused = False
 
     def say(line: str) -> None:
@@ -66,7 +68,6 @@ def run_export_best(options: argparse.Namespace) -> int:
         elif options.folds is not None:
             bundles = [(output, export_folds(opened, output, options.trial, options.folds, options.threads, say))]
         elif options.top is not None:
-            refuse_existing(output)
             trials = {output / f"trial-{trial.number}": trial for trial in best_trials(opened, options.top)}
             bundles = export(opened, trials, training, say, read_confirmed(opened))
         else:
@@ -144,10 +145,12 @@ def run_predict(options: argparse.Namespace) -> int:
     from hpo.bundle.prediction import fit_ranges, predict_to_csv
     from hpo.bundle.scores import details, headline
     from hpo.hardware import cores
+    from hpo.output import refuse_bad_file
     from hpo.study.metric_settings import kept_metric
     from trainer.device import torch_threads
     from trainer.extensions import Extensions
 
+    refuse_bad_file("predict", options.output)
     bundles, inputs = find_bundles([options.bundle, *options.images])
     with tempfile.TemporaryDirectory(prefix="hpo-") as unpacked:
         rows = find_images(inputs, bundles[0].classes, unpack=Path(unpacked))

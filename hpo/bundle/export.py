@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from optuna.trial import TrialState
 
-from hpo.bundle.bundle import ORIGIN, new_folder, refuse_existing
+from hpo.bundle.bundle import ORIGIN, new_folder
 from hpo.bundle.card import Story, write_card
 from hpo.bundle.chosen_trials import score_line
 from hpo.bundle.decision import Found, find_decision
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from optuna.trial import FrozenTrial
 
-    from hpo.study.confirmed import Confirmed, ConfirmedRecipe
+    from hpo.study.confirmed import Confirmed
     from hpo.study.open_study import OpenStudy
     from trainer.calibration import Decision
     from trainer.data import Data
@@ -81,8 +81,6 @@ def export(
         DataError: images that cannot be read.
     """
     study_file = opened.file
-    for folder in folders:
-        refuse_existing(folder)
     study_file.make_folder()
     data = load_images(study_file, opened.study)
     check_settings(opened.study, study_file, data)
@@ -90,8 +88,7 @@ def export(
     rows = find_images(given, (), "export", unpack=study_file.folder / "pixels") if given else []
     joined = join(data, [row.file for row in rows]) if given else None
     for folder, trial in folders.items():
-        known = confirmed.recipe_of(trial.number) if confirmed else None
-        chosen = chosen_of(trial, opened, training, say, known)
+        chosen = chosen_of(trial, opened, training, say, confirmed)
         say(score_line(trial, opened, confirmed))
         with new_folder(folder) as temporary, torch_threads(chosen.threads):
             used, learned, losses = data, None, None
@@ -118,7 +115,7 @@ def export(
                 "split_digest": data.split.digest,
                 **metric_settings(opened.metric),
                 "metrics": {**searched_value(trial, opened.metric), "test": test},
-                "confirmation": confirmation_of(known, confirmed),
+                "confirmation": confirmation_of(trial.number, confirmed),
                 "test_uses": uses,
                 **found.as_json(data.index.classes),
                 ORIGIN: origin_of(study_file, folder, chosen, losses),
@@ -143,9 +140,10 @@ def chosen_of(
     opened: OpenStudy,
     training: Training,
     say: Callable[[str], None],
-    known: ConfirmedRecipe | None = None,
+    confirmed: Confirmed | None = None,
 ) -> Chosen:
     """A trial, ready to be trained again on this machine: where it is confirmed, for the epochs that its folds say."""
+    known = confirmed.recipe_of(trial.number) if confirmed else None
     extensions, device = opened.file.space.extensions, choose_device()
     epochs = known.epochs if training.retrain and known and known.folds > 1 else None
     searched = [score for _, score in sorted(trial.intermediate_values.items())]
@@ -201,8 +199,9 @@ def _images_of(data: Data) -> NDArray[np.int64]:
     return np.stack([np.bincount(labels[side], minlength=len(classes)) for side in sides], axis=1)
 
 
-def confirmation_of(known: ConfirmedRecipe | None, confirmed: Confirmed | None) -> dict[str, Any] | None:
-    """What bundle.json says of the trainings that confirm a trial; None where there is none."""
+def confirmation_of(trial: int, confirmed: Confirmed | None) -> dict[str, Any] | None:
+    """What bundle.json says of the trainings that confirm the trial of this number; None where there is none."""
+    known = confirmed.recipe_of(trial) if confirmed else None
     if confirmed is None or known is None or known.mean is None:
         return None
     return {

@@ -167,6 +167,8 @@ def find_images(
     rows: list[Row] = []
     seen: set[Path] = set()
     for given in inputs:
+        if not given:
+            raise HpoError(f"{command}: one of the images that are given has no name; leave it out, or name a path")
         if is_url(given):
             rows += _rows_fetched(given, unpack, same, command)
             continue

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hpo.bundle.bundle import ORIGIN, new_folder, refuse_existing
+from hpo.bundle.bundle import ORIGIN, new_folder
 from hpo.bundle.card import CHOSEN_BY, write_card
-from hpo.bundle.chosen_trials import score_line, trial_to_export
+from hpo.bundle.chosen_trials import score_line, trial_to_export, winner
 from hpo.bundle.decision import find_decision
 from hpo.bundle.export import chosen_of, confirmation_of, searched_value, story_of, tested_once
 from hpo.bundle.origin import origin_of
@@ -68,12 +68,10 @@ def export_folds(
         HpoError: as `hpo.bundle.export.export`, and where there are too few images for so many folds.
         TrainerError: images or weights cannot be read.
     """
-    refuse_existing(folder)
     confirmed = read_confirmed(opened)
     trial = trial_to_export(opened, number, confirmed)
-    known = confirmed.recipe_of(trial.number) if confirmed else None
     data, metric = _data_of(opened), opened.metric
-    chosen, folds = chosen_of(trial, opened, Training(threads=threads), say, known), divide(data, count)
+    chosen, folds = chosen_of(trial, opened, Training(threads=threads), say, confirmed), divide(data, count)
     say(score_line(trial, opened, confirmed))
     judged = folds.numbers >= 0
     out_of_fold = np.zeros((len(folds.images), len(data.index.classes)), np.float32)
@@ -122,7 +120,7 @@ def export_folds(
             "epochs": chosen.epochs,
             "versions": members[0]["versions"],
             "metrics": {**searched_value(trial, metric), "out_of_fold": estimate},
-            "confirmation": confirmation_of(known, confirmed),
+            "confirmation": confirmation_of(trial.number, confirmed),
             "calibration": None,  # each model has it
             "thresholds": told["thresholds"],
         }
@@ -157,7 +155,6 @@ def export_ensemble(
         HpoError: as `hpo.bundle.export.export`, and where no complete trial has kept its weights.
         DataError: images cannot be read.
     """
-    refuse_existing(folder)
     data, device, metric = _data_of(opened), choose_device(), opened.metric
     images, classes = data.split.valid, len(data.index.classes)
     kept: list[Kept] = []
@@ -180,24 +177,29 @@ def export_ensemble(
         )
     candidates = np.stack([one.probabilities for one in kept])
     labels, groups = data.index.labels[images], data.index.groups_with_copies[images]
-    halves = [
-        divide_into_folds(data.index, images, 2, seed=f"ensemble {n}", copies=data.index.copies) for n in range(REPEATS)
-    ]
     criterion = Criterion(metric, data.index.classes)
     counts = select(labels, candidates, votes, criterion)
-    gain = judge(labels, candidates, votes, groups, halves, criterion)
     members = [(one, int(count)) for one, count in zip(kept, counts, strict=True) if count]
     say(
         f"ensemble of {counted(int(counts.sum()), 'vote')} by {len(members)} of {counted(len(kept), 'kept model')}: "
         + ", ".join(f"trial {one.trial.number} ({count})" for one, count in members)
     )
-    seconds = (kept[0].seconds, sum(one.seconds for one, _ in members))
-    say(
-        f"its gain in {metric.score_title} over the best single model: {gain.mean:+.4f} ({gain.interval[0]:+.4f} to"
-        f" {gain.interval[1]:+.4f} in 95 %), on validation images that neither was chosen by"
-        f"{'' if gain.interval[0] > 0 else ': this may be chance'}; {seconds[1] * 1000:.2f} ms an image in place of"
-        f" {seconds[0] * 1000:.2f}"
-    )
+    best, gain = (kept if len(members) > 1 else [members[0][0]])[0], None
+    seconds = (best.seconds, sum(one.seconds for one, _ in members))
+    if len(members) > 1:
+        divisions = [
+            divide_into_folds(data.index, images, 2, seed=f"ensemble {n}", copies=data.index.copies)
+            for n in range(REPEATS)
+        ]
+        gain = judge(labels, candidates, votes, groups, divisions, criterion)
+        say(
+            f"its gain in {metric.score_title} over the best single model: {gain.mean:+.4f} ({gain.interval[0]:+.4f} to"
+            f" {gain.interval[1]:+.4f} in 95 %), on validation images that neither was chosen by"
+            f"{'' if gain.interval[0] > 0 else ': this may be chance'}; {seconds[1] * 1000:.2f} ms an image in place of"
+            f" {seconds[0] * 1000:.2f}"
+        )
+    else:
+        say(_alone_line(opened, best.trial))
     plain = [Decision()] * len(members)
     shown = mean_of(plain, [count for _, count in members], candidates[counts > 0])
     source = f"{counted(len(images), 'validation image')}, which chose the models and so flatter them a little"
@@ -224,15 +226,14 @@ def export_ensemble(
             shown = found.decision.probabilities(mean)
             return scores_on(data, data.split.test, found.decision.classes(shown), shown, metric)
 
-        best = kept[0].trial
-        tested, uses = tested_once(opened, best.number, test, data)
+        tested, uses = tested_once(opened, best.trial.number, test, data)
         for name, one_info in infos.items():
             write_info(temporary / name, {**one_info, "test_uses": uses})
         info = {
             "classes": list(data.index.classes),
             "members": [{"folder": f"trial-{one.trial.number}", "votes": count} for one, count in members],
-            **_source(opened, best, data),
-            "metrics": {**searched_value(best, metric), "ensemble": gain.as_json(), "test": tested},
+            **_source(opened, best.trial, data),
+            "metrics": {**searched_value(best.trial, metric), "ensemble": gain and gain.as_json(), "test": tested},
             "versions": about["versions"],
             "seconds_an_image": {"best": seconds[0], "ensemble": seconds[1]},
             "test_uses": uses,
@@ -260,6 +261,18 @@ class Kept:
     chosen: Chosen
     probabilities: NDArray[np.float32]
     seconds: float
+
+
+def _alone_line(opened: OpenStudy, trial: FrozenTrial) -> str:
+    """What is said where the vote of several is no better than the model of this trial alone."""
+    confirmed = read_confirmed(opened)
+    won = winner(opened, confirmed)
+    kind = "confirmed winner" if confirmed and confirmed.winner == won.number else "winner"
+    return (
+        f"no vote of several is better on the validation images than trial {trial.number} alone: there is no gain, and"
+        f" the bundle has this one model; the {kind}, trial {won.number}, is as good a choice, and `hpo export-best"
+        f" {opened.file.path.name} -o DIR` lets it learn these images, too"
+    )
 
 
 def _data_of(opened: OpenStudy) -> Data:

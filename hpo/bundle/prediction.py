@@ -83,8 +83,6 @@ def predict_to_csv(
     from hpo.bundle.scores import scores
     from trainer.scoring import Classified
 
-    if output.is_dir() or not output.name:
-        raise HpoError(f"predict: {output} is a folder; name a file")
     kept, classes = _kept_columns(rows) if keep_columns else [], ensemble.bundles[0].classes
     class_headings = headings(classes, OUR_COLUMNS, "class")
     kept_headings = headings(kept, {*OUR_COLUMNS, *class_headings}, "input")

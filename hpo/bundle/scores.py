@@ -10,9 +10,9 @@ from rich.cells import cell_len, set_cell_size
 
 from trainer.calibration import expected_calibration_error
 from trainer.objective_metric import MACRO_F1, Metric
-from trainer.quality.checks import TEST_MORE
+from trainer.quality.checks import TOO_FEW
 from trainer.scoring import Classified, metrics_of, value_interval
-from trainer.uncertainty import WIDEST, score_intervals, tells_little
+from trainer.uncertainty import score_intervals, tells_little
 from trainer.wording import counted
 
 if TYPE_CHECKING:
@@ -105,12 +105,7 @@ def headline(found: Mapping[str, Any], metric: Metric = MACRO_F1) -> str:
 
 def doubt(found: Mapping[str, Any]) -> str | None:
     """That the images of a test are too few, and what to do; None where they are enough."""
-    if not tells_little(found["interval"] and found["interval"]["macro_f1"]):
-        return None
-    return (
-        f"these images are too few to tell good recipes apart (a macro-F1 is known to more than ± {WIDEST}):"
-        f" {TEST_MORE}"
-    )
+    return TOO_FEW if tells_little(found["interval"] and found["interval"]["macro_f1"]) else None
 
 
 def details(found: Mapping[str, Any]) -> list[str]:

@@ -23,8 +23,12 @@ def run_check(options: argparse.Namespace) -> int:
     from hpo.check.render import render
     from hpo.check.run import run_checks, write_groups
     from hpo.hardware import visible_gpus
+    from hpo.output import refuse_bad_file
     from hpo.supervision.progress import Progress
 
+    for output in (options.groups, options.label_errors):
+        if output is not None:
+            refuse_bad_file("check", output, new=True)
     study_file = study_file_from(options)
     report = run_checks(
         study_file, options.url, visible_gpus(options.cuda_visible_devices), Progress(Console(stderr=True))

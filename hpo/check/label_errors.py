@@ -84,6 +84,7 @@ def write_label_errors(index: Index, doubted: Sequence[DoubtedLabel], file: Path
         HpoError: the file exists, or cannot be written.
     """
     try:
+        file.parent.mkdir(parents=True, exist_ok=True)
         with file.open("x", encoding="utf-8", errors="surrogateescape", newline="") as opened:
             write_rows(opened, [HEADINGS])
             for one in doubted:

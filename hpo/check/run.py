@@ -153,6 +153,7 @@ def write_groups(index: Index, pairs: Sequence[Pair], file: Path, column: str) -
     sets.join_equal(index.groups)
     sets.join_equal(copy_sets(index, pairs))
     try:
+        file.parent.mkdir(parents=True, exist_ok=True)
         with file.open("x", encoding="utf-8", errors="surrogateescape", newline="") as opened:
             headings = ("path", "label", column, *(() if index.sides is None else ("split",)))
             write_rows(opened, [map(cell_of, headings)])

@@ -61,8 +61,7 @@ def tested_winner(opened: OpenStudy, data: Data, say: Callable[[str], None]) -> 
     """
     confirmed = read_confirmed(opened)
     trial = winner(opened, confirmed)
-    known = confirmed.recipe_of(trial.number) if confirmed else None
-    chosen = chosen_of(trial, opened, Training(), say, known)
+    chosen = chosen_of(trial, opened, Training(), say, confirmed)
     about = {
         "study": opened.file.name,
         "data_digest": data.index.digest,

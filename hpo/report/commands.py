@@ -15,9 +15,10 @@ def run_report(options: argparse.Namespace) -> int:
     """`hpo report`: what was found, as one page."""
     from datetime import UTC, datetime
 
-    from hpo.report.page import make_report, refuse_bad_path, write_report
+    from hpo.output import refuse_bad_file
+    from hpo.report.page import make_report, write_report
 
-    refuse_bad_path(options.output)
+    refuse_bad_file("report", options.output)
     with open_study_from(options) as opened:
         report = make_report(opened, datetime.now(UTC), options.gpu_hour_price)
     write_report(report, options.output)

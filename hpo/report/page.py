@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import tomli_w
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 from optuna.trial import FixedTrial
 from plotly.offline import get_plotlyjs
 
@@ -35,6 +36,7 @@ from storage.artifacts.artifacts import fetch_file
 from storage.errors import FileGoneError, StorageError
 from storage.keys import CONFUSION_MATRIX, LEARNING_CURVES, METRICS_KEY, MOST_WRONG
 from trainer.objective_metric import MACRO_F1
+from trainer.quality.checks import TOO_FEW
 from trainer.recipe import used_fields
 from trainer.space import suggest
 from trainer.wording import counted
@@ -129,6 +131,7 @@ def make_report(opened: OpenStudy, now: datetime, gpu_hour_price: float | None =
         most_curves=charts.MOST_CURVES,
         most_lines=MOST_LINES * len(RANKS),
         study_file=opened.file.path.name,
+        too_few=TOO_FEW,
         script=script,
         plotly=plotly,
         hashes=[_hash(script), _hash(plotly)],
@@ -150,14 +153,9 @@ def write_report(report: Report, path: Path) -> None:
         raise HpoError(f"report: {path} cannot be written: {error.strerror}") from None
 
 
-def refuse_bad_path(path: Path) -> None:
-    """Raise HpoError where no page can be written, before the work begins."""
-    if path.is_dir():
-        raise HpoError(f"report: {path} is a folder; name a file in it, such as {path / 'report.html'}")
-    if path.exists() and not path.is_file():
-        raise HpoError(f"report: {path} is no file; name one that may be written over, or that is not there yet")
-    if not path.parent.is_dir():
-        raise HpoError(f"report: the folder {path.parent} does not exist; make it first")
+def _code(text: str) -> Markup:
+    """Text as HTML, with what stands between backticks as code."""
+    return Markup(re.sub("`([^`]*)`", r"<code>\1</code>", escape(text)))  # noqa: S704 - escaped
 
 
 def _template() -> Any:
@@ -170,6 +168,7 @@ def _template() -> Any:
     )
     environment.filters["duration"] = lambda hours: duration(hours * SECONDS_AN_HOUR)
     environment.filters["embedded"] = embedded
+    environment.filters["code"] = _code
     return environment.get_template("page.html")
 
 

@@ -284,10 +284,12 @@ def run_prune_artifacts(options: argparse.Namespace) -> int:
     from hpo.study.confirmation import with_confirmation
     from hpo.study.retention import prune_artifacts, take_inventory
     from hpo.units import show_bytes
+    from trainer.images.archives import UNPACKED
+    from trainer.images.fetched import FETCHED
     from trainer.wording import counted
 
     with open_study_from(options) as opened:
-        inventories = []
+        pixels, inventories = opened.file.folder / "pixels", []
         for study in with_confirmation(opened):
             inventories.append(take_inventory(study, study.file.keep_weights))
             if not options.dry_run:
@@ -300,6 +302,12 @@ def run_prune_artifacts(options: argparse.Namespace) -> int:
     done = "would be removed" if options.dry_run else "removed"
     files = counted(len(removed), "file")
     print(f"{done}: {files}, {show_bytes(sum(removed))}; kept: {len(kept)}, {show_bytes(sum(kept))}")
+    for folder, source in ((pixels / FETCHED, "from URLs"), (pixels / UNPACKED, "out of archives")):
+        if folder.is_dir():
+            print(
+                f"{folder} has {show_bytes(_size_of(folder))} of images {source}, for all study files beside it: remove"
+                " it where nothing runs and none needs them; what is missing comes again"
+            )
     return EXIT_DONE
 
 
@@ -308,7 +316,7 @@ def _size_of(folder: Path) -> int:
     size = 0
     for file in folder.rglob("*"):
         with suppress(FileNotFoundError):  # a server that still runs removes some
-            size += file.lstat().st_size
+            size += 0 if file.is_dir() else file.lstat().st_size
     return size
 
 

@@ -152,7 +152,7 @@ def test_leaks_are_an_error_and_the_list_of_groups_ends_them(hpo, tmp_path):
     assert len(findings(done)["near copies"][0]["cases"]) == 24
     again = hpo("check", "study.toml", "--groups", "list.csv")
     assert (again.returncode, again.stderr.count("\n")) == (1, 1)
-    assert "list.csv cannot be written: File exists; name another file" in again.stderr
+    assert "check: list.csv exists already; remove it or choose another name" in again.stderr
 
 
 def test_the_study_and_doubtful_labels_are_seen_after_a_search(hpo, tmp_path, photos, database):

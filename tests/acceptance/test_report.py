@@ -31,5 +31,7 @@ def test_a_report_is_one_page_from_the_storage_alone(faulty_study):
     assert f"<b>{best:.4f}</b>" in page
     assert "at 2.5 an hour" in page
 
-    code, printed = report("-o", "none/report.html")
-    assert (code, printed) == (1, "hpo: report: the folder none does not exist; make it first\n")
+    code, printed = report("-o", "report.html/page.html")
+    assert code == 1
+    assert printed.startswith("hpo: report: report.html/page.html cannot be written: ")
+    assert printed.endswith("report.html is no folder; choose another place\n")

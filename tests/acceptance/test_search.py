@@ -401,7 +401,7 @@ def test_places_that_cannot_be_written_are_refused(persons):
     assert unwritable.stderr.startswith("hpo: predict: /proc/predictions.csv cannot be written")
     unwritable = hpo("export-best", "groups.toml", "-o", "/proc/bundle", **storage)
     assert unwritable.returncode == 1
-    assert unwritable.stderr.startswith("hpo: /proc/bundle: cannot be written")
+    assert unwritable.stderr.startswith("hpo: export: /proc/bundle cannot be written")
 
 
 def test_a_bundle_without_retraining_votes_with_another_one(persons):

@@ -505,6 +505,13 @@ def test_prune_artifacts(study, ready_database, url, capsys, monkeypatch):
     assert prune() == [line, "removed: 1 file, 1.5 kB; kept: 2, 3 kB"]
     assert prune() == ["removed: 0 files, 0 bytes; kept: 2, 3 kB"]
 
+    cached = study.file.folder / "pixels" / "fetched" / "files" / "1a"
+    cached.parent.mkdir(parents=True)
+    cached.write_bytes(b"p" * 2500)
+    told = prune()[1]
+    assert told.startswith(f"{cached.parents[1]} has 2.5 kB of images from URLs, for all study files beside it: remove")
+    assert cached.is_file()
+
 
 @pytest.mark.parametrize("command", ["prune-artifacts", "search"])
 def test_a_store_that_is_away_is_one_line(command, study, ready_database, url, capsys, monkeypatch):

@@ -105,15 +105,16 @@ def test_the_models_of_folds_are_one_bundle(study, run, tmp_path, monkeypatch):
     assert not (tmp_path / "many").exists()
 
 
-def test_kept_models_vote_as_one_bundle(study, run, tmp_path):
-    """--ensemble gives votes to kept models, says gain and seconds an image, and is tested once, as it predicts."""
-    lines = run(run_export_best, study.file.path, "-o", tmp_path / "bundle", "--ensemble", 4)
-    assert lines[0].startswith("ensemble of ")
-    assert "of 2 kept models: trial " in lines[0]
+def test_kept_models_vote_as_one_bundle(study, run, tmp_path, monkeypatch):
+    """--ensemble gives votes to kept models, is tested once, as it predicts, and says its gain, or that it is none."""
+    with monkeypatch.context() as patched:  # these two are so good that one alone would be chosen
+        patched.setattr("hpo.bundle.joint.select", lambda *_: np.array([3, 1]))
+        lines = run(run_export_best, study.file.path, "-o", tmp_path / "bundle", "--ensemble", 4)
+    assert lines[0].startswith("ensemble of 4 votes by 2 of 2 kept models: trial ")
     assert lines[1].startswith("its gain in macro-F1 over the best single model: ")
     assert " ms an image in place of " in lines[1]
     info = scores_agree(run, tmp_path / "bundle")
-    assert sum(member["votes"] for member in info["members"]) <= 4
+    assert [member["votes"] for member in info["members"]] == [3, 1]
     card = ModelCard.load(tmp_path / "bundle" / "MODEL_CARD.md")
     assert "A search has compared 2 complete trials. Of those whose weights it has kept these were chosen" in card.text
     assert f"is {info['metrics']['ensemble']['gain']:+.4f} (" in card.text
@@ -122,6 +123,16 @@ def test_kept_models_vote_as_one_bundle(study, run, tmp_path):
     member = read_bundle(tmp_path / "bundle").members[0]
     use = count_use(member, study.data.files)
     assert (use.images, use.learned, use.uses) == (*map(len, (study.data.split.test, study.data.split.train)), 2)
+
+    lines = run(run_export_best, study.file.path, "-o", tmp_path / "alone", "--ensemble", 4)
+    best = max(study.opened.study.get_trials(), key=lambda trial: trial.value).number
+    assert lines[0] == f"ensemble of 1 vote by 1 of 2 kept models: trial {best} (1)"
+    assert lines[1].startswith(f"no vote of several is better on the validation images than trial {best} alone: there")
+    assert f"the winner, trial {best}, is as good a choice, and `hpo export-best " in lines[1]
+    info = scores_agree(run, tmp_path / "alone")
+    assert (info["trial"], info["metrics"]["ensemble"]) == (best, None)
+    card = ModelCard.load(tmp_path / "alone" / "MODEL_CARD.md")
+    assert f"no vote of several had a better macro-F1 on the validation images than trial {best} alone" in card.text
 
 
 @pytest.mark.parametrize(

@@ -14,12 +14,13 @@ import torch
 
 from hpo.bundle.bundle import new_folder, read_bundle
 from hpo.bundle.commands import run_predict
-from hpo.bundle.ensemble import Ensemble
+from hpo.bundle.ensemble import Ensemble, load_bundle
 from hpo.bundle.inputs import Row, find_bundles, find_images
 from hpo.bundle.prediction import headings, predict_to_csv
 from hpo.cli import parser
 from hpo.errors import HpoError
 from hpo.hardware import cores
+from hpo.version import VERSION
 from tests.conftest import paint
 from trainer.extensions import Extensions
 
@@ -62,6 +63,48 @@ def test_an_unknown_interpolation_is_named(make_bundle):
     """A bundle that asks for a way of resizing that does not exist is refused by its name."""
     with pytest.raises(HpoError, match='there is no interpolation "cubist"'):
         read_bundle(Path(make_bundle("one", interpolation="cubist")))
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"classes": ["red", "red"]}, "it has no classes, or one of them twice"),
+        ({"classes": [1, 2]}, "its classes are no list of names"),
+        ({"metric": "super_f1"}, '"super_f1" is not known'),
+        ({"origin": 3}, "its origin is no table"),
+        ({"test_uses": "2"}, "its test_uses is no number"),
+    ],
+)
+def test_what_hpo_does_not_write_into_a_bundle_is_named(make_bundle, changes, problem):
+    """A bundle.json with something odd in it is refused in one line, before its model is loaded."""
+    folder = Path(make_bundle("one"))
+    (folder / "bundle.json").write_text(json.dumps({"classes": CLASSES, "preprocessing": {}, **changes}))
+    with pytest.raises(HpoError, match=f"^bundle: .*one is no bundle .*{problem}"):
+        read_bundle(folder)
+
+
+def test_a_bundle_of_a_newer_hpo_says_so(make_bundle):
+    """Where a bundle has what this hpo does not know, and a newer one wrote it, the line names both versions."""
+    folder = Path(make_bundle("one"))
+    recipe = (folder / "recipe.toml").read_text()
+    (folder / "recipe.toml").write_text(f"{recipe}rotation = 3\n")
+    with pytest.raises(HpoError, match=r"is no bundle .*rotation: there is no such key"):
+        read_bundle(folder)
+    written = {"classes": CLASSES, "preprocessing": {}, "versions": {"hpo": "99.10.0"}}
+    (folder / "bundle.json").write_text(json.dumps(written))
+    with pytest.raises(HpoError, match=f"written by hpo 99.10.0, and hpo {VERSION} cannot read it .*; use hpo 99.10.0"):
+        read_bundle(folder)
+    (folder / "recipe.toml").write_text(recipe)
+    assert read_bundle(folder).classes == CLASSES
+
+
+@pytest.mark.parametrize("name", ["bundle.json", "recipe.toml", "model.safetensors"])
+def test_half_a_bundle_is_named(make_bundle, name):
+    """Where a file of a bundle is missing, the line names it and says what to do."""
+    folder = Path(make_bundle("one"))
+    (folder / name).unlink()
+    with pytest.raises(HpoError, match=f"one.*{name}.*; (name a folder that|copy the bundle again)"):
+        load_bundle(folder)
 
 
 def _read(file):

@@ -12,7 +12,7 @@ import pytest
 
 from hpo.cli import parser
 from hpo.errors import HpoError
-from hpo.report.page import Report, division, embedded, refuse_bad_path, write_report
+from hpo.report.page import Report, division, embedded, write_report
 from tests.support.small_disk import NoSmallDiskError, small_disk
 
 pytestmark = pytest.mark.unit
@@ -23,7 +23,6 @@ def test_a_report_is_written_over_and_a_link_stays_one(tmp_path):
     file, link = tmp_path / "report.html", tmp_path / "latest.html"
     link.symlink_to(file)
     for path, text in ((file, "old"), (link, "né")):
-        refuse_bad_path(path)
         write_report(Report(text, ()), path)
     assert file.read_text(encoding="utf-8") == "né"
     assert link.is_symlink()
@@ -88,21 +87,6 @@ def test_a_report_that_does_not_fit_leaves_the_old_one(disk):
         write_report(Report("x" * 5_000_000, ()), file)
     assert file.read_text() == "old"
     assert list(disk.iterdir()) == [file]
-
-
-@pytest.mark.parametrize(
-    ("path", "problem"),
-    [
-        ("", r"is a folder; name a file in it, such as .*report\.html$"),
-        ("none/report.html", "the folder .*none does not exist; make it first$"),
-        ("pipe", "is no file; name one"),
-    ],
-)
-def test_a_path_that_no_report_can_have_is_refused_at_once(tmp_path, path, problem):
-    """A folder, a folder that is missing, and a device or pipe, which would be replaced, each have one clear line."""
-    os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(HpoError, match=problem):
-        refuse_bad_path(tmp_path / path)
 
 
 def test_no_text_ends_the_script_that_holds_it():

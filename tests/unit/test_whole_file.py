@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
 from hpo import demo
 from hpo.report.page import Report, write_report
-from hpo.whole_file import whole_file
+from hpo.whole_file import whole_file, whole_folder
 from storage.embedded import server
 from trainer.errors import DataError
 from trainer.images import cache
@@ -38,6 +40,32 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
     os.umask(mask)
     assert file.stat().st_mode & 0o777 == 0o666 & ~mask
     assert list(tmp_path.iterdir()) == [file]
+
+
+def test_what_a_killed_process_has_left_goes_and_what_is_being_written_stays(tmp_path):
+    """The next file beside it removes what a killed process was writing, and nothing that a living one writes."""
+    write = (
+        "import pathlib, signal, sys; from hpo.whole_file import whole_file, whole_folder;"
+        " first, second = whole_file(pathlib.Path('file')), whole_folder(pathlib.Path('folder'));"
+        " first.__enter__().write(b'half'); (second.__enter__() / 'inner').mkdir();"
+        " print('ready', flush=True); signal.pause()"
+    )
+    planted = tmp_path / f".hpo-{'0' * 32}.tmp"
+    (tmp_path / "precious").write_text("precious")
+    with subprocess.Popen([sys.executable, "-c", write], cwd=tmp_path, stdout=subprocess.PIPE, text=True) as writer:
+        assert writer.stdout.readline() == "ready\n"
+        planted.symlink_to(tmp_path / "precious")
+        there = set(tmp_path.iterdir())
+        assert len(there) == 4
+        with whole_folder(tmp_path / "own") as mine, whole_file(tmp_path / "other"):
+            assert mine.is_dir()
+            assert there < set(tmp_path.iterdir())
+        assert there == set(tmp_path.iterdir()) - {tmp_path / "own", tmp_path / "other"}
+        writer.kill()
+    with whole_file(tmp_path / "last"):
+        pass
+    assert {path.name for path in tmp_path.iterdir()} == {"own", "other", "last", "precious", planted.name}
+    assert (tmp_path / "precious").read_text() == "precious"
 
 
 def test_a_link_in_the_way_is_replaced(tmp_path):

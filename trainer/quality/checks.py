@@ -35,6 +35,9 @@ ONE_SIZE_SHARE = 0.95  # where so large a share of the images has one size, each
 PASSED_OVER = "no image by its ending, or in no class folder"
 NESTED = "`hpo nested STUDY` tests on all images in turn"
 TEST_MORE = f"{NESTED}; or hold out more ([data] test)"  # where the images held out are too few
+TOO_FEW = (
+    f"these images are too few to tell good recipes apart (a macro-F1 is known to more than ± {WIDEST}): {TEST_MORE}"
+)
 
 
 @dataclass(frozen=True)
