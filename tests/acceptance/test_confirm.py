@@ -39,7 +39,8 @@ def test_a_confirmation_outlives_kills_and_a_restart_of_its_database(faulty_stud
         assert study.worker().end() == 0
         options = ("--top", "2", "--repeats", "3", "--workers", "1")
         if disturbed:
-            begun = study.begin("confirm", *options, step_seconds=0.1)
+            study.hold()
+            begun = study.begin("confirm", *options, hold_at_step=13)  # in its second training, of nine steps each
 
             def rows(study=study):
                 confirmation = find_confirmation(study.opened)
@@ -52,11 +53,12 @@ def test_a_confirmation_outlives_kills_and_a_restart_of_its_database(faulty_stud
             wait_until(lambda rows=rows: any(place.state == "running" and place.epoch for place in rows()))
             begun.send(signal.SIGKILL)
             begun.end()
-            worker = study.begin("worker", "--threads", "1", "--confirm", step_seconds=0.1)
+            worker = study.begin("worker", "--threads", "1", "--confirm", hold_at_step=13)
             wait_until(lambda rows=rows: sum(place.state == "complete" for place in rows()) > 1)
             server.restart("immediate")
             worker.send(signal.SIGKILL)
             worker.end()
+            study.release()
         printed.append(command("confirm", *options))
         done.append(trainings(study))
         confirmation = find_confirmation(study.opened)
@@ -93,16 +95,21 @@ def test_a_study_file_has_its_search_confirmed(faulty_study):
         return process.printed
 
     ask("top = 2\nrepeats = 2")
-    search = study.begin("search", "--workers", "1", step_seconds=0.1)
+    study.hold()
+    search = study.begin("search", "--workers", "1", hold_at_step=7)  # the first one of the second trial
     wait_until(lambda: [place.state for place in study.places] == ["complete", "running"])
     study.opened.rows.begin_halt("stop")
+    study.wait_for_beats()
+    study.release()
     assert "confirm" not in end(search)
     assert find_confirmation(study.opened) is None
     study.opened.rows.end_halt("stop")
 
-    worker = study.worker(step_seconds=0.1)
+    study.hold()
+    worker = study.worker(hold_at_step=7)  # of the confirmation
     wait_until(lambda: (found := find_confirmation(study.opened)) and found.rows.read().places)
     worker.send(signal.SIGTERM)
+    study.release()
     end(worker, 143)
     printed = end(study.begin("search", "--workers", "1"))
     assert "on 2 fresh folds: at most 4 trainings" in printed

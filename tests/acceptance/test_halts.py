@@ -14,7 +14,7 @@ pytestmark = pytest.mark.acceptance
 
 def test_a_search_is_paused_resumed_and_stopped_from_another_terminal(faulty_study):
     """A pause or a stop takes the workers' trials within seconds; what continues them counts with them."""
-    study = faulty_study(trials=3, epochs=60, step_seconds=0.1)
+    study = faulty_study(trials=3, epochs=60, step_seconds=0.5)
 
     def command(*words, **faults):
         process = study.begin(*words, **faults)

@@ -25,7 +25,7 @@ pytestmark = [
 ]
 
 STEPS, STEP_SECONDS = 10, 0.1
-LONG_STEP_SECONDS = 0.6  # of a trial that something is to happen to before it ends
+HELD_STEP = 3  # after which a trial is held that something is to happen to before it ends
 GRACE_SECONDS, PAST_GRACE_SECONDS = 2, 3  # Optuna wants whole numbers; counted by the database's clock
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 STORED = b"0" * 100_000  # what a trial keeps
@@ -44,7 +44,7 @@ def plain_storage(url, grace_seconds=None):
     )
 
 
-def optimize(url, trials, grace_seconds, variables, store, die_asked, step_seconds):
+def optimize(url, trials, grace_seconds, variables, store, die_asked, held):
     """What a user of plain Optuna runs in each process."""
     os.environ.update(variables)
     time.tzset()
@@ -53,9 +53,11 @@ def optimize(url, trials, grace_seconds, variables, store, die_asked, step_secon
     def objective(trial):
         trial.suggest_float("x", 0, 1)
         for step in range(STEPS):
-            time.sleep(step_seconds)
+            time.sleep(paced(STEP_SECONDS))
             trial.report(trial.params["x"], step)
             trial.set_user_attr("steps", step + 1)
+            if held and step + 1 == HELD_STEP:
+                held.wait()
         if store:
             (store / "file").write_bytes(STORED)
             upload_artifact(study_or_trial=trial, file_path=str(store / "file"), artifact_store=kept_in(store))
@@ -82,16 +84,19 @@ class Plain:
 
     def optimize(self, *, trials=1, grace_seconds=None, variables=None, store=None, **more):
         """Start a process; `more` are further arguments of the function above."""
-        given = {"die_asked": False, "step_seconds": paced(STEP_SECONDS), **more}
+        given = {"die_asked": False, "held": None, **more}
         arguments = (self.url, trials, grace_seconds, variables or {}, store)
         process = PROCESSES.Process(target=optimize, args=arguments, kwargs=given)
         process.start()
         self._processes.append(process)
         return process
 
-    def wait_for_step(self, step, trial=0):
-        """Wait until a trial has done a step."""
-        wait_until(lambda: len(self.trials) > trial and self.trials[trial].user_attrs.get("steps", 0) >= step)
+    def optimize_and_hold(self, **more):
+        """Start a process whose trials are held after some steps, until an event is set; returns both once one is."""
+        go_on = PROCESSES.Event()
+        process = self.optimize(held=go_on, **more)
+        wait_until(lambda: self.trials and self.trials[0].user_attrs.get("steps") == HELD_STEP)
+        return process, go_on
 
     @property
     def trials(self):
@@ -127,8 +132,7 @@ def code_of(process, seconds=60):
 
 def test_a_killed_trial_begins_anew(plain):
     """Plain Optuna's heartbeat has a killed trial retried, but from its first step: there is no checkpoint."""
-    killed = plain.optimize(grace_seconds=GRACE_SECONDS, step_seconds=paced(LONG_STEP_SECONDS))
-    plain.wait_for_step(6)
+    killed, _ = plain.optimize_and_hold(grace_seconds=GRACE_SECONDS)
     killed.kill()
     killed.join()
     time.sleep(PAST_GRACE_SECONDS)
@@ -149,8 +153,7 @@ def test_a_trial_killed_before_its_first_beat_runs_for_ever(plain):
 
 def test_a_terminated_trial_runs_for_ever(plain):
     """SIGTERM: plain Optuna hands nothing back; without its heartbeat the trial runs for ever."""
-    terminated = plain.optimize(step_seconds=paced(LONG_STEP_SECONDS))
-    plain.wait_for_step(2)
+    terminated, _ = plain.optimize_and_hold()
     terminated.terminate()
     assert code_of(terminated) == -signal.SIGTERM
     assert code_of(plain.optimize()) == 0
@@ -160,13 +163,13 @@ def test_a_terminated_trial_runs_for_ever(plain):
 @pytest.mark.parametrize("fault", ["fast", "immediate", "cut"])
 def test_a_database_that_goes_away_kills_the_worker(plain, server, fault):
     """Postgres restarted, crashed or its connections cut: the worker of plain Optuna dies, and its trial is lost."""
-    worker = plain.optimize(trials=2, step_seconds=paced(LONG_STEP_SECONDS))
-    plain.wait_for_step(2)
+    worker, go_on = plain.optimize_and_hold(trials=2)
     plain.study._storage._backend.engine.dispose()
     if fault == "cut":
         server.cut()
     else:
         server.restart(fault)
+    go_on.set()
     assert code_of(worker) == 1
     [state] = plain.states
     assert state in (TrialState.RUNNING, TrialState.FAIL)  # by whether the database was back when the worker died
@@ -174,24 +177,23 @@ def test_a_database_that_goes_away_kills_the_worker(plain, server, fault):
 
 def test_a_frozen_worker_dies_when_it_comes_back(plain):
     """Frozen past the grace period: the trial is retried by another, and the worker's own `optimize` raises."""
-    frozen = plain.optimize(trials=9, grace_seconds=GRACE_SECONDS, step_seconds=paced(LONG_STEP_SECONDS))
-    plain.wait_for_step(3)
+    frozen, go_on = plain.optimize_and_hold(trials=9, grace_seconds=GRACE_SECONDS)
     os.kill(frozen.pid, signal.SIGSTOP)
     time.sleep(PAST_GRACE_SECONDS)
     assert code_of(plain.optimize(trials=2, grace_seconds=GRACE_SECONDS)) == 0
     os.kill(frozen.pid, signal.SIGCONT)
+    go_on.set()
     assert code_of(frozen) == 1
     assert plain.states == [TrialState.FAIL, TrialState.COMPLETE]
 
 
 def test_another_time_zone_fails_a_living_trial(plain):
     """A process with another PGTZ takes living trials for dead at its first look, and their worker dies of it."""
-    # Its trial lasts for longer than another process needs to come.
-    living = plain.optimize(trials=9, grace_seconds=60, variables={"PGTZ": "UTC"}, step_seconds=paced(3))
-    plain.wait_for_step(1)
+    living, go_on = plain.optimize_and_hold(trials=9, grace_seconds=60, variables={"PGTZ": "UTC"})
     other = plain.optimize(trials=2, grace_seconds=60, variables={"PGTZ": "Asia/Tokyo"})
-    assert code_of(living) == 1
-    assert code_of(other) == 0
+    wait_until(lambda: plain.states[0] is TrialState.FAIL)
+    go_on.set()
+    assert [code_of(living), code_of(other)] == [1, 0]
     assert plain.states[0] is TrialState.FAIL
 
 

@@ -22,9 +22,11 @@ from tests.support.waiting import limit, wait_until
 
 pytestmark = pytest.mark.acceptance
 
-# An hpo whose workers load images in processes of their own, as they do beside a GPU, and take their time for it.
+# An hpo whose workers load images in processes of their own, as they do beside a GPU. These hold the second epoch back
+# while there is a file.
 OWN = """
 import sys, time
+from pathlib import Path
 from hpo.cli import main
 from trainer.extensions import Extensions
 from storage.keys import RESUMED_KEY
@@ -34,8 +36,11 @@ if __name__ == "__main__":
         import trainer.loaders
         from trainer.loaders import AugmentedImages
 
+        held = Path(__file__).with_name("held")
+
         def make(images, order, plainly=AugmentedImages.make):
-            time.sleep(0.5)
+            while order.epoch > 1 and held.exists():
+                time.sleep(0.02)
             return plainly(images, order)
 
         AugmentedImages.make = make
@@ -60,6 +65,7 @@ def task(folder):
         program.chmod(0o755)
     (folder / "node").mkdir(exist_ok=True)
     (folder / "own.py").write_text(OWN)
+    (folder / "held").touch()
     variables = {
         "HPO_SCRIPT": str(folder / "own.py"),
         "PATH": f"{folder}/bin:{os.environ['PATH']}",
@@ -107,6 +113,7 @@ def test_a_job_whose_time_is_up_goes_on_where_it_was(hpo, tmp_path, photos, data
         for process in [*step.children(recursive=True), step]:  # as Slurm does
             with suppress(psutil.NoSuchProcess):
                 process.send_signal(signal.SIGTERM)
+        (tmp_path / "held").unlink()
         out, _ = script.communicate(timeout=limit(60))
     assert script.returncode == 143, out
     assert (tmp_path / "scontrol.calls").read_text() == "requeue 71_3\n"

@@ -11,18 +11,19 @@ import pytest
 
 from storage.embedded.server import data_folder, embedded_postgres
 from tests.acceptance.test_search import status, write_study
+from tests.support.faulty_hpo import HELD, Faults
+from tests.support.faulty_study import STUDY as FAULTY_STUDY
 from tests.support.hpo_process import HpoProcess
 from tests.support.waiting import limit, wait_until
 
 pytestmark = pytest.mark.acceptance
 
 # An `hpo` of one's own, whose supervisor inherits orphans as PID 1 of a container does; it and its workers first do
-# something else.
+# something else, and trainings are held as `faults` says.
 OWN = """
 import ctypes, os, signal, subprocess, sys, time
 from pathlib import Path
-from hpo.cli import main
-from trainer.extensions import Extensions
+from tests.support.faulty_hpo import Faults, main
 
 def begin_worker():
     {worker}
@@ -33,7 +34,7 @@ if __name__ == "__main__":
         ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER
     if sys.argv[1] == "worker":
         begin_worker()
-    main(extensions=Extensions())
+    main({faults})
 """
 
 
@@ -58,30 +59,43 @@ def study(hpo, tmp_path, photos, database):
     """A function that makes a study for `own.py`, whose workers and supervisor begin with these lines of Python."""
 
     def make(worker="pass", supervisor="pass", **settings):
-        (tmp_path / "own.py").write_text(OWN.format(worker=worker, supervisor=supervisor))
-        write_study(tmp_path, **settings)
-        done = hpo("init", "study.toml", HPO_STORAGE=database)
+        held = write_own(tmp_path, worker, supervisor, **settings)
+        done = hpo("init", "study.toml", program=("own.py",), HPO_STORAGE=database)
         assert done.returncode == 0, done.stderr
+        return held
 
     return make
 
 
+def write_own(folder, worker="pass", supervisor="pass", *, trials=4, hold_at_step=None):
+    """Write `own.py` and a study file for it; returns the file that holds its trainings from this step on."""
+    faults = Faults(hold_at_step=hold_at_step)
+    (folder / "own.py").write_text(OWN.format(worker=worker, supervisor=supervisor, faults=faults))
+    settings = {"name": "colours", "pruner": "none", "retries": 100, "epochs": 3, "batch_size": 8}
+    (folder / "study.toml").write_text(FAULTY_STUDY.format(trials=trials, **settings))
+    (folder / HELD).touch()
+    return folder / HELD
+
+
 def test_a_killed_worker_is_started_again_and_leaves_nothing_behind(tmp_path, study, start, database, hpo):
     """Kill -9 of a worker: its trial is run again, another worker comes in its stead, its orphan leaves no zombie."""
-    study("Path(f'{os.getpid()}.orphan').write_text(str(subprocess.Popen(['sleep', '4']).pid))", trials=4, epochs=15)
+    # The orphan ends when its worker has ended, as that is who writes to it.
+    orphan = "global orphan; orphan = subprocess.Popen(['cat'], stdin=subprocess.PIPE)"
+    held = study(f"{orphan}; Path(f'{{os.getpid()}}.orphan').write_text(str(orphan.pid))", hold_at_step=4)
     workers = start("own.py", "workers", "study.toml", "--workers", "2", HPO_STORAGE=database)
-    killed = wait_until(
-        lambda: (now := status(hpo, HPO_STORAGE=database)) and [w["pid"] for w in now["workers"] if w["epoch"]]
-    )[0]
+    own = {"program": ("own.py",), "HPO_STORAGE": database}
+    killed = wait_until(lambda: (now := status(hpo, **own)) and [w["pid"] for w in now["workers"] if w["epoch"]])[0]
     orphan = Path("/proc") / (tmp_path / f"{killed}.orphan").read_text()
     os.kill(killed, signal.SIGKILL)
     wait_until(lambda: not orphan.exists())
+    wait_until(lambda: workers.printed.count("has started on the CPU") == 3)
+    held.unlink()
     assert workers.end(180) == 0, workers.printed
     out = workers.printed
     assert f":{killed} has died: ended by signal 9 (Killed); it starts again in 1 s" in out
     assert out.count("has started on the CPU") == out.count("has ended") + 1 == 3
     assert "all workers have ended: 4 complete" in out
-    now = status(hpo, HPO_STORAGE=database)
+    now = status(hpo, **own)
     assert now["trials"] == {"complete": 4, "pruned": 0, "failed": 0, "running": 0, "waiting": 0, "paused": 0}
     assert now["workers"] == []
 
@@ -101,10 +115,10 @@ def test_one_bad_gpu_costs_one_worker(study, hpo, database):
     study(
         "os.environ['CUDA_VISIBLE_DEVICES'] == 'GPU-bad' and sys.exit('hpo: data: no images here');"
         " os.environ['CUDA_VISIBLE_DEVICES'] = ''",
+        supervisor="os.environ['CUDA_VISIBLE_DEVICES'] = 'GPU-good,GPU-bad'",
         trials=2,
     )
-    variables = {"HPO_STORAGE": database, "CUDA_VISIBLE_DEVICES": "GPU-good,GPU-bad"}
-    done = hpo("workers", "study.toml", program=("own.py",), **variables)
+    done = hpo("workers", "study.toml", program=("own.py",), HPO_STORAGE=database)
     assert done.returncode == 0, done.stderr
     assert "is given up, 1 goes on: data: no images here" in done.stdout
     assert done.stdout.count("has started on GPU GPU-good") == done.stdout.count("has started on GPU GPU-bad") == 1
@@ -124,19 +138,19 @@ def test_a_worker_that_meets_no_database_tries_again(tmp_path, study, hpo, datab
 
 def test_sigterm_hands_all_trials_back(study, start, database, hpo):
     """SIGTERM ends all workers, with their trials in the queue, within 20 seconds; none is started again."""
-    study(trials=4, epochs=200)
-    workers = start("-m", "hpo", "workers", "study.toml", "--workers", "2", HPO_STORAGE=database)
-    wait_until(
-        lambda: (now := status(hpo, HPO_STORAGE=database)) and sum(bool(w["epoch"]) for w in now["workers"]) == 2
-    )
+    held, own = study(hold_at_step=4), {"program": ("own.py",), "HPO_STORAGE": database}
+    workers = start("own.py", "workers", "study.toml", "--workers", "2", HPO_STORAGE=database)
+    wait_until(lambda: (now := status(hpo, **own)) and sum(bool(w["epoch"]) for w in now["workers"]) == 2)
     begun = time.monotonic()
     workers.send(signal.SIGTERM)
+    wait_until(lambda: "stopping: " in workers.printed)
+    held.unlink()
     assert workers.end() == 143, workers.printed
     assert time.monotonic() - begun < limit(20)
     out = workers.printed
     assert out.count("has started") == out.count("has ended") == 2
     assert "stopped: 0 trials are done, 2 went back to the queue" in out
-    now = status(hpo, HPO_STORAGE=database)
+    now = status(hpo, **own)
     assert (now["trials"]["waiting"], now["trials"]["running"], now["workers"]) == (2, 0, [])
 
 
@@ -154,10 +168,9 @@ def test_a_signal_reaches_the_workers(tmp_path, study, start, database, number, 
 
 def test_a_frozen_database_keeps_no_signal_from_the_workers(tmp_path, photos, start, hpo):
     """SIGTERM reaches the workers at once, and ends the command, while the database neither answers nor refuses."""
-    (tmp_path / "own.py").write_text(OWN.format(worker="Path('up').touch(); time.sleep(600)", supervisor="pass"))
-    write_study(tmp_path)
+    write_own(tmp_path, "Path('up').touch(); time.sleep(600)")
     with embedded_postgres(tmp_path / "server") as url:
-        assert hpo("init", "study.toml", HPO_STORAGE=url).returncode == 0
+        assert hpo("init", "study.toml", program=("own.py",), HPO_STORAGE=url).returncode == 0
         workers = start("own.py", "workers", "study.toml", "--workers", "1", HPO_STORAGE=url)
         wait_until((tmp_path / "up").exists)
         server = int((data_folder(tmp_path / "server") / "data" / "postmaster.pid").read_text().split()[0])
@@ -223,15 +236,16 @@ def test_what_cannot_work_is_refused_at_once(tmp_path, study, hpo, database):
 
 def test_a_search_outlives_the_crash_of_its_embedded_postgres(tmp_path, photos, start, hpo):
     """After kill -9 of the private Postgres in the middle of a search it is started again, and the budget is exact."""
-    write_study(tmp_path, trials=4, epochs=30)
-    search = start("-m", "hpo", "search", "study.toml", "--workers", "2", HPO_STORAGE="")
-    wait_until(lambda: (now := status(hpo)) and any(w["epoch"] for w in now["workers"]))
+    held, own = write_own(tmp_path, hold_at_step=4), {"program": ("own.py",)}
+    search = start("own.py", "search", "study.toml", "--workers", "2", HPO_STORAGE="")
+    wait_until(lambda: (now := status(hpo, **own)) and any(w["epoch"] for w in now["workers"]))
     pid_file = data_folder(tmp_path / ".hpo") / "data" / "postmaster.pid"
     os.kill(int(pid_file.read_text().split()[0]), signal.SIGKILL)
+    held.unlink()
     assert search.end(180) == 0, search.printed
     out = search.printed
     assert "the database answers again" in out
-    now = status(hpo)
+    now = status(hpo, **own)
     assert now["trials"] == {"complete": 4, "pruned": 0, "failed": 0, "running": 0, "waiting": 0, "paused": 0}
     assert now["budget"]["used"]["trials"] == 4
 
@@ -239,7 +253,8 @@ def test_a_search_outlives_the_crash_of_its_embedded_postgres(tmp_path, photos, 
 def test_a_finished_search_starts_no_worker(study, hpo, database):
     """Workers of a search at its end are not started at all."""
     study(trials=1)
-    assert hpo("worker", "study.toml", HPO_STORAGE=database).returncode == 0
-    done = hpo("workers", "study.toml", "--workers", 2, HPO_STORAGE=database)
+    own = {"program": ("own.py",), "HPO_STORAGE": database}
+    assert hpo("worker", "study.toml", **own).returncode == 0
+    done = hpo("workers", "study.toml", "--workers", 2, **own)
     assert done.returncode == 0, done.stderr
     assert done.stdout == "the budget is used up: no worker was started\nall workers have ended: 1 complete\n"

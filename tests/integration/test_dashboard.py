@@ -6,7 +6,6 @@ import base64
 import gzip
 import json
 import re
-import time
 
 import optuna
 import optuna_dashboard
@@ -30,7 +29,7 @@ from storage.heartbeat import WorkerPresence
 from storage.keys import BEST_EPOCH_KEY, WEIGHTS_NAME
 from storage.requeue import requeue
 from tests.integration.conftest import FIXED, ScriptedLoss
-from tests.support.waiting import limit, paced
+from tests.support.waiting import limit
 
 pytestmark = pytest.mark.integration
 
@@ -752,11 +751,16 @@ def test_of_very_many_trials_the_best_and_the_latest_have_curves(visit, monkeypa
 def test_requests_beyond_what_the_database_can_bear_are_told_to_come_again(visit, monkeypatch):
     """Where all slots are taken a request is answered with 503 after a moment, and holds no thread for long."""
     from concurrent.futures import ThreadPoolExecutor
-    from threading import Event
+    from threading import Event, Semaphore
 
     monkeypatch.setattr("hpo.dashboard.routes.BUSY_SECONDS", 0.2)
-    free = Event()
-    monkeypatch.setattr(visit.dashboard.page, "answer", lambda _: free.wait(limit(20)) and "{}")
+    entered, free = Semaphore(0), Event()
+
+    def answer(_):
+        entered.release()
+        return free.wait(limit(20)) and "{}"
+
+    monkeypatch.setattr(visit.dashboard.page, "answer", answer)
 
     def ask(_):
         client = Client(visit.client.application)
@@ -765,7 +769,7 @@ def test_requests_beyond_what_the_database_can_bear_are_told_to_come_again(visit
 
     with ThreadPoolExecutor(AT_WORK + 1) as pool:
         others = [pool.submit(ask, number) for number in range(AT_WORK)]
-        time.sleep(paced(1))
+        assert all(entered.acquire(timeout=limit(10)) for _ in others)
         assert pool.submit(ask, -1).result(limit(10)) == 503
         free.set()
         assert {other.result(limit(20)) for other in others} == {200}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -29,6 +28,7 @@ from storage.requeue import DEATH
 from storage.study_rows import places, workers
 from tests.acceptance.test_search import write_study
 from tests.conftest import ROOT, opened
+from tests.support.postgres_server import free_port
 from tests.support.webhook import webhook
 
 pytestmark = pytest.mark.integration
@@ -172,8 +172,7 @@ def tls(tmp_path_factory):
         (folder / name).chmod(0o600)
         programs.give(folder / name)
     data = folder / programs.make_server_folder(folder) / "data"
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     settings = {
         "listen_addresses": "127.0.0.1",
         "port": port,

@@ -23,7 +23,7 @@ from hpo.worker.runs import Runs
 from storage.budget import Limits
 from storage.requeue import requeue
 from tests.integration.conftest import lines_of
-from tests.support.waiting import paced, wait_until
+from tests.support.waiting import limit, wait_until
 from trainer.enumeration import digest_of
 from trainer.model.size import model_size
 from trainer.recipe import DEFAULTS, recipe_from
@@ -321,7 +321,7 @@ def test_a_worker_of_a_paused_host_ends_with_the_search(harness, monkeypatch, re
     wait_until(lambda: take_snapshot(study.opened).present, every=0.01)
     monkeypatch.setattr("socket.gethostname", lambda: "elsewhere")
     study.work("elsewhere")
-    waits.join(timeout=paced(10.0))
+    waits.join(limit(10))
     assert not waits.is_alive()
     assert sorted(place.state for place in study.places) == ["complete", "failed" if fails else "complete"]
     assert {place.worker for place in study.places} == {"elsewhere"}

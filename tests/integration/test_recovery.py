@@ -33,6 +33,25 @@ from tests.support.waiting import paced, wait_until
 pytestmark = pytest.mark.integration
 
 
+@pytest.fixture
+def hear(monkeypatch):
+    """Has workers beat at once; a function that waits until the only one has heard what was told before."""
+    monkeypatch.setattr("hpo.worker.heartbeat.BEAT_SECONDS", 0.02)
+    heard, reap = [], WorkerPresence.reap
+
+    def count(presence):  # is called after each beat, when what it told is known
+        heard.append(1)
+        reap(presence)
+
+    monkeypatch.setattr(WorkerPresence, "reap", count)
+
+    def wait():
+        before = len(heard)
+        wait_until(lambda: len(heard) >= before + 2, every=0.01)  # the first of these beats may have begun before
+
+    return wait
+
+
 @pytest.mark.parametrize("step", [1, 2, 3, 4, 6])
 def test_an_interrupted_trial_goes_on_where_it_was_left(harness, step):
     """A worker that is told to stop leaves its trial at the next step, and another one ends it bit for bit the same."""
@@ -76,13 +95,12 @@ def test_a_damaged_checkpoint_costs_time_only(harness, damage):
     assert study.checkpoints == []
 
 
-def test_a_trial_failed_from_outside_is_dropped_and_the_next_one_taken(harness, monkeypatch):
+def test_a_trial_failed_from_outside_is_dropped_and_the_next_one_taken(harness, hear):
     """Who fails a running trial, in the dashboard, say, stops it, and its worker goes on with the next one."""
-    monkeypatch.setattr("hpo.worker.heartbeat.BEAT_SECONDS", 0.02)
 
     def fail():
         study.opened.study.tell(0, state=TrialState.FAIL)
-        time.sleep(paced(0.5))
+        hear()
 
     study = harness(ScriptedLoss({2: fail}), recipe=FIXED)
     study.work()
@@ -103,20 +121,19 @@ def test_a_trial_told_complete_from_outside_is_dropped(harness):
     assert study.own_loss.taken == 3
 
 
-def test_a_deleted_study_ends_its_workers_with_one_line(harness, monkeypatch):
+def test_a_deleted_study_ends_its_workers_with_one_line(harness, hear):
     """A worker whose study is deleted meanwhile says so and ends."""
-    monkeypatch.setattr("hpo.worker.heartbeat.BEAT_SECONDS", 0.02)
 
     def delete():
         study.opened.storage.delete_study(study.opened.study_id)
-        time.sleep(paced(0.5))
+        hear()
 
     study = harness(ScriptedLoss({2: delete}), recipe=FIXED)
     with pytest.raises(HpoError, match='the study "colours" was deleted'):
         study.work()
 
 
-def pause_until_waiting(study, seen):
+def pause_until_waiting(study, seen, hear):
     """Pause a study in the middle of a step, and resume it once its place waits; `seen` takes how it looked then."""
 
     def resume():
@@ -128,29 +145,27 @@ def pause_until_waiting(study, seen):
     with study.opened.storage.engine.begin() as connection:
         begin_halt(connection, study.opened.study_id, "pause")
     threading.Thread(target=resume).start()
-    time.sleep(paced(0.6))  # past a beat
+    hear()
 
 
-def test_a_paused_study_goes_on_where_it_was(harness, monkeypatch):
+def test_a_paused_study_goes_on_where_it_was(harness, hear, monkeypatch):
     """A pause takes the trials from all workers within seconds; they wait, and go on when it is over."""
-    monkeypatch.setattr("hpo.worker.heartbeat.BEAT_SECONDS", 0.02)
     monkeypatch.setattr("hpo.worker.worker.IDLE_SECONDS", 0.02)
     seen = []
-    study = harness(ScriptedLoss({2: lambda: pause_until_waiting(study, seen)}), recipe=FIXED)
+    study = harness(ScriptedLoss({2: lambda: pause_until_waiting(study, seen, hear)}), recipe=FIXED)
     study.work()
     assert [(place.state, place.reason) for place in seen] == [("waiting", "the study was paused")]
     assert [place.state for place in study.places] == ["complete", "complete"]
     assert study.own_loss.taken == 12
 
 
-def test_a_stopped_study_ends_its_workers(harness, monkeypatch):
+def test_a_stopped_study_ends_its_workers(harness, hear):
     """A stop takes the trials from all workers, which end, and none begins before it is lifted."""
-    monkeypatch.setattr("hpo.worker.heartbeat.BEAT_SECONDS", 0.02)
 
     def stop():
         with study.opened.storage.engine.begin() as connection:
             begin_halt(connection, study.opened.study_id, "stop")
-        time.sleep(paced(0.5))
+        hear()
 
     study = harness(ScriptedLoss({2: stop}), recipe=FIXED)
     study.work("first")
@@ -162,9 +177,8 @@ def test_a_stopped_study_ends_its_workers(harness, monkeypatch):
     assert [place.state for place in study.places] == ["complete", "complete"]
 
 
-def test_a_paused_host_leaves_its_trial_to_another_one_which_may_end_the_search(harness, monkeypatch):
+def test_a_paused_host_leaves_its_trial_to_another_one_which_may_end_the_search(harness, hear, monkeypatch):
     """What a paused host was training goes on elsewhere; its worker waits for its return, or for the search's end."""
-    monkeypatch.setattr("hpo.worker.heartbeat.BEAT_SECONDS", 0.02)
     monkeypatch.setattr("hpo.worker.worker.IDLE_SECONDS", 0.02)
     elsewhere, seen = [], []
 
@@ -179,7 +193,7 @@ def test_a_paused_host_leaves_its_trial_to_another_one_which_may_end_the_search(
         study.opened.rows.pause_host("here")
         elsewhere.append(threading.Thread(target=search_elsewhere))
         elsewhere[0].start()
-        time.sleep(paced(0.3))  # past a beat
+        hear()
 
     study = harness(ScriptedLoss({2: pause}), recipe=FIXED)
     monkeypatch.setattr("socket.gethostname", lambda: "here")
@@ -362,11 +376,11 @@ def test_a_worker_that_was_frozen_before_its_trial_ran_leaves_it_to_whoever_runs
     assert study.own_loss.taken == 6
 
 
-def test_a_resumed_study_begins_each_trial_once(harness, monkeypatch):
+def test_a_resumed_study_begins_each_trial_once(harness, hear, monkeypatch):
     """What was heard of a pause before it ended ends no trial that began after it."""
     monkeypatch.setattr("hpo.worker.heartbeat.BEAT_SECONDS", 0.3)
     monkeypatch.setattr("hpo.worker.worker.IDLE_SECONDS", 0.01)
-    study = harness(ScriptedLoss({2: lambda: pause_until_waiting(study, [])}), trials=1, recipe=FIXED)
+    study = harness(ScriptedLoss({2: lambda: pause_until_waiting(study, [], hear)}), trials=1, recipe=FIXED)
     study.work()
     assert [trial.state for trial in study.trials] == [TrialState.FAIL, TrialState.COMPLETE]
 

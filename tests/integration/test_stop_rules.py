@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from sqlalchemy import text
@@ -52,9 +52,22 @@ def test_no_trial_begins_once_the_patience_is_used_up(harness):
     assert "2 of 2" in [str(spent) for spent in snapshot.spent]
 
 
-def test_a_trial_ends_in_the_epoch_in_which_its_time_is_over(harness):
+@pytest.fixture
+def take_seconds(monkeypatch):
+    """A function by which the clock of trials and epochs goes on by so many seconds; otherwise it stands still."""
+    clock = SimpleNamespace(now=1000.0)
+    monkeypatch.setattr("hpo.worker.time_limit.time", SimpleNamespace(monotonic=lambda: clock.now))
+    monkeypatch.setattr("trainer.fit.time", SimpleNamespace(perf_counter=lambda: clock.now))
+
+    def take(seconds):
+        clock.now += seconds
+
+    return take
+
+
+def test_a_trial_ends_in_the_epoch_in_which_its_time_is_over(harness, take_seconds):
     """A trial whose first epoch takes too long is pruned without a result, with the reason."""
-    study = with_file(harness(ScriptedLoss({2: lambda: time.sleep(2)}), trials=1, recipe=FIXED), trial_minutes=0.02)
+    study = with_file(harness(ScriptedLoss({2: lambda: take_seconds(2)}), trials=1, recipe=FIXED), trial_minutes=0.02)
     study.work()
     assert [place.state for place in study.places] == ["pruned"]
     assert study.places[0].reason == "ended in epoch 1, as [budget] trial_minutes = 0.02 are over"
@@ -63,9 +76,9 @@ def test_a_trial_ends_in_the_epoch_in_which_its_time_is_over(harness):
     assert study.trials[0].user_attrs[BEST_EPOCH_KEY] == 0
 
 
-def test_a_trial_ends_before_an_epoch_that_its_time_is_too_short_for(harness):
+def test_a_trial_ends_before_an_epoch_that_its_time_is_too_short_for(harness, take_seconds):
     """A trial whose next epoch would take too long is pruned with what it has reached."""
-    study = with_file(harness(ScriptedLoss({2: lambda: time.sleep(12)}), trials=1, recipe=FIXED), trial_minutes=0.35)
+    study = with_file(harness(ScriptedLoss({2: lambda: take_seconds(12)}), trials=1, recipe=FIXED), trial_minutes=0.35)
     study.work()
     assert study.places[0].reason == "ended after epoch 1, as another one would pass [budget] trial_minutes = 0.35"
     assert METRICS_KEY in study.trials[0].user_attrs

@@ -12,6 +12,7 @@ import signal
 import sys
 import time
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import torch
 
@@ -21,6 +22,7 @@ import hpo.worker.observer
 from trainer.extensions import Extensions
 
 VARIABLE = "FAULTS"
+HELD = "held"  # a file in the folder of a study, which holds the trainings as long as it is there
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,7 @@ class Faults:
         step_seconds: that each step of a training takes longer.
         grace_seconds: after which the workers count another as dead, 60 where not given; they beat as much faster.
         kill: a function as "module:name", "before" or "after", and at which of its calls the process kills itself.
+        hold_at_step: the step of the process from which on its trainings are held, until the file is gone.
         terminate_at_step: the step of a training at which the process gets SIGTERM.
         raise_at_step: the step of a training that raises.
         hang_at_step: the step of a training that does not end.
@@ -41,6 +44,7 @@ class Faults:
     step_seconds: float = 0.0
     grace_seconds: float | None = None
     kill: tuple[str, str, int] | None = None
+    hold_at_step: int | None = None
     terminate_at_step: int | None = None
     raise_at_step: int | None = None
     hang_at_step: int | None = None
@@ -61,7 +65,7 @@ def main(faults):
     """Run the command, with its faults."""
     if not faults.pictures:
         hpo.worker.observer.draw_pictures = lambda *_: iter(())
-    hpo.worker.checkpoints.SHARE = 1.0  # so that one is due after each epoch of some tenths of a second
+    hpo.worker.checkpoints.SHARE = 1000.0  # so that one is due after each epoch, however long the last one took
     if faults.grace_seconds:
         _shorten_grace(faults.grace_seconds)
     if faults.clock_seconds:
@@ -73,6 +77,8 @@ def main(faults):
     def slow(logits, labels):
         time.sleep(faults.step_seconds)
         step = next(steps)
+        while faults.hold_at_step and step >= faults.hold_at_step and Path(HELD).exists():
+            time.sleep(0.01)
         if step == faults.terminate_at_step:
             os.kill(os.getpid(), signal.SIGTERM)
         if step == faults.raise_at_step:

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from sqlalchemy import text
+
 from hpo.study.open_study import create_study, load_study
 from hpo.study.study_file import read_study_file
 from storage import logs
@@ -17,10 +19,10 @@ from storage.keys import WEIGHTS_NAME
 from storage.study_rows import places
 from tests.conftest import STORAGE_VARIABLES, paint
 from tests.support import faulty_hpo
-from tests.support.faulty_hpo import Faults, linear
+from tests.support.faulty_hpo import HELD, Faults, linear
 from tests.support.hpo_process import HpoProcess
 from tests.support.tally import ENDS, count
-from tests.support.waiting import paced
+from tests.support.waiting import paced, wait_until
 from trainer.extensions import Extensions
 
 COLOURS = {"red": (200, 60, 60), "green": (60, 200, 60), "blue": (60, 60, 200)}
@@ -124,6 +126,25 @@ class FaultyStudy:
         process = HpoProcess(words, self.folder, {**environment, faulty_hpo.VARIABLE: faults.as_text()})
         self._processes.append(process)
         return process
+
+    def hold(self):
+        """Let no training go on that has come to the step of `hold_at_step`, until they are released."""
+        (self.folder / HELD).touch()
+
+    def release(self):
+        """Let them go on."""
+        (self.folder / HELD).unlink()
+
+    def wait_for_beats(self):
+        """Wait until the only worker that has a trial has heard what was told before."""
+        query = text("SELECT beat FROM hpo.worker JOIN hpo.place ON worker = id WHERE state = 'running'")
+
+        def beat():
+            with self.opened.storage.engine.connect() as connection:
+                return connection.execute(query).scalar_one()
+
+        before = beat()
+        wait_until(lambda: beat() >= before + 3)  # the next one may be under way; after the last one it knows
 
     def worker(self, *, variables=None, **faults):
         """Start a worker, with its faults."""

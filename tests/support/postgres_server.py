@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import random
 import secrets
 import signal
 import socket
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import psycopg2
@@ -23,6 +24,15 @@ fsync = off
 """
 
 
+def free_port() -> int:
+    """A port of this machine at which nobody listens, and that no connection to elsewhere is given meanwhile."""
+    for port in random.SystemRandom().sample(range(20_000, 32_000), 100):  # Linux gives those from 32,768 on
+        with socket.socket() as free, suppress(OSError):
+            free.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("no port is free")
+
+
 class PostgresServer:
     """A server on a free port of this machine, which asks for a password.
 
@@ -34,9 +44,7 @@ class PostgresServer:
         self._place = folder / "server"
         self._place.mkdir(mode=0o700)
         self._password = secrets.token_urlsafe(16)
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self._port = free.getsockname()[1]
+        self._port = free_port()
         password = self._place / "password"
         password.write_text(self._password)
         for path in (password, self._place):

@@ -190,6 +190,7 @@ def test_what_cannot_be_fetched_is_one_line(server, quick, tmp_path, monkeypatch
     line = str(caught.value)
     assert line.startswith(f"1 of 12 URLs cannot be fetched: '{server.url}/cat/0.png': {said}")
     assert "\n" not in line
+    wait_until(lambda: server.asked["/cat/0.png"] >= asked)  # also where it came to the last request too late
     assert server.asked["/cat/0.png"] == asked
     assert not list((tmp_path / "cache").rglob("*.part"))
     # Mended, the one that failed is fetched, and no other.

@@ -638,7 +638,7 @@ def test_an_interrupt_stops_early(tmp_path, monkeypatch):
 
     decoded = []
     original = pixels_module._decode
-    monkeypatch.setattr(pixels_module, "_decode", lambda *a: decoded.append(1) or time.sleep(0.001) or original(*a))
+    monkeypatch.setattr(pixels_module, "_decode", lambda *a: decoded.append(1) or time.sleep(0.01) or original(*a))
     with pytest.raises(KeyboardInterrupt):
         build_pixels(paths, Reading(8), cache / "pixels.npy", interrupt)
     assert len(decoded) < 1000
