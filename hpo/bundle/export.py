@@ -76,7 +76,7 @@ def export(
 
     Raises:
         HpoError: the study has other settings, a folder exists or cannot be written, or of the unlabelled images there
-            are none, none but copies, or none that the model is sure of.
+            are none, or none but copies.
         StorageError: the trial's own weights are not here.
         DataError: images that cannot be read.
     """

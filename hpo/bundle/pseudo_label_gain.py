@@ -11,7 +11,7 @@ import numpy as np
 from optuna.trial import TrialState
 
 from hpo.bundle.decision import FEWEST_IMAGES
-from hpo.bundle.pseudo_labels import sure_labels
+from hpo.bundle.pseudo_labels import choose
 from hpo.bundle.selection import Criterion, paired_scores
 from hpo.study.confirmation import find_confirmation, mark_of, recipe_of_fold
 from hpo.study.fresh_folds import data_of_fold, fold_count
@@ -102,7 +102,7 @@ class Learned:
         retrained: with pseudo-labels where they are used, else without.
         data: what it has learned from.
         pseudo: the pseudo-labels.
-        gain: what they gain; None where nobody wanted to know.
+        gain: what they gain; None where there are none, or nobody wanted to know.
     """
 
     retrained: Retrained
@@ -113,10 +113,12 @@ class Learned:
     @property
     def used(self) -> bool:
         """Whether the pseudo-labels were learned."""
-        return self.gain is None or self.gain.helps
+        return len(self.pseudo.images) > 0 and (self.gain is None or self.gain.helps)
 
     def lines(self) -> list[str]:
         """What the card says of them."""
+        if not len(self.pseudo.images):
+            return [self.pseudo.line()]
         return [self.gain.line()] if self.gain else []
 
     def as_json(self) -> dict[str, Any]:
@@ -137,12 +139,11 @@ def learn(chosen: Chosen, joined: Joined, opened: OpenStudy, training: Training)
         joined: labelled and unlabelled images.
         opened: the study.
         training: how.
-
-    Raises:
-        HpoError: the model is sure of no image.
     """
     retrained, pseudo = chosen.pseudo_labels(joined, training.confidence)
     gain = None
+    if not len(pseudo.images):
+        return Learned(retrained, joined.data, pseudo, gain)
     if not training.keep_pseudo_labels:
         retrained.model.cpu()  # makes room for the trainings
         gain = _find_gain(chosen, joined, opened, training.confidence)
@@ -177,7 +178,7 @@ def _find_gain(chosen: Chosen, joined: Joined, opened: OpenStudy, confidence: fl
         without, with_them = (_on_fold(chosen, fold, seed, arm) for arm in ("without", "with"))
         model = _kept_or_trained(without, data, kept.get(fold))
         before = without.probabilities(model, data, data.split.valid)
-        found = sure_labels(joined, without.probabilities(model, data, joined.unlabelled), confidence)
+        found = choose(joined, without.probabilities(model, data, joined.unlabelled), confidence)
         del model  # its memory is for the next one
         after = _probabilities_with(with_them, data, found) if len(found.images) else before
         shown.append(np.stack([before, after]))

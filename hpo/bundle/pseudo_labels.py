@@ -60,12 +60,14 @@ class PseudoLabels:
         images: positions of the images that have one, sorted, int64 [k].
         of: how many unlabelled images the model has classified.
         confidence: the lowest probability that was enough, in [0, 1].
+        highest: the highest that the model gave any class, in [0, 1]; None of those that were learned earlier.
     """
 
     data: Data
     images: NDArray[np.int64]
     of: int
     confidence: float
+    highest: float | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Counts, in all and of each class, and the confidence."""
@@ -80,6 +82,11 @@ class PseudoLabels:
 
     def line(self) -> str:
         """The same for people: the classes with the most images first, ten at most."""
+        if not len(self.images):
+            return (
+                f"pseudo-labels left out: none of {self.of} unlabelled images has a class with a probability of"
+                f" {self.confidence:g} or more, the highest is {self.highest:.4f}; a lower --confidence may learn some"
+            )
         counts = Counter(self.as_json()["per_class"]).most_common()
         shown = ", ".join(f"{name} {count}" for name, count in counts[:SHOWN_CLASSES])
         more = ", …" if len(counts) > SHOWN_CLASSES else ""
@@ -132,26 +139,12 @@ def choose(joined: Joined, probabilities: NDArray[np.float32], confidence: float
         joined: the images.
         probabilities: of the classes, float32 [unlabelled, classes].
         confidence: in [0, 1].
-
-    Raises:
-        HpoError: no image reaches it.
     """
-    found = sure_labels(joined, probabilities, confidence)
-    if not len(found.images):
-        raise HpoError(
-            f"export: none of {found.of} unlabelled images has a class with a probability of {confidence:g} or "
-            f"more, the highest is {np.nanmax(probabilities):.4f}; lower --confidence, or leave out --unlabelled"
-        )
-    return found
-
-
-def sure_labels(joined: Joined, probabilities: NDArray[np.float32], confidence: float) -> PseudoLabels:
-    """As `choose`, but perhaps of no image."""
     sure = probabilities.max(axis=1) >= confidence
     images = joined.unlabelled[sure]
     labels = joined.data.index.labels.copy()
     labels[images] = probabilities[sure].argmax(axis=1)
-    return PseudoLabels(joined.data.relabelled(labels), images, len(sure), confidence)
+    return PseudoLabels(joined.data.relabelled(labels), images, len(sure), confidence, float(np.nanmax(probabilities)))
 
 
 def learned_pseudo_labels(info: Mapping[str, Any]) -> bool:

@@ -174,11 +174,7 @@ class Chosen:
         return Searched(model, scores, best)
 
     def pseudo_labels(self, joined: Joined, confidence: float) -> tuple[Retrained, PseudoLabels]:
-        """Retrain the model and let it classify the unlabelled images.
-
-        Raises:
-            HpoError: it is sure of none.
-        """
+        """Retrain the model and let it classify the unlabelled images; perhaps it is sure of none."""
         if left_out := joined.left_out():
             self.say(left_out)
         # The unlabelled images are decoded with the others, so that a broken one is found before the training.

@@ -193,17 +193,27 @@ def test_a_bundle_is_tested_as_it_predicts(export, tmp_path, monkeypatch):
 
 
 def test_what_cannot_be_learned_leaves_no_bundle(export, tmp_path):
-    """Unsure images, broken ones and places without images are foreseen failures, and nothing half-made is left."""
+    """Broken images and places without any are foreseen failures, and nothing half-made is left."""
     grey = tmp_path / "grey.png"
     paint(grey, (110, 110, 110), 1)
-    with pytest.raises(HpoError, match="lower --confidence"):
-        export("bundle", "--unlabelled", grey, "--confidence", 1)
     (tmp_path / "broken.png").write_bytes(b"no image")
     with pytest.raises(DataError, match=r"1 of 38 images cannot be read: .*broken\.png"):
         export("bundle", "--unlabelled", grey, tmp_path / "broken.png")
     with pytest.raises(HpoError, match=r"export: .*nowhere does not exist"):
         export("bundle", "--unlabelled", tmp_path / "nowhere")
     assert not list(tmp_path.glob("*bundle*"))
+
+
+@pytest.mark.parametrize("more", [(), ("--keep-pseudo-labels",)])
+def test_unsure_images_are_left_out_and_the_bundle_is_written(export, tmp_path, more):
+    """Where the model is sure of no unlabelled image, it becomes the bundle without any, and a line says why."""
+    grey = tmp_path / "grey.png"
+    paint(grey, (110, 110, 110), 1)
+    info, lines = export("bundle", "--unlabelled", grey, "--confidence", 1, *more)
+    [line] = [line for line in lines if line.startswith("pseudo-labels left out: none of 1 unlabelled images has")]
+    assert (info["pseudo_labels"]["images"], info["pseudo_labels"]["used"]) == (0, False)
+    assert not (tmp_path / "bundle" / "pseudo_labels.csv").exists()
+    assert line[1:] in ModelCard.load(tmp_path / "bundle" / "MODEL_CARD.md").text.replace("\\", "")
 
 
 @pytest.mark.parametrize("given", [["--confidence", "0.9"], ["--keep-pseudo-labels"]])
