@@ -82,7 +82,7 @@ def run_export_best(options: argparse.Namespace) -> int:
                     f" (use {info['test_uses']} of the test split)"
                 )
                 if line := doubt(test):
-                    say(line)
+                    say(line.replace("STUDY", opened.file.path.name))
                 if options.top is None:
                     say(_predict_command(output, folder / TEST))
             if line := nested_line(opened):

@@ -75,7 +75,8 @@ def export_folds(
     say(score_line(trial, opened, confirmed))
     judged = folds.numbers >= 0
     out_of_fold = np.zeros((len(folds.images), len(data.index.classes)), np.float32)
-    tests, members = [], []
+    tests: list[NDArray[np.float32]] = []
+    infos: dict[str, dict[str, Any]] = {}
     with new_folder(folder) as temporary, torch_threads(chosen.threads):
         for fold in range(count):
             name = f"fold-{fold + 1}"
@@ -83,20 +84,13 @@ def export_folds(
             trained = chosen.retrained_without(fold, folds, data)
             own = folds.numbers == fold
             out_of_fold[own] = chosen.probabilities(trained.model, data, folds.images[own])
-            tests.append(chosen.probabilities(trained.model, data, data.split.test) if len(data.split.test) else None)
+            tests += [chosen.probabilities(trained.model, data, data.split.test)] if len(data.split.test) else []
             about = write_model(temporary / name, trained.model, chosen, opened.file, data)
             sides = Split(folds.images[~own], folds.images[own], data.split.test, data.split.digest)
             write_lists(temporary / name, folder / name, data.with_split(sides))
-            members.append(
-                {
-                    **about,
-                    **_source(opened, trial, data),
-                    "retrained": True,
-                    "pseudo_labels": None,
-                    "fold": {"number": fold + 1, "of": count},
-                    ORIGIN: origin_of(opened.file, folder / name, chosen, trained.train_losses),
-                }
-            )
+            origin = origin_of(opened.file, folder / name, chosen, trained.train_losses)
+            more = {"retrained": True, "pseudo_labels": None, "fold": {"number": fold + 1, "of": count}, ORIGIN: origin}
+            infos[name] = {**about, **_source(opened, trial, data), **more}
         images = folds.images[judged]
         source = f"{counted(len(images), 'image')}, each by the model that has not learned it"
         found = find_decision(data, images, out_of_fold[judged], source, metric)
@@ -110,24 +104,24 @@ def export_folds(
         say(f"out of fold: {headline(estimate, metric)}, on {source}; {CHOSEN_BY}")
 
         def test() -> dict[str, Any]:
-            shown = mean_of([alone] * count, [1] * count, np.stack([one for one in tests if one is not None]))
+            shown = mean_of([alone] * count, [1] * count, np.stack(tests))
             return scores_on(data, data.split.test, together.classes(shown), shown, metric)
 
         info = {
             "classes": list(data.index.classes),
-            "members": [{"folder": f"fold-{fold + 1}", "votes": 1} for fold in range(count)],
+            "members": [{"folder": name, "votes": 1} for name in infos],
             **_source(opened, trial, data),
             "epochs": chosen.epochs,
-            "versions": members[0]["versions"],
+            "versions": about["versions"],
             "metrics": {**searched_value(trial, metric), "out_of_fold": estimate},
             "confirmation": confirmation_of(trial.number, confirmed),
             "calibration": None,  # each model has it
             "thresholds": told["thresholds"],
         }
         info["metrics"]["test"], info["test_uses"] = tested_once(opened, trial.number, test, data)
-        for one, member in zip(info["members"], members, strict=True):
+        for name, one_info in infos.items():
             more = {"test_uses": info["test_uses"], "calibration": told["calibration"]}
-            write_info(temporary / one["folder"], {**member, **more})
+            write_info(temporary / name, {**one_info, **more})
         write_lists(temporary, folder, data)
         write_info(temporary, info)
         write_card(temporary, info, story_of(opened, [chosen.recipe], data, found.lines()))

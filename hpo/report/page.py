@@ -155,7 +155,7 @@ def write_report(report: Report, path: Path) -> None:
 
 def _code(text: str) -> Markup:
     """Text as HTML, with what stands between backticks as code."""
-    return Markup(re.sub("`([^`]*)`", r"<code>\1</code>", escape(text)))  # noqa: S704 - escaped
+    return Markup(re.sub("`([^`]*)`", r"<code>\1</code>", str(escape(text))))  # noqa: S704 - escaped
 
 
 def _template() -> Any:
