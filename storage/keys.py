@@ -39,6 +39,9 @@ MICRO_BATCH_KEY = "hpo:micro_batch: "
 SPEED_KEY = "hpo:speed: "
 """Followed by backbone, image size and device: milliseconds an image. Written by workers; read by them and reports."""
 
+NO_RECIPE_LEFT_KEY = "hpo:no_recipe_left"
+"""How many workers the study had had when one of them found no recipe to try. Written by workers; read by status."""
+
 # System attributes of a study, beside Optuna's own --------------------------------------------------------------------
 
 EARLIER_KEY = "hpo:learn_from"

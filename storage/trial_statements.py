@@ -32,6 +32,7 @@ LEFT JOIN LATERAL (
     FROM trial_values WHERE trial_values.trial_id = trials.trial_id) AS joined_values ON true
 """
 ONE_TRIAL = text(f"{TRIALS} WHERE trial_id = :trial")
+TRIALS_BY_ID = text(f"{TRIALS} WHERE trial_id = ANY(:trials)")
 TRIALS_OF_STUDY = text(
     f"{TRIALS} WHERE study_id = :study AND (trial_id > :after OR trial_id = ANY(:included)) ORDER BY trial_id"
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from trainer.image_size import HOW_TO_WRITE, rectangle_problem
@@ -13,6 +14,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 KIND_NAMES = {str: "a text", bool: "true or false", int: "a whole number", float: "a number"}
+
+LIKELY = 0.75  # the likeness of two names, from 0 to 1, from which on the one is probably meant by the other
+SHORTEST_PART = 3  # letters of a name that tell which longer one is meant
 
 
 @dataclass(frozen=True)
@@ -82,9 +86,25 @@ def unknown_problem(key: str, known: Iterable[str]) -> str:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """`; did you mean "…"?`, or nothing where no known name is near."""
-    match = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f'; did you mean "{match[0]}"?' if match else ""
+    """`; did you mean "…"?` with the known name that is probably meant; nothing where none is.
+
+    It differs by a typing mistake, or one of the two begins or ends with the other, as `gpu` and `gpu_hours` do.
+    """
+    wanted = _plain(name)
+    likeness, best = max(((_likeness(wanted, _plain(one)), one) for one in known), default=(0.0, ""), key=itemgetter(0))
+    return f'; did you mean "{best}"?' if likeness >= LIKELY else ""
+
+
+def _plain(name: str) -> str:
+    return name.casefold().replace("-", "_").replace(" ", "_")
+
+
+def _likeness(wanted: str, one: str) -> float:
+    """How alike two names are, from 0 to 1; at least `LIKELY` where one begins or ends with the other."""
+    ratio = difflib.SequenceMatcher(None, one, wanted).ratio()
+    short, long = sorted((wanted, one), key=len)
+    holds = len(short) >= SHORTEST_PART and (long.startswith(short) or long.endswith(short))
+    return max(ratio, LIKELY) if holds else ratio
 
 
 def show(value: Any) -> str:

@@ -12,7 +12,7 @@ from trainer.recipe import DEFAULTS, RULES, Recipe, is_used, recipe_from, unmet_
 from trainer.rules import show, unknown_problem, whole_to_float
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from optuna.trial import BaseTrial
 
@@ -58,6 +58,7 @@ DEFAULT_SPACE: dict[str, Any] = {
 }
 
 
+RANGE_KEYS = ("low", "high", "log")
 LAYER_FIELDS = ("pooling", "dropout", "drop_path", "freeze", "layer_decay")  # fields that only timm's models can follow
 
 
@@ -155,12 +156,15 @@ class Space:
         return {name for name, entry in self.fields.items() if isinstance(entry, Choice | Range)}
 
     def default_parameters(self) -> dict[str, Any]:
-        """The searched fields at the recipe's defaults, or as near as the space allows: a search's first trial."""
+        """The searched fields at the recipe's defaults, or as near as the space allows: a search's first trial.
+
+        Of a list without the default that is the nearest number, and the first of names.
+        """
         nearest: dict[str, Any] = {}
         for name, entry in self.fields.items():
             match entry:
                 case Choice(values):
-                    nearest[name] = DEFAULTS[name] if DEFAULTS[name] in values else values[0]
+                    nearest[name] = _nearest_of(name, values, DEFAULTS[name])
                 case Range(low, high):
                     nearest[name] = min(max(DEFAULTS[name], low), high)
         return nearest
@@ -219,13 +223,31 @@ def nearest_parameters(recipe: Recipe, space: Space) -> tuple[dict[str, Any], li
             case Range(low, high):
                 chosen[name] = min(max(value, low), high)
             case Choice(values) if value not in values:
-                numbers = [one for one in values if not isinstance(one, str | bool)]
-                if isinstance(value, str | bool) or not numbers:
+                if isinstance(value, str | bool) or all(isinstance(one, str | bool) for one in values):
                     missing.append(name)
                     continue
-                chosen[name] = min(numbers, key=lambda one: abs(one - value))
+                chosen[name] = _nearest_of(name, values, value)
         nearest[name] = chosen[name]
     return nearest, missing
+
+
+def _nearest_of(name: str, values: Sequence[Any], wanted: Any) -> Any:
+    """The value of a list that is wanted, else the nearest number, else, as names have no order, the first one.
+
+    Of a field that is searched on a logarithmic scale that number is the nearest which is so by its ratio.
+    """
+    numbers = [one for one in values if not isinstance(one, str | bool)]
+    if wanted in values or isinstance(wanted, str | bool) or not numbers:
+        return wanted if wanted in values else values[0]
+    searched = DEFAULT_SPACE.get(name)
+    by_ratio = isinstance(searched, dict) and bool(searched.get("log")) and wanted > 0
+
+    def distance(one: float) -> float:
+        if not by_ratio:
+            return float(abs(one - wanted))
+        return abs(math.log(one / wanted)) if one > 0 else math.inf
+
+    return min(numbers, key=distance)
 
 
 def suggest(trial: BaseTrial, space: Space) -> Recipe:
@@ -300,11 +322,7 @@ def _range_problems(name: str, table: dict[str, Any]) -> list[str]:
     """What keeps this table from being a range of the field; empty where nothing does."""
     if isinstance(DEFAULTS[name], bool | str) or not RULES[name].ranged:
         return [f"{name}: takes a value or a list, no range"]
-    problems = [
-        unknown_problem(f"{name}.{key}", (f"{name}.{k}" for k in ("low", "high", "log")))
-        for key in table
-        if key not in ("low", "high", "log")
-    ]
+    problems = [f"{name}.{unknown_problem(key, RANGE_KEYS)}" for key in table if key not in RANGE_KEYS]
     problems += [f"{name}: a range needs {key}" for key in ("low", "high") if key not in table]
     if problems:
         return problems

@@ -56,9 +56,10 @@ def run_try(options: argparse.Namespace) -> int:
 
     from hpo.study.interruptions import pauses
     from hpo.study.model_limits import check_of
+    from hpo.study.queue_outlook import queue_lines
     from hpo.study.queued import queue_recipe, read_own_recipe, show_own
     from hpo.study.settings import space_of
-    from hpo.study.status import queue_lines, take_snapshot
+    from hpo.study.status import take_snapshot
     from storage.database import one_at_a_time
 
     with open_study_from(options) as opened:

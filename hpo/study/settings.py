@@ -154,4 +154,9 @@ def space_of(study: optuna.Study, extensions: Extensions) -> Space:
     Raises:
         RecipeError: it names functions of one's own that the extensions do not hold.
     """
-    return Space({**DEFAULTS, **study.user_attrs[SETTINGS_KEY]["recipe"]}, extensions)
+    return kept_space(study.user_attrs[SETTINGS_KEY], extensions)
+
+
+def kept_space(kept: Mapping[str, Any], extensions: Extensions) -> Space:
+    """What a study with these settings searches, see `space_of`."""
+    return Space({**DEFAULTS, **kept["recipe"]}, extensions)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -21,14 +20,13 @@ from hpo.study.speed_front import front_of, speeds_of
 from hpo.study.stop_rules import check_rules
 from storage.budget import StopRules
 from storage.database import public_url
-from storage.keys import END_STATES, METRICS_KEY, PLACE_STATES
+from storage.keys import END_STATES, METRICS_KEY, NO_RECIPE_LEFT_KEY, PLACE_STATES
 from storage.rungs import rungs_with_room
 from trainer.objective_metric import MACRO_F1
 from trainer.space import suggest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
 
     from optuna.trial import FrozenTrial
 
@@ -129,6 +127,7 @@ class Snapshot:
         from_outside: numbers of better trials that do not count.
         failed: how the trials ended that have failed for Optuna, by number.
         space_used_up: whether every recipe of the search space has been trained.
+        no_recipe_left: whether its last workers found no recipe to try: each is trained, failed or beyond the limits.
         stop_rules: what ends it before its budget is used up.
         reason_to_end: why these let no further trial begin; None where they do not.
         gain: the last one beyond the noise; only where the rules ask for patience.
@@ -156,6 +155,7 @@ class Snapshot:
     from_outside: Sequence[int] = ()
     failed: Mapping[int, FailedTrial] = field(default_factory=dict)
     space_used_up: bool = False
+    no_recipe_left: bool = False
     stop_rules: StopRules = field(default_factory=StopRules)
     reason_to_end: str | None = None
     gain: LastGain | None = None
@@ -195,14 +195,31 @@ class Snapshot:
 
     @property
     def finished(self) -> bool:
-        """Whether enough is found, or budget or space are used up, and nothing runs, or may still run."""
+        """Whether enough is found, or budget or recipes are used up, and nothing runs, or may still run."""
+        return self.needs_no_worker or (self.no_recipe_left and self._nothing_goes_on)
+
+    @property
+    def needs_no_worker(self) -> bool:
+        """Whether a worker that starts now has nothing to do; it tries a recipe again that has failed before."""
         if self.reason_to_end:
             return not self.counts["running"]
         used_up = self.space_used_up or not self.used.within(self.limits)
-        if not used_up or self.counts["running"]:
-            return False
+        return used_up and self._nothing_goes_on
+
+    @property
+    def recipes_used_up(self) -> str | None:
+        """That no recipe is left to try, and why, as one clause; None where some are, or nobody has found so yet."""
+        if self.space_used_up:
+            return "every recipe of it has been trained"
+        if self.no_recipe_left:
+            return "every recipe of it has been trained, has failed or is beyond [limits]"
+        return None
+
+    @property
+    def _nothing_goes_on(self) -> bool:
+        """Whether no trial runs, and none that has begun may run on."""
         more = self.counts["waiting"] or rungs_with_room(self.rungs, closing=True)
-        return not (more and self.used.hours_within(self.limits))
+        return not self.counts["running"] and not (more and self.used.hours_within(self.limits))
 
     @property
     def paused_checkpoints(self) -> list[int]:
@@ -300,6 +317,7 @@ def take_snapshot(opened: OpenStudy) -> Snapshot:
         from_outside=from_outside,
         failed=failed_trials(trials, state.places),
         space_used_up=opened.trained.are_all(trials),
+        no_recipe_left=opened.study.user_attrs.get(NO_RECIPE_LEFT_KEY) == len(state.workers),
         stop_rules=study_file.stop_rules,
         reason_to_end=reason,
         gain=gain,
@@ -318,35 +336,3 @@ def take_snapshot(opened: OpenStudy) -> Snapshot:
 
 def _early_ranks(trials: Sequence[FrozenTrial], space: Space, metric: Metric) -> EarlyRanks | None:
     return early_ranks(trials, rung_epochs(int(max(space.values("epochs")))), metric)
-
-
-def queue_lines(snapshot: Snapshot, study_path: Path) -> list[str]:
-    """What happens to the queue of a study, or what has to be done first, a line each.
-
-    Args:
-        snapshot: of the study.
-        study_path: of its study file.
-    """
-
-    def command(name: str, *more: str) -> str:
-        return f"`{shlex.join(['hpo', name, str(study_path), *more])}`"
-
-    lines = []
-    if not snapshot.used.within(snapshot.limits):
-        lines.append(f"the budget is used up: raise [budget], and {command('search')} tries what is queued")
-    if snapshot.reason_to_end:
-        more = f"{snapshot.reason_to_end}: raise it, and {command('search')} tries what is queued"
-        lines.append(f"no further trial begins: {more}")
-    if snapshot.halt == "stop":
-        lines.append(f"the study is stopped: {command('search')} lets it go on, and tries what is queued")
-    if lines:
-        return lines
-    hosts = {worker.host for worker in snapshot.present}
-    if snapshot.halt == "pause":
-        lines.append(f"the study is paused: {command('resume')} lets its workers take what is queued")
-    if not hosts:
-        lines.append(f"no worker is at work: {command('search')} tries what is queued")
-    elif hosts <= set(snapshot.paused_hosts):
-        ways = " or ".join(command("resume", "--host", host) for host in sorted(hosts))
-        lines.append(f"the hosts of all workers are paused: {ways} lets them take what is queued")
-    return lines or ["workers that are free take the queued recipes next; each counts in the budget as any trial"]

@@ -63,7 +63,7 @@ def render(snapshot: Snapshot) -> RenderableType:
     expected = [Text(snapshot.expected.line())] if snapshot.expected else []
     warning = snapshot.early.warning() if snapshot.early else None
     expected += [Text(f"warning: {warning}")] if warning else []
-    used_up = [Text("every recipe of the search space has been trained")] if snapshot.space_used_up else []
+    used_up = [Text(f"the search space is used up: {left}")] if (left := snapshot.recipes_used_up) else []
     ends = [Text(f"no further trial begins: {snapshot.reason_to_end}")] if snapshot.reason_to_end else []
     earlier = [Text(line) for line in snapshot.earlier]
     more = (*paused, *expected, *told, *earlier, *used_up, *ends, *halted)

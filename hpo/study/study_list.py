@@ -8,20 +8,21 @@ from typing import TYPE_CHECKING, Any
 
 import optuna
 
-from hpo.study.interruptions import count_trials
-from hpo.study.metric_settings import metric_of_study
-from hpo.study.ranking import find_best
-from hpo.study.settings import space_of
+from hpo.study.metric_settings import kept_metric
+from hpo.study.ranking import counts, find_best
+from hpo.study.settings import kept_space
 from hpo.study.study_name import CONFIRM_SUFFIX
 from storage.database import connect
-from storage.keys import CONFIRMATION_KEY, SETTINGS_KEY
-from storage.study_rows import StudyRows
+from storage.study_summaries import study_summaries
 from trainer.errors import RecipeError
 from trainer.objective_metric import MACRO_F1
 from trainer.wording import counted
 
 if TYPE_CHECKING:
+    from optuna.storages import RDBStorage
+
     from storage.halts import Halt
+    from storage.study_summaries import StudySummary
     from trainer.extensions import Extensions
     from trainer.objective_metric import Metric
 
@@ -73,28 +74,27 @@ def list_studies(url: str, extensions: Extensions) -> list[ListedStudy]:
     Raises:
         StorageError: the database cannot be used or is not initialised.
     """
-    storage, listed = connect(url), list[ListedStudy]()
-    names = set(optuna.get_all_study_names(storage))
-    for name in sorted(names):
-        with suppress(KeyError):  # it has been deleted since
-            study = optuna.load_study(study_name=name, storage=storage)
-            confirms = CONFIRMATION_KEY in study.user_attrs and name.removesuffix(CONFIRM_SUFFIX) in names
-            if not confirms:  # which belongs to the study that it confirms
-                state = StudyRows(storage, storage.get_study_id_from_name(name)).read()
-                at_work = sum(not worker.gone for worker in state.workers)
-                listed.append(replace(_listed(study, extensions), workers=at_work, halt=state.halt))
-    return listed
+    storage = connect(url)
+    summaries = study_summaries(storage.engine)
+    names = {summary.name for summary in summaries}
+    return [
+        _listed(summary, storage, extensions)
+        for summary in summaries  # without those that belong to the study that they confirm
+        if not (summary.confirms and summary.name.removesuffix(CONFIRM_SUFFIX) in names)
+    ]
 
 
-def _listed(study: optuna.Study, extensions: Extensions) -> ListedStudy:
-    name, trials = study.study_name, study.get_trials(deepcopy=False)
-    count = count_trials(trials)
-    if SETTINGS_KEY not in study.user_attrs:
-        return ListedStudy(name, count, unknown="not made by hpo, or not to the end")
-    metric = metric_of_study(study.user_attrs)
+def _listed(summary: StudySummary, storage: RDBStorage, extensions: Extensions) -> ListedStudy:
+    listed = ListedStudy(summary.name, summary.trials, workers=summary.workers, halt=summary.halt)
+    if summary.settings is None:
+        return replace(listed, unknown="not made by hpo, or not to the end")
+    listed, best = replace(listed, metric=kept_metric(summary.settings.get("study", {}))), summary.best
     try:
-        best, _ = find_best(trials, space_of(study, extensions))
+        space = kept_space(summary.settings, extensions)
     except RecipeError as error:
-        unknown = f"best unknown: its recipes name functions that are not here: {error}"
-        return ListedStudy(name, count, unknown=unknown, metric=metric)
-    return ListedStudy(name, count, best.value if best else None, metric=metric)
+        return replace(listed, unknown=f"best unknown: its recipes name functions that are not here: {error}")
+    if best and not counts(best, space):  # somebody else has told it
+        with suppress(KeyError):  # the study has been deleted since
+            trials = optuna.load_study(study_name=summary.name, storage=storage).get_trials(deepcopy=False)
+            best = find_best(trials, space)[0]
+    return replace(listed, best=best.value if best else None)

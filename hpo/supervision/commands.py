@@ -106,8 +106,8 @@ def run_workers(options: argparse.Namespace) -> int:
                 f"the study was stopped: trials that ran are back in the queue; `hpo resume {name}` lets it go on"
             )
         elif not done.names:
-            what = "search space" if done.snapshot.space_used_up else "budget"
-            progress.say(f"the {what} is used up: no worker was started")
+            used_up = f"the {'search space' if done.snapshot.space_used_up else 'budget'} is used up"
+            progress.say(f"{done.snapshot.reason_to_end or used_up}: no worker was started")
         states = ", ".join(f"{count} {state}" for state, count in done.snapshot.counts.items() if count)
         progress.say(f"all workers have ended: {states or 'no trials'}")
     return done.code

@@ -257,13 +257,12 @@ def _fruitless(study_file: StudyFile, snapshot: Snapshot, what: str) -> str:
 
 
 def _used_up_space(snapshot: Snapshot) -> str | None:
-    """That no recipe is left to train, where the workers have ended because of that: the budget allowed more."""
+    """That no recipe is left to train, where the search has ended because of that: the budget allowed more."""
     limits, used = snapshot.limits, snapshot.used
-    if snapshot.halt or not used.within(limits) or snapshot.counts["running"] or snapshot.counts["waiting"]:
+    if not (left := snapshot.recipes_used_up) or snapshot.reason_to_end or not used.within(limits):
         return None
-    done = "has been trained" if snapshot.space_used_up else "has been trained, has failed or is beyond [limits]"
     unspent = "" if limits.trials is None else f"; {limits.trials - used.trials} of {limits.trials} trials are unspent"
-    return f"the search space is used up: every recipe of it {done}{unspent}"
+    return f"the search space is used up: {left}{unspent}" if snapshot.finished else None
 
 
 def _pauses(seconds: Sequence[dict[str, float]]) -> list[str]:

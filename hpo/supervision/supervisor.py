@@ -227,7 +227,7 @@ class _Workers:
     def _start_due(self) -> None:
         if self.signals or not self._answers or self._snapshot is None:
             return  # a worker that starts while the database does not answer would die
-        if self._snapshot.finished:
+        if self._snapshot.needs_no_worker:
             self._close_empty_slots()
             return
         for slot in self._slots:

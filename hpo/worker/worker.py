@@ -33,8 +33,8 @@ from hpo.worker.speeds import Speeds
 from hpo.worker.step_watch import StepWatch
 from hpo.worker.training import Training
 from storage.errors import StorageError
-from storage.keys import DEVICE_KEY, ENVIRONMENT_KEY, HOST_KEY, THREADS_KEY
-from storage.outage_retry import is_outage
+from storage.keys import DEVICE_KEY, ENVIRONMENT_KEY, HOST_KEY, NO_RECIPE_LEFT_KEY, THREADS_KEY
+from storage.outage_retry import is_outage, retry_outages
 from storage.places import LostPlaceError
 from trainer.device import choose_device, device_name
 from trainer.resources import Resources
@@ -236,9 +236,19 @@ class Worker:
             over = over and not self._runs.may_begin_a_trial()
         if over and reason:
             logger.warning("no further trial begins: %s", reason)
-        elif over and self._runs.space_is_used_up:
+        elif over and halt != "stop" and self._runs.space_is_used_up:
+            self._note_that_no_recipe_is_left()
             logger.warning("every recipe of the search space was tried: the worker ends")
         return over
+
+    def _note_that_no_recipe_is_left(self) -> None:
+        """Have the study's status say so, until another worker joins: that one tries what has failed once more."""
+        opened = self._context.opened
+
+        def note() -> None:
+            opened.study.set_user_attr(NO_RECIPE_LEFT_KEY, len(opened.rows.read().workers))
+
+        retry_outages(opened.outage_retry, note)
 
     def _wait(self) -> None:
         """Wait a moment for a place, without the GPU memory that is kept for the next trial: others may need it."""

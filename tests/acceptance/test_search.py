@@ -214,7 +214,7 @@ def test_a_search_space_that_is_used_up_ends_the_search_with_that_line(hpo, tmp_
         assert line in done.stdout
         assert "winner: trial 0," in done.stdout
     now = hpo("status", "study.toml", HPO_STORAGE=database).stdout
-    assert "every recipe of the search space has been trained" in now
+    assert "the search space is used up: every recipe of it has been trained" in now
     assert (
         json.loads(hpo("status", "study.toml", "--json", HPO_STORAGE=database).stdout)["budget"]["used"]["trials"] == 1
     )

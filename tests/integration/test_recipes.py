@@ -115,8 +115,13 @@ def test_a_failed_recipe_may_run_again_but_not_for_ever(harness):
     study = harness(lambda logits, _: logits.sum() * float("nan"), more=more, trials=10, recipe=FIXED | FOUR)
     study.work()
     assert sorted(place.state for place in study.places) == ["complete", "complete", "failed", "failed"]
+    snapshot = take_snapshot(study.opened)
+    assert (snapshot.finished, snapshot.needs_no_worker, snapshot.space_used_up) == (True, False, False)
+    study.dead_worker("joins")[0].begin()
     assert not take_snapshot(study.opened).finished
+    requeue(study.opened.storage.engine, "joins")
     study.work("later")
+    assert take_snapshot(study.opened).finished
     assert [place.state for place in study.places].count("failed") == 4
     assert [place.state for place in study.places].count("complete") == 2
 
@@ -298,8 +303,10 @@ def test_a_small_space_is_used_up_where_the_rest_is_beyond_the_limits(harness):
     study = harness(trials=10, recipe=FIXED | {"loss": ["cross_entropy", "own"], "image_size": [8, 16]})
     study.file = replace(study.file, model_limits=ModelLimits(megabytes=0.003))
     study.work()
-    assert sorted(trial.params["loss"] for trial in study.trials) == ["cross_entropy", "own"]
-    assert {trial.params["image_size"] for trial in study.trials} == {8}
+    trained = [trial.params for trial in study.trials if "best_epoch" in trial.user_attrs]
+    assert sorted(params["loss"] for params in trained) == ["cross_entropy", "own"]
+    assert {params["image_size"] for params in trained} == {8}
+    assert take_snapshot(study.opened).finished
 
 
 @pytest.mark.parametrize("rest", ["failed", "beyond the limits"])

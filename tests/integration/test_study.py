@@ -10,7 +10,7 @@ import optuna
 import pytest
 from optuna.trial import FixedTrial, create_trial
 from rich.console import Console
-from sqlalchemy import text
+from sqlalchemy import Engine, event, text
 
 import hpo.supervision.search
 from hpo.bundle.chosen_trials import best_trials
@@ -21,14 +21,15 @@ from hpo.study.open_study import create_study, find_study, load_study
 from hpo.study.ranking import best_trial, default_trial, ranked
 from hpo.study.status import take_snapshot
 from hpo.study.study_file import read_study_file
+from hpo.study.study_list import list_studies
 from hpo.supervision.progress import Progress
 from hpo.supervision.search import search
 from hpo.supervision.supervisor import Supervised, WorkerPlan
 from storage.artifacts.artifacts import naming
-from storage.budget import Limits
+from storage.budget import Limits, StopRules
 from storage.halts import begin_halt
 from storage.heartbeat import WorkerPresence
-from storage.keys import BEST_EPOCH_KEY, DEFAULT_KEY, SEARCH_KEY, WEIGHTS_NAME
+from storage.keys import BEST_EPOCH_KEY, DEFAULT_KEY, NO_RECIPE_LEFT_KEY, REPEATS_KEY, SEARCH_KEY, WEIGHTS_NAME
 from trainer.extensions import Extensions
 from trainer.space import suggest
 
@@ -113,6 +114,45 @@ def test_the_files_of_trials_are_in_the_order_of_the_ranking(study):
     kept = [file.number for file in study.opened.rows.kept_files(WEIGHTS_NAME)]
     best_first = [trial.number for trial in ranked(study.opened.study.trials, study.file.space)]
     assert kept[: len(best_first)] == best_first == [numbers[at] for at in (2, 5, 0, 3, 6)]
+
+
+def test_the_list_of_studies_asks_as_often_for_many_as_for_few(study):
+    """What continues a trial counts with it, what was told from outside is not the best, and two questions do."""
+    name, opened = study.file.name, study.opened
+    create_study(replace(study.file, name="another"), study.url, study.data)
+    optuna.create_study(study_name="theirs", storage=opened.storage).add_trial(create_trial(value=0.9))
+    asked = []
+
+    def note(_connection, _cursor, statement, *_):
+        asked.append(statement)
+
+    def listed():
+        asked.clear()
+        event.listen(Engine, "before_cursor_execute", note)
+        try:
+            return {each.name: each.line() for each in list_studies(study.url, study.extensions)}
+        finally:
+            event.remove(Engine, "before_cursor_execute", note)
+
+    lines = {
+        "another": "another: 0 trials, none complete",
+        name: f"{name}: 0 trials, none complete",
+        "theirs": "theirs: 1 trial, not made by hpo, or not to the end",
+    }
+    assert listed() == lines
+    few = len(asked)
+    for number in range(5):
+        create_study(replace(study.file, name=f"more {number}"), study.url, study.data)
+    for value in (0.4, 0.6, math.inf):
+        study.add(value)
+    study.add(0.97, trained=False)
+    opened.study.add_trial(create_trial(value=0.5, user_attrs={BEST_EPOCH_KEY: 1, REPEATS_KEY: 1}))
+    WorkerPresence(opened.storage.engine, opened.study_id, "worker").join("node-1", 1, "cpu")
+    assert listed()[name] == f"{name}: 4 trials, best macro-F1 0.6000, 1 worker at work"
+    assert len(asked) == few
+    opened.study.add_trial(create_trial(value=0.98, user_attrs={BEST_EPOCH_KEY: 1}))  # by no recipe of the space
+    opened.rows.begin_halt("pause")
+    assert listed()[name] == f"{name}: 5 trials, best macro-F1 0.6000, paused"
 
 
 def test_a_study_that_is_deleted_while_it_is_watched_is_one_line(study):
@@ -216,6 +256,20 @@ def test_one_host_is_paused_and_resumed_by_itself(end, study, capsys, monkeypatc
         EXIT_FAILED,
         "hpo: resume: node-1 is not paused by itself; no host is\n",
     )
+
+
+def test_the_end_of_a_search_names_the_space_where_that_has_ended_it(end, study):
+    """That every recipe was tried is said where workers found so, and not where enough was found before."""
+    study.opened.study.set_user_attr(NO_RECIPE_LEFT_KEY, 0)
+    study.add(0.5)
+    _, lines = end()
+    tried = "every recipe of it has been trained, has failed or is beyond [limits]; 100 of 100 trials are unspent"
+    assert f"the search space is used up: {tried}\n" in lines
+    study.file = replace(study.file, stop_rules=StopRules(target=0.4))
+    assert "the search space is used up" not in end()[1]
+    study.opened.study.set_user_attr(NO_RECIPE_LEFT_KEY, 1)  # when another worker had been there
+    study.file = replace(study.file, stop_rules=StopRules())
+    assert "the search space is used up" not in end()[1]
 
 
 def test_the_end_of_a_search_counts_what_waits(end):

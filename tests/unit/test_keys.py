@@ -30,6 +30,7 @@ STORED = {
     "CONFIRMATION_KEY": "hpo:confirmation",
     "MICRO_BATCH_KEY": "hpo:micro_batch: ",
     "SPEED_KEY": "hpo:speed: ",
+    "NO_RECIPE_LEFT_KEY": "hpo:no_recipe_left",
     "EARLIER_KEY": "hpo:learn_from",
     "DEFAULT_KEY": "hpo:default_recipe",
     "CONTROL_KEY": "trained_to_the_end",

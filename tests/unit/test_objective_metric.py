@@ -61,7 +61,7 @@ def test_a_share_keeps_the_order_of_scores(name):
 @pytest.mark.parametrize(
     ("name", "images", "problem"),
     [
-        ("f1:black dog", (5, 5, 5), 'there is no class "black dog"; did you mean "black cat"?'),
+        ("f1:blck cat", (5, 5, 5), 'there is no class "blck cat"; did you mean "black cat"?'),
         ("f1:7", (5, 5, 5), 'there is no class "7"; the classes "black cat", "dog", "owl"'),
         ("f1:dog", (5, 0, 5), 'F1 of dog is not defined, as no image of the class "dog" is among those to validate'),
         ("roc_auc", (0, 5, 0), 'ROC-AUC is not defined, as the images to validate are all of the class "dog"'),

@@ -76,14 +76,14 @@ def test_what_the_study_file_fixes_wins():
         "batch_size": 8,
         "augment": ["medium", "heavy"],
         "weight_decay": {"low": 1e-3, "high": 1e-1, "log": True},
-        "learning_rate": [1e-4, 1e-3, 2e-3],
+        "learning_rate": [2e-4, 1e-3, 2e-3],
     }
     found = found_in(**fields)
     assert {recipe.batch_size for recipe in found} == {8}
     assert {recipe.augment for recipe in found} == {"medium"}
     assert {recipe.image_size for recipe in found} == {96}
     by_rate = {recipe.learning_rate: recipe for recipe in found}
-    assert by_rate.keys() == {1e-4, 1e-3, 2e-3}
+    assert by_rate.keys() == {2e-4, 1e-3, 2e-3}
     assert {by_rate[2e-3].optimizer, by_rate[2e-3].weight_decay} == {"sgd", 1e-3}
     assert all(not misfits(recipe, Space(fields)) for recipe in found)
 

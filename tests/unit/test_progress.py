@@ -13,7 +13,8 @@ from rich.console import Console
 
 from hpo.dashboard.notes import study_note
 from hpo.study.expected_gain import ExpectedGain
-from hpo.study.status import Best, Snapshot, queue_lines
+from hpo.study.queue_outlook import queue_lines
+from hpo.study.status import Best, Snapshot
 from hpo.study.status_table import render
 from hpo.study.stop_rules import LastGain
 from hpo.supervision.progress import Progress

@@ -10,8 +10,11 @@ import pytest
 from trainer import recipe
 from trainer.errors import RecipeError
 from trainer.recipe import DEFAULTS, RULES, Recipe, read_recipe, recipe_from, toml_of, used_fields
+from trainer.rules import nearest
 
 pytestmark = pytest.mark.unit
+
+BUDGET = ("trials", "hours", "gpu_hours", "target", "patience", "trial_minutes")
 
 WRONG = {
     "backbone": ["", 3],
@@ -100,6 +103,30 @@ def test_message(name, value):
     with pytest.raises(RecipeError) as error:
         Recipe(**{name: value})
     assert error.value.problems == [MESSAGES[name, value]]
+
+
+@pytest.mark.parametrize(
+    ("name", "known", "meant"),
+    [
+        ("until", BUDGET, None),
+        ("workers", BUDGET, None),
+        ("epochs", BUDGET, None),
+        ("trails", BUDGET, "trials"),
+        ("max_trials", BUDGET, "trials"),
+        ("gpu", BUDGET, "gpu_hours"),
+        ("GPU-hours", BUDGET, "gpu_hours"),
+        ("minutes", BUDGET, "trial_minutes"),
+        ("train", ("study", "data", "budget", "recipe", "try"), None),
+        ("cutmix", ("none", "flip", "cutout"), None),
+        ("size", ("image_size", "batch_size"), "image_size"),
+        ("Macro-F1", ("macro_f1", "weighted_f1"), "macro_f1"),
+        ("", BUDGET, None),
+        ("a", (), None),
+    ],
+)
+def test_a_hint_is_what_is_probably_meant(name, known, meant):
+    """A hint differs by a typing mistake, in how it is written, or by a part; where no name does there is no hint."""
+    assert nearest(name, known) == ("" if meant is None else f'; did you mean "{meant}"?')
 
 
 def test_limits_belong_to_the_range():

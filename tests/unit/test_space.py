@@ -125,7 +125,7 @@ def test_first_trial_of_the_default_space():
 
 
 def test_default_parameters():
-    """The first trial has the recipe's defaults, or the nearest end of a range, or the first value of a list."""
+    """The first trial has the recipe's defaults, or the nearest end of a range, number of a list, or first name."""
     space = Space(
         FIXED
         | {
@@ -134,9 +134,13 @@ def test_default_parameters():
             "learning_rate": {"low": 1e-4, "high": 1e-2, "log": True},
             "batch_size": [64, 32],
             "loss": ["soft_f1", "focal"],
+            "weight_decay": [1e-3, 0.05, 0.0],  # the default, 0.01, is nearer to 1e-3, and by the ratio to 0.05
+            "warmup": [0.0, 0.2, 0.1],  # the default is 0.05
+            "ema": [True],
         }
     )
-    expected = {"epochs": 30, "image_size": 96, "learning_rate": 1e-3, "batch_size": 32, "loss": "soft_f1"}
+    expected = {"epochs": 30, "image_size": 128, "learning_rate": 1e-3, "batch_size": 32, "loss": "soft_f1"}
+    expected |= {"weight_decay": 0.05, "warmup": 0.0, "ema": True}
     assert space.default_parameters() == expected
     study = _study()
     study.enqueue_trial(space.default_parameters())
@@ -216,7 +220,7 @@ def test_ten_mistakes():
         'optimizer: "adam" is not known; did you mean "adamw"?',
         "schedule: takes a value or a list, no range",
         "seed: 1 is listed more than once",
-        'weight_decay.hihg: there is no such key; did you mean "weight_decay.high"?',
+        'weight_decay.hihg: there is no such key; did you mean "high"?',
         "weight_decay: a range needs high",
     ]
 
@@ -227,6 +231,7 @@ def test_ten_mistakes():
         ("epochs", {"low": 0, "high": 3}, "epochs: 0 is outside 1 to 10000"),
         ("epochs", {"low": 1, "high": True}, "epochs.high: true is not a whole number"),
         ("epochs", {}, "epochs: a range needs low"),
+        ("learning_rate", {"min": 1e-5, "max": 1e-2}, "learning_rate.min: there is no such key"),
         ("learning_rate", {"low": 1e-5, "high": math.inf}, "learning_rate.high: inf is not a finite number"),
         ("learning_rate", {"low": "1e-5", "high": 1}, 'learning_rate.low: "1e-5" is not a finite number'),
         ("learning_rate", {"low": 1e-5, "high": 1, "log": 1}, "learning_rate.log: 1 is not true or false"),
@@ -314,7 +319,7 @@ def test_a_recipe_near_the_default_has_the_parameters_that_its_trial_would_be_as
         fixed = optuna.trial.FixedTrial({**space.default_parameters(), **fields})
         assert recipe == suggest(fixed, space)
         assert parameters_of(recipe, space) == fixed.params
-    assert (recipe.epochs, recipe.batch_size, recipe.focal_gamma) == (7, 8, 4.0)
+    assert (recipe.epochs, recipe.batch_size, recipe.focal_gamma) == (7, 16, 4.0)
     assert recipe_near_default(asdict(recipe), space) == recipe, "a complete recipe is one, too"
 
 
