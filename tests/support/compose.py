@@ -21,6 +21,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from tests.support.waiting import wait_until
+
 SOURCE = Path(__file__).parents[2]
 STUDY = "demo/study.toml"
 CPU = ("docker-compose.yml", "deploy/compose/cpu.yml")
@@ -88,14 +90,12 @@ class Project:
         ids = self.compose("ps", "--all", "--quiet", *([service] if service else [])).split()
         return json.loads(run("docker", "inspect", *ids))
 
-    def wait(self, what, condition, seconds=600):
+    def wait(self, what, condition):
         """Wait until a condition of this project holds, and return what it returned."""
-        ends = time.monotonic() + seconds
-        while time.monotonic() < ends:
-            if found := condition():
-                return found
-            time.sleep(2)
-        raise AssertionError(f"{self.name}: not within {seconds} s: {what}\n{self.compose('logs', '--tail', '20')}")
+        try:
+            return wait_until(condition, 200, every=2)
+        except AssertionError as error:
+            raise AssertionError(f"{self.name}: {error}: {what}\n{self.compose('logs', '--tail', '20')}") from None
 
 
 def run(*command):
@@ -187,6 +187,7 @@ def start(project):
     assert [states[name]["ExitCode"] for name in ("passwords", "init")] == [0, 0]
     assert [states[name]["Status"] for name in ("postgres", "workers", "dashboard")] == ["running"] * 3
     project.wait("the dashboard is healthy", lambda: health(project, "dashboard") == "healthy")
+    assert "pg_hba.conf" not in project.compose("logs", "postgres")  # where real errors are to be seen
     say(f"up from a fresh clone, and a trial is complete: {', '.join(states)}")
 
 
