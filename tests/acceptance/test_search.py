@@ -57,18 +57,6 @@ def write_study(folder, *, name="colours", trials=4, epochs=2, more=""):
     return file
 
 
-def start_search(folder, database, *arguments):
-    """Start `hpo search` and come back at once."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "hpo", "search", "study.toml", *arguments],
-        cwd=folder,
-        env={**os.environ, "HPO_STORAGE": database},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
 def status(hpo, **variables):
     """What `hpo status --json` says."""
     done = hpo("status", "study.toml", "--json", **variables)
@@ -86,7 +74,7 @@ class Demo:
     bundle: dict
 
 
-SHORT_DEMO = ("--trials", 12, "--epochs", 4, "--repeats", 2)
+SHORT_DEMO = ("--trials", 6, "--epochs", 3, "--repeats", 2)
 
 
 @pytest.fixture(scope="module")
@@ -103,13 +91,13 @@ def demo(tmp_path_factory):
 def test_the_demo_searches_and_pauses_to_the_end_of_its_budget(demo):
     """Each trial of the demo's budget is complete or paused, by two worker processes, with little time between them."""
     trials = demo.status["trials"]
-    assert sum(trials.values()) == demo.status["budget"]["used"]["trials"] == 12
+    assert sum(trials.values()) == demo.status["budget"]["used"]["trials"] == 6
     assert trials["paused"] >= 2
     assert trials["failed"] == trials["running"] == trials["waiting"] == 0
     assert "password" not in demo.status["storage"]
     between = re.search(r"between trials ([\d.]+) %", demo.printed)
     assert between, demo.printed
-    assert float(between[1]) <= 2
+    assert float(between[1]) <= 5  # of trials that take a few seconds
     of_search = "study_id = (SELECT study_id FROM studies WHERE study_name = 'digits')"
     with_pids = f"SELECT worker, count(*) FROM hpo.place WHERE ended IS NOT NULL AND {of_search} GROUP BY worker"
     program = (
@@ -162,7 +150,7 @@ def test_the_demo_can_be_given_again(demo):
 
 def test_ctrl_c_hands_trials_back_and_the_same_command_resumes(faulty_study):
     """Ctrl-C ends with 130 and running trials in the queue; the same command ends with exactly the budget."""
-    study = faulty_study(trials=3, epochs=60, step_seconds=0.1)
+    study = faulty_study(trials=3, epochs=60, step_seconds=0.5)
     search = study.begin("search", "--workers", "2")
     wait_until(lambda: len(study.places) == 2 and all(place.epoch for place in study.places))
     search.send(signal.SIGINT)

@@ -23,8 +23,6 @@ from storage.database import (
     refuse_letters,
     try_to_initialize,
 )
-from storage.embedded import server
-from storage.embedded.server import embedded_postgres
 from storage.errors import StorageError
 from tests.support.waiting import limit, wait_until
 
@@ -204,31 +202,28 @@ def test_tables_of_another_optuna_are_refused_with_the_way_on(database, revision
     assert ("postgresql+psycopg2://" in str(caught.value)) == ("upgrade" in remedy)
 
 
-def test_200_clients_hold_two_connections_each_at_work_and_one_at_rest(tmp_path, monkeypatch):
-    """A Postgres with max_connections = 500 has room for 200 workers."""
-    monkeypatch.setitem(server._SETTINGS, "max_connections", "500")
-    with embedded_postgres(tmp_path / "postgres") as url:
-        initialize(url)
-        with ThreadPoolExecutor(4) as pool:
-            storages = list(pool.map(lambda _: connect(url), range(200)))
-        count = text("SELECT count(*) FROM pg_stat_activity WHERE datname = 'hpo' AND application_name = 'hpo'")
-        with create_engine(url).connect() as watching:  # its application name is another
+def test_clients_hold_two_connections_each_at_work_and_one_at_rest(ready_database):
+    """Forty clients hold 80 connections and no more, so that 200 have room where max_connections is 500."""
+    with ThreadPoolExecutor(4) as pool:
+        storages = list(pool.map(lambda _: connect(ready_database), range(40)))
+    here = "datname = current_database() AND application_name = 'hpo'"
+    with create_engine(ready_database).connect() as watching:  # its application name is another
 
-            def held():
-                watching.rollback()  # a transaction sees one moment of this view
-                return watching.execute(count).scalar()
+        def held():
+            watching.rollback()  # a transaction sees one moment of this view
+            return watching.execute(text(f"SELECT count(*) FROM pg_stat_activity WHERE {here}")).scalar()
 
-            study_id = storages[0].create_new_study([optuna.study.StudyDirection.MAXIMIZE], "study")
-            wait_until(lambda: held() == 200)  # a server process takes a moment to leave
-            # At work: one connection is in use, as for a beat, while Optuna takes the other.
-            with ExitStack() as stack:
-                for storage in storages:
-                    stack.enter_context(storage.engine.connect()).execute(text("SELECT 1"))
-                    assert storage.get_study_name_from_id(study_id) == "study"
-                assert held() == 400
-            wait_until(lambda: held() == 200)  # a server process takes a moment to leave
-        for storage in storages:
-            storage.engine.dispose()
+        study_id = storages[0].create_new_study([optuna.study.StudyDirection.MAXIMIZE], "study")
+        wait_until(lambda: held() == 40)  # a server process takes a moment to leave
+        # At work: one connection is in use, as for a beat, while Optuna takes the other.
+        with ExitStack() as stack:
+            for storage in storages:
+                stack.enter_context(storage.engine.connect()).execute(text("SELECT 1"))
+                assert storage.get_study_name_from_id(study_id) == "study"
+            assert held() == 80
+        wait_until(lambda: held() == 40)  # a server process takes a moment to leave
+    for storage in storages:
+        storage.engine.dispose()
 
 
 @contextmanager

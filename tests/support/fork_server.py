@@ -12,7 +12,17 @@ import time
 from multiprocessing.connection import wait
 from pathlib import Path
 
-LAZY = ("albumentations", "alembic.command", "optuna.storages._rdb.storage", "psycopg2.extras", "scipy.special")
+LAZY = (
+    "albumentations",
+    "alembic.command",
+    "hpo.report.page",
+    "matplotlib.backends.backend_agg",
+    "matplotlib.font_manager",
+    "matplotlib.style",
+    "optuna.storages._rdb.storage",
+    "psycopg2.extras",
+    "scipy.special",
+)
 PRELOADED = (
     "tests.support.faulty_hpo",
     "tests.support.forked_workers",

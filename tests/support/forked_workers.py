@@ -11,6 +11,8 @@ import subprocess
 import time
 from types import SimpleNamespace
 
+from PIL import Image
+
 import hpo.supervision.launcher
 from storage.optuna_internals import newest_tables
 from tests.support.fork_server import execute
@@ -19,6 +21,7 @@ FORKS = multiprocessing.get_context("fork")
 PR_SET_CHILD_SUBREAPER = 36
 LONGEST = 2**20  # bytes of a request
 newest_tables()  # which each command would ask again
+Image.init()  # as does whatever saves a picture
 
 
 class ForkedWorker:
