@@ -11,6 +11,7 @@ import subprocess
 import time
 from types import SimpleNamespace
 
+from optuna.storages import RDBStorage
 from PIL import Image
 
 import hpo.supervision.launcher
@@ -21,6 +22,7 @@ FORKS = multiprocessing.get_context("fork")
 PR_SET_CHILD_SUBREAPER = 36
 LONGEST = 2**20  # bytes of a request
 newest_tables()  # which each command would ask again
+RDBStorage("sqlite://").engine.dispose()  # what the first query of a process sets up
 Image.init()  # as does whatever saves a picture
 
 
