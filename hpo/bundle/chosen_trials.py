@@ -9,7 +9,7 @@ from optuna.trial import TrialState
 
 from hpo.errors import HpoError
 from hpo.study.confirmed_table import shown_mean
-from hpo.study.interruptions import successors_of
+from hpo.study.interruptions import pauses, successors_of
 from hpo.study.ranking import best_of_different_recipes, counts, ranked
 from hpo.study.settings import space_of
 
@@ -120,7 +120,9 @@ def trial_of_number(opened: OpenStudy, number: int, confirmed: Confirmed | None)
     if trial.state is TrialState.COMPLETE:
         what = "was told or added from outside, so that there is no model of it"
     else:
-        what = f"is {trial.state.name.lower()}, and only a complete trial has a model"
+        paused = pauses(trials, opened.rows.read().places, opened.file.pruner)
+        state = paused.get(number, f"is {trial.state.name.lower()}")
+        what = f"{state}, and only a complete trial has a model"
     others = [str(other.number) for other in islice(ranked(trials, space), SHOWN)]
     instead = f"give one of the best: {', '.join(others)}" if others else "no trial is complete yet"
     raise HpoError(f"export: trial {number} {what}; {instead}")

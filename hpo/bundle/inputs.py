@@ -296,6 +296,7 @@ def _rows_listed(path: Path, same: Mapping[str, str], command: str, fetched: Fet
     written = [text_of(row[at[0]].strip()) for _, row in rows]
     urls = {name: url for name in written if (url := url_of(name, fetched))}
     files = [name if name in urls else on_disk(path.parent, name) for name in written]
+    missing = [name for name, file in zip(written, files, strict=True) if name and file is None]
     problems = [
         f"{counted(len(cases), one, many)} ({some(cases)})"
         for cases, one, many in (
@@ -309,17 +310,16 @@ def _rows_listed(path: Path, same: Mapping[str, str], command: str, fetched: Fet
                 "row without a path",
                 "rows without a path",
             ),
-            (
-                [name for name, file in zip(written, files, strict=True) if name and file is None],
-                "file that does not exist",
-                "files that do not exist",
-            ),
+            (missing, "file that does not exist", "files that do not exist"),
         )
         if cases
     ]
     if problems or not rows:
         listed = "; ".join(problems) or "it lists no images"
-        raise HpoError(f"{command}: {path}: {listed}; give a header with a column path, and a path for each image")
+        remedy = "give a header with a column path, and a path for each image"
+        if len(problems) == 1 and missing:
+            remedy = f"its paths are looked for from {path.parent}: correct them, or move the list"
+        raise HpoError(f"{command}: {path}: {listed}; {remedy}")
     if urls and fetched is None:
         raise HpoError(f"{command}: {path} lists URLs; give a list of files")
     try:

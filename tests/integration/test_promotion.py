@@ -11,6 +11,8 @@ import pytest
 import torch
 from optuna.trial import TrialState, create_trial
 
+from hpo.bundle.chosen_trials import trial_of_number
+from hpo.errors import HpoError
 from hpo.report.results import read_results
 from hpo.study.candidates import WAYS
 from hpo.study.interruptions import pauses
@@ -233,6 +235,9 @@ def test_a_search_by_halves_is_told_as_it_is(searched):
             told[place.trial] == f"is paused after epoch {place.paused_after}; goes on if it comes among the best half"
         )
         assert lines_of(halved, place.trial)[-1].startswith(f"paused after epoch {place.paused_after}: number ")
+    number = paused[0].trial
+    with pytest.raises(HpoError, match=f"^export: trial {number} is paused after epoch .*, and only a complete trial"):
+        trial_of_number(halved.opened, number, None)
     otherwise = pauses(halved.trials, halved.places, "median")[paused[0].trial]
     assert otherwise.endswith('; pruner = "median" does not let it go on, "asha" does')
 

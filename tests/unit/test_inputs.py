@@ -111,7 +111,10 @@ def test_labels_that_are_whole_numbers_are_known_however_they_are_written(photos
     [
         ("path,label\nred/1.png,red\nred/1.png,red,1\n", r"1 row with more cells than the header \('line 3'\)"),
         ("path,label\n,red\n", r"1 row without a path \('line 2'\)"),
-        ("path\nred/1.png\nnowhere.png\nred\n", r"2 files that do not exist \('nowhere.png', 'red'\)"),
+        (
+            "path\nred/1.png\nnowhere.png\nred\n",
+            r"2 files that do not exist \('nowhere.png', 'red'\); its paths are looked for from .*: correct them",
+        ),
         ("path\n", "lists no images"),
         ("", "has no column 'path'"),
         ("file,label\nred/1.png,red\n", "has no column 'path', but 'file', 'label'"),
