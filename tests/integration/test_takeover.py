@@ -316,7 +316,9 @@ def test_the_default_recipe_is_not_tried_again(studies):
     _, same = studies.take_over(studies.file("same"), "old")
     assert [trial.state for trial in same.study.trials] == [TrialState.COMPLETE]
     assert default_trial(same).value == 0.4
-    lines, other = studies.take_over(studies.file("other", OLD.replace("batch_size = 8", "batch_size = [4, 8]")), "old")
+    lines, other = studies.take_over(
+        studies.file("other", OLD.replace("batch_size = 8", "batch_size = [8, 16]")), "old"
+    )
     assert lines[0].startswith("1 of 1 ")
     assert [trial.state for trial in other.study.trials] == [TrialState.COMPLETE, TrialState.WAITING]
     assert default_trial(other) is None

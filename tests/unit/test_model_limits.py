@@ -140,7 +140,7 @@ def test_own_recipes_beyond_the_limits_are_refused_before_the_search(tmp_path):
 
 def parameters_with(backbone):
     """Parameters and distributions of a recipe with this backbone."""
-    fixed = FixedTrial({**SPACE.default_parameters(), "backbone": backbone})
+    fixed = FixedTrial({**SPACE.default_parameters(), "backbone": backbone, "image_size": 32})
     suggest(fixed, SPACE)
     return {"params": fixed.params, "distributions": fixed.distributions}
 

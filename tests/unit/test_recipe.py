@@ -112,6 +112,7 @@ def test_message(name, value):
         ("workers", BUDGET, None),
         ("epochs", BUDGET, None),
         ("trails", BUDGET, "trials"),
+        ("odl", ("old", "new"), "old"),
         ("max_trials", BUDGET, "trials"),
         ("gpu", BUDGET, "gpu_hours"),
         ("GPU-hours", BUDGET, "gpu_hours"),
