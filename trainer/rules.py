@@ -100,7 +100,7 @@ def _plain(name: str) -> str:
 
 
 def _likeness(wanted: str, one: str) -> float:
-    """How alike two names are, from 0 to 1: `LIKELY` at least where one begins or ends with the other or swaps letters."""
+    """How alike names are, from 0 to 1: at least `LIKELY` where one begins or ends with the other, or swaps letters."""
     ratio = difflib.SequenceMatcher(None, one, wanted).ratio()
     short, long = sorted((wanted, one), key=len)
     is_part = len(short) >= SHORTEST_PART and (long.startswith(short) or long.endswith(short))
