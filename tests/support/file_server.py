@@ -7,10 +7,13 @@ import threading
 import time
 from base64 import b64encode
 from collections import Counter
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from email.utils import formatdate
+from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote, urlsplit
+
+from tests.support.waiting import wait_until
 
 
 class FileServer:
@@ -25,12 +28,21 @@ class FileServer:
         stuck: paths that get no answer as long as they are in it.
         login: USER:PASSWORD that it wants; None wants none.
         retry_after: sent with each status, if it is any.
+        connections: those that are open.
     """
 
     def __init__(self, folder, port):
         self.folder, self.url = folder, f"http://127.0.0.1:{port}"
         self.asked, self.statuses, self.short, self.stuck = Counter(), {}, set(), set()
         self.slow_seconds, self.login, self.retry_after = 0.0, None, None
+        self.connections = set()
+
+    def wait_until_left(self):
+        """Wait until all who have asked before are gone, and what they have asked is counted."""
+        with closing(HTTPConnection(urlsplit(self.url).netloc)) as mine:  # let in after those who came before
+            mine.request("HEAD", "/")
+            mine.getresponse()
+        wait_until(lambda: not self.connections)
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -69,6 +81,14 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 class _Server(ThreadingHTTPServer):
+    def process_request(self, request, client_address):
+        self.served.connections.add(request)
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request):
+        super().shutdown_request(request)
+        self.served.connections.discard(request)
+
     def handle_error(self, *_):
         """Say nothing of those who left before the answer."""
 

@@ -227,6 +227,7 @@ def test_a_fetch_that_was_killed_goes_on(server, tmp_path):
     with records.open("a") as lines:
         lines.write('{"place": "files/00/')
     server.stuck.clear()
+    server.wait_until_left()
     server.asked.clear()
     data, _ = load(file, cache)
     assert len(data.index.paths) == len(names)
