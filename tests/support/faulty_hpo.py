@@ -10,6 +10,7 @@ import json
 import os
 import signal
 import sys
+import threading
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ import torch
 import hpo.cli
 import hpo.worker.checkpoints
 import hpo.worker.observer
+from hpo.worker.shutdown import Shutdown
 from trainer.extensions import Extensions
 
 VARIABLE = "FAULTS"
@@ -80,7 +82,7 @@ def main(faults):
         while faults.hold_at_step and step >= faults.hold_at_step and Path(HELD).exists():
             time.sleep(0.01)
         if step == faults.terminate_at_step:
-            os.kill(os.getpid(), signal.SIGTERM)
+            _terminate()
         if step == faults.raise_at_step:
             raise ValueError("the loss had enough")
         if step == faults.hang_at_step:
@@ -117,6 +119,19 @@ def _skew_clock(seconds):
     for module in list(sys.modules.values()):
         if getattr(module, "datetime", None) is real:
             module.datetime = Skewed
+
+
+def _terminate():
+    """Send this process SIGTERM, and come back once it has heard that, in a thread of its own."""
+    heard, ask = threading.Event(), Shutdown.ask
+
+    def hear(shutdown):
+        ask(shutdown)
+        heard.set()
+
+    Shutdown.ask = hear
+    os.kill(os.getpid(), signal.SIGTERM)
+    heard.wait()
 
 
 def _kill_at(target, when, call):
