@@ -212,9 +212,10 @@ def print_winners(rows: Sequence[dict[str, Any]]) -> None:
         if row.get("confirm"):
             winner, default = row["confirmed"], row["default"]
             shown = winner["confirmation"]
+            margin = "" if shown["margin"] is None else f" ± {shown['margin']:.4f}"
             print(
                 f"| {row['images']} | {row['seed']} | {row['valid']:.4f} | {row['test']:.4f} |"
-                f" {shown['macro_f1']:.4f} ± {shown['margin']:.4f} | {with_interval(winner)} |"
+                f" {shown['macro_f1']:.4f}{margin} | {with_interval(winner)} |"
                 f" {'the same' if winner['trial'] == default['trial'] else with_interval(default)} |"
             )
 

@@ -86,6 +86,11 @@ def score_line(trial: FrozenTrial, opened: OpenStudy, confirmed: Confirmed | Non
             f"trial {trial.number} has a confirmed {metric.title} of {shown_mean(known, metric)}{searched}; trial"
             f" {won.trial} has won with {shown_mean(won, metric)}"
         )
+    if won:
+        return (
+            f"trial {trial.number} has a validation {metric.title} of {_value(trial, metric)}; it is not confirmed, so"
+            f" that a part of that is luck; trial {won.trial} is the confirmed winner with {shown_mean(won, metric)}"
+        )
     best = best_trials(opened)[0]
     if best.number == trial.number:
         line = f"trial {trial.number} has won with a validation {metric.title} of {_value(trial, metric)}"

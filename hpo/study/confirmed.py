@@ -36,7 +36,7 @@ class ConfirmedRecipe:
         is_default: whether it is the default recipe.
         search_score: validation score of that trial, the higher the better; None where it is not complete.
         mean: mean score over the folds; None before the first fold.
-        margin: half the length of its interval of 95 %; None before the second fold.
+        margin: half the length of its interval of 95 %; None before the second fold, or where all have the same score.
         folds: trainings that count.
         epochs: after which the mean training is the best; None before the first fold.
         parameters: weights and biases of its model.

@@ -73,7 +73,8 @@ class Estimate:
 
     Attributes:
         mean: of the scores.
-        margin: half the length of its interval of 95 %; None where there are too few folds.
+        margin: half the length of its interval of 95 %; None where there are too few folds, or all have the same score,
+            as where each image is right: then they do not say how far it may be off.
     """
 
     mean: float
@@ -125,7 +126,7 @@ def estimate(scores: Sequence[float], test_share: float) -> Estimate:
         scores: of the folds, at least one.
         test_share: images to validate over images to train, in each fold.
     """
-    if len(scores) < 2:
+    if min(scores) == max(scores):
         return Estimate(float(np.mean(scores)), None)
     error = math.sqrt((1 / len(scores) + test_share) * float(np.var(scores, ddof=1)))
     return Estimate(float(np.mean(scores)), float(stdtrit(len(scores) - 1, (1 + CONFIDENCE) / 2)) * error)

@@ -17,7 +17,7 @@ from optuna.trial import FixedTrial, TrialState, create_trial
 
 import hpo.bundle.conversion
 import hpo.bundle.retraining
-from hpo.bundle.chosen_trials import trial_of_number
+from hpo.bundle.chosen_trials import score_line, trial_of_number
 from hpo.bundle.commands import run_export_best, run_predict
 from hpo.bundle.conversion import Conversion
 from hpo.bundle.ensemble import Ensemble
@@ -36,6 +36,7 @@ from hpo.report.page import make_report
 from hpo.study.confirm_settings import ConfirmSettings
 from hpo.study.confirmation import begin_confirmation, confirmation_after_search, mark_of
 from hpo.study.confirmed import Confirmed, ConfirmedRecipe, read_confirmed
+from hpo.study.confirmed_table import shown_mean
 from hpo.study.fresh_folds import data_of_fold
 from hpo.study.open_study import create_study, load_study
 from hpo.study.status import take_snapshot
@@ -362,7 +363,7 @@ def test_the_confirmed_winner_becomes_the_bundle(tried, tmp_path, capsys, monkey
     capsys.readouterr()
     export_of(tried, "-o", tmp_path / "winner")
     said = capsys.readouterr().out
-    assert f"trial {won.trial} is the confirmed winner with a macro-F1 of {won.mean:.4f} ± {won.margin:.4f}" in said
+    assert f"trial {won.trial} is the confirmed winner with a macro-F1 of {shown_mean(won, tried.metric)}" in said
     info = json.loads((tmp_path / "winner/bundle.json").read_text())
     assert (info["trial"], info["epochs"]) == (won.trial, won.epochs)
     assert info["confirmation"] == {
@@ -375,6 +376,10 @@ def test_the_confirmed_winner_becomes_the_bundle(tried, tmp_path, capsys, monkey
     }
     export_of(tried, "--trial", lost.trial, "-o", tmp_path / "other")
     assert f"trial {lost.trial} has a confirmed macro-F1 of {lost.mean:.4f}" in capsys.readouterr().out
+    assert score_line(tried.study.trials[3], tried, confirmed).startswith(
+        "trial 3 has a validation macro-F1 of 0.9000; it is not confirmed, so that a part of that is luck; trial"
+        f" {won.trial} is the confirmed winner with {won.mean:.4f}"
+    )
     assert json.loads((tmp_path / "other/bundle.json").read_text())["test_uses"] == 2
     export_of(tried, "--folds", 2, "-o", tmp_path / "folds")
     assert f"trial {won.trial} is the confirmed winner with a macro-F1 of" in capsys.readouterr().out

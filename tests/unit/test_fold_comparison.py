@@ -27,6 +27,12 @@ def test_an_interval_is_that_of_nadeau_and_bengio():
     assert estimate([0.8], SHARE).margin is None
 
 
+def test_folds_of_the_same_score_do_not_say_how_far_it_may_be_off():
+    """No confirmed score has an interval without length, as 1.0000 ± 0.0000."""
+    found = estimate([1.0, 1.0, 1.0], SHARE)
+    assert (found.mean, found.margin) == (1.0, None)
+
+
 def test_two_recipes_are_compared_by_the_corrected_paired_t_test():
     """Of two recipes the error of the difference is that of Nadeau and Bengio, with one freedom less than folds."""
     scores = np.array([[0.8, 0.7, 0.9, 0.85], [0.82, 0.74, 0.9, 0.81]])
