@@ -296,7 +296,8 @@ def take_snapshot(opened: OpenStudy) -> Snapshot:
         space = space_of(opened.study, study_file.space.extensions)
     except KeyError:
         raise HpoError(f'study: "{study_file.name}" was deleted') from None
-    speeds = speeds_of(opened.study.user_attrs)
+    attributes = opened.study.user_attrs
+    speeds = speeds_of(attributes)
     trial, from_outside = find_best(trials, space)
     metric, best = opened.metric, None
     if trial and trial.value is not None:
@@ -317,7 +318,7 @@ def take_snapshot(opened: OpenStudy) -> Snapshot:
         from_outside=from_outside,
         failed=failed_trials(trials, state.places),
         space_used_up=opened.trained.are_all(trials),
-        no_recipe_left=opened.study.user_attrs.get(NO_RECIPE_LEFT_KEY) == len(state.workers),
+        no_recipe_left=attributes.get(NO_RECIPE_LEFT_KEY) == len(state.workers),
         stop_rules=study_file.stop_rules,
         reason_to_end=reason,
         gain=gain,
