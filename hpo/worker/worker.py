@@ -232,8 +232,10 @@ class Worker:
         reason = self._runs.reason_to_end()
         limits = None if reason else self._context.opened.file.limits
         over = halt == "stop" or not (halt == "pause" or lease.may_get_a_place(limits))
-        if halt == "host pause" and not reason:  # the other hosts may end the search meanwhile, but need not
-            over = over and not self._runs.may_begin_a_trial()
+        if over and halt != "stop" and not reason:
+            # On a paused host, where others may end the search meanwhile, but need not; and where a pause was lifted
+            # just now, after it had kept this worker from its place.
+            over = not self._runs.may_begin_a_trial()
         if over and reason:
             logger.warning("no further trial begins: %s", reason)
         elif over and halt != "stop" and self._runs.space_is_used_up:

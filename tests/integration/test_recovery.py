@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import threading
 import time
@@ -204,9 +205,33 @@ def test_a_paused_host_leaves_its_trial_to_another_one_which_may_end_the_search(
     assert [(place.state, place.worker) for place in study.places] == [("complete", "elsewhere")] * 2
     assert study.own_loss.taken == 12
     study.file = dataclasses.replace(study.file, limits=Limits(trials=3))
-    threading.Timer(paced(0.3), study.opened.rows.resume_host, ("here",)).start()
+    looks, halt = itertools.count(1), Lease.halt
+
+    def halt_of_two(lease):
+        number, found = next(looks), halt(lease)
+        if number == 2:
+            study.opened.rows.resume_host("here")
+        return found
+
+    monkeypatch.setattr(Lease, "halt", halt_of_two)
     study.work("here again")  # nothing runs and nothing waits, but a new trial may begin
     assert [place.worker for place in study.places] == ["elsewhere", "elsewhere", "here again"]
+    assert next(looks) > 2  # it waited
+
+
+def test_a_pause_that_ends_as_a_worker_asks_for_a_place_ends_no_worker(harness, monkeypatch):
+    """A worker that gets no place in a pause, and then sees that there is none any more, takes one after all."""
+    monkeypatch.setattr("hpo.worker.worker.IDLE_SECONDS", 0.02)
+    study, halt = harness(trials=1, recipe=FIXED), Lease.halt
+
+    def halt_of_a_moment_later(lease):
+        study.opened.rows.end_halt("pause")
+        return halt(lease)
+
+    study.opened.rows.begin_halt("pause")
+    monkeypatch.setattr(Lease, "halt", halt_of_a_moment_later)
+    study.work()
+    assert [place.state for place in study.places] == ["complete"]
 
 
 def test_a_trial_is_run_again_only_where_that_can_help(harness):
