@@ -11,6 +11,7 @@ from timm.models import get_pretrained_cfg
 
 from hpo.bundle.pseudo_labels import learned_pseudo_labels
 from hpo.bundle.scores import doubt, headline
+from hpo.bundle.selection import UNKNOWN_GAIN
 from hpo.study.metric_settings import kept_metric
 from hpo.worker.pictures import draw_confusion_matrix
 from trainer.model.timm_models import has_tag
@@ -197,20 +198,25 @@ def _choice(info: Mapping[str, Any], story: Story) -> Iterator[str]:
     metrics, again, metric = info["metrics"], info.get("confirmation"), kept_metric(info)
     title = _plain(metric.title)
     searched, compared = metrics[f"valid_{metric.name}"], counted(story.compared, "complete trial")
-    if "ensemble" in metrics and metrics["ensemble"] is None:
+    if "ensemble" in metrics and len(info["members"]) == 1:
         yield (
             f"A search has compared {compared}. Of those whose weights it has kept no vote of several had a better"
             f" {title} on the validation images than trial {info['trial']} alone, which is this model. It has not"
             " learned these images."
         )
     elif "ensemble" in metrics:
-        low, high = metrics["ensemble"]["interval"]
         yield (
             f"A search has compared {compared}. Of those whose weights it has kept these were chosen by the {title} of"
-            " their mean on the validation images, which they have not learned. On images that neither was chosen by,"
-            f" its gain over the best single model is {metrics['ensemble']['gain']:+.4f} ({low:+.4f} to {high:+.4f} in"
-            " 95 %)."
+            " their mean on the validation images, which they have not learned."
         )
+        if gain := metrics["ensemble"]:
+            low, high = gain["interval"]
+            yield (
+                "On images that neither was chosen by, its gain over the best single model is"
+                f" {gain['gain']:+.4f} ({low:+.4f} to {high:+.4f} in 95 %)."
+            )
+        else:
+            yield f"Its gain over the best single model is {UNKNOWN_GAIN}."
     else:
         line = (
             f"Trial {info['trial']} of a search that has compared {compared} by their {title} on the validation images"

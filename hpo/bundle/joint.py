@@ -16,7 +16,7 @@ from hpo.bundle.export import chosen_of, confirmation_of, searched_value, story_
 from hpo.bundle.origin import origin_of
 from hpo.bundle.retraining import Training, divide
 from hpo.bundle.scores import headline, scores_on
-from hpo.bundle.selection import REPEATS, Criterion, judge, select
+from hpo.bundle.selection import REPEATS, UNKNOWN_GAIN, Criterion, judge, select
 from hpo.bundle.writing import write_info, write_lists, write_model
 from hpo.errors import HpoError
 from hpo.study.confirmed import read_confirmed
@@ -187,10 +187,8 @@ def export_ensemble(
         ]
         gain = judge(labels, candidates, votes, groups, divisions, criterion)
         say(
-            f"its gain in {metric.score_title} over the best single model: {gain.mean:+.4f} ({gain.interval[0]:+.4f} to"
-            f" {gain.interval[1]:+.4f} in 95 %), on validation images that neither was chosen by"
-            f"{'' if gain.interval[0] > 0 else ': this may be chance'}; {seconds[1] * 1000:.2f} ms an image in place of"
-            f" {seconds[0] * 1000:.2f}"
+            f"its gain in {metric.score_title} over the best single model: {gain.text() if gain else UNKNOWN_GAIN};"
+            f" {seconds[1] * 1000:.2f} ms an image in place of {seconds[0] * 1000:.2f}"
         )
     else:
         say(_alone_line(opened, best.trial))

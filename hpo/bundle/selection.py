@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from trainer.objective_metric import Metric
 
 REPEATS = 10  # divisions of the images into halves that choose and judge
+UNKNOWN_GAIN = "not known, as no class has two validation images, one to choose by and one to judge by"
 FEWER_RESAMPLES = 200  # for an interval of a metric of probabilities, which takes long
 
 
@@ -34,6 +35,14 @@ class Gain:
 
     mean: float
     interval: tuple[float, float]
+
+    def text(self) -> str:
+        """For people."""
+        low, high = self.interval
+        return (
+            f"{self.mean:+.4f} ({low:+.4f} to {high:+.4f} in 95 %), on validation images that neither was chosen by"
+            f"{'' if low > 0 else ': this may be chance'}"
+        )
 
     def as_json(self) -> dict[str, Any]:
         """For bundle.json."""
@@ -97,8 +106,10 @@ def judge(
     groups: NDArray[np.int64],
     divisions: Sequence[NDArray[np.int64]],
     criterion: Criterion,
-) -> Gain:
+) -> Gain | None:
     """What an ensemble gains over a single model, both chosen on one half of the images, judged on the other.
+
+    None where no image is in a half, as each class has but one group.
 
     Args:
         labels: the true classes, int64 [images].
@@ -110,6 +121,8 @@ def judge(
     """
     gains, intervals = [], []
     for halves in divisions:
+        if not (halves >= 0).any():
+            return None
         shown = np.zeros((2, *candidates.shape[1:]))  # by the single model, by the ensemble
         for half in (0, 1):
             choosing, judged = halves != half, halves == half

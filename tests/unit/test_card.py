@@ -77,6 +77,15 @@ def test_the_hub_reads_the_card(write, tmp_path):
         assert picture.format == "PNG"
 
 
+def test_the_card_says_where_the_gain_of_an_ensemble_is_not_known(write):
+    """A vote of several models whose gain no image could judge has a card that says so."""
+    members = [{"folder": "trial-1", "votes": 1}, {"folder": "trial-2", "votes": 2}]
+    _, info = write()
+    card, _ = write(members=members, metrics={**info["metrics"], "ensemble": None})
+    assert "these were chosen by the macro-F1 of their mean on the validation images" in card.text
+    assert "Its gain over the best single model is not known, as no class has two validation images" in card.text
+
+
 def test_the_card_has_the_score_of_nested_cross_validation(write):
     """Where nothing is held out the score of searches like its own is told, and not that nothing is known."""
     untested = {"valid_macro_f1": 0.9, "test": None}

@@ -69,6 +69,12 @@ def test_a_gain_that_is_not_there_is_not_shown(labels):
     assert gain.interval[0] < 0 < gain.interval[1]
 
 
+def test_a_gain_that_no_image_can_judge_is_not_known():
+    """Where each class has one image, which is always among those that choose, nothing is said of the gain."""
+    labels = np.arange(3)
+    assert judge(labels, np.stack([np.eye(3)] * 2), 2, np.arange(3), [np.full(3, -1)], BY_MACRO_F1) is None
+
+
 def test_models_are_chosen_by_the_metric_of_the_study(labels):
     """Of a model that is surer and one that is right more often, the log-loss and the accuracy choose another each."""
     calm, sure = models(labels, right=(2.0, 2.2))
