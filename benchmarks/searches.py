@@ -209,7 +209,9 @@ class Halving:
 
     def _count(self, epoch: int) -> RungCount:
         reached = [each for each in self._trainings if epoch in each.rungs]
-        return RungCount(epoch, len(reached), sum(each.paused_after == epoch for each in reached))
+        best = max(reached, key=lambda each: (each.rungs[epoch], -each.number), default=None)
+        paused = sum(each.paused_after == epoch for each in reached)
+        return RungCount(epoch, len(reached), paused, best is not None and best.paused_after == epoch)
 
 
 PARTS: dict[str, tuple[str, float] | None] = {

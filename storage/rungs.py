@@ -28,11 +28,13 @@ class RungCount:
         epoch: of the rung.
         reached: how many have come to it.
         paused: how many of them are paused there, or are about to be; the others have gone on.
+        best_is_paused: whether one of these is the best of all that have come to the rung.
     """
 
     epoch: int
     reached: int
     paused: int
+    best_is_paused: bool
 
 
 @dataclass(frozen=True)
@@ -59,21 +61,22 @@ class RungDecision:
 
 @dataclass(frozen=True)
 class Paused:
-    """A paused trial: the number of its place, the epoch of its rung, and how many trials have come to that."""
+    """A paused trial: the number of its place, and the rung at which it is the best of the paused ones."""
 
     number: int
-    epoch: int
-    reached: int
+    rung: RungCount
 
 
 def has_room(rung: RungCount, *, closing: bool) -> bool:
     """Whether a rung has room for the best of its paused trials to go on.
 
     Of those that have come to the rung, one in `ETA` may have gone on. Where no trial is to begin any more (`closing`)
-    the share is rounded up, so that the best one of any number is trained to its end.
+    the share is rounded up, and the best of all goes on even if as many have before it came: it is trained to its end.
     """
-    room = -(-rung.reached // ETA) if closing else rung.reached // ETA
-    return rung.paused > 0 and rung.reached - rung.paused < room
+    gone = rung.reached - rung.paused
+    if closing:
+        return rung.paused > 0 and (gone < -(-rung.reached // ETA) or rung.best_is_paused)
+    return rung.paused > 0 and gone < rung.reached // ETA
 
 
 def rungs_with_room(rungs: Iterable[RungCount], *, closing: bool) -> list[RungCount]:
@@ -83,14 +86,8 @@ def rungs_with_room(rungs: Iterable[RungCount], *, closing: bool) -> list[RungCo
 
 def rung_counts(connection: Connection, study_id: int) -> list[RungCount]:
     """The rungs to which trials of a study have come, the lowest first."""
-    rows = connection.execute(
-        text(
-            "SELECT key::integer AS epoch, count(*) AS reached, count(*) FILTER (WHERE paused_after = key::integer)"
-            " AS paused FROM hpo.place, jsonb_each(rungs) WHERE study_id = :study GROUP BY 1 ORDER BY 1"
-        ),
-        {"study": study_id},
-    )
-    return [RungCount(row.epoch, row.reached, row.paused) for row in rows]
+    rows = connection.execute(text(_RUNGS), {"study": study_id})
+    return [RungCount(row.epoch, row.reached, row.paused, row.best_is_paused) for row in rows]
 
 
 def reach_rung(connection: Connection, study_id: int, number: int, epoch: int, score: float) -> RungDecision:
@@ -117,7 +114,9 @@ def reach_rung(connection: Connection, study_id: int, number: int, epoch: int, s
         text(_AT_RUNG),
         given,
     ).one()
-    is_next = not row.paused_better and has_room(RungCount(epoch, row.reached, row.paused), closing=False)
+    is_next = not row.paused_better and has_room(
+        RungCount(epoch, row.reached, row.paused, row.better == 0), closing=False
+    )
     if row.waits and is_next:
         connection.execute(
             text("UPDATE hpo.place SET paused_after = NULL WHERE study_id = :study AND number = :number"), given
@@ -139,10 +138,15 @@ def best_paused(connection: Connection, study_id: int, *, closing: bool) -> Paus
             {"study": study_id, "epoch": rung.epoch, "key": str(rung.epoch)},
         ).one_or_none()
         if best is not None and best.state == "paused":
-            return Paused(best.number, rung.epoch, rung.reached)
+            return Paused(best.number, rung)
     return None
 
 
+_RUNGS = """
+SELECT key::integer AS epoch, count(*) AS reached, count(*) FILTER (WHERE paused_after = key::integer) AS paused,
+    (array_agg(paused_after IS NOT DISTINCT FROM key::integer ORDER BY score::float8 DESC, number))[1] AS best_is_paused
+FROM hpo.place, jsonb_each(rungs) AS reached (key, score) WHERE study_id = :study GROUP BY 1 ORDER BY 1
+"""
 _BETTER = "((rungs->>:key)::float8, -place.number) > (mine.score, -mine.number)"  # of equals the earlier place
 _AT_RUNG = (
     "WITH mine AS (SELECT number, (rungs->>:key)::float8 AS score, paused_after IS NOT DISTINCT FROM :epoch AS waits"  # noqa: S608 - ours

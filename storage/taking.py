@@ -53,7 +53,7 @@ def take_place(
 
     First comes a place that this worker holds already, since it was taken and the answer was lost; then one that waits,
     one whose trial was paused and may go on (`promotion`), and a new one. Where the budget has no new one left, paused
-    trials go on by the share that is rounded up, see `storage.rungs.has_room`; so they do where there is no recipe
+    trials go on by the larger share, see `storage.rungs.has_room`; so they do where there is no recipe
     for a new one (`choose`).
     """
     values: dict[str, Any] = {"study": study_id, "worker": worker}
@@ -103,8 +103,10 @@ def _promote(connection: Connection, values: dict[str, Any], *, closing: bool) -
     if best is None:
         return None
     place = _place(connection.execute(text(sql.TAKE_PAUSED), {**values, "number": best.number}).one())
-    rounded = ", rounded up since no new trial begins" if closing else ""
-    line = f"goes on after epoch {best.epoch} as another trial: it is among the best half of {best.reached}{rounded}"
+    rung = best.rung
+    rank = "the best" if closing and rung.best_is_paused else "among the best half"
+    rounded = ", rounded up since no new trial begins" if closing and not rung.best_is_paused else ""
+    line = f"goes on after epoch {rung.epoch} as another trial: it is {rank} of {rung.reached}{rounded}"
     assert place.earlier_trial is not None, "a paused trial is named by its place"
     logs.append(connection, values["study"], place.earlier_trial, [line])
     return place

@@ -145,6 +145,25 @@ def test_without_new_trials_the_best_half_is_rounded_up(storage, study_id, join)
     assert not lease.may_get_a_place(Limits(trials=3))
 
 
+def test_the_best_of_a_rung_is_trained_to_its_end_though_others_went_on_before_it_came(storage, study_id, join):
+    """Where the budget has no new trial left, one that is better than all before it goes on beyond its half."""
+    lease = join("worker")
+    assert not train(storage, study_id, lease, Limits(trials=1), 1, 0.2)[2]
+    early = lease.take(Limits(trials=1))
+    assert early.number == 0  # as no other one was to come
+    lease.finish(early, "complete")
+    limits = Limits(trials=2)
+    best, number, goes_on = train(storage, study_id, lease, limits, 1, 0.6)
+    assert not goes_on  # one of two has gone on
+    assert lease.take(limits).number == best.number
+    lease.finish(best, "complete")
+    assert not lease.may_get_a_place(limits)
+    with storage.engine.connect() as connection:
+        assert [line for _, line in logs.read(connection, study_id, number)][-1] == (
+            "goes on after epoch 1 as another trial: it is the best of 2"
+        )
+
+
 def test_where_every_recipe_was_tried_the_best_half_is_rounded_up(storage, study_id, join):
     """Where the search space holds no other recipe, the only paused trial goes on though the budget has places left."""
     lease, limits = join("worker"), Limits(trials=10)

@@ -34,7 +34,7 @@ def test_paused_trials_are_in_the_order_of_their_chances():
         place(3, "running", best=0.7),
         place(4, paused_after=2, best=0.6),
     ]
-    found = paused_trials(state_of(places, RungCount(1, 5, 3), RungCount(2, 2, 1)))
+    found = paused_trials(state_of(places, RungCount(1, 5, 3, False), RungCount(2, 2, 1, False)))
     assert found == [PausedTrial(2, 1, 3, 5), PausedTrial(4, 2, 2, 2), PausedTrial(1, 1, 5, 5)]
     assert [each.chance for each in found] == sorted((each.chance for each in found), reverse=True)
 
@@ -48,7 +48,7 @@ def test_the_chance_to_go_on_is_that_of_simulated_searches(rank, reached):
         mine, better = scores[rank - 1], rank - 1
         for come in range(reached, reached + 500):
             # It is the best one that is paused where all better ones have gone on.
-            if has_room(RungCount(1, come, come - better), closing=False):
+            if has_room(RungCount(1, come, come - better, better == 0), closing=False):
                 went_on += 1
                 break
             better += draw.random() > mine
@@ -58,7 +58,7 @@ def test_the_chance_to_go_on_is_that_of_simulated_searches(rank, reached):
 def test_those_that_can_hardly_go_on_keep_no_checkpoint():
     """Of twenty at a rung the last few are given up, of four none."""
     scores = [1 - number / 100 for number in range(20)]
-    twenty = paused_trials(state_of([place(n, best=best) for n, best in enumerate(scores)], RungCount(1, 20, 20)))
+    twenty = paused_trials(state_of([place(n, best=best) for n, best in enumerate(scores)], RungCount(1, 20, 20, True)))
     assert [each.rank for each in twenty if each.chance < SLIGHT_CHANCE] == [17, 18, 19, 20]
     reasons = surplus_checkpoints(twenty, dict.fromkeys(range(19), 1000), 1.0)
     assert list(reasons) == [16, 17, 18]
@@ -66,14 +66,14 @@ def test_those_that_can_hardly_go_on_keep_no_checkpoint():
         "its checkpoint is removed: number 17 of 20 after epoch 1 will hardly come among the best half; it begins anew"
         " if it ever goes on"
     )
-    four = paused_trials(state_of([place(n, best=best) for n, best in enumerate(scores[:4])], RungCount(1, 4, 4)))
+    four = paused_trials(state_of([place(n, best=best) for n, best in enumerate(scores[:4])], RungCount(1, 4, 4, True)))
     assert surplus_checkpoints(four, dict.fromkeys(range(4), 1000), 1.0) == {}
 
 
 def test_of_the_others_those_that_are_likelier_to_go_on_keep_theirs():
     """Within the limit in gigabytes the best come first, and a large one leaves room for smaller ones."""
     places = [place(number, best=1 - number / 10) for number in range(4)]
-    paused = paused_trials(state_of(places, RungCount(1, 4, 4)))
+    paused = paused_trials(state_of(places, RungCount(1, 4, 4, True)))
     sizes = {0: 400_000_000, 1: 400_000_000, 3: 100_000_000}
     assert surplus_checkpoints(paused, sizes, 1.0) == {}
     assert surplus_checkpoints(paused, sizes, 0.5) == {

@@ -111,7 +111,7 @@ def test_without_a_terminal_each_pause_is_told_once():
         "trial 4 paused after epoch 6",
         "trial 7 complete",
     ]
-    text = printed(render(replace(snapshot(place(0, "paused", paused_after=3)), rungs=[RungCount(3, 5, 3)])))
+    text = printed(render(replace(snapshot(place(0, "paused", paused_after=3)), rungs=[RungCount(3, 5, 3, False)])))
     assert "paused trials go on if they come among the best half: 3 of 5 after epoch 3" in text
 
 
@@ -237,9 +237,10 @@ def test_a_search_is_finished_when_nothing_is_left_to_do():
     assert not snapshot(*ended, place(9, "running")).finished
     assert not snapshot(*ended).finished
     paused = snapshot(*ended, place(9, "paused", paused_after=3))
-    assert not replace(paused, rungs=[RungCount(3, 3, 2)]).finished  # half of three, rounded up, may go on
-    assert replace(paused, rungs=[RungCount(3, 2, 1)]).finished
-    assert replace(paused, rungs=[RungCount(3, 3, 2)], limits=Limits(trials=10, hours=0.5)).finished
+    assert not replace(paused, rungs=[RungCount(3, 3, 2, False)]).finished  # half of three, rounded up, may go on
+    assert replace(paused, rungs=[RungCount(3, 2, 1, False)]).finished
+    assert not replace(paused, rungs=[RungCount(3, 2, 1, True)]).finished  # as the best of two may, too
+    assert replace(paused, rungs=[RungCount(3, 3, 2, True)], limits=Limits(trials=10, hours=0.5)).finished
 
 
 @pytest.mark.parametrize("spent", [Used(10, 5.0, 0.0), Used(10, 0.0, 5.0), Used(3, 5.0, 0.0)])

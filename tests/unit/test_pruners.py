@@ -171,25 +171,26 @@ def test_a_trial_of_fewer_epochs_is_not_paused_at_its_end():
 
 
 @pytest.mark.parametrize(
-    ("reached", "paused", "while_trials_come", "closing"),
+    ("reached", "paused", "best_is_paused", "while_trials_come", "closing"),
     [
-        (0, 0, False, False),
-        (1, 1, False, True),
-        (2, 2, True, True),
-        (3, 2, False, True),
-        (5, 3, False, True),
-        (4, 2, False, False),
-        (5, 2, False, False),
-        (3, 0, False, False),
+        (0, 0, False, False, False),
+        (1, 1, True, False, True),
+        (2, 2, True, True, True),
+        (3, 2, False, False, True),
+        (5, 3, False, False, True),
+        (4, 2, False, False, False),
+        (4, 2, True, False, True),
+        (5, 2, False, False, False),
+        (3, 0, False, False, False),
     ],
 )
-def test_the_best_half_of_a_rung_has_room(reached, paused, while_trials_come, closing):
-    """Half of those that have come to a rung may go on from it, rounded up once no new trial comes."""
-    rung = RungCount(3, reached, paused)
+def test_the_best_half_of_a_rung_has_room(reached, paused, best_is_paused, while_trials_come, closing):
+    """Half of those that have come to a rung may go on; once no new trial comes rounded up, and the best anyway."""
+    rung = RungCount(3, reached, paused, best_is_paused)
     assert (has_room(rung, closing=False), has_room(rung, closing=True)) == (while_trials_come, closing)
 
 
 def test_the_highest_rung_comes_first():
     """Where several rungs have room, the trial that is nearest to its end goes on."""
-    rungs = [RungCount(3, 8, 6), RungCount(6, 2, 2), RungCount(12, 1, 1)]
+    rungs = [RungCount(3, 8, 6, False), RungCount(6, 2, 2, True), RungCount(12, 1, 1, True)]
     assert [rung.epoch for rung in rungs_with_room(rungs, closing=False)] == [6, 3]
