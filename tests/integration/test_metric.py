@@ -109,7 +109,8 @@ def test_the_lowest_log_loss_wins_and_is_shown_everywhere(searched, tmp_path, ca
     test = info["metrics"]["test"]
     assert f"test log-loss {test['log_loss']:.4f}" in said
     assert info["thresholds"] is None
-    assert f"compared {len(losses)} complete trials by their log-loss" in (tmp_path / "bundle/MODEL_CARD.md").read_text()
+    card = (tmp_path / "bundle/MODEL_CARD.md").read_text()
+    assert f"compared {len(losses)} complete trials by their log-loss" in card
     words = ("predict", tmp_path / "bundle", tmp_path / "bundle/test.csv", "-o", tmp_path / "out.csv")
     assert run_predict(options_of(searched, *words)) == 0
     assert f"log-loss {test['log_loss']:.4f}" in capsys.readouterr().out
