@@ -286,9 +286,9 @@ def survive(project):
 
 
 def ended(project):
-    """How many trials are at their end."""
+    """How many trials have ended, or are paused."""
     trials = project.status()["trials"]
-    return trials["complete"] + trials["pruned"] + trials["failed"]
+    return sum(trials[state] for state in ("complete", "pruned", "failed", "paused"))
 
 
 def stop_and_resume(project):
