@@ -291,6 +291,11 @@ def ended(project):
     return sum(trials[state] for state in ("complete", "pruned", "failed", "paused"))
 
 
+def known(project):
+    """How many trials there are, in whatever state."""
+    return sum(project.status()["trials"].values())
+
+
 def stop_and_resume(project):
     """What is stopped goes back to the queue, what starts takes it up, and `down` loses nothing."""
     project.wait("trials run", lambda: any((each["epoch"] or 0) >= 1 for each in project.status()["workers"]))
@@ -308,12 +313,12 @@ def stop_and_resume(project):
     project.compose("up", "--detach", "workers")
     project.wait("a trial is resumed", lambda: project.logs_of_trials().count("going on after") > before)
     say("up again: " + re.findall("going on after .*", project.logs_of_trials())[-1])
-    done = ended(project)
+    done = known(project)
     project.compose("down")
     study = project.folder / STUDY
     study.write_text(study.read_text().replace("trials = 20", f"trials = {done + 4}"))
     project.compose("up", "--detach", "workers")
-    assert ended(project) >= done
+    assert known(project) >= done
     say(f"down and up: the {done} trials are still there")
 
 
@@ -334,7 +339,7 @@ def workers_ended(project):
 
 def back_up(project):
     """A backup in a new database, and with a new volume, is the same study."""
-    done, names = ended(project), [f"{project.name}_{volume}" for volume in ("artifacts", "database")]
+    done, names = known(project), [f"{project.name}_{volume}" for volume in ("artifacts", "database")]
     project.shell("docker compose exec -T postgres pg_dump -U hpo --format=custom hpo > hpo.dump")
     project.shell("docker compose run --rm -T --no-deps dashboard tar -C /artifacts -c . > artifacts.tar")
     project.compose("down")
@@ -343,7 +348,7 @@ def back_up(project):
     project.shell("docker compose exec -T postgres pg_restore -U hpo --exit-on-error --dbname hpo < hpo.dump")
     project.shell("docker compose run --rm -T --no-deps dashboard tar -C /artifacts -x < artifacts.tar")
     project.compose("up", "--detach", "--wait", "dashboard")
-    assert ended(project) == done
+    assert known(project) == done
     say(f"restored from a backup: {done} trials")
 
 
@@ -372,11 +377,11 @@ def share(project, other):
     make_certificate(secrets, network)
     project.variables |= {"HPO_POSTGRES_ADDRESS": network, "HPO_POSTGRES_PORT": port}
     project.files = (*CPU, "deploy/compose/share.yml")
-    limit = ended(project) + 2
+    limit = known(project) + 2
     study = project.folder / STUDY
     study.write_text(re.sub(r"trials = \d+", f"trials = {limit}", study.read_text()))
     project.compose("up", "--detach", "--wait", "postgres", "dashboard")
-    assert ended(project) == limit - 2  # the services of the same machine get in as before
+    assert known(project) == limit - 2  # the services of the same machine get in as before
     password = project.postgres("cat", "/run/passwords/postgres").strip()
     url = f"postgresql://hpo:{password}@{network}:{port}/hpo?sslmode=verify-full&sslrootcert=/run/secrets/ca.crt"
     shutil.copytree(project.folder / "demo", other.folder / "demo", ignore=shutil.ignore_patterns(".hpo", "bundle*"))
@@ -399,7 +404,7 @@ def share(project, other):
     assert {each["State"]["ExitCode"] for each in other.containers("workers")} == {0}
     names = {each["Config"]["Labels"]["com.docker.compose.service"] for each in other.containers()}
     assert names == {"passwords", "workers"}
-    assert ended(project) == limit
+    assert known(project) == limit
     assert password not in json.dumps(other.containers())
     say("another machine has joined by TLS, and trained the last 2 trials")
 
