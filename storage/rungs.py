@@ -1,7 +1,8 @@
 """The rungs of a search: epochs after which trials are compared; the best half goes on, the others are paused.
 
 This is asynchronous successive halving with promotion (Li et al., "A System for Massively Parallel Hyperparameter
-Tuning", MLSys 2020, algorithm 2) with eta = 2. Which trial goes on is decided under the lock of the study, in the
+Tuning", MLSys 2020, algorithm 2) with eta = 2, but for one thing: no more go on than half of those that have come,
+though better ones may have come after these. Which trial goes on is decided under the lock of the study, in the
 transaction that notes it, so that no two workers decide otherwise.
 """
 
