@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from hpo.errors import HpoError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
+    from typing import TextIO
 
 
 def refuse_bad_file(command: str, path: Path, *, new: bool = False) -> None:
@@ -32,6 +35,25 @@ def refuse_bad_folder(command: str, path: Path) -> None:
     """Raise HpoError where a command cannot make a folder; those above it that are missing are made, too."""
     _refuse_existing(command, path)
     _refuse_bad_place(command, path)
+
+
+@contextmanager
+def new_csv(command: str, path: Path) -> Iterator[TextIO]:
+    """A new file to write rows into; folders that are missing are made.
+
+    Args:
+        command: begins the line of a failure.
+        path: of the file.
+
+    Raises:
+        HpoError: the file exists, or cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("x", encoding="utf-8", errors="surrogateescape", newline="") as opened:
+            yield opened
+    except OSError as error:
+        raise HpoError(f"{command}: {path} cannot be written: {error.strerror}; name another file") from error
 
 
 def _refuse_existing(command: str, path: Path) -> None:

@@ -74,10 +74,10 @@ def has_room(rung: RungCount, *, closing: bool) -> bool:
     Of those that have come to the rung, one in `ETA` may have gone on. Where no trial is to begin any more (`closing`)
     the share is rounded up, and the best of all goes on even if as many have before it came: it is trained to its end.
     """
-    gone = rung.reached - rung.paused
-    if closing:
-        return rung.paused > 0 and (gone < -(-rung.reached // ETA) or rung.best_is_paused)
-    return rung.paused > 0 and gone < rung.reached // ETA
+    if closing and rung.best_is_paused:
+        return True
+    room = -(-rung.reached // ETA) if closing else rung.reached // ETA
+    return rung.paused > 0 and rung.reached - rung.paused < room
 
 
 def rungs_with_room(rungs: Iterable[RungCount], *, closing: bool) -> list[RungCount]:

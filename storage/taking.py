@@ -104,9 +104,12 @@ def _promote(connection: Connection, values: dict[str, Any], *, closing: bool) -
         return None
     place = _place(connection.execute(text(sql.TAKE_PAUSED), {**values, "number": best.number}).one())
     rung = best.rung
-    rank = "the best" if closing and rung.best_is_paused else "among the best half"
-    rounded = ", rounded up since no new trial begins" if closing and not rung.best_is_paused else ""
-    line = f"goes on after epoch {rung.epoch} as another trial: it is {rank} of {rung.reached}{rounded}"
+    if closing and rung.best_is_paused:
+        rank = f"the best of {rung.reached}"
+    else:
+        rounded = ", rounded up since no new trial begins" if closing else ""
+        rank = f"among the best half of {rung.reached}{rounded}"
+    line = f"goes on after epoch {rung.epoch} as another trial: it is {rank}"
     assert place.earlier_trial is not None, "a paused trial is named by its place"
     logs.append(connection, values["study"], place.earlier_trial, [line])
     return place

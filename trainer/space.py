@@ -163,8 +163,11 @@ class Space:
         nearest: dict[str, Any] = {}
         for name, entry in self.fields.items():
             match entry:
+                case Choice(values) if DEFAULTS[name] in values:
+                    nearest[name] = DEFAULTS[name]
                 case Choice(values):
-                    nearest[name] = _nearest_of(name, values, DEFAULTS[name])
+                    number = _nearest_number(name, values, DEFAULTS[name])
+                    nearest[name] = values[0] if number is None else number
                 case Range(low, high):
                     nearest[name] = min(max(DEFAULTS[name], low), high)
         return nearest
@@ -223,22 +226,23 @@ def nearest_parameters(recipe: Recipe, space: Space) -> tuple[dict[str, Any], li
             case Range(low, high):
                 chosen[name] = min(max(value, low), high)
             case Choice(values) if value not in values:
-                if isinstance(value, str | bool) or all(isinstance(one, str | bool) for one in values):
+                number = _nearest_number(name, values, value)
+                if number is None:
                     missing.append(name)
                     continue
-                chosen[name] = _nearest_of(name, values, value)
+                chosen[name] = number
         nearest[name] = chosen[name]
     return nearest, missing
 
 
-def _nearest_of(name: str, values: Sequence[Any], wanted: Any) -> Any:
-    """The value of a list that is wanted, else the nearest number, else, as names have no order, the first one.
+def _nearest_number(name: str, values: Sequence[Any], wanted: Any) -> Any:
+    """The number of a list that is the nearest to the one that is wanted; None where none is there, or none wanted.
 
-    Of a field that is searched on a logarithmic scale that number is the nearest which is so by its ratio.
+    Of a field that is searched on a logarithmic scale that is the one which is so by its ratio.
     """
     numbers = [one for one in values if not isinstance(one, str | bool)]
-    if wanted in values or isinstance(wanted, str | bool) or not numbers:
-        return wanted if wanted in values else values[0]
+    if isinstance(wanted, str | bool) or not numbers:
+        return None
     searched = DEFAULT_SPACE.get(name)
     by_ratio = isinstance(searched, dict) and bool(searched.get("log")) and wanted > 0
 

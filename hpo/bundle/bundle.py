@@ -107,13 +107,12 @@ def read_bundle(folder: Path) -> Bundle:
         raise HpoError(
             f"bundle: {folder} is no bundle (its {INFO} or {RECIPE} is nested too deeply); `hpo export-best` makes one"
         ) from None
+    except (FileNotFoundError, NotADirectoryError) as error:
+        missing = Path(error.filename).name if folder.is_dir() else "such folder"
+        raise HpoError(
+            f"bundle: {folder} is no bundle, as there is no {missing}; name a folder that `hpo export-best` has written"
+        ) from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError, TrainerError) as error:
-        if isinstance(error, FileNotFoundError | NotADirectoryError):
-            missing = Path(error.filename).name if folder.is_dir() else "such folder"
-            raise HpoError(
-                f"bundle: {folder} is no bundle, as there is no {missing}; name a folder that `hpo export-best` has"
-                " written"
-            ) from error
         if newer := _newer_version(info):
             raise HpoError(
                 f"bundle: {folder} was written by hpo {newer}, and hpo {VERSION} cannot read it ({error}); use hpo"

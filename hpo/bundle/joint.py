@@ -178,7 +178,7 @@ def export_ensemble(
         f"ensemble of {counted(int(counts.sum()), 'vote')} by {len(members)} of {counted(len(kept), 'kept model')}: "
         + ", ".join(f"trial {one.trial.number} ({count})" for one, count in members)
     )
-    best, gain = (kept if len(members) > 1 else [members[0][0]])[0], None
+    best, gain = kept[0] if len(members) > 1 else members[0][0], None
     seconds = (best.seconds, sum(one.seconds for one, _ in members))
     if len(members) > 1:
         divisions = [

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hpo.errors import HpoError
+from hpo.output import new_csv
 from hpo.study.open_study import model_of
 from hpo.study.out_of_fold import read_out_of_fold
 from hpo.study.ranking import ranked
@@ -83,17 +83,13 @@ def write_label_errors(index: Index, doubted: Sequence[DoubtedLabel], file: Path
     Raises:
         HpoError: the file exists, or cannot be written.
     """
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with file.open("x", encoding="utf-8", errors="surrogateescape", newline="") as opened:
-            write_rows(opened, [HEADINGS])
-            for one in doubted:
-                path = os.path.relpath(index.root.absolute() / index.paths[one.image], file.parent.absolute())
-                texts = (path, index.classes[one.label], index.classes[one.expected])
-                shares = (one.label_probability, one.expected_probability)
-                write_rows(opened, [[*map(cell_of, texts), *(f"{share:.3f}" for share in shares)]])
-    except OSError as error:
-        raise HpoError(f"check: {file} cannot be written: {error.strerror}; name another file") from error
+    with new_csv("check", file) as opened:
+        write_rows(opened, [HEADINGS])
+        for one in doubted:
+            path = os.path.relpath(index.root.absolute() / index.paths[one.image], file.parent.absolute())
+            texts = (path, index.classes[one.label], index.classes[one.expected])
+            shares = (one.label_probability, one.expected_probability)
+            write_rows(opened, [[*map(cell_of, texts), *(f"{share:.3f}" for share in shares)]])
 
 
 def _by_the_search(

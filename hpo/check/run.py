@@ -10,6 +10,7 @@ from hpo.check.label_errors import find_label_errors
 from hpo.check.machine import check_disk, check_gpus, check_memory
 from hpo.check.sources import check_sources
 from hpo.errors import HpoError
+from hpo.output import new_csv
 from hpo.study.images import read_images, with_kept_ranges
 from hpo.study.interruptions import count_trials
 from hpo.study.metric_settings import metric_problem
@@ -152,18 +153,14 @@ def write_groups(index: Index, pairs: Sequence[Pair], file: Path, column: str) -
     sets = Sets(len(index.paths))
     sets.join_equal(index.groups)
     sets.join_equal(copy_sets(index, pairs))
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with file.open("x", encoding="utf-8", errors="surrogateescape", newline="") as opened:
-            headings = ("path", "label", column, *(() if index.sides is None else ("split",)))
-            write_rows(opened, [map(cell_of, headings)])
-            for image, first in enumerate(sets.numbers()):
-                path = index.reference(index.paths[image], file.parent)
-                side = [] if index.sides is None else [SIDES[index.sides[image]]]
-                label, group = index.classes[index.labels[image]], index.group_names[index.groups[first]]
-                write_rows(opened, [[cell_of(path), cell_of(label), cell_of(group), *side]])
-    except OSError as error:
-        raise HpoError(f"check: {file} cannot be written: {error.strerror}; name another file") from error
+    with new_csv("check", file) as opened:
+        headings = ("path", "label", column, *(() if index.sides is None else ("split",)))
+        write_rows(opened, [map(cell_of, headings)])
+        for image, first in enumerate(sets.numbers()):
+            path = index.reference(index.paths[image], file.parent)
+            side = [] if index.sides is None else [SIDES[index.sides[image]]]
+            label, group = index.classes[index.labels[image]], index.group_names[index.groups[first]]
+            write_rows(opened, [[cell_of(path), cell_of(label), cell_of(group), *side]])
 
 
 def _check_images(

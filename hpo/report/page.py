@@ -131,7 +131,7 @@ def make_report(opened: OpenStudy, now: datetime, gpu_hour_price: float | None =
         most_curves=charts.MOST_CURVES,
         most_lines=MOST_LINES * len(RANKS),
         study_file=opened.file.path.name,
-        too_few=TOO_FEW,
+        too_few=_code(f"{TOO_FEW[0].upper()}{TOO_FEW[1:]}.".replace("STUDY", opened.file.path.name)),
         script=script,
         plotly=plotly,
         hashes=[_hash(script), _hash(plotly)],
@@ -168,7 +168,6 @@ def _template() -> Any:
     )
     environment.filters["duration"] = lambda hours: duration(hours * SECONDS_AN_HOUR)
     environment.filters["embedded"] = embedded
-    environment.filters["code"] = _code
     return environment.get_template("page.html")
 
 
